@@ -1,0 +1,287 @@
+"""The command ``equipoise``. Heavy imports live inside the commands: ``--help`` is instant.
+
+Exit codes: 0 done; 1 bad input or failure; 2 usage; 3 with ``--strict`` when a slice did not
+converge. Results for machines go to standard output, everything else to standard error.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from equipoise.equilibrium.mol import MOL
+    from equipoise.formats import Acquisition
+    from equipoise.reconstruction import Reconstruction
+
+app = typer.Typer(
+    help="MRI reconstruction at an equilibrium, with a bound on its error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=True)
+NOT_CONVERGED = 3
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Failures that the user can act on end in one line and exit code 1."""
+    from equipoise.outcome import EquipoiseError
+
+    try:
+        yield
+    except EquipoiseError as error:
+        console.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    except MemoryError as error:
+        console.print("error: not enough memory for this scan", style="bold red")
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def recon(
+    scan: Annotated[Path, typer.Argument(help="fastMRI, MoDL or Calgary HDF5, BART cfl, or npz")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help=".h5, .npy, .nii.gz, .png or .cfl [SCAN_mol.h5]"),
+    ] = None,
+    model: Annotated[str, typer.Option(help="name or file")] = "mol-lr-brain-4x",
+    csm: Annotated[Path | None, typer.Option(help="coil maps; estimated if not given")] = None,
+    mask: Annotated[Path | None, typer.Option(help="sampling mask to apply")] = None,
+    acceleration: Annotated[
+        float | None, typer.Option(min=1, help="undersample a full scan and compare")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the drawn mask [0]")] = None,
+    lam: Annotated[str, typer.Option(help="data weight, or auto: follows the noise")] = "auto",
+    rtol: Annotated[float, typer.Option(help="bound on ||x - x*||/||x|| to reach")] = 1e-3,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
+    strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
+) -> None:
+    """Reconstruct a scan: file in, image and its error bound out."""
+    weight = _parse_lam(lam)
+    if mask is not None and acceleration is not None:
+        raise typer.BadParameter("--mask and --acceleration exclude each other")
+    if seed is not None and acceleration is None:
+        raise typer.BadParameter("--seed belongs to the mask that --acceleration draws")
+    if not rtol > 0:
+        raise typer.BadParameter(f"--rtol is {rtol}: it must be positive")
+    target = output or Path(f"{scan.name.split('.')[0]}_mol.h5")
+    with failures():
+        from equipoise.equilibrium.weights import load_model
+        from equipoise.formats.write import check_target
+
+        check_target(target, overwrite=overwrite)
+        network = load_model(model)
+        acquisition, full = _prepare(scan, csm, mask, acceleration, seed or 0)
+        result = _run(acquisition, full, network, weight, rtol)
+        _save(target, result, scan, model, overwrite)
+    _announce(result, target, as_json, scan, model)
+    if strict and result.outcome.value != "converged":
+        raise typer.Exit(NOT_CONVERGED)
+
+
+def _parse_lam(lam: str) -> float | None:
+    if lam == "auto":
+        return None
+    try:
+        value = float(lam)
+    except ValueError as error:
+        raise typer.BadParameter(f"--lam is {lam!r}: a positive number or auto") from error
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"--lam is {lam}: it must be positive and finite")
+    return value
+
+
+def _prepare(
+    scan: Path, csm: Path | None, mask: Path | None, acceleration: float | None, seed: int
+) -> tuple["Acquisition", "Acquisition | None"]:
+    """The scan to reconstruct, and the full one that it was undersampled from, if any."""
+    import numpy as np
+    import torch
+
+    from equipoise.formats import read
+    from equipoise.formats.acquisition import as_maps, as_mask
+    from equipoise.formats.arrays import read_array
+    from equipoise.outcome import BadInputError
+    from equipoise.reconstruction import apply_mask, is_fully_sampled, undersample
+
+    original = read(scan)
+    kspace = original.kspace.numpy()
+    if csm is not None:
+        maps = as_maps(read_array(csm, "csm"), kspace.shape, str(csm))
+        original.csm = torch.from_numpy(maps)
+    full = original if is_fully_sampled(original) else None
+    if acceleration is not None:
+        if full is None:
+            raise BadInputError(
+                f"{scan} is undersampled already ({original.acceleration:.2f}-fold): leave out "
+                "--acceleration to reconstruct it as it is"
+            )
+        return undersample(original, acceleration, seed), full
+    if mask is not None:
+        drawn = torch.from_numpy(np.array(as_mask(read_array(mask, "mask"), kspace, str(mask))))
+        return apply_mask(original, drawn), full
+    return original, None
+
+
+def _run(
+    acquisition: "Acquisition",
+    full: "Acquisition | None",
+    model: "MOL",
+    lam: float | None,
+    rtol: float,
+) -> "Reconstruction":
+    from dataclasses import replace
+
+    from equipoise.reconstruction import reconstruct
+
+    for note in acquisition.notes:
+        console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
+    options = replace(model.options, rtol=rtol)
+    with console.status(f"{len(acquisition.kspace)} slices, {acquisition.acceleration:.2f}-fold"):
+        return reconstruct(acquisition, model, full=full, lam=lam, options=options)
+
+
+def _save(target: Path, result: "Reconstruction", scan: Path, model: str, overwrite: bool) -> None:
+    from equipoise import __version__
+    from equipoise.formats.write import write_image
+
+    attributes: dict[str, Any] = {
+        "model": model,
+        "scan": str(scan),
+        "equipoise_version": __version__,
+        "outcome": result.outcome.value,
+        "distance_bound": max(s.distance_bound for s in result.slices),
+        "slices": json.dumps([vars(s) for s in result.slices]),
+    }
+    content = {
+        "image": result.image.numpy(),
+        "csm": result.csm.numpy(),
+        "mask": result.mask.numpy(),
+        "attributes": attributes,
+    }
+    write_image(target, content, overwrite=overwrite)
+
+
+def _announce(
+    result: "Reconstruction", target: Path, as_json: bool, scan: Path, model: str
+) -> None:
+    from equipoise.outcome import Outcome
+    from equipoise.report import slice_table
+
+    console.print(slice_table(result))
+    if result.target is not None:
+        console.print("SENSE is at the lam that is best for the target.", style="dim")
+    for s in result.slices:
+        if s.outcome != Outcome.CONVERGED.value:
+            advice = Outcome(s.outcome).advice
+            console.print(
+                f"warning: slice {s.index} did not converge ({s.outcome}, bound "
+                f"{s.distance_bound:.1e}): {advice}",
+                style="yellow",
+                markup=False,
+            )
+    console.print(f"written: {target}", markup=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(result.as_json(str(scan), model)))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("-o", "--output", help="folder for the results")] = Path(
+        "demo"
+    ),
+) -> None:
+    """Simulate a scan of a real head, reconstruct it, and show the result."""
+    with failures():
+        from equipoise.demo import simulate_scan, zero_filled
+        from equipoise.equilibrium.weights import DEFAULT_MODEL, load_model
+        from equipoise.report import comparison_figure
+
+        folder.mkdir(parents=True, exist_ok=True)
+        scan = folder / "scan.h5"
+        simulate_scan(scan)
+        acquisition, full = _prepare(scan, None, None, None, 0)
+        result = _run(acquisition, full, load_model(), None, 1e-3)
+        image = folder / "reconstruction.h5"
+        _save(image, result, scan, DEFAULT_MODEL, overwrite=True)
+        picture = folder / "demo.png"
+        title = "T1w head, 8 simulated coils, 4-fold, noise 1 %"
+        comparison_figure(picture, result, zero_filled(scan, result.csm), title)
+    _announce(result, image, False, scan, DEFAULT_MODEL)
+    console.print(f"picture: {picture}", markup=False)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML configuration")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="folder of the run [runs/NAME]")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="continue a run that was stopped")] = False,
+) -> None:
+    """Train a MOL-LR model on simulated scans of images."""
+    with failures():
+        from equipoise.learning.config import load_config
+        from equipoise.learning.progress import TrainingProgress
+        from equipoise.learning.train import train as run
+
+        settings = load_config(config)
+        folder = output or Path("runs") / settings.name
+        with TrainingProgress(console) as progress:
+            weights = run(
+                settings, folder, resume=resume, report=progress.report, say=console.print
+            )
+    console.print(f"best validated weights: {weights}", markup=False)
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """List the models that come with the package and where their weights come from."""
+    with failures():
+        from equipoise.equilibrium.weights import available_models, provenance
+
+        found = {name: provenance(name) for name in available_models()}
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, origin in found.items():
+        print(name)
+        print(json.dumps(origin, indent=2))
+
+
+@app.command("import-model")
+def import_model(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint of the released MOL code")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="model file, .safetensors")],
+    shift: Annotated[
+        float, typer.Option(help="0.1: the model as trained; 0: the equation of the paper")
+    ] = 0.1,
+    overwrite: Annotated[bool, typer.Option(help="replace a model that exists")] = False,
+) -> None:
+    """Bring the checkpoint that the authors of MOL released into a model file."""
+    if not 0 <= shift < float("inf"):
+        raise typer.BadParameter(f"--shift is {shift}: it must be 0 or positive")
+    with failures():
+        from equipoise.equilibrium.weights import import_authors_checkpoint, save_model
+        from equipoise.outcome import BadInputError
+
+        if output.exists() and not overwrite:
+            raise BadInputError(f"{output} exists: give another name with -o, or --overwrite")
+        model = import_authors_checkpoint(checkpoint, shift)
+        source = "anikpram/Monotone-Operator-Learning, released checkpoint"
+        save_model(output, model, {"source": source, "file": checkpoint.name, "shift": shift})
+    console.print(f"written: {output}", markup=False)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

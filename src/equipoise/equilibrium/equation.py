@@ -1,0 +1,102 @@
+"""Strongly monotone equations ``lam A^H A x + (1 + shift) x - N(x) = c``.
+
+Both problems of the package have this form. Forward: ``N = H`` and ``c = lam A^H b``, the
+equilibrium condition (1). Backward: ``N = J_H^T`` and ``c`` the gradient of the loss, the adjoint
+equation (10).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.data_consistency import conjugate_gradient
+from equipoise.physics.linop import LinearOperator, norm, per_sample
+from equipoise.robustness.certificate import distance_bound, tight_distance_bound
+
+
+class Step(NamedTuple):
+    """``d = T(x) - x`` and the inner iterations that it took."""
+
+    direction: Tensor
+    cg_iterations: int
+
+
+@dataclass
+class MonotoneEquation:
+    """``r(x) = lam A^H A x + (1 + shift) x - N(x) - c = 0``, m-strongly monotone in x.
+
+    Parameters
+    ----------
+    operator
+        A.
+    lam
+        Data weight of each sample, (batch,).
+    network
+        N, real-linear or not; one call is one network evaluation.
+    constant
+        c.
+    m
+        Monotonicity constant of ``(1 + shift) I - N``.
+    shift
+        Added multiple of the identity. The authors' released code has 0.1 where the paper has 0.
+    cg_rtol, cg_max_iter
+        Inner tolerance, relative to the residual r itself, so that the inner solve is always as
+        exact as the outer iteration needs and never cheaper by being relative to ``lam A^H b``.
+    single
+        Run the inner solve in single precision.
+    """
+
+    operator: LinearOperator
+    lam: Tensor
+    network: Callable[[Tensor], Tensor]
+    constant: Tensor
+    m: float
+    shift: float = 0.0
+    cg_rtol: float = 0.03
+    cg_max_iter: int = 100
+    single: bool = True
+
+    def residual(self, x: Tensor) -> Tensor:
+        """``r(x)``: one network evaluation and one ``A^H A``, in the precision of x."""
+        return self.linear_part(x, 1 + self.shift) - self.network(x) - self.constant
+
+    def linear_part(self, x: Tensor, identity_weight: float) -> Tensor:
+        """``lam A^H A x + identity_weight x``."""
+        return per_sample(self.lam, x) * self.operator.normal(x) + identity_weight * x
+
+    def step(self, residual: Tensor, alpha: Tensor) -> Step:
+        """``T(x) - x = -((1 + alpha shift) I + alpha lam A^H A)^-1 alpha r(x)``, T of (2).
+
+        Solved for the correction, so the accuracy of x rests on the residual alone and the inner
+        solve may be in single precision (iterative refinement).
+        """
+        rhs = -per_sample(alpha, residual) * residual
+        dtype = torch.complex64 if self.single else torch.complex128
+        result = conjugate_gradient(
+            self.operator,
+            rhs.to(dtype),
+            alpha * self.lam,
+            1 + alpha * self.shift,
+            rtol=self.cg_rtol,
+            max_iter=self.cg_max_iter,
+        )
+        return Step(result.value.to(residual.dtype), result.iterations)
+
+    def bound(self, x: Tensor, residual: Tensor) -> Tensor:
+        """(7): ``||x - x*|| / ||x|| <= ||r|| / (m ||x||)``."""
+        return _relative(distance_bound(norm(residual), self.m), norm(x))
+
+    def tight_bound(self, x: Tensor, residual: Tensor, direction: Tensor) -> Tensor:
+        """(7b) relative to ``||x||``, with ``z = -d`` for the approximate ``M^-1 r``."""
+        z = -direction
+        return _relative(
+            tight_distance_bound(residual, z, self.linear_part(z, self.m), self.m), norm(x)
+        )
+
+
+def _relative(distance: Tensor, size: Tensor) -> Tensor:
+    """``distance / size``, where 0 / 0 is 0: zero data has the zero image, exactly."""
+    return torch.where(distance == 0, 0.0, distance / size)

@@ -1,0 +1,100 @@
+"""The network H: real and imaginary part in, image out."""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.shapes import Image
+
+
+class CNN(nn.Module):
+    """``H``: convolutions with ReLU between them, no normalisation, no residual connection.
+
+    Acts on the real and imaginary part as two channels, each sample alone, any image size. The
+    memory layout is channels-last, which is that of a complex tensor, so nothing is copied.
+
+    Parameters
+    ----------
+    features, layers, kernel_size
+        Width, number of convolutions, and their (odd) size. The paper has 64, 5 and 3.
+    gain
+        Start as ``gain`` times the identity: a ReLU network carries ``+x`` and ``-x`` in two
+        channels each. 0 keeps the usual random start.
+    seed
+        Seed of the random part of the weights.
+    """
+
+    def __init__(
+        self,
+        features: int = 64,
+        layers: int = 5,
+        kernel_size: int = 3,
+        gain: float = 0.9,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.features, self.layers, self.kernel_size = features, layers, kernel_size
+        widths = [2] + [features] * (layers - 1) + [2]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(i, o, kernel_size, padding=kernel_size // 2)
+            for i, o in itertools.pairwise(widths)
+        )
+        self._start(gain, torch.Generator().manual_seed(seed))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def configuration(self) -> dict[str, int]:
+        """What is needed to build the same network again."""
+        return {
+            "features": self.features,
+            "layers": self.layers,
+            "kernel_size": self.kernel_size,
+        }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Real dtype of the weights."""
+        return self.convolutions[0].weight.dtype  # type: ignore[return-value]
+
+    def forward(self, image: Image) -> Image:
+        """``H(x)`` in the precision of the weights, returned in the precision of x."""
+        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        h = torch.view_as_real(image.to(complex_dtype)).permute(0, 3, 1, 2)
+        for convolution in self.convolutions[:-1]:
+            h = torch.relu_(convolution(h))
+        h = self.convolutions[-1](h).permute(0, 2, 3, 1).contiguous()
+        return torch.view_as_complex(h).to(image.dtype)
+
+    @torch.no_grad()
+    def _start(self, gain: float, generator: torch.Generator) -> None:
+        for convolution in self.convolutions:
+            weight: Tensor = convolution.weight  # type: ignore[assignment]
+            fan_in = weight[0].numel()
+            scale = math.sqrt(2 / fan_in) * (RANDOM_FRACTION if gain else 1.0)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+            convolution.bias.zero_()  # type: ignore[operator]
+        if gain:
+            self._carry_identity(gain)
+
+    def _carry_identity(self, gain: float) -> None:
+        """Channels 0 to 3 hold ``+re, -re, +im, -im`` from layer to layer."""
+        centre = self.kernel_size // 2
+        weights: list[Tensor] = [c.weight for c in self.convolutions]  # type: ignore[misc]
+        first, *middle, last = weights
+        for channel in range(4):
+            part, sign = channel // 2, 1 - 2 * (channel % 2)
+            first[channel] = 0
+            first[channel, part, centre, centre] = sign
+            for weight in middle:
+                weight[channel] = 0
+                weight[channel, channel, centre, centre] = 1
+            last[part, channel, centre, centre] = gain * sign
+        last[:, 4:] *= LAST_FRACTION
+
+
+RANDOM_FRACTION = 0.5
+"""Scale of the random channels, relative to He's, beside the channels that carry the identity."""
+
+LAST_FRACTION = 0.1
+"""Further scale of the random channels where they enter the image: H starts close to gain x."""

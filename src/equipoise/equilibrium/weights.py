@@ -1,0 +1,171 @@
+"""Model files: safetensors with the configuration and the provenance in the header, no pickle."""
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from equipoise.equilibrium.data_weight import DataWeight, FixedWeight
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.equilibrium.mol import MOL
+from equipoise.equilibrium.network import CNN
+from equipoise.outcome import BadInputError
+
+FORMAT = "equipoise-1"
+DEFAULT_MODEL = "mol-lr-brain-4x"
+AUTHORS_SHIFT = 0.1
+"""The authors' code solves with 1.001 I at alpha = 0.01: a term 0.1 x in F."""
+
+AUTHORS_M = 0.02
+"""``1 - T`` of the authors' released configuration, ``lip_thresh: 0.98``."""
+
+
+def save_model(path: Path, model: MOL, provenance: dict[str, Any]) -> None:
+    """Write the model atomically.
+
+    Parameters
+    ----------
+    path
+        Target, usually ``.safetensors``.
+    model
+        The model.
+    provenance
+        Data, split, seed, metrics, version: anything that JSON can hold.
+    """
+    weight = model.data_weight
+    configuration = {
+        "network": model.network.configuration(),
+        "data_weight": "fixed" if isinstance(weight, FixedWeight) else "noise",
+        "m": model.m_network,
+        "m_evidence": model.m_evidence,
+        "shift": model.shift,
+    }
+    metadata = {
+        "format": FORMAT,
+        "configuration": json.dumps(configuration),
+        "provenance": json.dumps(provenance),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    save_file(state, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def load_model(name: str | Path = DEFAULT_MODEL) -> MOL:
+    """A model that comes with the package, by name, or a model file, by path.
+
+    Raises
+    ------
+    BadInputError
+        If there is no such model, or the file is no model.
+    """
+    path = find_model(name)
+    metadata, state = _read(path)
+    try:
+        configuration = json.loads(metadata["configuration"])
+        weight = FixedWeight(1.0) if configuration["data_weight"] == "fixed" else DataWeight()
+        model = MOL(
+            CNN(**configuration["network"]),
+            weight,
+            configuration["m"],
+            m_evidence=configuration["m_evidence"],
+            shift=configuration["shift"],
+        )
+        model.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise BadInputError(f"{path} is not a model of this version: {error}") from error
+    return model.eval()
+
+
+def provenance(name: str | Path = DEFAULT_MODEL) -> dict[str, Any]:
+    """Where the weights come from: data, split, seed, metrics, version."""
+    metadata, _ = _read(find_model(name))
+    return json.loads(metadata.get("provenance", "{}"))
+
+
+def available_models() -> list[str]:
+    """Names of the models that come with the package."""
+    folder = resources.files("equipoise") / "weights"
+    return sorted(
+        entry.name.removesuffix(".safetensors")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".safetensors")
+    )
+
+
+def find_model(name: str | Path) -> Path:
+    """Path of a model given by name or path."""
+    packaged = Path(str(resources.files("equipoise"))) / "weights" / f"{name}.safetensors"
+    if packaged.exists():
+        return packaged
+    if Path(name).is_file():
+        return Path(name)
+    raise BadInputError(
+        f"there is no model {str(name)!r}: it is no file, and the package has "
+        f"{', '.join(available_models())}"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BadInputError(
+            f"{path} is not a model file ({error}); checkpoints of other software are brought in "
+            "with `equipoise import-model`"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise BadInputError(
+            f"{path} is a safetensors file but not a model of this package: its format is "
+            f"{metadata.get('format')!r} and {FORMAT!r} is needed"
+        )
+    return metadata, state
+
+
+def import_authors_checkpoint(path: Path, shift: float = AUTHORS_SHIFT) -> MOL:
+    """The checkpoint that the authors of MOL released, as a model of this package.
+
+    Parameters
+    ----------
+    path
+        A zipped torch file with ``state_dict`` holding ``f.dw.net.{i}.conv.{weight,bias}`` and
+        ``f.lam``. Nothing in it is executed.
+    shift
+        0.1 for the model that they trained (their solver adds 0.1 x to F), 0 for the equation of
+        the paper.
+
+    Raises
+    ------
+    BadInputError
+        If the file is not such a checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = content["state_dict"]
+        prefix, layers = "f.dw.net.", 0
+        while f"{prefix}{layers}.conv.weight" in state:
+            layers += 1
+        first = state[f"{prefix}0.conv.weight"]
+        network = CNN(features=first.shape[0], layers=layers, kernel_size=first.shape[-1])
+        network.load_state_dict(
+            {
+                f"convolutions.{i}.{part}": state[f"{prefix}{i}.conv.{part}"]
+                for i in range(layers)
+                for part in ("weight", "bias")
+            }
+        )
+        lam = float(state["f.lam"])
+    except Exception as error:  # torch.load raises many kinds for a foreign file
+        raise BadInputError(
+            f"{path} is not a checkpoint of the released MOL code (a torch zip file with "
+            f"state_dict, f.dw.net.*.conv.* and f.lam): {error}"
+        ) from error
+    options = SolverOptions(max_iter=200)
+    return MOL(network, FixedWeight(lam), AUTHORS_M, shift=shift, options=options).eval()

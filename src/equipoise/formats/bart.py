@@ -1,0 +1,89 @@
+"""BART ``.cfl`` with ``.hdr``: complex64, column-major, up to 16 dimensions.
+
+Dimensions 0 to 2 are space, 3 is coils, 13 is slices. Where all three spatial dimensions are
+larger than one, the readout (0) is inverse-transformed and becomes the slices.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.outcome import BadInputError
+from equipoise.physics.fourier import kspace_to_image
+
+N_DIMENSIONS = 16
+COIL, SLICE = 3, 13
+
+
+def recognizes(path: Path) -> bool:
+    """True for a ``.cfl`` or ``.hdr``, or their common stem, whose header says ``# Dimensions``."""
+    header = _stem(path).with_suffix(".hdr")
+    if not header.is_file() or path.suffix not in (".cfl", ".hdr", ""):
+        return False
+    return header.read_bytes()[:4096].lstrip().startswith(b"# Dimensions")
+
+
+def read(path: Path) -> Acquisition:
+    """Read k-space (and, from ``STEM_maps.cfl`` beside it, nothing: give maps with --csm)."""
+    array = read_cfl(path)
+    used = [d for d in range(N_DIMENSIONS) if array.shape[d] > 1]
+    other = [d for d in used if d not in (0, 1, 2, COIL, SLICE)]
+    if other:
+        raise BadInputError(
+            f"{path}: dimensions {other} of the cfl are larger than one (shape "
+            f"{tuple(array.shape)}); known are space (0-2), coils (3) and slices (13): slice them "
+            "first, for instance with `bart slice`"
+        )
+    space = [d for d in (0, 1, 2) if array.shape[d] > 1]
+    notes = ["assumed: centred unitary transform (bart fft -u)"]
+    # (slice, coil, dim 2, dim 1, dim 0): C order over reversed dimensions is the cfl's byte order.
+    volume = array.transpose(SLICE, COIL, 2, 1, 0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15)
+    volume = volume.reshape(volume.shape[:5])
+    if len(space) == 3:
+        if len(volume) > 1:
+            raise BadInputError(f"{path}: several 3D volumes in one file; slice dimension 13 first")
+        # (1, coil, z, y, x) -> the readout x becomes the slices of a stack of (z, y) problems.
+        moved = torch.from_numpy(np.moveaxis(volume[0], -1, 0).copy())
+        kspace = kspace_to_image(moved.movedim(0, -1), 1).movedim(-1, 0).numpy()
+        notes.append("3D: inverse transform along the readout, one slice for each of its samples")
+    else:
+        missing = next(d for d in (2, 0, 1) if array.shape[d] == 1)
+        kspace = volume.squeeze(4 - missing)
+    return make_acquisition(kspace, str(path), "BART", notes=notes)
+
+
+def read_cfl(path: Path) -> np.ndarray:
+    """The array of a cfl in BART's order of dimensions, always 16 of them.
+
+    Raises
+    ------
+    BadInputError
+        If header or data are missing, or the data are shorter or longer than the header says.
+    """
+    stem = _stem(path)
+    try:
+        lines = stem.with_suffix(".hdr").read_text().splitlines()
+        dimensions = [int(n) for n in lines[lines.index("# Dimensions") + 1].split()]
+        data = np.fromfile(stem.with_suffix(".cfl"), dtype=np.complex64)
+    except (OSError, ValueError, IndexError) as error:
+        raise BadInputError(f"{stem}.cfl/.hdr cannot be read: {error}") from error
+    dimensions += [1] * (N_DIMENSIONS - len(dimensions))
+    if data.size != np.prod(dimensions):
+        raise BadInputError(
+            f"{stem}.cfl holds {data.size} numbers, its header says {int(np.prod(dimensions))} "
+            f"{tuple(dimensions)}: the file is truncated or the header belongs to another"
+        )
+    return data.reshape(dimensions, order="F")
+
+
+def cfl_bytes(array: np.ndarray) -> tuple[bytes, bytes]:
+    """Header and data of an array in BART's order of dimensions."""
+    dimensions = " ".join(str(n) for n in (*array.shape, *[1] * (N_DIMENSIONS - array.ndim)))
+    data = np.asarray(array, np.complex64).tobytes(order="F")
+    return f"# Dimensions\n{dimensions}\n".encode(), data
+
+
+def _stem(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path

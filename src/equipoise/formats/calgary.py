@@ -1,0 +1,40 @@
+"""Calgary-Campinas HDF5: ``kspace`` (slices, y, x, 2 coils), real and imaginary interleaved.
+
+The readout is already inverse-transformed, DC lies at the corner, and the transform is numpy's
+unnormalised one: ``image = ifft2(kspace)`` with no shift. It is brought to the centred orthonormal
+convention. Columns that were filled with zeros (the last 15 % of kz) are not sampled.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.hdf5 import dataset_names, open_hdf5
+from equipoise.physics.fourier import image_to_kspace
+
+
+def recognizes(path: Path) -> bool:
+    """True for an HDF5 file whose ``kspace`` is real, four-dimensional, with an even last axis."""
+    if "kspace" not in dataset_names(path):
+        return False
+    with open_hdf5(path) as file:
+        kspace = file["kspace"]
+        return bool(
+            kspace.ndim == 4
+            and np.issubdtype(kspace.dtype, np.floating)
+            and kspace.shape[-1] % 2 == 0
+        )
+
+
+def read(path: Path) -> Acquisition:
+    """Read a Calgary-Campinas file."""
+    with open_hdf5(path) as file:
+        interleaved = file["kspace"][()]
+    corner = np.moveaxis(interleaved[..., ::2] + 1j * interleaved[..., 1::2], -1, 1)
+    sampled = np.fft.fftshift(corner.any(axis=1), axes=(-2, -1))
+    images = torch.fft.ifft2(torch.from_numpy(corner.astype(np.complex64)))
+    kspace = image_to_kspace(images).numpy()
+    notes = ["hybrid x-ky-kz data: each slice along the readout is a 2D problem"]
+    return make_acquisition(kspace, str(path), "Calgary-Campinas", mask=sampled, notes=notes)

@@ -1,0 +1,50 @@
+"""What the HDF5 layouts share: opening, and naming what is wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from equipoise.outcome import BadInputError
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open for reading; damage found at any time becomes a :class:`BadInputError`."""
+    try:
+        with h5py.File(path) as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        raise BadInputError(
+            f"{path} is damaged or truncated and cannot be read as HDF5 ({error}): copy it again"
+        ) from error
+
+
+def is_hdf5(path: Path) -> bool:
+    """True if the file begins as HDF5."""
+    return path.is_file() and bool(h5py.is_hdf5(path))
+
+
+def dataset_names(path: Path) -> set[str]:
+    """Names at the top of an HDF5 file; empty for other files.
+
+    Raises
+    ------
+    BadInputError
+        If the file begins as HDF5 and cannot be opened.
+    """
+    if not is_hdf5(path):
+        return set()
+    with open_hdf5(path) as file:
+        return set(file.keys())
+
+
+def read_complex(dataset: h5py.Dataset) -> np.ndarray:
+    """A dataset as it is, but compound (real, imag) pairs as complex numbers."""
+    array: np.ndarray = dataset[()]
+    names = array.dtype.names
+    if names is not None and len(names) == 2:
+        return np.asarray(array[names[0]] + 1j * array[names[1]])
+    return np.asarray(array)

@@ -1,0 +1,47 @@
+"""The readers, tried in order; each recognises its layout from the content of the file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from equipoise.formats import bart, calgary, fastmri, modl, npz
+from equipoise.formats.acquisition import Acquisition
+from equipoise.outcome import BadInputError
+
+
+class Reader(NamedTuple):
+    """A format: its name, whether a file has it, and how to read it."""
+
+    name: str
+    recognizes: Callable[[Path], bool]
+    read: Callable[[Path], Acquisition]
+
+
+READERS = [
+    Reader("BART", bart.recognizes, bart.read),
+    Reader("npz", npz.recognizes, npz.read),
+    Reader("MoDL", modl.recognizes, modl.read),
+    Reader("Calgary-Campinas", calgary.recognizes, calgary.read),
+    Reader("fastMRI", fastmri.recognizes, fastmri.read),
+]
+
+
+def read(path: Path | str) -> Acquisition:
+    """Read a scan of any known format.
+
+    Raises
+    ------
+    BadInputError
+        If the file is missing, damaged, of no known format, or holds no usable k-space.
+    """
+    path = Path(path)
+    if not path.exists() and not bart.recognizes(path):
+        raise BadInputError(f"{path} does not exist")
+    if path.is_dir():
+        raise BadInputError(f"{path} is a folder; name one scan file")
+    for reader in READERS:
+        if reader.recognizes(path):
+            return reader.read(path)
+    raise BadInputError(
+        f"{path} has no known format: known are {', '.join(r.name for r in READERS)}"
+    )

@@ -1,0 +1,77 @@
+"""Images to learn from: HDF5 stacks, npy, png, NIfTI."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.outcome import BadInputError
+
+SUFFIXES = (".h5", ".npy", ".png", ".nii", ".nii.gz")
+
+
+def load_images(paths: list[Path]) -> list[Tensor]:
+    """Complex slices, each (y, x) complex64 with its largest magnitude 1.
+
+    A path is a file or a folder of files. HDF5 files hold ``real``, ``imag`` and ``scale`` (or
+    ``magnitude``, ``image`` or ``reconstruction_rss``), shape (slices, y, x); NIfTI volumes are
+    read slice by slice along their last axis. Slices that are zero are left out.
+
+    Raises
+    ------
+    BadInputError
+        If a path does not exist, cannot be read, or nothing is found.
+    """
+    slices: list[Tensor] = []
+    for path in paths:
+        for file in _files(Path(path)):
+            try:
+                stack = _read(file)
+            except (OSError, KeyError, ValueError) as error:
+                raise BadInputError(f"{file} cannot be read as images: {error}") from error
+            for image in stack:
+                tensor = torch.from_numpy(np.ascontiguousarray(image, np.complex64))
+                if float(tensor.abs().max()) > 0:
+                    slices.append(tensor / tensor.abs().max())
+    if not slices:
+        raise BadInputError(f"no image found in {', '.join(map(str, paths))}")
+    return slices
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(f for f in path.iterdir() if f.name.endswith(SUFFIXES))
+    if not path.exists():
+        raise BadInputError(f"{path} does not exist")
+    return [path]
+
+
+def _read(path: Path) -> np.ndarray:
+    """A stack (slices, y, x)."""
+    if path.name.endswith(".h5"):
+        return _read_hdf5(path)
+    if path.name.endswith(".npy"):
+        array = np.load(path, allow_pickle=False)
+        return array if array.ndim == 3 else array[None]
+    if path.name.endswith(".png"):
+        from matplotlib.image import imread
+
+        array = imread(path)
+        return (array if array.ndim == 2 else array[..., :3].mean(-1))[None]
+    import nibabel
+
+    return np.moveaxis(np.atleast_3d(np.asarray(nibabel.load(path).dataobj)), -1, 0)  # type: ignore[attr-defined]
+
+
+def _read_hdf5(path: Path) -> np.ndarray:
+    with h5py.File(path) as file:
+        if "real" in file and "imag" in file:
+            scale = file["scale"][:] if "scale" in file else np.ones(len(file["real"]))
+            image: np.ndarray = (file["real"][:] + 1j * file["imag"][:]) * scale[:, None, None]
+            return image
+        for name in ("magnitude", "image", "reconstruction_rss"):
+            if name in file:
+                return np.asarray(file[name][:])
+        raise KeyError(f"none of real/imag, magnitude, image, reconstruction_rss; has {list(file)}")

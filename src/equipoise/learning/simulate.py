@@ -1,0 +1,157 @@
+"""Simulated parallel MRI from images: coil maps, phase, mask and noise, all from one seed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from equipoise.outcome import BadInputError
+from equipoise.physics.coils import biot_savart_maps, resize_maps
+from equipoise.physics.csm import normalize_csm
+from equipoise.physics.noise_level import noise_level
+from equipoise.physics.sampling import make_mask
+from equipoise.physics.sense import SenseOp
+
+Shape = tuple[int, int]
+
+
+class Sample(NamedTuple):
+    """One simulated acquisition: A, b, the image that it came from, the estimated noise level."""
+
+    operator: SenseOp
+    kspace: Tensor
+    target: Tensor
+    noise_level: Tensor
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The distribution that samples are drawn from.
+
+    Attributes
+    ----------
+    acceleration, calibration, mask
+        Sampling; the calibration size belongs to a matrix of 256 and shrinks with the crop.
+    noise
+        Range of the k-space noise relative to the image scale, drawn log-uniformly.
+    coils
+        Range of the number of coils.
+    measured_coils
+        Measured coil maps (coil, y, x) that half of the samples use, the rest Biot-Savart loops.
+    phase
+        Largest random smooth phase of magnitude-only images, in radians.
+    """
+
+    acceleration: float = 4.0
+    calibration: int = 24
+    mask: str = "variable-density-2d"
+    noise: tuple[float, float] = (0.004, 0.04)
+    coils: tuple[int, int] = (8, 16)
+    measured_coils: Tensor | None = None
+    phase: float = 3.0
+
+    def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Sample:
+        """Draw one acquisition of an image (y, x), of a random crop of it if asked."""
+        full = (image.shape[0], image.shape[1])
+        csm = self._coil_maps(full, rng)
+        if not bool(image.imag.any()):
+            image = image * _smooth_phase(full, self.phase, rng)
+        if crop:
+            cut = _crop_with_content(image, crop, rng)
+            image, csm = image[cut], csm[(..., *cut)]
+        turn, flip = int(rng.integers(4)), bool(rng.integers(2))
+        image, csm = _turn(image, turn, flip), _turn(csm, turn, flip)
+        return self.acquire(image[None], csm, rng)
+
+    def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Sample:
+        """Undersampled noisy k-space of an image (1, y, x) seen through given coil maps."""
+        shape = (image.shape[1], image.shape[2])
+        calibration = max(round(self.calibration * min(shape) / 256), 6)
+        seed = int(rng.integers(2**31))
+        mask = make_mask(self.mask, shape, self.acceleration, calibration, seed)
+        operator = SenseOp(csm, mask)
+        target = image * csm.abs().square().sum(1)
+        level = np.exp(rng.uniform(*np.log(self.noise)))
+        sigma = level * float(torch.quantile(target.abs().flatten(), 0.99))
+        noise = rng.standard_normal((2, *csm.shape[1:])).astype(np.float32) * sigma / np.sqrt(2)
+        noisy = operator.forward(image) + mask * torch.complex(*torch.from_numpy(noise))[None]
+        return Sample(operator, noisy, target, noise_level(noisy, mask))
+
+    def _coil_maps(self, shape: Shape, rng: np.random.Generator) -> Tensor:
+        n_coils = int(rng.integers(self.coils[0], self.coils[1] + 1))
+        if self.measured_coils is None or rng.random() < 0.5:
+            return biot_savart_maps(shape, n_coils, int(rng.integers(2**31)))
+        return _measured_maps(self.measured_coils, shape, n_coils, rng)
+
+
+def load_coils(path: Path) -> Tensor:
+    """Measured maps ``csm`` (coil, y, x) of an HDF5 file."""
+    try:
+        with h5py.File(path) as file:
+            return torch.from_numpy(file["csm"][:].astype(np.complex64))
+    except (OSError, KeyError) as error:
+        raise BadInputError(f"{path} cannot be read as coil maps (dataset csm): {error}") from error
+
+
+MEASURED_FRACTION = 0.62
+"""Side of the central square of measured maps that is used: it lies within their disc."""
+
+
+def _measured_maps(maps: Tensor, shape: Shape, n_coils: int, rng: np.random.Generator) -> Tensor:
+    """Crop, turn, compress to virtual coils by SVD, mix, and interpolate."""
+    side = round(maps.shape[-1] * MEASURED_FRACTION * rng.uniform(0.85, 1.1))
+    top, left = ((n - side) // 2 for n in maps.shape[1:])
+    cut = maps[:, top : top + side, left : left + side]
+    cut = _turn(cut, int(rng.integers(4)), bool(rng.integers(2)))
+    left_vectors, _, _ = torch.linalg.svd(cut.flatten(1), full_matrices=False)
+    virtual = torch.einsum("cv,cyx->vyx", left_vectors[:, :n_coils].conj(), cut)
+    random = rng.standard_normal((2, n_coils, n_coils)).astype(np.float32)
+    mixing, _ = torch.linalg.qr(torch.complex(*torch.from_numpy(random)))
+    return normalize_csm(resize_maps(torch.einsum("cv,vyx->cyx", mixing, virtual), shape))
+
+
+def _smooth_phase(shape: Shape, largest: float, rng: np.random.Generator) -> Tensor:
+    coarse = torch.from_numpy(rng.uniform(-1, 1, (1, 1, 4, 4)).astype(np.float32)) * largest
+    phase = F.interpolate(coarse, size=shape, mode="bicubic", align_corners=True)[0, 0]
+    return torch.polar(torch.ones_like(phase), phase)
+
+
+def _crop_with_content(image: Tensor, size: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A random crop; of eight tries the first that is as bright as the image on average."""
+    mean = image.abs().mean()
+    for _ in range(8):
+        height, width = (min(size, n) for n in image.shape)
+        top = int(rng.integers(image.shape[0] - height + 1))
+        left = int(rng.integers(image.shape[1] - width + 1))
+        cut = (slice(top, top + height), slice(left, left + width))
+        if image[cut].abs().mean() >= mean:
+            break
+    return cut
+
+
+def _turn(array: Tensor, quarter_turns: int, flip: bool) -> Tensor:
+    array = torch.rot90(array, quarter_turns, (-2, -1))
+    return (array.flip(-1) if flip else array).contiguous()
+
+
+def batch_samples(samples: list[Sample]) -> Sample:
+    """Stack samples of one shape into a batch; fewer coils are filled up with zero maps."""
+    n_coils = max(s.kspace.shape[1] for s in samples)
+
+    def stack(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([F.pad(t, (0, 0, 0, 0, 0, n_coils - t.shape[1])) for t in tensors])
+
+    operator = SenseOp(
+        stack([s.operator.csm for s in samples]), torch.cat([s.operator.mask for s in samples])
+    )
+    return Sample(
+        operator,
+        stack([s.kspace for s in samples]),
+        torch.cat([s.target for s in samples]),
+        torch.cat([s.noise_level for s in samples]),
+    )

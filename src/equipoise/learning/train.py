@@ -1,0 +1,386 @@
+"""Training of MOL-LR, one file from top to bottom.
+
+The loss is ``mean |x* - target|^2 + beta B(l)``, ``x*`` the equilibrium, l the measured Lipschitz
+estimate of H at it, B the log barrier (14). Every random number is a function of the seed and the
+step alone, so a run that was killed and resumed ends in the same weights.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.data_weight import DataWeight
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.equilibrium.mol import MOL
+from equipoise.equilibrium.network import CNN
+from equipoise.equilibrium.weights import save_model
+from equipoise.learning.baselines import best_sense
+from equipoise.learning.checkpoint import load_checkpoint, save_checkpoint
+from equipoise.learning.config import TrainConfig
+from equipoise.learning.images import load_images
+from equipoise.learning.metrics import psnr
+from equipoise.learning.simulate import Sample, Simulation, batch_samples, load_coils
+from equipoise.outcome import BadInputError, EquipoiseError
+from equipoise.physics.linop import per_sample
+from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier
+
+CHECKPOINT_EVERY = 50
+TRAINING_ITERATIONS = 30
+VALIDATION_RTOL = 1e-3
+DENOISER_NOISE = (0.02, 0.2)
+"""Range of the noise of the denoiser warm-up, relative to the image scale."""
+
+DIVERGENCE_FACTOR = 30.0
+"""A loss this many times its running mean counts as divergence."""
+
+DIVERGENCE_DB = 3.0
+"""So does a validation PSNR this far below the best."""
+
+MAX_ROLLBACKS = 6
+TRAIN_STREAM, VALIDATION_STREAM = 0, 1
+
+
+@dataclass
+class Progress:
+    """What a training step reports."""
+
+    step: int
+    total: int
+    loss: float
+    psnr: float
+    lipschitz: float
+    iterations: float
+    validation: dict[str, float]
+
+
+def train(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Train a model; returns the path of the best validated weights.
+
+    Parameters
+    ----------
+    config
+        See :class:`TrainConfig`.
+    folder
+        Receives ``last.ckpt``, ``validated.ckpt``, ``log.jsonl``, ``config.json`` and
+        ``NAME.safetensors``.
+    resume
+        Continue from ``last.ckpt``.
+    report, say
+        Called after every step, and with messages.
+
+    Raises
+    ------
+    BadInputError
+        If data are missing, or the folder holds a run and ``resume`` was not asked for.
+    EquipoiseError
+        If training diverges again and again, or no validated estimate stayed below T.
+    """
+    run = _Run(config, folder, say)
+    run.restore(folder / "last.ckpt") if resume else run.begin()
+    while run.step < run.total:
+        progress = run.train_step()
+        if progress is None:
+            run.roll_back("the loss or its gradient exploded")
+            continue
+        run.step += 1
+        if run.step % config.validate_every == 0 or run.step == run.total:
+            progress.validation = run.validate()
+            if run.psnr_collapsed(progress.validation["psnr"]):
+                run.roll_back(f"validation fell to {progress.validation['psnr']:.2f} dB")
+                continue
+            run.keep(progress.validation)
+        elif run.step % CHECKPOINT_EVERY == 0:
+            run.save(folder / "last.ckpt")
+        report(progress)
+    return run.finish()
+
+
+class _Run:
+    """State of a training run."""
+
+    def __init__(self, config: TrainConfig, folder: Path, say: Callable[[str], None]):
+        self.config, self.folder, self.say = config, folder, say
+        coils = load_coils(config.data.coils) if config.data.coils else None
+        options = config.simulation.model_dump()
+        self.simulation = Simulation(**options, measured_coils=coils)
+        self.images = load_images(config.data.train)
+        self.validation = _validation_set(config, self.simulation)
+        m = config.model
+        torch.manual_seed(config.seed)
+        network = CNN(m.features, m.layers, m.kernel_size, seed=config.seed)
+        self.model = MOL(network, DataWeight(lam=m.lam), m.m)
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": network.parameters(), "lr": config.learning_rate},
+                {
+                    "params": self.model.data_weight.parameters(),
+                    "lr": config.weight_learning_rate,
+                },
+            ]
+        )
+        self.step, self.total = 0, config.warmup_steps + config.steps
+        self.mean_loss, self.lr_factor, self.rollbacks = 0.0, 1.0, 0
+        self.best: dict[str, float] = {}
+        self.seconds, self.estimate = 0.0, 0.0
+
+    # ---- one step ------------------------------------------------------------------------------
+
+    def train_step(self) -> Progress | None:
+        """One optimiser step; None if it diverged, and then nothing was changed."""
+        started = time.perf_counter()
+        self._set_learning_rate()
+        samples = self._draw()
+        warming = self.step < self.config.warmup_steps
+        image, scale, iterations = self._denoise(samples) if warming else self._solve(samples)
+        units = per_sample(scale, image).to(image.real.dtype)
+        mse = ((image - samples.target) / units).abs().square().mean()
+        point = (samples.target if warming else image.detach()) / units
+        loss = mse + self._penalty(point)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if self._diverged(mse.item(), gradient_norm.item()):
+            return None
+        self.optimizer.step()
+        self.mean_loss = 0.98 * self.mean_loss + 0.02 * mse.item() if self.mean_loss else mse.item()
+        self.seconds += time.perf_counter() - started
+        progress = Progress(
+            step=self.step + 1,
+            total=self.total,
+            loss=loss.item(),
+            psnr=float(psnr(image.detach(), samples.target).mean()),
+            lipschitz=self.estimate,
+            iterations=iterations,
+            validation={},
+        )
+        self._log(asdict(progress))
+        return progress
+
+    def _penalty(self, point: Tensor) -> Tensor:
+        """``beta B(l)`` on every ``every``-th step, weighed by it; 0 on the others."""
+        settings = self.config.lipschitz
+        if self.step % settings.every:
+            return torch.zeros(())
+        estimate = lipschitz_lower(
+            self.model.network, point, steps=settings.steps, seed=self.config.seed + self.step
+        )
+        self.estimate = float(estimate.detach().max())
+        threshold = 1 - self.config.model.m - settings.reserve
+        barrier = log_barrier(estimate, threshold, settings.margin).mean()
+        return settings.beta * settings.every * barrier
+
+    def _draw(self) -> Sample:
+        samples = []
+        for i in range(self.config.batch):
+            rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, i])
+            image = self.images[int(rng.integers(len(self.images)))]
+            samples.append(self.simulation.sample(image, rng, self.config.crop))
+        return batch_samples(samples)
+
+    def _denoise(self, samples: Sample) -> tuple[Tensor, Tensor, float]:
+        """Warm-up: H removes white noise, one evaluation a step instead of thirty."""
+        scale = samples.operator.intensity_scale(samples.kspace)
+        rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, 2**20])
+        level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
+        real = rng.standard_normal((2, *samples.target.shape)).astype(np.float32) / np.sqrt(2)
+        noise = torch.complex(*torch.from_numpy(real)) * per_sample(level, samples.target)
+        units = per_sample(scale, samples.target)
+        return self.model.network(samples.target / units + noise) * units, scale, 1.0
+
+    def _solve(self, samples: Sample) -> tuple[Tensor, Tensor, float]:
+        first, last = self.config.rtol
+        progress = (self.step - self.config.warmup_steps) / max(self.config.steps, 1)
+        rtol = first * (last / first) ** progress
+        solution = self.model.solve(
+            samples.operator,
+            samples.kspace,
+            noise_level=samples.noise_level,
+            options=SolverOptions(rtol=rtol, max_iter=TRAINING_ITERATIONS),
+        )
+        assert solution.scale is not None
+        return solution.value, solution.scale, float(solution.iterations.double().mean())
+
+    def _set_learning_rate(self) -> None:
+        """Constant in the warm-up, then geometric decay."""
+        c = self.config
+        progress = max(self.step - c.warmup_steps, 0) / max(c.steps, 1)
+        decay = (c.final_learning_rate / c.learning_rate) ** progress * self.lr_factor
+        for group, rate in zip(
+            self.optimizer.param_groups, (c.learning_rate, c.weight_learning_rate)
+        ):
+            group["lr"] = rate * decay
+
+    def _diverged(self, mse: float, gradient_norm: float) -> bool:
+        if not (np.isfinite(mse) and np.isfinite(gradient_norm)):
+            return True
+        return bool(self.mean_loss) and mse > DIVERGENCE_FACTOR * self.mean_loss
+
+    # ---- validation ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mean PSNR, largest Lipschitz estimate, mean iterations, share that converged."""
+        psnrs, estimates, iterations, converged, bounds = [], [], [], [], []
+        for sample in self.validation:
+            solution = self.model.solve(
+                sample.operator,
+                sample.kspace,
+                noise_level=sample.noise_level,
+                options=SolverOptions(rtol=VALIDATION_RTOL),
+            )
+            assert solution.scale is not None
+            point = solution.value / per_sample(solution.scale, solution.value).float()
+            steps = self.config.lipschitz.validation_steps
+            psnrs.append(float(psnr(solution.value, sample.target)))
+            estimates.append(float(lipschitz_lower(self.model.network, point, steps=steps)))
+            iterations.append(float(solution.iterations))
+            converged.append(float(solution.converged))
+            bounds.append(float(solution.distance_bound))
+        return {
+            "psnr": float(np.mean(psnrs)),
+            "lipschitz": float(np.max(estimates)),
+            "iterations": float(np.mean(iterations)),
+            "converged": float(np.mean(converged)),
+            "bound": float(np.max(bounds)),
+        }
+
+    def psnr_collapsed(self, value: float) -> bool:
+        return bool(self.best) and not value > self.best["psnr"] - DIVERGENCE_DB
+
+    def keep(self, validation: dict[str, float]) -> None:
+        """Checkpoint; the best weights are those whose validated estimate stays below T."""
+        below = validation["lipschitz"] < 1 - self.config.model.m
+        warmed = self.step > self.config.warmup_steps
+        better = not self.best or validation["psnr"] > self.best["psnr"]
+        if warmed and below and better and validation["converged"] == 1.0:
+            self.best = {**validation, "step": float(self.step)}
+            save_model(self.weights_path, self.model, self._provenance())
+        self._log({"step": self.step, "validation": validation, "best": self.best})
+        self.save(self.folder / "validated.ckpt")
+        self.save(self.folder / "last.ckpt")
+
+    # ---- files ---------------------------------------------------------------------------------
+
+    @property
+    def weights_path(self) -> Path:
+        return self.folder / f"{self.config.name}.safetensors"
+
+    def begin(self) -> None:
+        """Start a new run in an empty folder."""
+        if (self.folder / "last.ckpt").exists():
+            raise BadInputError(
+                f"{self.folder} holds a training run: continue it with --resume, or give another "
+                "folder with -o"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1))
+        self.save(self.folder / "validated.ckpt")
+        self.save(self.folder / "last.ckpt")
+
+    def save(self, path: Path) -> None:
+        save_checkpoint(
+            path,
+            {
+                "config": self.config.model_dump_json(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "mean_loss": self.mean_loss,
+                "lr_factor": self.lr_factor,
+                "rollbacks": self.rollbacks,
+                "best": self.best,
+                "seconds": self.seconds,
+                "estimate": self.estimate,
+            },
+        )
+
+    def restore(self, path: Path) -> None:
+        state = load_checkpoint(path)
+        if state["config"] != self.config.model_dump_json():
+            raise BadInputError(
+                f"{path} was written with another configuration: resume with the same one, or "
+                "start a new run with -o"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("step", "mean_loss", "lr_factor", "rollbacks", "best", "seconds", "estimate"):
+            setattr(self, name, state[name])
+
+    def roll_back(self, reason: str) -> None:
+        """Return to the last validated state with half the learning rate."""
+        factor, rollbacks = self.lr_factor / 2, self.rollbacks + 1
+        if rollbacks > MAX_ROLLBACKS:
+            raise EquipoiseError(
+                f"training diverged {rollbacks} times, last at step {self.step} ({reason}): lower "
+                "learning_rate or raise lipschitz.beta"
+            )
+        self.say(f"step {self.step}: {reason}; back to the last validated state, half the rate")
+        self.restore(self.folder / "validated.ckpt")
+        self.lr_factor, self.rollbacks = factor, rollbacks
+        self.save(self.folder / "validated.ckpt")
+        self.save(self.folder / "last.ckpt")
+
+    def finish(self) -> Path:
+        if not self.best:
+            raise EquipoiseError(
+                f"no validated model stayed below T = {1 - self.config.model.m:g} and converged: "
+                "raise lipschitz.beta or lipschitz.reserve"
+            )
+        return self.weights_path
+
+    def _provenance(self) -> dict[str, Any]:
+        from equipoise import __version__
+
+        config = json.loads(self.config.model_dump_json())
+        for key in ("train", "validation"):
+            config["data"][key] = [Path(p).name for p in config["data"][key]]
+        config["data"]["coils"] = config["data"]["coils"] and Path(config["data"]["coils"]).name
+        trained = max(self.step - self.config.warmup_steps, 0) * self.config.batch
+        return {
+            "version": __version__,
+            "torch": torch.__version__,
+            "config": config,
+            "equilibrium_samples": trained,
+            "hours": round(self.seconds / 3600, 2),
+            "threads": torch.get_num_threads(),
+            "validation": {**self.best, "sense_psnr": self._sense_psnr()},
+        }
+
+    def _sense_psnr(self) -> float:
+        """SENSE at its best lam on the validation set, computed once."""
+        if not hasattr(self, "_sense"):
+            values = [
+                float(psnr(best_sense(s.operator, s.kspace, s.target).image, s.target))
+                for s in self.validation
+            ]
+            self._sense = float(np.mean(values))
+        return self._sense
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def _validation_set(config: TrainConfig, simulation: Simulation) -> list[Sample]:
+    """Fixed acquisitions of evenly spaced validation images."""
+    images = load_images(config.data.validation)
+    chosen = np.linspace(0, len(images) - 1, min(config.validation_samples, len(images)))
+    samples = []
+    for i in chosen.round().astype(int):
+        rng = np.random.default_rng([config.seed, VALIDATION_STREAM, int(i)])
+        samples.append(simulation.sample(images[i], rng, config.validation_crop))
+    return samples

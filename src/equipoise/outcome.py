@@ -1,0 +1,100 @@
+"""How a solve ended, and how the package fails."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class EquipoiseError(Exception):
+    """A failure that the user can act on: what was wrong, what was measured, what to do."""
+
+
+class BadInputError(EquipoiseError, ValueError):
+    """The input cannot be reconstructed as it is."""
+
+
+class Outcome(str, Enum):
+    """The named end of an iterative solve."""
+
+    CONVERGED = "converged"
+    MAX_ITERATIONS = "max_iterations"
+    STAGNATED = "stagnated"
+    DIVERGED = "diverged"
+
+    @property
+    def advice(self) -> str:
+        """What happened, the likely causes, and what to change."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Outcome.CONVERGED: "the requested accuracy was reached",
+    Outcome.MAX_ITERATIONS: (
+        "the iteration limit was reached first. Likely causes: (a) rtol is tighter than max_iter "
+        "allows: raise max_iter or rtol; (b) lam is large and the inner solve loose: lower cg_rtol"
+    ),
+    Outcome.STAGNATED: (
+        "the distance bound stopped going down. Likely causes: (a) rtol is below the rounding "
+        "floor of the network: raise rtol or use a float64 network; (b) the network is not "
+        "monotone at this image: check its lipschitz_lower"
+    ),
+    Outcome.DIVERGED: (
+        "the iterates grew without limit. Likely causes: (a) the network is not monotone; "
+        "(b) alpha is above 2 / (2 - m): lower alpha; (c) the k-space scale differs from training"
+    ),
+}
+
+
+@dataclass
+class Solution:
+    """The result of an equilibrium solve, per sample of the batch.
+
+    Attributes
+    ----------
+    value
+        The solution, same shape as the unknown.
+    outcome
+        How each sample ended.
+    iterations
+        Fixed-point iterations of each sample.
+    network_evaluations
+        Evaluations of H (or of its transposed Jacobian in a backward solve) of each sample.
+    cg_iterations
+        Inner conjugate-gradient iterations, summed over the solve.
+    relative_residual
+        ``||r(x)|| / ||x||`` at the value that is returned.
+    distance_bound
+        Upper bound on ``||x - x*|| / ||x||``, true if F is m-strongly monotone.
+    lam, m
+        The data weight and the monotonicity constant that were used.
+    history
+        The distance bound at each iteration, shape (batch,) each.
+    backward
+        The solution of the adjoint equation, filled when ``backward()`` has run.
+    scale
+        The intensity scale that the network saw the image divided by.
+    """
+
+    value: Tensor
+    outcome: list[Outcome]
+    iterations: Tensor
+    network_evaluations: Tensor
+    cg_iterations: int
+    relative_residual: Tensor
+    distance_bound: Tensor
+    lam: Tensor
+    m: float
+    history: list[Tensor] = field(default_factory=list)
+    backward: "Solution | None" = None
+    scale: Tensor | None = None
+
+    @property
+    def converged(self) -> bool:
+        """True if every sample converged."""
+        return all(outcome is Outcome.CONVERGED for outcome in self.outcome)
+
+    def history_of(self, sample: int) -> Tensor:
+        """The distance bound of one sample over its own iterations."""
+        return torch.stack(self.history)[: int(self.iterations[sample]) + 1, sample]

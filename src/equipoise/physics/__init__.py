@@ -1,0 +1,1 @@
+"""The scanner: linear operators, sampling, coil maps, noise."""

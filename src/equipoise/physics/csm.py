@@ -1,0 +1,160 @@
+"""Coil sensitivity maps from the calibration region: ESPIRiT.
+
+Uecker et al., MRM 71:990-1001, 2014. It is the method that sigpy and BART use and that the maps
+of the MoDL data set were made with. The projector onto the row space of the calibration matrix is
+accumulated once into a kernel of size ``2 k - 1``; one FFT then gives the ``coil x coil`` operator
+of every pixel, whose dominant eigenvector is the map and whose eigenvalue is close to 1 exactly
+where the maps explain the data.
+"""
+
+import torch
+from torch import Tensor
+
+from equipoise.outcome import BadInputError
+from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.sampling import calibration_region
+from equipoise.physics.sense import hann_window
+from equipoise.shapes import CoilMaps, KSpace, Mask
+
+KERNEL = 6
+"""Kernel width in k-space samples (the default of BART and sigpy)."""
+
+SINGULAR_THRESHOLD = 0.02
+"""Singular values of the calibration matrix below this fraction of the largest are noise."""
+
+POWER_ITERATIONS = 30
+MAX_CALIBRATION = 24
+"""A larger calibration region adds cost and hardly any accuracy."""
+
+SUPPORT_RANGE = (0.8, 0.97)
+"""The eigenvalue that separates object from background is looked for in this range."""
+
+
+def estimate_csm(kspace: KSpace, mask: Mask, kernel: int = KERNEL) -> CoilMaps:
+    """ESPIRiT maps of each slice, (batch, coil, y, x), sum of squares 1 on the support, else 0.
+
+    Parameters
+    ----------
+    kspace
+        Multi-coil k-space with a fully sampled centre, DC at index ``n // 2``.
+    mask
+        True where k-space was measured.
+    kernel
+        Width of the kernel in samples; lowered to fit a small calibration region.
+
+    Raises
+    ------
+    BadInputError
+        If the fully sampled centre is smaller than 4 x 4 samples, or holds no signal.
+    """
+    maps = []
+    for i in range(kspace.shape[0]):
+        sampled = mask[i if len(mask) > 1 else 0]
+        if kspace.shape[1] == 1:
+            maps.append(torch.ones_like(kspace[i]))
+        else:
+            maps.append(_espirit(kspace[i], sampled, kernel)[0])
+    return torch.stack(maps)
+
+
+def normalize_csm(csm: CoilMaps) -> CoilMaps:
+    """Divide by the root sum of squares over coils; zero stays zero."""
+    rss = csm.abs().square().sum(1, keepdim=True).sqrt()
+    floor = rss.amax(dim=tuple(range(1, rss.ndim)), keepdim=True) * RSS_FLOOR
+    return torch.where(rss > floor, csm / rss.clamp(min=torch.finfo(rss.dtype).tiny), 0)
+
+
+RSS_FLOOR = 1e-3
+"""Maps weaker than this fraction of their maximum count as zero."""
+
+
+def _espirit(kspace: Tensor, mask: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+    """Maps (coil, y, x) and the eigenvalue map (y, x)."""
+    calibration = _calibration_data(kspace, mask)
+    width = min(kernel, (min(calibration.shape[1:]) + 1) // 2)
+    pixel_operator = _pixel_operators(calibration, width, kspace.shape[1:])
+    lowres = kspace_to_image(kspace * hann_window(mask.shape, calibration.shape[1:]))
+    vectors, eigenvalue = _dominant_eigenvectors(pixel_operator, lowres)
+    vectors = vectors * _reference_phase(calibration, vectors)
+    support = eigenvalue > _otsu(eigenvalue, *SUPPORT_RANGE)
+    return torch.where(support, vectors, 0).to(kspace.dtype), eigenvalue
+
+
+def _calibration_data(kspace: Tensor, mask: Tensor) -> Tensor:
+    size = [min(n, MAX_CALIBRATION) for n in calibration_region(mask)]
+    if min(size) < 4:
+        raise BadInputError(
+            f"the fully sampled centre of k-space is {size[0]} x {size[1]} samples, too small to "
+            "estimate coil maps (at least 4 x 4): give coil maps with --csm"
+        )
+    cut = tuple(slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(mask.shape, size))
+    data = kspace[(slice(None), *cut)].to(torch.complex128)
+    if not bool(data.any()):
+        raise BadInputError("the centre of k-space is zero: there is no signal to calibrate on")
+    return data / data.abs().max()
+
+
+def _pixel_operators(calibration: Tensor, width: int, shape: torch.Size) -> Tensor:
+    """``G(r)``, (y, x, coil, coil): the row-space projector seen at each pixel."""
+    n_coils = calibration.shape[0]
+    windows = calibration.unfold(1, width, 1).unfold(2, width, 1)
+    matrix = windows.permute(1, 2, 0, 3, 4).reshape(-1, n_coils * width**2)
+    values, vectors = torch.linalg.eigh(matrix.mH @ matrix)
+    signal = vectors[:, values > values[-1] * SINGULAR_THRESHOLD**2]
+    # (kernel, coil, y, x): each kernel is a filter that leaves the calibration data unchanged.
+    # k_a[q] = mean over windows of sum_b,s h_ab[s] k_b[q - s], h the correlation of the kernels.
+    kernels = signal.T.conj().reshape(-1, n_coils, width, width)
+    spectrum = torch.fft.fft2(kernels, s=(2 * width - 1, 2 * width - 1))
+    product = torch.einsum("vayx,vbyx->abyx", spectrum, spectrum.conj())
+    correlation = torch.fft.fftshift(torch.fft.ifft2(product), dim=(-2, -1))
+    padded = torch.zeros((n_coils, n_coils, *shape), dtype=torch.complex64)
+    (y, from_y), (x, from_x) = (_centred_span(n, 2 * width - 1) for n in shape)
+    padded[:, :, y, x] = correlation[:, :, from_y, from_x].to(torch.complex64)
+    images = torch.fft.fftshift(
+        torch.fft.ifft2(torch.fft.ifftshift(padded, dim=(-2, -1)), norm="forward"), dim=(-2, -1)
+    )
+    return (images / width**2).permute(2, 3, 0, 1)
+
+
+def _centred_span(n: int, width: int) -> tuple[slice, slice]:
+    """Where a centred block of ``width`` lies on an axis of ``n``, and which part of it fits."""
+    start = n // 2 - width // 2
+    inside = slice(max(start, 0), min(start + width, n))
+    return inside, slice(inside.start - start, inside.stop - start)
+
+
+def _dominant_eigenvectors(operators: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Power iteration in every pixel: unit vectors (coil, y, x) and their eigenvalues (y, x)."""
+    tiny = torch.finfo(torch.float32).tiny
+    vectors = start.to(torch.complex64).permute(1, 2, 0)[..., None]
+    vectors = vectors / vectors.abs().max() + 1e-6
+    magnitude = torch.ones(())
+    for _ in range(POWER_ITERATIONS):
+        vectors = operators @ vectors
+        magnitude = torch.linalg.vector_norm(vectors, dim=-2, keepdim=True)
+        vectors = vectors / magnitude.clamp(min=tiny)
+    return vectors[..., 0].permute(2, 0, 1), magnitude[..., 0, 0]
+
+
+def _reference_phase(calibration: Tensor, vectors: Tensor) -> Tensor:
+    """Make the first principal virtual coil real: maps are smooth only up to a phase."""
+    flat = calibration.flatten(1)
+    principal = torch.linalg.eigh(flat @ flat.mH).eigenvectors[:, -1].to(vectors.dtype)
+    virtual = torch.einsum("c,cyx->yx", principal.conj(), vectors)
+    return torch.exp(-1j * virtual.angle())
+
+
+def _otsu(values: Tensor, low: float, high: float) -> float:
+    """The threshold that best separates two classes of values, within [low, high] (Otsu 1979)."""
+    clipped = values.flatten().double().clamp(low - 0.1, 1.0)
+    candidates = torch.linspace(low, high, 64, dtype=torch.float64)
+    best, best_score = low, -1.0
+    for threshold in candidates:
+        above = clipped > threshold
+        fraction = above.double().mean()
+        if 0 < fraction < 1:
+            gap = clipped[above].mean() - clipped[~above].mean()
+            score = float(fraction * (1 - fraction) * gap**2)
+            if score > best_score:
+                best, best_score = float(threshold), score
+    return best

@@ -1,0 +1,42 @@
+"""The noise of a scan, estimated from the scan itself."""
+
+import math
+
+import torch
+
+from equipoise.shapes import KSpace, Mask, PerSample
+
+N_SHELLS = 8
+"""Shells of equal sample count between ``INNER_RADIUS`` and the corners of k-space."""
+
+INNER_RADIUS = 0.6
+"""Shells nearer to DC than this fraction of the k-space radius hold too much signal."""
+
+
+def noise_level(kspace: KSpace, mask: Mask) -> PerSample:
+    """Standard deviation ``sigma`` of the complex noise of a k-space sample, ``E|n|^2 = sigma^2``.
+
+    The magnitude of pure complex noise has the median ``sigma sqrt(ln 2)``. The median over the
+    coils and the measured samples of a shell is taken for several outer shells of k-space, where
+    anatomy contributes least, and the smallest is returned: residual signal can only raise a
+    shell. It is an upper estimate where the anatomy reaches the edge of k-space.
+    """
+    distance = _radius(kspace.shape[2:])
+    levels = []
+    for i in range(kspace.shape[0]):
+        measured = mask[i if len(mask) > 1 else 0]
+        magnitude = kspace[i][:, measured].abs().double()
+        radius = distance[measured]
+        cut = radius >= min(INNER_RADIUS, float(radius.max()) * INNER_RADIUS)
+        order = radius[cut].argsort(stable=True)
+        outer = magnitude[:, cut][:, order]
+        shells = [shell for shell in outer.tensor_split(N_SHELLS, dim=1) if shell.shape[1] > 0]
+        medians = torch.stack([shell.median() for shell in shells])
+        levels.append(medians.min() / math.sqrt(math.log(2)))
+    return torch.stack(levels)
+
+
+def _radius(shape: torch.Size) -> torch.Tensor:
+    axes = [(torch.arange(n) - n // 2) / max(n / 2, 1) for n in shape]
+    grid = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([g**2 for g in grid]).sum(0).sqrt()

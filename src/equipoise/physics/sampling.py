@@ -1,0 +1,195 @@
+"""Cartesian sampling masks, each from acceleration, calibration size and seed.
+
+All masks are boolean (y, x) with DC at index ``n // 2`` and True where k-space is measured.
+Apart from the Poisson disc, whose trimming is also exact, every mask is drawn without
+replacement, so that the acceleration ``mask.numel() / mask.sum()`` is the one that was asked
+for, up to the rounding of one sample or line.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from equipoise.outcome import BadInputError
+from equipoise.shapes import Mask
+
+DENSITY_POWER = 3.0
+"""Sampling density ``(1 - |k| / k_max)^power``: the polynomial density of compressed sensing MRI
+(Lustig, Donoho, Pauly, MRM 2007)."""
+
+Shape = tuple[int, int]
+
+
+def calibration_region(mask: torch.Tensor) -> tuple[int, ...]:
+    """Size of the largest fully sampled block around DC, grown evenly and then along each axis.
+
+    Zero in every axis if DC itself is not sampled.
+    """
+    half = [0] * mask.ndim
+    if not bool(mask[_block(mask, half)].all()):
+        return (0,) * mask.ndim
+    growing = True
+    while growing:
+        growing = False
+        for axis in range(mask.ndim):
+            trial = [h + (a == axis) for a, h in enumerate(half)]
+            fits = trial[axis] <= mask.shape[axis] // 2
+            if fits and bool(mask[_block(mask, trial)].all()):
+                half, growing = trial, True
+    return tuple(min(2 * h, n) if h else 1 for h, n in zip(half, mask.shape))
+
+
+def _block(mask: torch.Tensor, half: list[int]) -> tuple[slice, ...]:
+    return tuple(slice(n // 2 - h, n // 2 + max(h, 1)) for n, h in zip(mask.shape, half))
+
+
+def centre_block(shape: Shape, size: Shape) -> np.ndarray:
+    """True in the ``size`` block around DC."""
+    block = np.zeros(shape, bool)
+    (y, x), (height, width) = shape, size
+    top, left = y // 2 - height // 2, x // 2 - width // 2
+    block[top : top + height, left : left + width] = True
+    return block
+
+
+def _draw(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` indices without replacement, probability proportional to the weights."""
+    keys = np.log(np.maximum(weights, 1e-12)) + rng.gumbel(size=weights.shape)
+    return np.argsort(keys.ravel())[::-1][:count]
+
+
+def _budget(n_total: int, acceleration: float, n_calibration: int) -> int:
+    """Samples left to draw beside the calibration region."""
+    if not acceleration >= 1:
+        raise BadInputError(f"the acceleration is {acceleration}: it must be at least 1")
+    budget = round(n_total / acceleration) - n_calibration
+    if budget < 0:
+        raise BadInputError(
+            f"the calibration region alone holds {n_calibration} of {n_total} samples, more than "
+            f"acceleration {acceleration} allows: use a smaller region or a lower acceleration"
+        )
+    return budget
+
+
+def _radius(shape: Shape) -> np.ndarray:
+    """Distance from DC, 1 at the edge of the grid along each axis."""
+    y, x = (np.abs(np.arange(n) - n // 2) / max(n / 2, 1) for n in shape)
+    return np.hypot(y[:, None], x[None, :])
+
+
+def variable_density_2d(
+    shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0
+) -> Mask:
+    """Non-uniform variable density, both phase-encoding directions undersampled."""
+    rng = np.random.default_rng(seed)
+    mask = centre_block(shape, _fit(shape, calibration))
+    count = _budget(mask.size, acceleration, int(mask.sum()))
+    weights = np.maximum(1 - _radius(shape) / np.sqrt(2), 0) ** DENSITY_POWER
+    weights[mask] = 0
+    mask.ravel()[_draw(weights, count, rng)] = True
+    return torch.from_numpy(mask)[None]
+
+
+def variable_density_1d(
+    shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0
+) -> Mask:
+    """Variable density of whole lines: columns (the last axis) are kept or dropped."""
+    rng = np.random.default_rng(seed)
+    n = shape[1]
+    lines = centre_block((1, n), (1, min(calibration, n)))[0]
+    count = _budget(n, acceleration, int(lines.sum()))
+    weights = (1 - np.abs(np.arange(n) - n // 2) / max(n / 2, 1) * 0.999) ** DENSITY_POWER
+    weights[lines] = 0
+    lines[_draw(weights, count, rng)] = True
+    return torch.from_numpy(np.broadcast_to(lines, shape).copy())[None]
+
+
+def uniform(shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0) -> Mask:
+    """Equispaced lines with a calibration block, spaced so that the whole mask fits R.
+
+    The spacing is fractional where it must be (the ``equispaced_fraction`` of fastMRI); the seed
+    chooses the offset.
+    """
+    n = shape[1]
+    lines = centre_block((1, n), (1, min(calibration, n)))[0]
+    count = _budget(n, acceleration, int(lines.sum()))
+    outside = np.flatnonzero(~lines)
+    offset = np.random.default_rng(seed).random()
+    picks = np.floor((np.arange(count) + offset) * len(outside) / max(count, 1)).astype(int)
+    lines[outside[picks]] = True
+    return torch.from_numpy(np.broadcast_to(lines, shape).copy())[None]
+
+
+def poisson_disc(shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0) -> Mask:
+    """Variable-density Poisson disc: no two samples closer than a radius that grows with |k|.
+
+    Candidates are visited in a random order (dart throwing); the radius is found by bisection,
+    and the last few samples are drawn at random to make the count exact.
+    """
+    rng = np.random.default_rng(seed)
+    centre = centre_block(shape, _fit(shape, calibration))
+    count = _budget(centre.size, acceleration, int(centre.sum()))
+    order = rng.permutation(np.flatnonzero(~centre))
+    low, high = 0.3, 4.0 * np.sqrt(acceleration)
+    for _ in range(8):
+        middle = (low + high) / 2
+        taken = _throw_darts(shape, order, middle)
+        low, high = (middle, high) if len(taken) > count else (low, middle)
+    taken = _throw_darts(shape, order, low)
+    mask = centre.copy()
+    mask.ravel()[rng.permutation(taken)[:count]] = True
+    missing = count - int(mask.sum() - centre.sum())
+    mask.ravel()[rng.permutation(np.flatnonzero(~mask))[:missing]] = True
+    return torch.from_numpy(mask)[None]
+
+
+def _throw_darts(shape: Shape, order: np.ndarray, radius: float) -> list[int]:
+    """Accept candidates in order unless a sample lies within their radius."""
+    radii = radius * (0.5 + _radius(shape).ravel())
+    occupied = np.zeros(shape, bool)
+    discs = {}
+    taken = []
+    for index in order:
+        y, x = divmod(int(index), shape[1])
+        r = float(radii[index])
+        reach = int(r)
+        if reach not in discs:
+            offsets = np.arange(-reach, reach + 1)
+            discs[reach] = offsets[:, None] ** 2 + offsets[None, :] ** 2
+        top, left = max(y - reach, 0), max(x - reach, 0)
+        window = occupied[top : y + reach + 1, left : x + reach + 1]
+        distance = discs[reach][top - y + reach :, left - x + reach :]
+        if not (window & (distance[: window.shape[0], : window.shape[1]] < r * r)).any():
+            occupied[y, x] = True
+            taken.append(int(index))
+    return taken
+
+
+def _fit(shape: Shape, calibration: int) -> Shape:
+    return min(calibration, shape[0]), min(calibration, shape[1])
+
+
+MASKS: dict[str, Callable[..., Mask]] = {
+    "variable-density-2d": variable_density_2d,
+    "variable-density-1d": variable_density_1d,
+    "uniform": uniform,
+    "poisson-disc": poisson_disc,
+}
+"""The masks by the names that configurations and commands use."""
+
+
+def make_mask(
+    kind: str, shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0
+) -> Mask:
+    """Draw the mask called ``kind``, shape (1, y, x).
+
+    Raises
+    ------
+    BadInputError
+        If there is no such kind, the acceleration is below 1, or the calibration region holds
+        more samples than the acceleration allows.
+    """
+    if kind not in MASKS:
+        raise BadInputError(f"there is no mask called {kind!r}; there are {', '.join(MASKS)}")
+    return MASKS[kind](shape, acceleration, calibration, seed)

@@ -1,0 +1,210 @@
+"""File in, image out: the straight story of one reconstruction."""
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.equilibrium.mol import MOL
+from equipoise.formats.acquisition import Acquisition
+from equipoise.learning.baselines import best_sense
+from equipoise.learning.metrics import psnr, ssim
+from equipoise.outcome import BadInputError, Outcome, Solution
+from equipoise.physics.csm import estimate_csm, normalize_csm
+from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.noise_level import noise_level
+from equipoise.physics.sampling import make_mask
+from equipoise.physics.sense import SenseOp
+
+FULLY_SAMPLED = 0.7
+"""A scan with at least this share of its matrix measured can be undersampled in retrospect."""
+
+CALIBRATION = 24
+
+
+@dataclass
+class SliceResult:
+    """What is known about one reconstructed slice; the names are those of the JSON output."""
+
+    index: int
+    outcome: str
+    iterations: int
+    network_evaluations: int
+    lam: float
+    relative_residual: float
+    distance_bound: float
+    m: float
+    m_evidence: str
+    seconds: float
+    psnr: float | None = None
+    ssim: float | None = None
+    sense_psnr: float | None = None
+    sense_ssim: float | None = None
+
+
+@dataclass
+class Reconstruction:
+    """The images of a scan and how each was reached.
+
+    ``image`` and, with a target, ``target`` and ``sense`` are (slices, y, x) complex64; ``csm``
+    is (slices, coils, y, x); ``history`` holds the distance bound of each slice by iteration.
+    """
+
+    image: Tensor
+    csm: Tensor
+    mask: Tensor
+    slices: list[SliceResult]
+    target: Tensor | None = None
+    sense: Tensor | None = None
+    history: list[Tensor] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> Outcome:
+        """Converged if every slice did, else the outcome of the first that did not."""
+        bad = [s.outcome for s in self.slices if s.outcome != Outcome.CONVERGED.value]
+        return Outcome(bad[0]) if bad else Outcome.CONVERGED
+
+    def as_json(self, scan: str, model: str) -> dict[str, Any]:
+        """The object that ``equipoise recon --json`` prints."""
+        return {
+            "scan": scan,
+            "model": model,
+            "outcome": self.outcome.value,
+            "slices": [asdict(s) for s in self.slices],
+        }
+
+
+def undersample(
+    acquisition: Acquisition, acceleration: float, seed: int, kind: str = "variable-density-2d"
+) -> Acquisition:
+    """Keep the samples of a drawn mask; the fully sampled scan becomes the target.
+
+    Raises
+    ------
+    BadInputError
+        If the scan is undersampled already.
+    """
+    shape = tuple(acquisition.kspace.shape[2:])
+    calibration = min(CALIBRATION, *shape)
+    mask = make_mask(kind, (shape[0], shape[1]), acceleration, calibration, seed)
+    return apply_mask(acquisition, mask)
+
+
+def apply_mask(acquisition: Acquisition, mask: Tensor) -> Acquisition:
+    """Keep the samples of a mask (1 or slices, y, x).
+
+    From a fully sampled scan the image combined from all samples becomes the target, once the
+    coil maps are known.
+    """
+    sampled = mask & acquisition.mask
+    if not bool(sampled.flatten(1).any(1).all()):
+        raise BadInputError(f"{acquisition.source}: the mask selects no sample that was measured")
+    return replace(acquisition, kspace=acquisition.kspace * sampled[:, None], mask=sampled)
+
+
+def is_fully_sampled(acquisition: Acquisition) -> bool:
+    """Whether enough of the matrix was measured for a retrospective experiment."""
+    return float(acquisition.mask.double().mean()) >= FULLY_SAMPLED
+
+
+def reconstruct(
+    acquisition: Acquisition,
+    model: MOL,
+    *,
+    full: Acquisition | None = None,
+    lam: float | None = None,
+    options: SolverOptions | None = None,
+) -> Reconstruction:
+    """Reconstruct every slice of a scan.
+
+    Parameters
+    ----------
+    acquisition
+        The scan as it is to be reconstructed.
+    model
+        The model.
+    full
+        The fully sampled scan that the acquisition was undersampled from; with it (or with a
+        target in the file) SENSE is reconstructed too, at the best lam for the target.
+    lam
+        Data weight instead of the one that follows the noise of the scan.
+    options
+        Solver options.
+    """
+    # Everything below sees data of order one, whatever the units of the file.
+    unit = float(acquisition.kspace.abs().max())
+    slices, images, targets, senses, maps, history = [], [], [], [], [], []
+    for index in range(len(acquisition.kspace)):
+        started = time.perf_counter()
+        kspace = acquisition.kspace[index : index + 1] / unit
+        mask = _of_slice(acquisition.mask, index)
+        if acquisition.csm is None:
+            csm = estimate_csm(kspace, mask)
+        else:
+            csm = normalize_csm(_of_slice(acquisition.csm, index))
+        operator = SenseOp(csm, mask)
+        weight = None if lam is None else torch.tensor([lam], dtype=torch.float64)
+        with torch.no_grad():
+            level = noise_level(kspace, mask)
+            solution = model.solve(operator, kspace, noise_level=level, lam=weight, options=options)
+        seconds = time.perf_counter() - started
+        result = _slice_result(index, solution, model, seconds)
+        target = _target_of(acquisition, full, csm, index, unit)
+        if target is not None:
+            sense = best_sense(operator, kspace, target).image
+            _compare(result, solution.value, sense, target)
+            targets.append(target * unit)
+            senses.append(sense * unit)
+        slices.append(result)
+        images.append(solution.value * unit)
+        maps.append(csm)
+        history.append(solution.history_of(0))
+    return Reconstruction(
+        image=torch.cat(images),
+        csm=torch.cat(maps),
+        mask=acquisition.mask,
+        slices=slices,
+        target=torch.cat(targets) if targets else None,
+        sense=torch.cat(senses) if senses else None,
+        history=history,
+        notes=acquisition.notes,
+    )
+
+
+def _of_slice(array: Tensor, index: int) -> Tensor:
+    return array if len(array) == 1 else array[index : index + 1]
+
+
+def _target_of(
+    acquisition: Acquisition, full: Acquisition | None, csm: Tensor, index: int, unit: float
+) -> Tensor | None:
+    if full is not None:
+        coil_images = kspace_to_image(full.kspace[index : index + 1] / unit)
+        return (csm.conj() * coil_images).sum(1)
+    if acquisition.target is not None:
+        return acquisition.target[index : index + 1] / unit
+    return None
+
+
+def _slice_result(index: int, solution: Solution, model: MOL, seconds: float) -> SliceResult:
+    return SliceResult(
+        index=index,
+        outcome=solution.outcome[0].value,
+        iterations=int(solution.iterations[0]),
+        network_evaluations=int(solution.network_evaluations[0]),
+        lam=float(solution.lam[0]),
+        relative_residual=float(solution.relative_residual[0]),
+        distance_bound=float(solution.distance_bound[0]),
+        m=model.m,
+        m_evidence=model.m_evidence,
+        seconds=seconds,
+    )
+
+
+def _compare(result: SliceResult, image: Tensor, sense: Tensor, target: Tensor) -> None:
+    result.psnr, result.ssim = float(psnr(image, target)), float(ssim(image, target))
+    result.sense_psnr, result.sense_ssim = float(psnr(sense, target)), float(ssim(sense, target))

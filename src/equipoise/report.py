@@ -1,0 +1,93 @@
+"""Tables for the terminal and pictures for the eye."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from equipoise.formats.write import replacing
+from equipoise.reconstruction import Reconstruction
+
+MANY_SLICES = 12
+
+
+def slice_table(result: Reconstruction) -> Table:
+    """One row a slice (the first few of a large volume), and the mean where there is a target."""
+    compared = result.target is not None
+    table = Table(box=None, pad_edge=False)
+    headings = ["slice", "outcome", "iterations", "evaluations", "lam", "bound", "seconds"]
+    for heading in headings + (["PSNR", "SSIM", "SENSE PSNR", "SENSE SSIM"] if compared else []):
+        table.add_column(heading, justify="left" if heading == "outcome" else "right")
+    for s in result.slices[:MANY_SLICES]:
+        row = [str(s.index), s.outcome, str(s.iterations), str(s.network_evaluations)]
+        row += [f"{s.lam:.3g}", f"{s.distance_bound:.1e}", f"{s.seconds:.1f}"]
+        if compared:
+            row += [f"{s.psnr:.2f}", f"{s.ssim:.4f}", f"{s.sense_psnr:.2f}", f"{s.sense_ssim:.4f}"]
+        table.add_row(*row)
+    if len(result.slices) > MANY_SLICES:
+        table.add_row(f"... {len(result.slices)}")
+    if compared and len(result.slices) > 1:
+        names = ("psnr", "ssim", "sense_psnr", "sense_ssim")
+        means = [np.mean([getattr(s, name) for s in result.slices]) for name in names]
+        table.add_row("mean", *[""] * 6, *[f"{m:.{2 + 2 * (i % 2)}f}" for i, m in enumerate(means)])
+    return table
+
+
+def comparison_figure(
+    path: Path, result: Reconstruction, zero_filled: np.ndarray, title: str, index: int = 0
+) -> None:
+    """Target, zero-filled, SENSE and MOL, their errors on one scale, the mask, the convergence.
+
+    Parameters
+    ----------
+    path
+        A ``.png``, ``.pdf`` or ``.svg``.
+    result
+        A reconstruction with a target.
+    zero_filled
+        ``A^H b`` of the slice, (y, x).
+    title
+        Heading of the figure.
+    index
+        The slice.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    assert result.target is not None
+    assert result.sense is not None
+    target = result.target[index].abs().numpy()
+    s = result.slices[index]
+    columns = {
+        "target": target,
+        "zero-filled": np.abs(zero_filled),
+        f"SENSE, best lam\n{s.sense_psnr:.2f} dB, SSIM {s.sense_ssim:.3f}": result.sense[index]
+        .abs()
+        .numpy(),
+        f"MOL\n{s.psnr:.2f} dB, SSIM {s.ssim:.3f}": result.image[index].abs().numpy(),
+    }
+    figure, axes = plt.subplots(2, 5, figsize=(15, 6.6), layout="constrained")
+    largest = float(target.max())
+    error_scale = 0.15 * largest
+    for axis, (name, image) in zip(axes[0], columns.items()):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=0.9 * largest)
+        axis.set_title(name, fontsize=10)
+    for axis, image in zip(axes[1], columns.values()):
+        shown = axis.imshow(np.abs(image - target), cmap="magma", vmin=0, vmax=error_scale)
+    figure.colorbar(shown, ax=axes[1, 3], label="|error|, one scale for all")
+    mask = result.mask[index if len(result.mask) > 1 else 0].numpy()
+    axes[0, 4].imshow(mask, cmap="gray")
+    axes[0, 4].set_title(f"mask, {mask.size / mask.sum():.2f}-fold", fontsize=10)
+    for axis in (*axes[0], *axes[1, :4]):
+        axis.set_axis_off()
+    axes[1, 0].set_title("error images", fontsize=10)
+    bounds = result.history[index].numpy()
+    axes[1, 4].semilogy(range(len(bounds)), bounds, "o-", markersize=3)
+    axes[1, 4].set(xlabel="iteration", ylabel="bound on ||x - x*|| / ||x||")
+    axes[1, 4].grid(alpha=0.3)
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format=path.suffix[1:])
+    plt.close(figure)

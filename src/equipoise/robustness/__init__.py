@@ -1,0 +1,1 @@
+"""What may be promised about a monotone network and its equilibrium."""

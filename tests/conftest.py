@@ -1,0 +1,48 @@
+"""Every public signature is checked at run time: shapes and dtypes by jaxtyping and beartype."""
+
+from jaxtyping import install_import_hook
+
+hook = install_import_hook("equipoise", "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from equipoise.demo import head_slice  # noqa: E402
+from equipoise.physics.coils import biot_savart_maps  # noqa: E402
+from equipoise.physics.fourier import image_to_kspace, kspace_to_image  # noqa: E402
+
+
+def small_head(shape=(72, 64)):
+    """The demo head at low resolution, (1, y, x)."""
+    kspace = image_to_kspace(head_slice())
+    y, x = (slice(128 - n // 2, 128 - n // 2 + n) for n in shape)
+    image = kspace_to_image(kspace[:, y, x])
+    return image / image.abs().max()
+
+
+@pytest.fixture(scope="session")
+def scan_arrays():
+    """A fully sampled 6-coil scan with little noise: kspace (1, c, y, x), csm, image."""
+    image = small_head()
+    csm = biot_savart_maps(tuple(image.shape[1:]), 6, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.003 * torch.randn(csm.shape, dtype=torch.complex64, generator=generator)
+    kspace = image_to_kspace(csm * image[:, None]) + noise
+    return {"kspace": kspace.numpy(), "csm": csm.numpy(), "image": image.numpy()}
+
+
+@pytest.fixture
+def full_scan(tmp_path, scan_arrays):
+    """The scan as a fastMRI file."""
+    import h5py
+
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["kspace"] = scan_arrays["kspace"]
+    return path
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,67 @@
+"""Small random problems in double precision, with everything available as dense matrices."""
+
+import torch
+
+from equipoise.equilibrium.data_weight import FixedWeight
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.equilibrium.mol import MOL
+from equipoise.equilibrium.network import CNN
+from equipoise.physics.coils import biot_savart_maps
+from equipoise.physics.sampling import make_mask
+from equipoise.physics.sense import SenseOp
+
+DOUBLE = torch.complex128
+TIGHT = SolverOptions(rtol=1e-10, max_iter=500)
+
+
+def sense_problem(shape=(10, 8), n_coils=3, batch=2, seed=0, acceleration=2.5):
+    """A and b of a batch of small random acquisitions, complex128."""
+    csm = biot_savart_maps(shape, n_coils, seed).to(DOUBLE)
+    masks = [
+        make_mask("variable-density-2d", shape, acceleration, 2, seed + i) for i in range(batch)
+    ]
+    operator = SenseOp(csm, torch.cat(masks))
+    data = random_complex((batch, n_coils, *shape), seed) * operator.mask[:, None]
+    return operator, data
+
+
+def random_complex(shape, seed=0):
+    return torch.randn(shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+
+
+def contractive_cnn(lipschitz=0.8, seed=0, features=6, layers=3, gain=0.0):
+    """A CNN whose Lipschitz constant is at most the one given, by its dense layer norms."""
+    network = CNN(features, layers, 3, gain=gain, seed=seed).double()
+    with torch.no_grad():
+        for convolution in network.convolutions:
+            convolution.weight *= lipschitz ** (1 / layers) / dense_norm(convolution)
+            bias = torch.randn(
+                convolution.bias.shape,
+                dtype=torch.float64,
+                generator=torch.Generator().manual_seed(seed),
+            )
+            convolution.bias.copy_(0.1 * bias)
+    return network
+
+
+def dense_norm(convolution, shape=(10, 8)):
+    """Largest singular value of the zero-padded convolution as a dense matrix."""
+    n = convolution.in_channels * shape[0] * shape[1]
+    eye = torch.eye(n, dtype=torch.float64).reshape(n, convolution.in_channels, *shape)
+    zero_bias = torch.zeros_like(convolution.bias)
+    columns = torch.nn.functional.conv2d(eye, convolution.weight, zero_bias, padding=1)
+    return float(torch.linalg.matrix_norm(columns.reshape(n, -1), 2))
+
+
+def model_of(lipschitz=0.8, lam=5.0, seed=0, gain=0.0):
+    """A MOL in double precision with Lip(H) <= lipschitz and m = 1 - lipschitz."""
+    network = contractive_cnn(lipschitz, seed, gain=gain)
+    return MOL(network, FixedWeight(lam), 1 - lipschitz, m_evidence="proved").double()
+
+
+def dense_normal(operator, shape):
+    """A^H A of the first sample as a dense complex matrix."""
+    n = shape[0] * shape[1]
+    eye = torch.eye(n, dtype=DOUBLE).reshape(n, *shape)
+    one = SenseOp(operator.csm[:1], operator.mask[:1])
+    return torch.stack([one.normal(e[None])[0].flatten() for e in eye], dim=1)

@@ -1,0 +1,306 @@
+"""Each statement of the theory is a test, in double precision on small random problems."""
+
+import pytest
+import torch
+from problems import DOUBLE, TIGHT, contractive_cnn, model_of, random_complex, sense_problem
+
+from equipoise.equilibrium.data_consistency import conjugate_gradient
+from equipoise.equilibrium.data_weight import FixedWeight
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.equilibrium.mol import MOL
+from equipoise.physics.linop import norm, per_sample
+from equipoise.robustness.certificate import perturbation_bound, safe_alpha, tight_distance_bound
+from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier
+
+ONES = torch.ones(2, dtype=torch.float64)
+
+
+def solve(model, operator, data, **options):
+    with torch.no_grad():
+        return model.solve(operator, data, scale=ONES[: len(data)], cg_rtol=1e-3, **options)
+
+
+def residual(model, operator, data, x, lam=5.0):
+    misfit = operator.normal(x) - operator.adjoint(data)
+    with torch.no_grad():
+        return lam * misfit + x - model.network(x)
+
+
+def mol_map(model, operator, data, x, alpha, lam=5.0):
+    """T of (2), its linear solve to machine precision."""
+    weight = torch.full((len(x),), alpha * lam, dtype=torch.float64)
+    with torch.no_grad():
+        rhs = (1 - alpha) * x + alpha * model.network(x) + alpha * lam * operator.adjoint(data)
+    ones = torch.ones_like(weight)
+    return conjugate_gradient(operator, rhs, weight, ones, rtol=1e-14, max_iter=500).value
+
+
+def test_1_the_equilibrium_satisfies_the_equilibrium_equation():
+    operator, data = sense_problem()
+    model = model_of()
+    solution = solve(model, operator, data, options=TIGHT)
+    assert solution.converged
+    assert float((norm(residual(model, operator, data, solution.value))).max()) < 1e-8
+
+
+def test_2_the_equilibrium_is_a_fixed_point_of_the_mol_map():
+    operator, data = sense_problem()
+    model = model_of()
+    x = solve(model, operator, data, options=TIGHT).value
+    moved = mol_map(model, operator, data, x, alpha=0.3)
+    assert float((norm(moved - x) / norm(x)).max()) < 1e-9
+
+
+def test_3_the_step_rule_stops_early_when_alpha_is_small():
+    operator, data = sense_problem()
+    model = model_of()
+    exact = solve(model, operator, data, options=TIGHT).value
+    paper = SolverOptions("picard", "step", rtol=1e-3, alpha=0.02, max_iter=500)
+    solution = solve(model, operator, data, options=paper)
+    assert solution.converged
+    distance = norm(solution.value - exact) / norm(solution.value)
+    assert float(distance.min()) > 1e-3
+    assert bool((distance <= solution.distance_bound).all())
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.5, 1.0])
+def test_4_the_equilibrium_does_not_depend_on_alpha(alpha):
+    operator, data = sense_problem()
+    model = model_of()
+    reference = solve(model, operator, data, options=TIGHT).value
+    options = SolverOptions(rtol=1e-9, max_iter=2000, alpha=alpha)
+    value = solve(model, operator, data, options=options).value
+    assert float((norm(value - reference) / norm(reference)).max()) < 2e-9
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 1.1])
+def test_6_the_map_contracts_by_the_stated_factor(alpha):
+    lipschitz = 0.8
+    operator, data = sense_problem()
+    model = model_of(lipschitz)
+    m = 1 - lipschitz
+    assert alpha < 2 / (2 - m)
+    for seed in range(5):
+        u, v = random_complex((2, 10, 8), seed), random_complex((2, 10, 8), seed + 100)
+        moved = mol_map(model, operator, data, u, alpha) - mol_map(model, operator, data, v, alpha)
+        factor = abs(1 - alpha) + alpha * (1 - m)
+        assert bool((norm(moved) <= factor * norm(u - v) * (1 + 1e-12)).all())
+
+
+def test_6_the_safe_alpha_of_the_paper():
+    assert safe_alpha(0.1) == pytest.approx(0.0554, abs=5e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_7_the_residual_bounds_the_distance_to_the_equilibrium(seed):
+    lipschitz = [0.5, 0.8, 0.95][seed % 3]
+    lam = [0.5, 5.0, 500.0][seed % 3]
+    operator, data = sense_problem(seed=seed)
+    model = model_of(lipschitz, lam, seed, gain=0.9)
+    m = 1 - lipschitz
+    options = SolverOptions(rtol=1e-10, max_iter=2000)
+    exact = solve(model, operator, data, options=options).value
+    for size in (1.0, 1e-3):
+        x = exact + size * random_complex(exact.shape, seed)
+        r = residual(model, operator, data, x, lam)
+        assert bool((norm(x - exact) <= norm(r) / m).all())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_7b_the_tight_bound_holds_for_any_z_and_is_not_larger_for_the_best(seed):
+    lipschitz, lam = 0.8, [1.0, 50.0, 1000.0][seed % 3]
+    operator, data = sense_problem(seed=seed)
+    model = model_of(lipschitz, lam, seed)
+    m = 1 - lipschitz
+    exact = solve(model, operator, data, options=SolverOptions(rtol=1e-10, max_iter=2000)).value
+    x = exact + random_complex(exact.shape, seed)
+    r = residual(model, operator, data, x, lam)
+    weight, shift = torch.full((2,), lam).double(), torch.full((2,), m).double()
+    best = conjugate_gradient(operator, r, weight, shift, rtol=1e-13, max_iter=500).value
+    wrong = best + 0.05 * per_sample(norm(best), best) * random_complex(best.shape, seed) / 9
+    distance = norm(x - exact)
+    for z in (best, wrong, torch.zeros_like(best)):
+        bound = tight_distance_bound(r, z, m * z + lam * operator.normal(z), m)
+        assert bool((distance <= bound).all())
+    tightest = tight_distance_bound(r, best, m * best + lam * operator.normal(best), m)
+    assert bool((tightest <= norm(r) / m * (1 + 1e-9)).all())
+
+
+def test_8_the_perturbation_bound_holds_and_is_attained():
+    lipschitz, lam = 0.8, 7.0
+    operator, data = sense_problem()
+    model = model_of(lipschitz, lam)
+    m, weight = 1 - lipschitz, torch.full((2,), lam, dtype=torch.float64)
+    exact = solve(model, operator, data, options=TIGHT).value
+    for seed in range(5):
+        delta = random_complex(data.shape, seed) * operator.mask[:, None]
+        moved = solve(model, operator, data + delta, options=TIGHT).value
+        assert bool((norm(moved - exact) <= perturbation_bound(weight, m, norm(delta))).all())
+    # H = (1 - m) I and A = sqrt(m / lam) I: x* = lam a b / (lam a^2 + m) with a = sqrt(m / lam).
+    a = (m / lam) ** 0.5
+    amplification = lam * a / (lam * a**2 + m)
+    one = torch.ones(1, dtype=torch.float64)
+    assert amplification == pytest.approx(float(perturbation_bound(one * lam, m, one)))
+
+
+# ---- (10), (11): the gradient ------------------------------------------------------------------
+
+
+def gradients(model, operator, data, lam, target, **options):
+    """Loss and its gradients for theta, lam and b."""
+    data = data.detach().requires_grad_()
+    lam = lam.detach().requires_grad_()
+    solution = model.solve(operator, data, lam=lam, scale=ONES, cg_rtol=1e-3, **options)
+    loss = (solution.value - target).abs().square().sum()
+    parameters = list(model.network.parameters())
+    return loss.detach(), torch.autograd.grad(loss, [*parameters, lam, data]), solution
+
+
+def unrolled_gradients(model, operator, data, lam, target, steps=400):
+    """Gradients by autograd through the iterations, every linear solve dense."""
+    data = data.detach().requires_grad_()
+    lam = lam.detach().requires_grad_()
+    batch, *shape = target.shape
+    n = shape[0] * shape[1]
+    eye = torch.eye(n, dtype=DOUBLE)
+    columns = torch.stack(
+        [operator.normal(e.reshape(1, *shape).expand(batch, *shape)) for e in eye], dim=-1
+    ).reshape(batch, n, n)
+    system = eye + lam[:, None, None] * columns
+    adjoint_image = operator.adjoint(data)
+    x = torch.zeros_like(target)
+    for _ in range(steps):
+        rhs = model.network(x) + lam[:, None, None] * adjoint_image
+        x = torch.linalg.solve(system, rhs.reshape(batch, n, 1)).reshape(target.shape)
+    loss = (x - target).abs().square().sum()
+    gradients = torch.autograd.grad(loss, [*model.network.parameters(), lam, data])
+    return loss.detach(), gradients
+
+
+@pytest.mark.parametrize("adjoint", ["adjoint", "algorithm2"])
+def test_10_the_implicit_gradient_equals_the_unrolled_gradient(adjoint):
+    operator, data = sense_problem()
+    model = model_of(0.6)
+    lam = torch.tensor([3.0, 8.0], dtype=torch.float64)
+    target = random_complex((2, 10, 8), 5)
+    loss, implicit, solution = gradients(
+        model, operator, data, lam, target, options=TIGHT, adjoint=adjoint
+    )
+    reference_loss, reference = unrolled_gradients(model, operator, data, lam, target)
+    assert float(loss) == pytest.approx(float(reference_loss), rel=1e-9)
+    for got, expected in zip(implicit, reference):
+        assert float((got - expected).norm() / expected.norm()) < 1e-8
+    assert solution.backward is not None
+    assert solution.backward.converged
+
+
+def test_10_the_implicit_gradient_equals_finite_differences():
+    operator, data = sense_problem()
+    model = model_of(0.6)
+    lam = torch.tensor([3.0, 8.0], dtype=torch.float64)
+    target = random_complex((2, 10, 8), 5)
+    _, implicit, _ = gradients(model, operator, data, lam, target, options=TIGHT)
+    *theta_gradient, lam_gradient, data_gradient = implicit
+
+    def loss_at(lam, data):
+        value = solve(model, operator, data, lam=lam, options=TIGHT).value
+        return float((value - target).abs().square().sum())
+
+    h = 1e-5
+    d_lam = torch.tensor([1.0, -0.5], dtype=torch.float64)
+    difference = loss_at(lam + h * d_lam, data) - loss_at(lam - h * d_lam, data)
+    assert difference / (2 * h) == pytest.approx(float((lam_gradient * d_lam).sum()), rel=1e-6)
+    d_data = random_complex(data.shape, 9)
+    difference = loss_at(lam, data + h * d_data) - loss_at(lam, data - h * d_data)
+    expected = float((data_gradient.conj() * d_data).real.sum())
+    assert difference / (2 * h) == pytest.approx(expected, rel=1e-6)
+    weight = model.network.convolutions[1].weight
+    direction = torch.randn(weight.shape, dtype=torch.float64)
+    losses = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight += sign * h * direction
+            losses.append(loss_at(lam, data))
+            weight -= sign * h * direction
+    expected = float((theta_gradient[2] * direction).sum())
+    assert (losses[0] - losses[1]) / (2 * h) == pytest.approx(expected, rel=1e-5)
+
+
+def test_11_the_adjoint_residual_bounds_the_error_of_the_adjoint_solution():
+    operator, data = sense_problem()
+    model = model_of(0.8)
+    lam, target = torch.full((2,), 5.0, dtype=torch.float64), random_complex((2, 10, 8), 5)
+    _, _, exact = gradients(model, operator, data, lam, target, options=TIGHT)
+    _, _, rough = gradients(
+        model, operator, data, lam, target, options=TIGHT, backward_rtol=0.1
+    )
+    p, bound = rough.backward.value, rough.backward.distance_bound
+    distance = norm(p - exact.backward.value) / norm(p)
+    assert bool((bound <= 0.1).all())
+    assert bool((distance <= bound).all())
+    assert float(distance.max()) > 1e-6
+
+
+def test_gradients_exist_in_eval_mode():
+    operator, data = sense_problem()
+    model = model_of().eval()
+    data.requires_grad_()
+    model.solve(operator, data, scale=ONES).value.abs().sum().backward()
+    assert float(data.grad.abs().sum()) > 0
+
+
+def test_nothing_of_the_iteration_is_kept_for_backward():
+    operator, data = sense_problem()
+    model = model_of()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.numel() * t.element_size()) or t, lambda t: t
+    ):
+        value = model.solve(operator, data, scale=ONES, options=TIGHT).value
+    assert value.requires_grad
+    image_bytes = data[:, 0].numel() * 16
+    assert sum(saved) < 12 * image_bytes
+
+
+# ---- (12), (14), (18) --------------------------------------------------------------------------
+
+
+def test_12_the_measured_estimate_reaches_the_norm_of_a_linear_network():
+    matrix = random_complex((20, 20), 3)
+    largest = float(torch.linalg.matrix_norm(matrix, 2))
+
+    def network(x):
+        return (x.flatten(1) @ matrix.T).reshape(x.shape)
+
+    x = random_complex((3, 4, 5), 1)
+    estimate = lipschitz_lower(network, x, steps=200)
+    assert bool((estimate <= largest * (1 + 1e-9)).all())
+    assert float(estimate.min()) > 0.995 * largest
+
+
+def test_12_the_estimate_is_below_the_product_of_the_layer_norms():
+    network = contractive_cnn(0.8)
+    with torch.no_grad():
+        estimate = lipschitz_lower(network, random_complex((2, 10, 8)), steps=50)
+    assert bool((estimate <= 0.8).all())
+    assert float(estimate.min()) > 0.05
+
+
+def test_14_the_barrier_is_continuous_with_a_continuous_slope():
+    threshold, margin = 0.9, 1e-2
+    edge = threshold - margin
+    points = torch.tensor([edge - 1e-9, edge + 1e-9], dtype=torch.float64, requires_grad=True)
+    values = log_barrier(points, threshold, margin)
+    (slopes,) = torch.autograd.grad(values.sum(), points)
+    assert float(values[1].detach() - values[0].detach()) == pytest.approx(0, abs=1e-6)
+    assert slopes.tolist() == pytest.approx([1 / margin] * 2, rel=1e-5)
+    inside = log_barrier(torch.tensor([0.5], dtype=torch.float64), threshold, margin)
+    assert float(inside) == pytest.approx(-torch.log(torch.tensor(0.4, dtype=torch.float64)).item())
+
+
+def test_18_lam_may_follow_the_scan_without_touching_the_network():
+    operator, data = sense_problem()
+    network = contractive_cnn(0.8)
+    for lam in (0.5, 50.0):
+        model = MOL(network, FixedWeight(lam), 0.2)
+        assert solve(model, operator, data, options=SolverOptions(rtol=1e-8)).converged
