@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-hook = install_import_hook("equipoise", "beartype.beartype")
+hook = install_import_hook("equipoise", "typecheck.checker")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -9,7 +9,7 @@ from equipoise.equilibrium.data_weight import FixedWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.mol import MOL
 from equipoise.physics.linop import norm, per_sample
-from equipoise.robustness.certificate import perturbation_bound, safe_alpha, tight_distance_bound
+from equipoise.robustness.certificate import perturbation_bound, tight_distance_bound
 from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier
 
 ONES = torch.ones(2, dtype=torch.float64)
@@ -85,10 +85,6 @@ def test_6_the_map_contracts_by_the_stated_factor(alpha):
         moved = mol_map(model, operator, data, u, alpha) - mol_map(model, operator, data, v, alpha)
         factor = abs(1 - alpha) + alpha * (1 - m)
         assert bool((norm(moved) <= factor * norm(u - v) * (1 + 1e-12)).all())
-
-
-def test_6_the_safe_alpha_of_the_paper():
-    assert safe_alpha(0.1) == pytest.approx(0.0554, abs=5e-5)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -14,7 +14,6 @@ from equipoise.equilibrium.anderson import AndersonHistory
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.outcome import Outcome, Solution
 from equipoise.physics.linop import norm, per_sample
-from equipoise.robustness.certificate import safe_alpha
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ def solve_fixed_point(
     """Solve the equation from ``start``; each sample stops by itself and is then frozen.
 
     Anderson is safeguarded: where the bound did not go down, the next iterate is the plain step
-    from the best one. Where even plain steps do not lower the bound, alpha is halved, down to the
-    value for which monotonicity alone suffices (paper).
+    from the best one. Where even plain steps do not lower the bound, alpha is halved: if F is
+    monotone without H being a contraction, small steps converge (paper).
     """
     return _Iteration(equation, start, options).run()
 
@@ -195,9 +194,7 @@ class _Iteration:
     def _halve_alpha(self, samples: Tensor) -> None:
         if not bool(samples.any()):
             return
-        floor = min(self.options.alpha, safe_alpha(self.equation.m))
-        halved = (self.alpha / 2).clamp(min=floor)
-        self.alpha = torch.where(samples, halved, self.alpha)
+        self.alpha = torch.where(samples, self.alpha / 2, self.alpha)
         direction, cg_iterations = self.equation.step(self.best.residual, self.alpha)
         self.cg_iterations += cg_iterations
         pick = per_sample(samples, direction)

@@ -82,6 +82,7 @@ class CNN(nn.Module):
         centre = self.kernel_size // 2
         weights: list[Tensor] = [c.weight for c in self.convolutions]  # type: ignore[misc]
         first, *middle, last = weights
+        last[:, :4] = 0
         for channel in range(4):
             part, sign = channel // 2, 1 - 2 * (channel % 2)
             first[channel] = 0

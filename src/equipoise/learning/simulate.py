@@ -78,8 +78,8 @@ class Simulation:
         target = image * csm.abs().square().sum(1)
         level = np.exp(rng.uniform(*np.log(self.noise)))
         sigma = level * float(torch.quantile(target.abs().flatten(), 0.99))
-        noise = rng.standard_normal((2, *csm.shape[1:])).astype(np.float32) * sigma / np.sqrt(2)
-        noisy = operator.forward(image) + mask * torch.complex(*torch.from_numpy(noise))[None]
+        noise = complex_noise((1, *csm.shape[1:]), rng) * float(sigma)
+        noisy = operator.forward(image) + mask[:, None] * noise
         return Sample(operator, noisy, target, noise_level(noisy, mask))
 
     def _coil_maps(self, shape: Shape, rng: np.random.Generator) -> Tensor:
@@ -110,9 +110,14 @@ def _measured_maps(maps: Tensor, shape: Shape, n_coils: int, rng: np.random.Gene
     cut = _turn(cut, int(rng.integers(4)), bool(rng.integers(2)))
     left_vectors, _, _ = torch.linalg.svd(cut.flatten(1), full_matrices=False)
     virtual = torch.einsum("cv,cyx->vyx", left_vectors[:, :n_coils].conj(), cut)
-    random = rng.standard_normal((2, n_coils, n_coils)).astype(np.float32)
-    mixing, _ = torch.linalg.qr(torch.complex(*torch.from_numpy(random)))
+    mixing, _ = torch.linalg.qr(complex_noise((n_coils, n_coils), rng))
     return normalize_csm(resize_maps(torch.einsum("cv,vyx->cyx", mixing, virtual), shape))
+
+
+def complex_noise(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+    """White complex64 noise with ``E|n|^2 = 1``."""
+    parts = rng.standard_normal((2, *shape)).astype(np.float32) / np.float32(np.sqrt(2))
+    return torch.complex(*torch.from_numpy(parts))
 
 
 def _smooth_phase(shape: Shape, largest: float, rng: np.random.Generator) -> Tensor:

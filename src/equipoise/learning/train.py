@@ -26,7 +26,13 @@ from equipoise.learning.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.learning.config import TrainConfig
 from equipoise.learning.images import load_images
 from equipoise.learning.metrics import psnr
-from equipoise.learning.simulate import Sample, Simulation, batch_samples, load_coils
+from equipoise.learning.simulate import (
+    Sample,
+    Simulation,
+    batch_samples,
+    complex_noise,
+    load_coils,
+)
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.physics.linop import per_sample
 from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier
@@ -196,8 +202,7 @@ class _Run:
         scale = samples.operator.intensity_scale(samples.kspace)
         rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, 2**20])
         level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
-        real = rng.standard_normal((2, *samples.target.shape)).astype(np.float32) / np.sqrt(2)
-        noise = torch.complex(*torch.from_numpy(real)) * per_sample(level, samples.target)
+        noise = complex_noise(samples.target.shape, rng) * per_sample(level, samples.target)
         units = per_sample(scale, samples.target)
         return self.model.network(samples.target / units + noise) * units, scale, 1.0
 

@@ -34,14 +34,14 @@ def calibration_region(mask: torch.Tensor) -> tuple[int, ...]:
         growing = False
         for axis in range(mask.ndim):
             trial = [h + (a == axis) for a, h in enumerate(half)]
-            fits = trial[axis] <= mask.shape[axis] // 2
+            fits = trial[axis] <= (mask.shape[axis] + 1) // 2
             if fits and bool(mask[_block(mask, trial)].all()):
                 half, growing = trial, True
     return tuple(min(2 * h, n) if h else 1 for h, n in zip(half, mask.shape))
 
 
 def _block(mask: torch.Tensor, half: list[int]) -> tuple[slice, ...]:
-    return tuple(slice(n // 2 - h, n // 2 + max(h, 1)) for n, h in zip(mask.shape, half))
+    return tuple(slice(max(n // 2 - h, 0), n // 2 + max(h, 1)) for n, h in zip(mask.shape, half))
 
 
 def centre_block(shape: Shape, size: Shape) -> np.ndarray:

@@ -40,7 +40,3 @@ def perturbation_bound(lam: PerSample, m: float, noise_norm: PerSample) -> PerSa
     """(8): ``||x*(b + delta) - x*(b)|| <= (1/2) sqrt(lam / m) ||delta||``."""
     return 0.5 * torch.sqrt(lam / m) * noise_norm
 
-
-def safe_alpha(m: float) -> float:
-    """``2 m / (2 - m)^2``: (2) converges below it for every m-monotone F (paper, Theorem)."""
-    return 2 * m / (2 - m) ** 2

@@ -1,0 +1,277 @@
+"""Training on a tiny problem: resume bit for bit, roll back, refuse, and learn."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from equipoise.equilibrium.weights import load_model, provenance
+from equipoise.learning import train as training
+from equipoise.learning.config import load_config
+from equipoise.learning.images import load_images
+from equipoise.learning.metrics import nmse, psnr, ssim
+from equipoise.learning.simulate import Simulation, batch_samples
+from equipoise.outcome import BadInputError, EquipoiseError
+
+TINY = {
+    "name": "tiny",
+    "simulation": {"acceleration": 3, "calibration": 32, "coils": [3, 4]},
+    "model": {"features": 8, "layers": 2, "m": 0.05},
+    "lipschitz": {"every": 2, "steps": 3, "validation_steps": 5},
+    "crop": 32,
+    "warmup_steps": 3,
+    "steps": 5,
+    "validate_every": 4,
+    "validation_samples": 2,
+    "validation_crop": 32,
+}
+
+
+@pytest.fixture
+def config_file(tmp_path, scan_arrays):
+    image = scan_arrays["image"][0]
+    np.save(tmp_path / "train.npy", np.stack([image, image[::-1]]))
+    np.save(tmp_path / "val.npy", np.abs(image))
+    return write(tmp_path, {})
+
+
+def write(folder: Path, changes: dict) -> Path:
+    content = {**TINY, "data": {"train": ["train.npy"], "validation": ["val.npy"]}, **changes}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_training_lowers_the_loss_and_writes_a_model(config_file, tmp_path):
+    config = load_config(write(tmp_path, {"steps": 30, "warmup_steps": 10, "validate_every": 20}))
+    losses = []
+    path = training.train(config, tmp_path / "run", report=lambda p: losses.append(p.psnr))
+    assert np.mean(losses[-10:]) > np.mean(losses[:5])
+    model = load_model(path)
+    assert model.m == 0.05
+    origin = provenance(path)
+    assert origin["config"]["data"]["train"] == ["train.npy"]
+    assert origin["validation"]["lipschitz"] < 0.95
+    assert origin["validation"]["sense_psnr"] > 10
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(log) == 42
+
+
+def test_a_killed_run_resumes_to_the_same_weights(config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 3)
+    config = load_config(config_file)
+    whole = training.train(config, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill(progress):
+        if progress.step == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        training.train(config, tmp_path / "killed", report=kill)
+    resumed = training.train(config, tmp_path / "killed", resume=True)
+    expected, got = load_file(whole), load_file(resumed)
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    last, other = (
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "killed")
+    )
+    assert all(torch.equal(last["model"][k], other["model"][k]) for k in last["model"])
+
+
+def test_kill_9_leaves_a_run_that_resumes(config_file, tmp_path):
+    """The process is killed for real, somewhere in the middle."""
+    config = write(tmp_path, {"steps": 400, "validate_every": 10})
+    command = [sys.executable, "-m", "equipoise", "train", str(config), "-o", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stderr=log, env=environment)
+        checkpoint = tmp_path / "run" / "validated.ckpt"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if (tmp_path / "run" / "log.jsonl").exists() and checkpoint.exists():
+                if len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) > 15:
+                    break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert 10 <= state["step"] < 403
+    run = training._Run(load_config(config), tmp_path / "run", print)
+    run.restore(tmp_path / "run" / "last.ckpt")
+    assert run.step == state["step"]
+    assert run.train_step() is not None
+
+
+def test_a_diverging_step_is_rolled_back_with_half_the_rate(config_file, tmp_path, monkeypatch):
+    original, broken = training._Run._solve, []
+
+    def explode(self, samples):
+        image, scale, iterations = original(self, samples)
+        if self.step == 5 and not broken:
+            broken.append(self.step)
+            return image * torch.nan, scale, iterations
+        return image, scale, iterations
+
+    monkeypatch.setattr(training._Run, "_solve", explode)
+    messages = []
+    path = training.train(load_config(config_file), tmp_path / "run", say=messages.append)
+    assert broken == [5]
+    assert any("half the rate" in m for m in messages)
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert (state["lr_factor"], state["rollbacks"]) == (0.5, 1)
+    assert all(bool(torch.isfinite(t).all()) for t in load_file(path).values())
+
+
+def test_a_run_that_always_diverges_ends_with_advice(config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(training._Run, "_diverged", lambda *_: True)
+    with pytest.raises(EquipoiseError, match="learning_rate"):
+        training.train(load_config(config_file), tmp_path / "run")
+
+
+def test_weights_whose_estimate_is_above_the_threshold_are_not_kept(config_file, tmp_path):
+    config = load_config(
+        write(tmp_path, {"model": {"features": 8, "layers": 2, "m": 0.5}, "lipschitz": {"beta": 0}})
+    )
+    with pytest.raises(EquipoiseError, match="stayed below T = 0.5"):
+        training.train(config, tmp_path / "run")
+
+
+def test_a_folder_with_a_run_is_not_overwritten(config_file, tmp_path):
+    config = load_config(config_file)
+    training.train(config, tmp_path / "run")
+    with pytest.raises(BadInputError, match="--resume"):
+        training.train(config, tmp_path / "run")
+
+
+def test_resuming_needs_a_run_and_the_same_configuration(config_file, tmp_path):
+    config = load_config(config_file)
+    with pytest.raises(BadInputError, match="no checkpoint"):
+        training.train(config, tmp_path / "none", resume=True)
+    training.train(config, tmp_path / "run")
+    other = load_config(write(tmp_path, {"seed": 1}))
+    with pytest.raises(BadInputError, match="another configuration"):
+        training.train(other, tmp_path / "run", resume=True)
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"damaged")
+    with pytest.raises(BadInputError, match="not a checkpoint"):
+        training.train(config, tmp_path / "run", resume=True)
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        "changes", [{"stepz": 3}, {"steps": "many"}, {"model": {"m": 1.5}}, {"crop": 2}]
+    )
+    def test_unknown_or_wrong_keys_are_errors(self, changes, config_file, tmp_path):
+        with pytest.raises(BadInputError, match=next(iter(changes))):
+            load_config(write(tmp_path, changes))
+
+    def test_missing_and_broken_files(self, tmp_path):
+        with pytest.raises(BadInputError, match="cannot be read"):
+            load_config(tmp_path / "none.yaml")
+        (tmp_path / "bad.yaml").write_text("a: [")
+        with pytest.raises(BadInputError, match="not a valid"):
+            load_config(tmp_path / "bad.yaml")
+
+
+class TestImages:
+    def test_every_kind_is_read(self, tmp_path, scan_arrays):
+        import h5py
+        import nibabel
+        from matplotlib.image import imsave
+
+        image = scan_arrays["image"][0]
+        magnitude = np.abs(image)
+        np.save(tmp_path / "a.npy", image)
+        imsave(tmp_path / "b.png", magnitude, cmap="gray")
+        volume = np.stack([magnitude, magnitude], -1).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "c.nii.gz")
+        with h5py.File(tmp_path / "d.h5", "w") as file:
+            file["real"] = (image.real * 1000).astype(np.int16)[None]
+            file["imag"] = (image.imag * 1000).astype(np.int16)[None]
+            file["scale"] = np.array([1e-3], np.float32)
+        with h5py.File(tmp_path / "e.h5", "w") as file:
+            file["magnitude"] = np.zeros((2, 4, 4), np.uint8)
+            file["magnitude"][0] = 7
+        images = load_images([tmp_path])
+        assert [tuple(i.shape) for i in images] == [(72, 64)] * 5 + [(4, 4)]
+        for found in images[:5]:
+            assert np.abs(found.abs().numpy() - magnitude / magnitude.max()).max() < 0.02
+
+    def test_missing_unreadable_and_empty(self, tmp_path):
+        with pytest.raises(BadInputError, match="does not exist"):
+            load_images([tmp_path / "none"])
+        with pytest.raises(BadInputError, match="no image"):
+            load_images([tmp_path])
+        (tmp_path / "bad.h5").write_bytes(b"x")
+        with pytest.raises(BadInputError, match=r"bad\.h5"):
+            load_images([tmp_path])
+
+
+class TestSimulation:
+    def sample(self, seed=0, crop=32, **options):
+        magnitude = torch.rand((48, 40), generator=torch.Generator().manual_seed(0))
+        image = torch.polar(magnitude, torch.zeros(48, 40))
+        simulation = Simulation(calibration=64, **options)
+        return simulation.sample(image, np.random.default_rng(seed), crop)
+
+    def test_is_a_function_of_the_seed(self):
+        one, again, other = self.sample(0), self.sample(0), self.sample(1)
+        assert torch.equal(one.kspace, again.kspace)
+        assert one.kspace.dtype == one.target.dtype == torch.complex64
+        assert not torch.equal(one.kspace[:, :3], other.kspace[:, :3])
+
+    def test_every_option_changes_the_data(self):
+        reference = self.sample().kspace
+        maps = torch.randn((32, 24, 24), dtype=torch.complex64)
+        for change in (
+            {"acceleration": 3.0},
+            {"mask": "variable-density-1d"},
+            {"noise": (0.1, 0.2)},
+            {"coils": (4, 4)},
+            {"measured_coils": maps},
+            {"phase": 0.5},
+        ):
+            other = self.sample(**change).kspace
+            assert other.shape != reference.shape or not torch.equal(other, reference), change
+
+    def test_the_noise_has_the_stated_level(self):
+        image = torch.ones((48, 40), dtype=torch.complex64)
+        simulation = Simulation(noise=(0.1, 0.1 + 1e-9), calibration=64)
+        sample = simulation.sample(image, np.random.default_rng(0))
+        clean = sample.operator.forward(sample.target)
+        noise = (sample.kspace - clean)[:, :, sample.operator.mask[0]]
+        assert float(noise.abs().square().mean().sqrt()) == pytest.approx(0.1, rel=0.05)
+
+    def test_samples_with_different_coil_counts_make_a_batch(self):
+        batch = batch_samples([self.sample(0, coils=(3, 3)), self.sample(1, coils=(5, 5))])
+        assert batch.kspace.shape == (2, 5, 32, 32)
+        assert float(batch.kspace[0, 3:].abs().max()) == 0
+
+
+class TestMetrics:
+    def test_psnr_by_hand(self):
+        target = torch.zeros((1, 16, 16), dtype=torch.complex64)
+        target[0, 0, 0] = 2
+        image = target.clone()
+        image[0, 1, 1] = 0.2j
+        assert float(psnr(image, target)) == pytest.approx(10 * np.log10(4 / (0.04 / 256)))
+        assert float(nmse(image, target)) == pytest.approx(0.01)
+
+    def test_metrics_see_magnitudes_and_each_sample_alone(self, scan_arrays):
+        image = torch.from_numpy(scan_arrays["image"])
+        both = torch.cat([image, 5 * image])
+        noisy = both * torch.exp(torch.tensor(0.7j)) + 0.01 * torch.tensor([1.0, 5.0])[:, None, None]
+        for metric in (psnr, ssim):
+            values = metric(noisy, both)
+            assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-4)
+        assert float(ssim(image, image)) == pytest.approx(1)
