@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from problems import DOUBLE, TIGHT, dense_normal, model_of, random_complex, sense_problem
 
 from equipoise.equilibrium.data_consistency import conjugate_gradient, tikhonov
 from equipoise.equilibrium.data_weight import DataWeight, FixedWeight
@@ -12,6 +11,7 @@ from equipoise.equilibrium.network import CNN
 from equipoise.outcome import BadInputError, Outcome
 from equipoise.physics.linop import norm
 from equipoise.physics.sense import SenseOp
+from problems import DOUBLE, TIGHT, dense_normal, model_of, random_complex, sense_problem
 
 SHAPE = (10, 8)
 

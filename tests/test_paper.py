@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from problems import DOUBLE, TIGHT, contractive_cnn, model_of, random_complex, sense_problem
 
 from equipoise.equilibrium.data_consistency import conjugate_gradient
 from equipoise.equilibrium.data_weight import FixedWeight
@@ -11,6 +10,7 @@ from equipoise.equilibrium.mol import MOL
 from equipoise.physics.linop import norm, per_sample
 from equipoise.robustness.certificate import perturbation_bound, tight_distance_bound
 from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier
+from problems import DOUBLE, TIGHT, contractive_cnn, model_of, random_complex, sense_problem
 
 ONES = torch.ones(2, dtype=torch.float64)
 
@@ -227,9 +227,7 @@ def test_11_the_adjoint_residual_bounds_the_error_of_the_adjoint_solution():
     model = model_of(0.8)
     lam, target = torch.full((2,), 5.0, dtype=torch.float64), random_complex((2, 10, 8), 5)
     _, _, exact = gradients(model, operator, data, lam, target, options=TIGHT)
-    _, _, rough = gradients(
-        model, operator, data, lam, target, options=TIGHT, backward_rtol=0.1
-    )
+    _, _, rough = gradients(model, operator, data, lam, target, options=TIGHT, backward_rtol=0.1)
     p, bound = rough.backward.value, rough.backward.distance_bound
     distance = norm(p - exact.backward.value) / norm(p)
     assert bool((bound <= 0.1).all())

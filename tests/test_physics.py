@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from problems import DOUBLE, random_complex
 
 from equipoise.outcome import BadInputError
 from equipoise.physics.coils import biot_savart_maps
@@ -15,6 +14,7 @@ from equipoise.physics.linop import LinearOperator, adjoint_error, inner, norm, 
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling import MASKS, calibration_region, make_mask
 from equipoise.physics.sense import SenseOp
+from problems import DOUBLE, random_complex
 
 
 def operator_of(shape, n_coils=4, batch=2, dtype=DOUBLE):

@@ -99,9 +99,10 @@ def test_kill_9_leaves_a_run_that_resumes(config_file, tmp_path):
         checkpoint = tmp_path / "run" / "validated.ckpt"
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            if (tmp_path / "run" / "log.jsonl").exists() and checkpoint.exists():
-                if len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) > 15:
-                    break
+            log_file = tmp_path / "run" / "log.jsonl"
+            lines = log_file.read_text().splitlines() if log_file.exists() else []
+            if checkpoint.exists() and len(lines) > 15:
+                break
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -143,8 +144,21 @@ def test_weights_whose_estimate_is_above_the_threshold_are_not_kept(config_file,
     config = load_config(
         write(tmp_path, {"model": {"features": 8, "layers": 2, "m": 0.5}, "lipschitz": {"beta": 0}})
     )
-    with pytest.raises(EquipoiseError, match="stayed below T = 0.5"):
+    with pytest.raises(EquipoiseError, match=r"stayed below T = 0\.5"):
         training.train(config, tmp_path / "run")
+
+
+def test_training_continues_from_given_weights(config_file, tmp_path):
+    first = training.train(load_config(config_file), tmp_path / "first")
+    changes = {"start": str(first), "warmup_steps": 0, "learning_rate": 1e-9}
+    changes["final_learning_rate"] = changes["weight_learning_rate"] = 1e-9
+    second = training.train(load_config(write(tmp_path, changes)), tmp_path / "second")
+    before, after = load_file(first), load_file(second)
+    assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
+    assert provenance(second)["config"]["start"]["equilibrium_samples"] > 0
+    wide = write(tmp_path, {**changes, "model": {"features": 12, "layers": 2}})
+    with pytest.raises(BadInputError, match="features"):
+        training.train(load_config(wide), tmp_path / "third")
 
 
 def test_a_folder_with_a_run_is_not_overwritten(config_file, tmp_path):
@@ -240,14 +254,17 @@ class TestSimulation:
             {"coils": (4, 4)},
             {"measured_coils": maps},
             {"phase": 0.5},
+            {"zoom": (0.9, 0.9)},
+            {"masked_maps": 0.0},
         ):
             other = self.sample(**change).kspace
             assert other.shape != reference.shape or not torch.equal(other, reference), change
 
     def test_the_noise_has_the_stated_level(self):
         image = torch.ones((48, 40), dtype=torch.complex64)
-        simulation = Simulation(noise=(0.1, 0.1 + 1e-9), calibration=64)
+        simulation = Simulation(noise=(0.1, 0.1 + 1e-9), calibration=64, zoom=(1, 1))
         sample = simulation.sample(image, np.random.default_rng(0))
+        assert 0.09 < float(sample.noise_level) < 0.14
         clean = sample.operator.forward(sample.target)
         noise = (sample.kspace - clean)[:, :, sample.operator.mask[0]]
         assert float(noise.abs().square().mean().sqrt()) == pytest.approx(0.1, rel=0.05)
@@ -270,7 +287,9 @@ class TestMetrics:
     def test_metrics_see_magnitudes_and_each_sample_alone(self, scan_arrays):
         image = torch.from_numpy(scan_arrays["image"])
         both = torch.cat([image, 5 * image])
-        noisy = both * torch.exp(torch.tensor(0.7j)) + 0.01 * torch.tensor([1.0, 5.0])[:, None, None]
+        noisy = (
+            both * torch.exp(torch.tensor(0.7j)) + 0.01 * torch.tensor([1.0, 5.0])[:, None, None]
+        )
         for metric in (psnr, ssim):
             values = metric(noisy, both)
             assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-4)

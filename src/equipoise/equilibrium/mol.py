@@ -13,7 +13,7 @@ from equipoise.equilibrium.data_consistency import tikhonov
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
-from equipoise.equilibrium.network import CNN
+from equipoise.equilibrium.network import CNN, OnSupport
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.linop import LinearOperator, per_sample
 from equipoise.shapes import Data, Image, PerSample
@@ -30,6 +30,8 @@ START_RTOL = 0.05
 
 class MOL(nn.Module):
     """``x*`` with ``lam A^H (A x* - b) + F(x*) = 0``, ``F = (1 + shift) I - H`` (1).
+
+    Where A sees nothing (outside the coil maps) the image is zero, see :class:`OnSupport`.
 
     The data are divided by their intensity scale before the solve and the image is multiplied by
     it after, so the reconstruction scales exactly with the data.
@@ -129,11 +131,12 @@ class MOL(nn.Module):
         weight = self._weight(scale, noise_level, lam)
         units = per_sample(scale, data).to(data.real.dtype)
         adjoint_image = operator.adjoint(data / units)
+        network = self._network_on(operator.support())
         constant = per_sample(weight, adjoint_image).detach() * adjoint_image.detach()
         equation = MonotoneEquation(
             operator=operator,
             lam=weight.detach(),
-            network=self.network,
+            network=network,
             constant=constant.to(torch.complex128),
             m=self.m,
             shift=self.shift,
@@ -145,13 +148,16 @@ class MOL(nn.Module):
             solution = solve_fixed_point(equation, first, options)
         if torch.is_grad_enabled():
             backward = replace(options, rtol=backward_rtol or options.rtol)
-            problem = ImplicitProblem(equation, self.network, backward, adjoint, solution)
+            problem = ImplicitProblem(equation, network, backward, adjoint, solution)
             value = attach_gradient(problem, adjoint_image, weight, data.dtype)
         else:
             value = solution.value.to(data.dtype)
         solution.value = value * per_sample(scale, value).to(value.real.dtype)
         solution.scale = scale
         return solution
+
+    def _network_on(self, support: Tensor | None) -> nn.Module:
+        return self.network if support is None else OnSupport(self.network, support)
 
     def _scale(self, operator: LinearOperator, data: Tensor, scale: Tensor | None) -> Tensor:
         if scale is None:
@@ -179,4 +185,6 @@ class MOL(nn.Module):
             image = tikhonov(operator, data.detach(), lam.detach(), rtol=START_RTOL)
         else:
             image = start / per_sample(scale, start)
+            support = operator.support()
+            image = image if support is None else support * image
         return image.to(torch.complex128)

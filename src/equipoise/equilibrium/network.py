@@ -94,6 +94,22 @@ class CNN(nn.Module):
         last[:, 4:] *= LAST_FRACTION
 
 
+class OnSupport(nn.Module):
+    """``P H P``, P the projection onto the pixels that the scanner sees.
+
+    Elsewhere nothing is measured and the equilibrium is exactly zero. On the images that vanish
+    there, ``I - P H P`` has the monotonicity constant of ``I - H``, so every bound holds as it is.
+    """
+
+    def __init__(self, network: nn.Module, support: Tensor):
+        super().__init__()
+        self.network, self.support = network, support
+
+    def forward(self, image: Image) -> Image:
+        """``P H(P x)``."""
+        return self.support * self.network(self.support * image)
+
+
 RANDOM_FRACTION = 0.5
 """Scale of the random channels, relative to He's, beside the channels that carry the identity."""
 

@@ -1,5 +1,6 @@
 """Simulated parallel MRI from images: coil maps, phase, mask and noise, all from one seed."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from equipoise.outcome import BadInputError
 from equipoise.physics.coils import biot_savart_maps, resize_maps
 from equipoise.physics.csm import normalize_csm
-from equipoise.physics.noise_level import noise_level
+from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.sampling import make_mask
 from equipoise.physics.sense import SenseOp
 
@@ -21,7 +22,7 @@ Shape = tuple[int, int]
 
 
 class Sample(NamedTuple):
-    """One simulated acquisition: A, b, the image that it came from, the estimated noise level."""
+    """One simulated acquisition: A, b, the image behind it, and what its noise may read."""
 
     operator: SenseOp
     kspace: Tensor
@@ -45,6 +46,11 @@ class Simulation:
         Measured coil maps (coil, y, x) that half of the samples use, the rest Biot-Savart loops.
     phase
         Largest random smooth phase of magnitude-only images, in radians.
+    zoom
+        Range of the factor by which an image loses resolution, by cropping its k-space: other
+        resolutions, and targets whose own noise is lower.
+    masked_maps
+        Share of samples whose coil maps end at the object, as estimated maps do.
     """
 
     acceleration: float = 4.0
@@ -54,11 +60,16 @@ class Simulation:
     coils: tuple[int, int] = (8, 16)
     measured_coils: Tensor | None = None
     phase: float = 3.0
+    zoom: tuple[float, float] = (0.6, 1.0)
+    masked_maps: float = 0.5
 
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Sample:
         """Draw one acquisition of an image (y, x), of a random crop of it if asked."""
+        image = _lower_resolution(image, rng.uniform(*self.zoom), crop)
         full = (image.shape[0], image.shape[1])
         csm = self._coil_maps(full, rng)
+        if rng.random() < self.masked_maps:
+            csm = csm * _object_support(image)
         if not bool(image.imag.any()):
             image = image * _smooth_phase(full, self.phase, rng)
         if crop:
@@ -77,10 +88,10 @@ class Simulation:
         operator = SenseOp(csm, mask)
         target = image * csm.abs().square().sum(1)
         level = np.exp(rng.uniform(*np.log(self.noise)))
-        sigma = level * float(torch.quantile(target.abs().flatten(), 0.99))
-        noise = complex_noise((1, *csm.shape[1:]), rng) * float(sigma)
-        noisy = operator.forward(image) + mask[:, None] * noise
-        return Sample(operator, noisy, target, noise_level(noisy, mask))
+        sigma = float(level * torch.quantile(target.abs().flatten(), 0.99))
+        noisy = operator.forward(image) + mask[:, None] * complex_noise(csm.shape, rng) * sigma
+        reading = torch.tensor([sigma * rng.uniform(*MISREADING)], dtype=torch.float64)
+        return Sample(operator, noisy, target, reading)
 
     def _coil_maps(self, shape: Shape, rng: np.random.Generator) -> Tensor:
         n_coils = int(rng.integers(self.coils[0], self.coils[1] + 1))
@@ -97,6 +108,14 @@ def load_coils(path: Path) -> Tensor:
     except (OSError, KeyError) as error:
         raise BadInputError(f"{path} cannot be read as coil maps (dataset csm): {error}") from error
 
+
+MISREADING = (0.9, 1.4)
+"""What the noise estimate of a real scan may read, relative to its noise: fine structure at the
+edge of k-space raises it. The estimate is not used here, since the images have noise of their own,
+which is part of the target."""
+
+OBJECT_THRESHOLD = 0.05
+"""The object is where the smoothed image exceeds this fraction of its 99th percentile."""
 
 MEASURED_FRACTION = 0.62
 """Side of the central square of measured maps that is used: it lies within their disc."""
@@ -118,6 +137,22 @@ def complex_noise(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
     """White complex64 noise with ``E|n|^2 = 1``."""
     parts = rng.standard_normal((2, *shape)).astype(np.float32) / np.float32(np.sqrt(2))
     return torch.complex(*torch.from_numpy(parts))
+
+
+def _lower_resolution(image: Tensor, zoom: float, crop: int | None) -> Tensor:
+    """Keep the central part of k-space; never fewer pixels than the crop needs."""
+    y, x = (min(n, max(round(n * zoom), crop or 0)) for n in image.shape)
+    top, left = image.shape[0] // 2 - y // 2, image.shape[1] // 2 - x // 2
+    kspace = image_to_kspace(image)[top : top + y, left : left + x]
+    lower = kspace_to_image(kspace) * math.sqrt(y * x / image.numel())
+    return lower if bool(image.imag.any()) else lower.abs().to(image.dtype)
+
+
+def _object_support(image: Tensor) -> Tensor:
+    """Where the object is, a little widened, (y, x) bool."""
+    magnitude = image.abs()[None, None]
+    smooth = F.avg_pool2d(magnitude, 9, stride=1, padding=4)[0, 0]
+    return smooth > OBJECT_THRESHOLD * torch.quantile(magnitude.flatten(), 0.99)
 
 
 def _smooth_phase(shape: Shape, largest: float, rng: np.random.Generator) -> Tensor:

@@ -20,7 +20,7 @@ from equipoise.equilibrium.data_weight import DataWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.mol import MOL
 from equipoise.equilibrium.network import CNN
-from equipoise.equilibrium.weights import save_model
+from equipoise.equilibrium.weights import load_model, provenance, save_model
 from equipoise.learning.baselines import best_sense
 from equipoise.learning.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.learning.config import TrainConfig
@@ -125,13 +125,10 @@ class _Run:
         self.simulation = Simulation(**options, measured_coils=coils)
         self.images = load_images(config.data.train)
         self.validation = _validation_set(config, self.simulation)
-        m = config.model
-        torch.manual_seed(config.seed)
-        network = CNN(m.features, m.layers, m.kernel_size, seed=config.seed)
-        self.model = MOL(network, DataWeight(lam=m.lam), m.m)
+        self.model = _first_model(config)
         self.optimizer = torch.optim.Adam(
             [
-                {"params": network.parameters(), "lr": config.learning_rate},
+                {"params": self.model.network.parameters(), "lr": config.learning_rate},
                 {
                     "params": self.model.data_weight.parameters(),
                     "lr": config.weight_learning_rate,
@@ -269,7 +266,7 @@ class _Run:
     def keep(self, validation: dict[str, float]) -> None:
         """Checkpoint; the best weights are those whose validated estimate stays below T."""
         below = validation["lipschitz"] < 1 - self.config.model.m
-        warmed = self.step > self.config.warmup_steps
+        warmed = self.step >= self.config.warmup_steps
         better = not self.best or validation["psnr"] > self.best["psnr"]
         if warmed and below and better and validation["converged"] == 1.0:
             self.best = {**validation, "step": float(self.step)}
@@ -354,6 +351,8 @@ class _Run:
         for key in ("train", "validation"):
             config["data"][key] = [Path(p).name for p in config["data"][key]]
         config["data"]["coils"] = config["data"]["coils"] and Path(config["data"]["coils"]).name
+        if self.config.start:
+            config["start"] = provenance(self.config.start)
         trained = max(self.step - self.config.warmup_steps, 0) * self.config.batch
         return {
             "version": __version__,
@@ -378,6 +377,24 @@ class _Run:
     def _log(self, entry: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
+
+
+def _first_model(config: TrainConfig) -> MOL:
+    """A new model, or the one that the run continues from."""
+    wanted = config.model
+    network = CNN(wanted.features, wanted.layers, wanted.kernel_size, seed=config.seed)
+    model = MOL(network, DataWeight(lam=wanted.lam), wanted.m)
+    if config.start is not None:
+        start = load_model(config.start)
+        if start.network.configuration() != network.configuration():
+            raise BadInputError(
+                f"{config.start} has the network {start.network.configuration()}; the "
+                f"configuration asks for {network.configuration()}"
+            )
+        network.load_state_dict(start.network.state_dict())
+        if isinstance(start.data_weight, DataWeight):
+            model.data_weight.load_state_dict(start.data_weight.state_dict())
+    return model.train()
 
 
 def _validation_set(config: TrainConfig, simulation: Simulation) -> list[Sample]:

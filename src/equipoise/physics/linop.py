@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from equipoise.shapes import Data, Image, PerSample
+from equipoise.shapes import Data, Image, Mask, PerSample
 
 
 def inner(a: Tensor, b: Tensor) -> PerSample:
@@ -47,6 +47,13 @@ class LinearOperator(ABC):
     def normal(self, image: Image) -> Image:
         """``A^H A x``."""
         return self.adjoint(self.forward(image))
+
+    def support(self) -> Mask | None:
+        """Pixels that A can see, (batch or 1, y, x); None if it sees all of them.
+
+        Elsewhere the image is defined to be zero.
+        """
+        return None
 
     def intensity_scale(self, data: Data) -> PerSample:
         """A typical image intensity, read off the data: networks see images divided by it.

@@ -70,6 +70,11 @@ class SenseOp(LinearOperator):
         coil_images = torch.fft.ifftn(kspace.mul_(self._corner_mask), dim=axes, norm="ortho")
         return coil_images.mul_(self.csm.conj()).sum(1)
 
+    def support(self) -> Mask | None:
+        """Pixels where some coil map is not zero."""
+        seen = (self.csm != 0).any(1)
+        return None if bool(seen.all()) else seen
+
     def intensity_scale(self, data: KSpace) -> PerSample:
         """99th percentile of the low-resolution image of the fully sampled k-space centre.
 

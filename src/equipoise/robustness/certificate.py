@@ -39,4 +39,3 @@ def tight_distance_bound(residual: Image, z: Image, m_z: Image, m: float) -> Per
 def perturbation_bound(lam: PerSample, m: float, noise_norm: PerSample) -> PerSample:
     """(8): ``||x*(b + delta) - x*(b)|| <= (1/2) sqrt(lam / m) ||delta||``."""
     return 0.5 * torch.sqrt(lam / m) * noise_norm
-

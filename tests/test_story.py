@@ -1,0 +1,319 @@
+"""File in, image out: the command line from one end to the other, with the model that ships."""
+
+import json
+import os
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from equipoise.cli import app
+from equipoise.equilibrium import weights
+from equipoise.equilibrium.data_weight import FixedWeight
+from equipoise.equilibrium.mol import MOL
+from equipoise.equilibrium.network import CNN
+from equipoise.outcome import BadInputError
+
+SLICE_KEYS = {
+    "index",
+    "outcome",
+    "iterations",
+    "network_evaluations",
+    "lam",
+    "relative_residual",
+    "distance_bound",
+    "m",
+    "m_evidence",
+    "seconds",
+    "psnr",
+    "ssim",
+    "sense_psnr",
+    "sense_ssim",
+}
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def run_json(*arguments):
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def leftovers(folder):
+    return [p.name for p in folder.iterdir() if "tmp" in p.name]
+
+
+class TestRecon:
+    def test_an_undersampled_experiment(self, full_scan, tmp_path):
+        out = tmp_path / "out.h5"
+        arguments = ("recon", full_scan, "-o", out, "--acceleration", 3, "--seed", 0)
+        report = run_json(*arguments)
+        assert set(report) == {"scan", "model", "outcome", "slices"}
+        assert report["outcome"] == "converged"
+        (only,) = report["slices"]
+        assert set(only) == SLICE_KEYS
+        assert only["distance_bound"] <= 1e-3
+        assert only["m_evidence"] == "measured"
+        assert only["psnr"] > only["sense_psnr"]
+        with h5py.File(out) as file:
+            assert file["reconstruction"].shape == (1, 72, 64)
+            assert file["mask"].shape == (1, 72, 64)
+            assert file.attrs["outcome"] == "converged"
+            assert file.attrs["distance_bound"] <= 1e-3
+        assert leftovers(tmp_path) == []
+
+    def test_without_a_target_the_metrics_are_null(self, tmp_path, scan_arrays):
+        kspace = scan_arrays["kspace"].copy()
+        kspace[..., ::2, :] = 0
+        kspace[..., 24:48, 20:44] = scan_arrays["kspace"][..., 24:48, 20:44]
+        np.savez(tmp_path / "scan.npz", kspace=kspace)
+        report = run_json("recon", tmp_path / "scan.npz", "-o", tmp_path / "out.npy")
+        assert report["slices"][0]["psnr"] is None
+        assert report["slices"][0]["sense_ssim"] is None
+
+    def test_the_output_has_a_default_name(self, full_scan, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert run("recon", full_scan).exit_code == 0
+        assert (tmp_path / "scan_mol.h5").exists()
+
+    def test_every_option_changes_the_result(self, full_scan, tmp_path, scan_arrays):
+        np.save(tmp_path / "csm.npy", scan_arrays["csm"])
+        np.save(tmp_path / "mask.npy", np.arange(64) % 2 == 0)
+        model = MOL(CNN(8, 2), FixedWeight(5.0), 0.05)
+        weights.save_model(tmp_path / "other.safetensors", model, {})
+        base = ("--acceleration", "3")
+
+        def image(*options):
+            out = tmp_path / "out.npy"
+            result = run("recon", full_scan, "-o", out, "--overwrite", *options)
+            assert result.exit_code == 0, result.stderr
+            return np.load(out)
+
+        reference = image(*base)
+        assert np.array_equal(image(*base, "--seed", "0"), reference)
+        for options in (
+            (*base, "--seed", "1"),
+            ("--acceleration", "2"),
+            (*base, "--lam", "1"),
+            (*base, "--rtol", "0.3"),
+            (*base, "--csm", tmp_path / "csm.npy"),
+            (*base, "--model", tmp_path / "other.safetensors"),
+            ("--mask", tmp_path / "mask.npy", "--csm", tmp_path / "csm.npy"),
+        ):
+            assert not np.array_equal(image(*options), reference), options
+
+    def test_a_slice_that_did_not_converge_is_written_named_and_fails_only_when_strict(
+        self, full_scan, tmp_path
+    ):
+        out = tmp_path / "out.npy"
+        arguments = ["recon", full_scan, "-o", out, "--acceleration", 3, "--rtol", 1e-12]
+        result = run(*arguments)
+        assert result.exit_code == 0
+        assert out.exists()
+        assert "slice 0 did not converge" in result.stderr
+        result = run(*arguments, "--overwrite", "--strict", "--json")
+        assert result.exit_code == 3
+        assert json.loads(result.stdout)["slices"][0]["outcome"] != "converged"
+
+    @pytest.mark.parametrize("factor", [1e-12, 1e12])
+    def test_the_image_scales_with_the_data(self, factor, full_scan, tmp_path, scan_arrays):
+        with h5py.File(tmp_path / "scaled.h5", "w") as file:
+            file["kspace"] = (scan_arrays["kspace"] * factor).astype(np.complex64)
+        images = []
+        for scan in (full_scan, tmp_path / "scaled.h5"):
+            out = tmp_path / f"{scan.stem}.npy"
+            assert run("recon", scan, "-o", out, "--acceleration", 3).exit_code == 0
+            images.append(np.load(out))
+        difference = np.abs(images[1] / factor - images[0]).max() / np.abs(images[0]).max()
+        assert difference < 1e-4
+
+    @pytest.mark.parametrize("shape", [(1, 1, 48, 40), (2, 3, 37, 41)])
+    def test_one_coil_and_odd_sizes_work(self, shape, tmp_path, scan_arrays):
+        kspace = scan_arrays["kspace"][:, : shape[1]]
+        top, left = (72 - shape[2]) // 2, (64 - shape[3]) // 2
+        kspace = kspace[..., top : top + shape[2], left : left + shape[3]]
+        kspace = np.repeat(kspace, shape[0], axis=0)
+        np.savez(tmp_path / "scan.npz", kspace=kspace)
+        out = tmp_path / "out.npy"
+        result = run("recon", tmp_path / "scan.npz", "-o", out, "--acceleration", 2)
+        assert result.exit_code == 0, result.stderr
+        assert np.load(out).shape == (shape[0], *shape[2:])
+
+    @pytest.mark.parametrize("suffix", [".h5", ".npy", ".nii.gz", ".png", ".cfl"])
+    def test_every_suffix(self, suffix, full_scan, tmp_path):
+        out = tmp_path / f"out{suffix}"
+        assert run("recon", full_scan, "-o", out, "--acceleration", 3).exit_code == 0
+        assert out.exists()
+
+
+class TestBadInput:
+    def fails(self, tmp_path, *arguments, match, code=1):
+        before = {p.name for p in tmp_path.iterdir()}
+        result = run(*arguments)
+        assert result.exit_code == code, result.stderr
+        assert match in " ".join(result.stderr.split()), result.stderr
+        assert result.stdout == ""
+        assert {p.name for p in tmp_path.iterdir()} == before
+
+    def test_an_output_that_exists(self, full_scan, tmp_path):
+        out = tmp_path / "out.npy"
+        out.write_text("precious")
+        self.fails(tmp_path, "recon", full_scan, "-o", out, match="--overwrite")
+        assert out.read_text() == "precious"
+
+    def test_a_folder_that_cannot_be_written(self, full_scan, tmp_path):
+        self.fails(tmp_path, "recon", full_scan, "-o", full_scan / "x.h5", match="not a folder")
+        if os.geteuid() != 0:
+            locked = tmp_path / "locked"
+            locked.mkdir(mode=0o500)
+            self.fails(tmp_path, "recon", full_scan, "-o", locked / "x.h5", match="cannot be")
+
+    def test_a_model_that_is_no_model(self, full_scan, tmp_path):
+        (tmp_path / "m.safetensors").write_bytes(b"nonsense")
+        out = tmp_path / "out.h5"
+        arguments = ("recon", full_scan, "-o", out, "--model")
+        self.fails(tmp_path, *arguments, tmp_path / "m.safetensors", match="not a model file")
+        self.fails(tmp_path, *arguments, "none", match="there is no model 'none'")
+
+    def test_coil_maps_that_are_zero(self, full_scan, tmp_path, scan_arrays):
+        np.save(tmp_path / "csm.npy", scan_arrays["csm"] * 0)
+        arguments = ("recon", full_scan, "-o", tmp_path / "o.h5", "--csm", tmp_path / "csm.npy")
+        self.fails(tmp_path, *arguments, match="zero everywhere")
+
+    @pytest.mark.parametrize(("shape", "match"), [((5, 5), "has shape (5, 5)"), (None, "empty")])
+    def test_masks(self, shape, match, full_scan, tmp_path):
+        mask = np.ones(shape) if shape else np.zeros((72, 64))
+        np.save(tmp_path / "mask.npy", mask)
+        arguments = ("recon", full_scan, "-o", tmp_path / "o.h5", "--mask", tmp_path / "mask.npy")
+        self.fails(tmp_path, *arguments, match=match)
+
+    def test_a_damaged_scan(self, full_scan, tmp_path):
+        path = tmp_path / "cut.h5"
+        path.write_bytes(full_scan.read_bytes()[:5000])
+        self.fails(tmp_path, "recon", path, "-o", tmp_path / "o.h5", match="damaged or truncated")
+
+    def test_acceleration_of_an_undersampled_scan(self, tmp_path, scan_arrays):
+        kspace = scan_arrays["kspace"].copy()
+        kspace[..., ::2] = 0
+        np.savez(tmp_path / "scan.npz", kspace=kspace)
+        arguments = ("recon", tmp_path / "scan.npz", "-o", tmp_path / "o.h5", "--acceleration", "4")
+        self.fails(tmp_path, *arguments, match="undersampled already")
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("--seed", "1"),
+            ("--acceleration", "0.5"),
+            ("--lam", "-1"),
+            ("--lam", "much"),
+            ("--rtol", "0"),
+            ("--acceleration", "4", "--mask", "m.npy"),
+            ("--nonsense",),
+        ],
+    )
+    def test_usage_errors_end_with_2(self, options, full_scan, tmp_path):
+        result = run("recon", full_scan, "-o", tmp_path / "o.h5", *options)
+        assert result.exit_code == 2
+
+
+class TestDemo:
+    def test_makes_a_scan_a_reconstruction_and_a_picture(self, tmp_path):
+        result = run("demo", "-o", tmp_path / "demo")
+        assert result.exit_code == 0, result.stderr
+        names = {p.name for p in (tmp_path / "demo").iterdir()}
+        assert names == {"scan.h5", "reconstruction.h5", "demo.png"}
+        with h5py.File(tmp_path / "demo" / "reconstruction.h5") as file:
+            (only,) = json.loads(file.attrs["slices"])
+        assert only["outcome"] == "converged"
+        assert only["psnr"] > only["sense_psnr"] + 0.5
+
+
+class TestModels:
+    def test_the_shipped_model_says_where_it_comes_from(self):
+        result = run("models", "--json")
+        found = json.loads(result.stdout)
+        origin = found[weights.DEFAULT_MODEL]
+        assert origin["validation"]["lipschitz"] < 1 - weights.load_model().m
+        assert origin["config"]["seed"] == 0
+        assert "siat_subject6.h5" in origin["config"]["data"]["validation"]
+        assert run("models").stdout.startswith(weights.DEFAULT_MODEL)
+
+    def test_a_model_comes_back_from_its_file(self, tmp_path):
+        model = MOL(CNN(6, 3), FixedWeight(7.0), 0.2, m_evidence="proved", shift=0.1)
+        weights.save_model(tmp_path / "m.safetensors", model, {"note": "x"})
+        again = weights.load_model(tmp_path / "m.safetensors")
+        assert (again.m, again.shift, again.m_evidence) == (model.m, 0.1, "proved")
+        state = again.state_dict()
+        assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+        assert weights.provenance(tmp_path / "m.safetensors") == {"note": "x"}
+
+    def test_other_safetensors_files_are_refused(self, tmp_path):
+        from safetensors.torch import save_file
+
+        save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
+        with pytest.raises(BadInputError, match="not a model of this package"):
+            weights.load_model(tmp_path / "x.safetensors")
+        metadata = {"format": weights.FORMAT, "configuration": "{}"}
+        save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors", metadata=metadata)
+        with pytest.raises(BadInputError, match="not a model of this version"):
+            weights.load_model(tmp_path / "x.safetensors")
+
+
+class TestAuthorsCheckpoint:
+    @pytest.fixture
+    def checkpoint(self, tmp_path):
+        """The layout of the released file: a zipped torch file, weights of a real network."""
+        network = CNN(12, 4, gain=0.9)
+        state = {"f.lam": torch.tensor(30.0)}
+        for i, convolution in enumerate(network.convolutions):
+            state[f"f.dw.net.{i}.conv.weight"] = convolution.weight.detach().contiguous()
+            state[f"f.dw.net.{i}.conv.bias"] = convolution.bias.detach()
+        torch.save({"epoch": 12, "state_dict": state}, tmp_path / "model.pth.tar")
+        return tmp_path / "model.pth.tar"
+
+    def test_becomes_a_model_that_reconstructs(self, checkpoint, full_scan, tmp_path):
+        bounds = {}
+        for shift in ("0.1", "0"):
+            out = tmp_path / f"m{shift}.safetensors"
+            assert run("import-model", checkpoint, "-o", out, "--shift", shift).exit_code == 0
+            model = weights.load_model(out)
+            assert model.network.configuration() == {"features": 12, "layers": 4, "kernel_size": 3}
+            assert model.m == pytest.approx(0.02 + float(shift))
+            scan = ("recon", full_scan, "--acceleration", 3, "--model", out)
+            bounds[shift] = run_json(*scan, "-o", tmp_path / f"{shift}.npy")["slices"][0]
+            assert bounds[shift]["lam"] == pytest.approx(30)
+        assert bounds["0"]["m"] != bounds["0.1"]["m"]
+        images = [np.load(tmp_path / f"{shift}.npy") for shift in ("0.1", "0")]
+        assert not np.allclose(images[0], images[1], rtol=1e-3)
+
+    def test_other_files_are_refused(self, tmp_path, checkpoint):
+        (tmp_path / "x.pth").write_bytes(b"nonsense")
+        out = tmp_path / "m.safetensors"
+        result = run("import-model", tmp_path / "x.pth", "-o", out)
+        assert result.exit_code == 1
+        assert not out.exists()
+        torch.save({"state_dict": {}}, tmp_path / "x.pth")
+        assert run("import-model", tmp_path / "x.pth", "-o", out).exit_code == 1
+        out.write_text("precious")
+        assert run("import-model", checkpoint, "-o", out).exit_code == 1
+        assert out.read_text() == "precious"
+
+
+def test_the_training_command(tmp_path, scan_arrays):
+    np.save(tmp_path / "images.npy", scan_arrays["image"])
+    (tmp_path / "c.yaml").write_text(
+        "name: tiny\ndata: {train: [images.npy], validation: [images.npy]}\n"
+        "simulation: {acceleration: 3, calibration: 40}\nmodel: {features: 8, layers: 2, m: 0.005}\n"
+        "lipschitz: {steps: 3, validation_steps: 3, reserve: 0}\ncrop: 32\nvalidation_crop: 32\nwarmup_steps: 2\nsteps: 3\nvalidate_every: 5\n"
+    )
+    result = run("train", tmp_path / "c.yaml", "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert "validation" in result.stderr
+    assert (tmp_path / "run" / "tiny.safetensors").exists()
+    assert run("train", tmp_path / "c.yaml", "-o", tmp_path / "run").exit_code == 1
+    assert run("train", tmp_path / "none.yaml").exit_code == 1
