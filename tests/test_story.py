@@ -306,11 +306,19 @@ class TestAuthorsCheckpoint:
 
 def test_the_training_command(tmp_path, scan_arrays):
     np.save(tmp_path / "images.npy", scan_arrays["image"])
-    (tmp_path / "c.yaml").write_text(
-        "name: tiny\ndata: {train: [images.npy], validation: [images.npy]}\n"
-        "simulation: {acceleration: 3, calibration: 40}\nmodel: {features: 8, layers: 2, m: 0.005}\n"
-        "lipschitz: {steps: 3, validation_steps: 3, reserve: 0}\ncrop: 32\nvalidation_crop: 32\nwarmup_steps: 2\nsteps: 3\nvalidate_every: 5\n"
-    )
+    config = {
+        "name": "tiny",
+        "data": {"train": ["images.npy"], "validation": ["images.npy"]},
+        "simulation": {"acceleration": 3, "calibration": 40},
+        "model": {"features": 8, "layers": 2, "m": 0.005},
+        "lipschitz": {"steps": 3, "validation_steps": 3, "reserve": 0},
+        "crop": 32,
+        "validation_crop": 32,
+        "warmup_steps": 2,
+        "steps": 3,
+        "validate_every": 5,
+    }
+    (tmp_path / "c.yaml").write_text(json.dumps(config))  # JSON is YAML
     result = run("train", tmp_path / "c.yaml", "-o", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
     assert "validation" in result.stderr

@@ -25,7 +25,7 @@ from equipoise.outcome import BadInputError, EquipoiseError
 TINY = {
     "name": "tiny",
     "simulation": {"acceleration": 3, "calibration": 32, "coils": [3, 4]},
-    "model": {"features": 8, "layers": 2, "m": 0.05},
+    "model": {"features": 8, "layers": 2, "m": 0.01},
     "lipschitz": {"every": 2, "steps": 3, "validation_steps": 5},
     "crop": 32,
     "warmup_steps": 3,
@@ -57,10 +57,10 @@ def test_training_lowers_the_loss_and_writes_a_model(config_file, tmp_path):
     path = training.train(config, tmp_path / "run", report=lambda p: losses.append(p.psnr))
     assert np.mean(losses[-10:]) > np.mean(losses[:5])
     model = load_model(path)
-    assert model.m == 0.05
+    assert model.m == 0.01
     origin = provenance(path)
     assert origin["config"]["data"]["train"] == ["train.npy"]
-    assert origin["validation"]["lipschitz"] < 0.95
+    assert origin["validation"]["lipschitz"] < 0.99
     assert origin["validation"]["sense_psnr"] > 10
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len(log) == 42
@@ -234,6 +234,7 @@ class TestImages:
 class TestSimulation:
     def sample(self, seed=0, crop=32, **options):
         magnitude = torch.rand((48, 40), generator=torch.Generator().manual_seed(0))
+        magnitude[:, :16] = 0
         image = torch.polar(magnitude, torch.zeros(48, 40))
         simulation = Simulation(calibration=64, **options)
         return simulation.sample(image, np.random.default_rng(seed), crop)

@@ -21,7 +21,6 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.mol import MOL
 from equipoise.equilibrium.network import CNN
 from equipoise.equilibrium.weights import load_model, provenance, save_model
-from equipoise.learning.baselines import best_sense
 from equipoise.learning.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.learning.config import TrainConfig
 from equipoise.learning.images import load_images
@@ -33,13 +32,13 @@ from equipoise.learning.simulate import (
     complex_noise,
     load_coils,
 )
+from equipoise.learning.validation import evaluate, sense_psnr, validation_set
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.physics.linop import per_sample
 from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier
 
 CHECKPOINT_EVERY = 50
 TRAINING_ITERATIONS = 30
-VALIDATION_RTOL = 1e-3
 DENOISER_NOISE = (0.02, 0.2)
 """Range of the noise of the denoiser warm-up, relative to the image scale."""
 
@@ -50,7 +49,7 @@ DIVERGENCE_DB = 3.0
 """So does a validation PSNR this far below the best."""
 
 MAX_ROLLBACKS = 6
-TRAIN_STREAM, VALIDATION_STREAM = 0, 1
+TRAIN_STREAM = 0
 
 
 @dataclass
@@ -124,7 +123,8 @@ class _Run:
         options = config.simulation.model_dump()
         self.simulation = Simulation(**options, measured_coils=coils)
         self.images = load_images(config.data.train)
-        self.validation = _validation_set(config, self.simulation)
+        self.validation = validation_set(config, self.simulation)
+        self.sense_psnr = sense_psnr(self.validation)
         self.model = _first_model(config)
         self.optimizer = torch.optim.Adam(
             [
@@ -233,32 +233,8 @@ class _Run:
 
     # ---- validation ----------------------------------------------------------------------------
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean PSNR, largest Lipschitz estimate, mean iterations, share that converged."""
-        psnrs, estimates, iterations, converged, bounds = [], [], [], [], []
-        for sample in self.validation:
-            solution = self.model.solve(
-                sample.operator,
-                sample.kspace,
-                noise_level=sample.noise_level,
-                options=SolverOptions(rtol=VALIDATION_RTOL),
-            )
-            assert solution.scale is not None
-            point = solution.value / per_sample(solution.scale, solution.value).float()
-            steps = self.config.lipschitz.validation_steps
-            psnrs.append(float(psnr(solution.value, sample.target)))
-            estimates.append(float(lipschitz_lower(self.model.network, point, steps=steps)))
-            iterations.append(float(solution.iterations))
-            converged.append(float(solution.converged))
-            bounds.append(float(solution.distance_bound))
-        return {
-            "psnr": float(np.mean(psnrs)),
-            "lipschitz": float(np.max(estimates)),
-            "iterations": float(np.mean(iterations)),
-            "converged": float(np.mean(converged)),
-            "bound": float(np.max(bounds)),
-        }
+        return evaluate(self.model, self.validation, self.config.lipschitz.validation_steps)
 
     def psnr_collapsed(self, value: float) -> bool:
         return bool(self.best) and not value > self.best["psnr"] - DIVERGENCE_DB
@@ -361,18 +337,8 @@ class _Run:
             "equilibrium_samples": trained,
             "hours": round(self.seconds / 3600, 2),
             "threads": torch.get_num_threads(),
-            "validation": {**self.best, "sense_psnr": self._sense_psnr()},
+            "validation": {**self.best, "sense_psnr": self.sense_psnr},
         }
-
-    def _sense_psnr(self) -> float:
-        """SENSE at its best lam on the validation set, computed once."""
-        if not hasattr(self, "_sense"):
-            values = [
-                float(psnr(best_sense(s.operator, s.kspace, s.target).image, s.target))
-                for s in self.validation
-            ]
-            self._sense = float(np.mean(values))
-        return self._sense
 
     def _log(self, entry: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a") as file:
@@ -395,14 +361,3 @@ def _first_model(config: TrainConfig) -> MOL:
         if isinstance(start.data_weight, DataWeight):
             model.data_weight.load_state_dict(start.data_weight.state_dict())
     return model.train()
-
-
-def _validation_set(config: TrainConfig, simulation: Simulation) -> list[Sample]:
-    """Fixed acquisitions of evenly spaced validation images."""
-    images = load_images(config.data.validation)
-    chosen = np.linspace(0, len(images) - 1, min(config.validation_samples, len(images)))
-    samples = []
-    for i in chosen.round().astype(int):
-        rng = np.random.default_rng([config.seed, VALIDATION_STREAM, int(i)])
-        samples.append(simulation.sample(images[i], rng, config.validation_crop))
-    return samples
