@@ -5,6 +5,7 @@ converge. Results for machines go to standard output, everything else to standar
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True)
+# Away from a terminal (a log, a pipe) tables keep their full width.
+console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 NOT_CONVERGED = 3
 
 

@@ -70,7 +70,7 @@ class Solution:
     lam, m
         The data weight and the monotonicity constant that were used.
     history
-        The distance bound at each iteration, shape (batch,) each.
+        Relative residual and distance bound at each iteration, (2, batch) each.
     backward
         The solution of the adjoint equation, filled when ``backward()`` has run.
     scale
@@ -96,5 +96,5 @@ class Solution:
         return all(outcome is Outcome.CONVERGED for outcome in self.outcome)
 
     def history_of(self, sample: int) -> Tensor:
-        """The distance bound of one sample over its own iterations."""
-        return torch.stack(self.history)[: int(self.iterations[sample]) + 1, sample]
+        """Relative residual and distance bound of one sample by iteration, (iterations + 1, 2)."""
+        return torch.stack(self.history)[: int(self.iterations[sample]) + 1, :, sample]

@@ -50,7 +50,8 @@ class Reconstruction:
     """The images of a scan and how each was reached.
 
     ``image`` and, with a target, ``target`` and ``sense`` are (slices, y, x) complex64; ``csm``
-    is (slices, coils, y, x); ``history`` holds the distance bound of each slice by iteration.
+    is (slices, coils, y, x); ``history`` holds, for each slice, the
+    relative residual and the distance bound by iteration, (iterations + 1, 2).
     """
 
     image: Tensor

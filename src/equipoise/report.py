@@ -83,9 +83,11 @@ def comparison_figure(
     for axis in (*axes[0], *axes[1, :4]):
         axis.set_axis_off()
     axes[1, 0].set_title("error images", fontsize=10)
-    bounds = result.history[index].numpy()
-    axes[1, 4].semilogy(range(len(bounds)), bounds, "o-", markersize=3)
-    axes[1, 4].set(xlabel="iteration", ylabel="bound on ||x - x*|| / ||x||")
+    residuals, bounds = result.history[index].numpy().T
+    axes[1, 4].semilogy(bounds, "o-", markersize=3, label="bound on ||x - x*|| / ||x||")
+    axes[1, 4].semilogy(residuals, "s--", markersize=3, label="residual ||r|| / ||x||")
+    axes[1, 4].set(xlabel="iteration")
+    axes[1, 4].legend(fontsize=8)
     axes[1, 4].grid(alpha=0.3)
     figure.suptitle(title)
     with replacing(path) as temporary:

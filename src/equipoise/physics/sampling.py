@@ -124,24 +124,29 @@ def uniform(shape: Shape, acceleration: float, calibration: int = 24, seed: int 
 def poisson_disc(shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0) -> Mask:
     """Variable-density Poisson disc: no two samples closer than a radius that grows with |k|.
 
-    Candidates are visited in a random order (dart throwing); the radius is found by bisection,
-    and the last few samples are drawn at random to make the count exact.
+    Candidates are visited in a random order (dart throwing); the radius is corrected until the
+    number of samples fits, and a few are dropped or added at random to make the count exact.
     """
     rng = np.random.default_rng(seed)
     centre = centre_block(shape, _fit(shape, calibration))
     count = _budget(centre.size, acceleration, int(centre.sum()))
     order = rng.permutation(np.flatnonzero(~centre))
-    low, high = 0.3, 4.0 * np.sqrt(acceleration)
-    for _ in range(8):
-        middle = (low + high) / 2
-        taken = _throw_darts(shape, order, middle)
-        low, high = (middle, high) if len(taken) > count else (low, middle)
-    taken = _throw_darts(shape, order, low)
+    radius = np.sqrt(acceleration)
+    for _ in range(DISC_TRIALS):
+        taken = _throw_darts(shape, order, radius)
+        if count <= len(taken) <= DISC_EXCESS * count:
+            break
+        # The number of discs that fit goes with the inverse square of their radius.
+        radius *= np.sqrt(max(len(taken), 1) / (max(count, 1) * (1 + DISC_EXCESS) / 2))
     mask = centre.copy()
     mask.ravel()[rng.permutation(taken)[:count]] = True
     missing = count - int(mask.sum() - centre.sum())
     mask.ravel()[rng.permutation(np.flatnonzero(~mask))[:missing]] = True
     return torch.from_numpy(mask)[None]
+
+
+DISC_TRIALS, DISC_EXCESS = 5, 1.04
+"""Trials of the radius, and the excess of samples that ends them."""
 
 
 def _throw_darts(shape: Shape, order: np.ndarray, radius: float) -> list[int]:
