@@ -16,8 +16,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from equipoise.equilibrium.mol import MOL
-    from equipoise.formats import Acquisition
-    from equipoise.reconstruction import Reconstruction
+    from equipoise.reconstruction import Experiment, Reconstruction
 
 app = typer.Typer(
     help="MRI reconstruction at an equilibrium, with a bound on its error.",
@@ -77,11 +76,14 @@ def recon(
     with failures():
         from equipoise.equilibrium.weights import load_model
         from equipoise.formats.write import check_target
+        from equipoise.reconstruction import load_experiment
 
         check_target(target, overwrite=overwrite)
         network = load_model(model)
-        acquisition, full = _prepare(scan, csm, mask, acceleration, seed or 0)
-        result = _run(acquisition, full, network, weight, rtol)
+        experiment = load_experiment(
+            scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
+        )
+        result = _run(experiment, network, weight, rtol)
         _save(target, result, scan, model, overwrite)
     _announce(result, target, as_json, scan, model)
     if strict and result.outcome.value != "converged":
@@ -100,54 +102,19 @@ def _parse_lam(lam: str) -> float | None:
     return value
 
 
-def _prepare(
-    scan: Path, csm: Path | None, mask: Path | None, acceleration: float | None, seed: int
-) -> tuple["Acquisition", "Acquisition | None"]:
-    """The scan to reconstruct, and the full one that it was undersampled from, if any."""
-    import numpy as np
-    import torch
-
-    from equipoise.formats import read
-    from equipoise.formats.acquisition import as_maps, as_mask
-    from equipoise.formats.arrays import read_array
-    from equipoise.outcome import BadInputError
-    from equipoise.reconstruction import apply_mask, is_fully_sampled, undersample
-
-    original = read(scan)
-    kspace = original.kspace.numpy()
-    if csm is not None:
-        maps = as_maps(read_array(csm, "csm"), kspace.shape, str(csm))
-        original.csm = torch.from_numpy(maps)
-    full = original if is_fully_sampled(original) else None
-    if acceleration is not None:
-        if full is None:
-            raise BadInputError(
-                f"{scan} is undersampled already ({original.acceleration:.2f}-fold): leave out "
-                "--acceleration to reconstruct it as it is"
-            )
-        return undersample(original, acceleration, seed), full
-    if mask is not None:
-        drawn = torch.from_numpy(np.array(as_mask(read_array(mask, "mask"), kspace, str(mask))))
-        return apply_mask(original, drawn), full
-    return original, None
-
-
 def _run(
-    acquisition: "Acquisition",
-    full: "Acquisition | None",
-    model: "MOL",
-    lam: float | None,
-    rtol: float,
+    experiment: "Experiment", model: "MOL", lam: float | None, rtol: float
 ) -> "Reconstruction":
     from dataclasses import replace
 
     from equipoise.reconstruction import reconstruct
 
+    acquisition = experiment.acquisition
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
     options = replace(model.options, rtol=rtol)
     with console.status(f"{len(acquisition.kspace)} slices, {acquisition.acceleration:.2f}-fold"):
-        return reconstruct(acquisition, model, full=full, lam=lam, options=options)
+        return reconstruct(acquisition, model, full=experiment.full, lam=lam, options=options)
 
 
 def _save(target: Path, result: "Reconstruction", scan: Path, model: str, overwrite: bool) -> None:
@@ -204,13 +171,13 @@ def demo(
     with failures():
         from equipoise.demo import simulate_scan, zero_filled
         from equipoise.equilibrium.weights import DEFAULT_MODEL, load_model
+        from equipoise.reconstruction import load_experiment
         from equipoise.report import comparison_figure
 
         folder.mkdir(parents=True, exist_ok=True)
         scan = folder / "scan.h5"
         simulate_scan(scan)
-        acquisition, full = _prepare(scan, None, None, None, 0)
-        result = _run(acquisition, full, load_model(), None, 1e-3)
+        result = _run(load_experiment(scan), load_model(), None, 1e-3)
         image = folder / "reconstruction.h5"
         _save(image, result, scan, DEFAULT_MODEL, overwrite=True)
         picture = folder / "demo.png"

@@ -2,14 +2,18 @@
 
 import time
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.mol import MOL
-from equipoise.formats.acquisition import Acquisition
+from equipoise.formats import read
+from equipoise.formats.acquisition import Acquisition, as_maps, as_mask
+from equipoise.formats.arrays import read_array
 from equipoise.learning.baselines import best_sense
 from equipoise.learning.metrics import psnr, ssim
 from equipoise.outcome import BadInputError, Outcome, Solution
@@ -79,16 +83,50 @@ class Reconstruction:
         }
 
 
-def undersample(
-    acquisition: Acquisition, acceleration: float, seed: int, kind: str = "variable-density-2d"
-) -> Acquisition:
-    """Keep the samples of a drawn mask; the fully sampled scan becomes the target.
+class Experiment(NamedTuple):
+    """A scan to reconstruct, and the fully sampled one that it was undersampled from, if any."""
+
+    acquisition: Acquisition
+    full: Acquisition | None
+
+
+def load_experiment(
+    scan: Path,
+    *,
+    csm: Path | None = None,
+    mask: Path | None = None,
+    acceleration: float | None = None,
+    seed: int = 0,
+) -> Experiment:
+    """Read a scan, with coil maps and a mask from other files, or undersample it in retrospect.
 
     Raises
     ------
     BadInputError
-        If the scan is undersampled already.
+        If a file cannot be used, or an undersampled scan is to be undersampled again.
     """
+    original = read(scan)
+    kspace = original.kspace.numpy()
+    if csm is not None:
+        original.csm = torch.from_numpy(as_maps(read_array(csm, "csm"), kspace.shape, str(csm)))
+    full = original if is_fully_sampled(original) else None
+    if acceleration is not None:
+        if full is None:
+            raise BadInputError(
+                f"{scan} is undersampled already ({original.acceleration:.2f}-fold): leave out "
+                "--acceleration to reconstruct it as it is"
+            )
+        return Experiment(undersample(original, acceleration, seed), full)
+    if mask is not None:
+        drawn = torch.from_numpy(np.array(as_mask(read_array(mask, "mask"), kspace, str(mask))))
+        return Experiment(apply_mask(original, drawn), full)
+    return Experiment(original, None)
+
+
+def undersample(
+    acquisition: Acquisition, acceleration: float, seed: int, kind: str = "variable-density-2d"
+) -> Acquisition:
+    """Keep the samples of a drawn mask; the fully sampled scan becomes the target."""
     shape = tuple(acquisition.kspace.shape[2:])
     calibration = min(CALIBRATION, *shape)
     mask = make_mask(kind, (shape[0], shape[1]), acceleration, calibration, seed)

@@ -91,7 +91,7 @@ def _calibration_data(kspace: Tensor, mask: Tensor) -> Tensor:
         )
     cut = tuple(slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(mask.shape, size))
     data = kspace[(slice(None), *cut)].to(torch.complex128)
-    if not bool(data.any()):
+    if not bool((data != 0).any()):
         raise BadInputError("the centre of k-space is zero: there is no signal to calibrate on")
     return data / data.abs().max()
 

@@ -36,7 +36,7 @@ class SenseOp(LinearOperator):
             )
         if not mask.flatten(1).any(1).all():
             raise BadInputError("the sampling mask is empty: nothing was measured")
-        if not csm.flatten(1).any(1).all():
+        if not (csm != 0).flatten(1).any(1).all():
             raise BadInputError(
                 "the coil maps are zero everywhere: estimate them again, or give others"
             )
