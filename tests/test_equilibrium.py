@@ -110,6 +110,8 @@ class TestFixedPoint:
                 one = SenseOp(operator.csm, operator.mask[i : i + 1])
                 alone = model.solve(one, data[i : i + 1], lam=lam[i : i + 1])
                 assert alone.iterations[0] == together.iterations[i]
+                bounds = (alone.distance_bound[0], together.distance_bound[i])
+                assert bounds[0].item() == pytest.approx(bounds[1].item(), rel=1e-6)
                 error = norm(alone.value - together.value[i : i + 1]) / norm(alone.value)
                 assert float(error) < 1e-12
         assert len(set(together.iterations.tolist())) > 1
@@ -197,6 +199,18 @@ class TestModel:
             exact = model.solve(operator, data, options=TIGHT).value
             again = model.solve(operator, data, start=exact)
         assert again.network_evaluations.tolist() == [1, 1]
+
+    def test_a_zero_start_and_zero_data_are_solved_like_others(self):
+        operator, data = sense_problem()
+        model = model_of()
+        data[1] = 0
+        with torch.no_grad():
+            reference = model.solve(operator, data, options=TIGHT)
+            solution = model.solve(operator, data, start=torch.zeros_like(reference.value))
+        assert reference.converged
+        assert solution.converged
+        error = norm(solution.value - reference.value) / norm(reference.value)
+        assert bool((error <= solution.distance_bound).all())
 
     def test_lam_falls_with_the_noise_and_is_positive(self):
         weight = DataWeight(lam=20.0, at=0.015)

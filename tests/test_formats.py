@@ -215,9 +215,15 @@ class TestBadInput:
         h5py.File(path, "w").close()
         self.fail(path, "no dataset 'kspace'")
 
-    @pytest.mark.parametrize("dtype", [np.int16, "S4"])
+    @pytest.mark.parametrize("dtype", [np.int16, "S4", np.float32])
     def test_wrong_type(self, tmp_path, dtype):
         self.fail(self.with_kspace(tmp_path, np.ones((1, 2, 8, 8)).astype(dtype)), "complex")
+
+    def test_a_group_in_place_of_a_dataset(self, tmp_path):
+        path = tmp_path / "scan.h5"
+        with h5py.File(path, "w") as file:
+            file.create_group("kspace")
+        self.fail(path, "is a group")
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_nan_and_inf(self, tmp_path, scan_arrays, value):
@@ -256,6 +262,20 @@ class TestArrays:
         write_bart(tmp_path / "a.cfl", {"kspace": csm})
         for suffix in ("npy", "npz", "h5", "cfl"):
             assert np.array_equal(read_array(tmp_path / f"a.{suffix}", "csm"), csm)
+
+    def test_a_cfl_with_two_sets_of_maps_gives_the_first_and_a_mask_has_no_coil_axis(
+        self, tmp_path, scan_arrays
+    ):
+        csm = scan_arrays["csm"]
+        sets = np.stack([csm[0], 0 * csm[0]]).transpose(3, 2, 1, 0)[:, :, None]  # x y z coil maps
+        mask = np.arange(64)[:, None, None] % 2 * np.ones((1, 72, 1))
+        for name, array in (("brain.maps", sets), ("mask", mask)):
+            header, data = cfl_bytes(array)
+            (tmp_path / f"{name}.hdr").write_bytes(header)
+            (tmp_path / f"{name}.cfl").write_bytes(data)
+        assert np.array_equal(read_array(tmp_path / "brain.maps.cfl", "csm"), csm)
+        assert np.array_equal(read_array(tmp_path / "brain.maps", "csm"), csm)
+        assert read_array(tmp_path / "mask.cfl", "mask").shape == (1, 72, 64)
 
     def test_say_what_is_missing(self, tmp_path):
         np.savez(tmp_path / "a.npz", x=np.ones(3), y=np.ones(3))
@@ -310,6 +330,12 @@ class TestWriting:
         assert path.read_text() == "precious"
         write_image(path, content, overwrite=True)
         assert np.load(path).shape == content["image"].shape
+
+    def test_the_header_of_a_cfl_is_not_overwritten_either(self, tmp_path, content):
+        (tmp_path / "out.hdr").write_text("precious")
+        with pytest.raises(BadInputError, match="--overwrite"):
+            write_image(tmp_path / "out.cfl", content)
+        assert (tmp_path / "out.hdr").read_text() == "precious"
 
     def test_bad_targets(self, tmp_path, content):
         with pytest.raises(BadInputError, match="suffix"):

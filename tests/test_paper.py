@@ -1,5 +1,7 @@
 """Each statement of the theory is a test, in double precision on small random problems."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -7,7 +9,9 @@ from equipoise.equilibrium.data_consistency import conjugate_gradient
 from equipoise.equilibrium.data_weight import FixedWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.mol import MOL
+from equipoise.outcome import BadInputError
 from equipoise.physics.linop import norm, per_sample
+from equipoise.physics.sense import SenseOp
 from equipoise.robustness.certificate import perturbation_bound, tight_distance_bound
 from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier
 from problems import DOUBLE, TIGHT, contractive_cnn, model_of, random_complex, sense_problem
@@ -233,6 +237,59 @@ def test_11_the_adjoint_residual_bounds_the_error_of_the_adjoint_solution():
     assert bool((bound <= 0.1).all())
     assert bool((distance <= bound).all())
     assert float(distance.max()) > 1e-6
+
+
+def test_10_the_gradient_for_the_data_runs_through_the_intensity_scale():
+    operator, data = sense_problem()
+    model = model_of(0.6)
+    direction = random_complex(data.shape, 9) * operator.mask[:, None]
+    lam = torch.full((2,), 5.0, dtype=torch.float64)
+
+    def loss_at(b):
+        value = model.solve(operator, b, lam=lam, options=TIGHT, cg_rtol=1e-3).value
+        return value.abs().square().sum()
+
+    data.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_at(data), data)
+    h = 1e-6
+    with torch.no_grad():
+        difference = (loss_at(data + h * direction) - loss_at(data - h * direction)) / (2 * h)
+    expected = (gradient.conj() * direction).real.sum()
+    assert difference.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_7_the_bound_holds_for_single_precision_data_and_large_lam():
+    operator, data = sense_problem()
+    operator, data = SenseOp(operator.csm.to(torch.complex64), operator.mask), data.to(DOUBLE)
+    single = data.to(torch.complex64)
+    model = model_of(0.8, 1e4)
+    options = SolverOptions(rtol=1e-7, max_iter=2000)
+    exact = solve(model, operator, single.to(DOUBLE), options=SolverOptions(rtol=1e-11)).value
+    solution = model.solve(operator, single, scale=ONES, options=options)
+    with torch.no_grad():
+        distance = norm(solution.value.to(DOUBLE) - exact) / norm(exact)
+    rounding = 2 * torch.finfo(torch.float32).eps  # of the image that is returned
+    assert bool((distance <= solution.distance_bound + rounding).all())
+
+
+def test_a_solution_is_freed_when_it_is_no_longer_used():
+    operator, data = sense_problem()
+    model = model_of()
+    for backward in (False, True):
+        solution = model.solve(operator, data, scale=ONES)
+        if backward:
+            solution.value.abs().sum().backward()
+            assert solution.backward is not None
+        reference = weakref.ref(solution)
+        del solution
+        assert reference() is None
+
+
+def test_gradients_for_the_operator_are_refused():
+    operator, data = sense_problem()
+    wanting = SenseOp(operator.csm.clone().requires_grad_(), operator.mask)
+    with pytest.raises(BadInputError, match="csm"):
+        model_of().solve(wanting, data, scale=ONES)
 
 
 def test_gradients_exist_in_eval_mode():

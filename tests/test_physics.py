@@ -217,6 +217,12 @@ class TestNoiseLevel:
         estimate = float(noise_level(kspace, mask))
         assert sigma * 0.85 < estimate < sigma * 1.5
 
+    def test_padding_is_no_measurement(self):
+        kspace = random_complex((1, 8, 64, 64))
+        kspace[..., :20] = kspace[..., -20:] = 0
+        mask = torch.ones((1, 64, 64), dtype=torch.bool)
+        assert float(noise_level(kspace, mask)) == pytest.approx(1, abs=0.1)
+
     def test_is_exact_for_pure_noise_and_scales(self):
         kspace = random_complex((1, 8, 64, 64))
         mask = torch.ones((1, 64, 64), dtype=torch.bool)

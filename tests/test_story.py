@@ -76,6 +76,31 @@ class TestRecon:
         assert report["slices"][0]["psnr"] is None
         assert report["slices"][0]["sense_ssim"] is None
 
+    def test_the_acceleration_holds_when_part_of_the_matrix_was_not_measured(
+        self, tmp_path, scan_arrays
+    ):
+        kspace = scan_arrays["kspace"].copy()
+        kspace[..., :10] = 0
+        np.savez(tmp_path / "scan.npz", kspace=kspace)
+        out = tmp_path / "out.h5"
+        arguments = ("recon", tmp_path / "scan.npz", "-o", out, "--acceleration", 3)
+        assert run(*arguments).exit_code == 0
+        with h5py.File(out) as file:
+            mask = file["mask"][:]
+        assert mask.size / mask.sum() == pytest.approx(3, rel=0.02)
+        assert not mask[..., :10].any()
+
+    def test_a_bound_that_is_not_finite_is_null_in_json(self, full_scan, tmp_path):
+        network = CNN(8, 2)
+        with torch.no_grad():
+            network.convolutions[0].bias.fill_(torch.nan)
+        model = MOL(network, FixedWeight(5.0), 0.05)
+        weights.save_model(tmp_path / "nan.safetensors", model, {})
+        arguments = ("recon", full_scan, "-o", tmp_path / "o.npy", "--acceleration", 3)
+        (only,) = run_json(*arguments, "--model", tmp_path / "nan.safetensors")["slices"]
+        assert only["outcome"] == "diverged"
+        assert only["distance_bound"] is None
+
     def test_the_output_has_a_default_name(self, full_scan, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert run("recon", full_scan).exit_code == 0
@@ -191,6 +216,9 @@ class TestBadInput:
         np.save(tmp_path / "mask.npy", mask)
         arguments = ("recon", full_scan, "-o", tmp_path / "o.h5", "--mask", tmp_path / "mask.npy")
         self.fails(tmp_path, *arguments, match=match)
+
+    def test_a_demo_folder_that_is_a_file(self, full_scan, tmp_path):
+        self.fails(tmp_path, "demo", "-o", full_scan, match="cannot be made a folder")
 
     def test_a_damaged_scan(self, full_scan, tmp_path):
         path = tmp_path / "cut.h5"

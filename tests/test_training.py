@@ -165,6 +165,11 @@ def test_training_continues_from_given_weights(config_file, tmp_path):
         training.train(load_config(wide), tmp_path / "third")
 
 
+def test_a_batch_needs_images_of_the_size_of_the_crop(config_file, tmp_path):
+    with pytest.raises(BadInputError, match="lower crop"):
+        training.train(load_config(write(tmp_path, {"batch": 2, "crop": 80})), tmp_path / "run")
+
+
 def test_a_folder_with_a_run_is_not_overwritten(config_file, tmp_path):
     config = load_config(config_file)
     training.train(config, tmp_path / "run")
@@ -224,6 +229,11 @@ class TestImages:
         assert [tuple(i.shape) for i in images] == [(72, 64)] * 5 + [(4, 4)]
         for found in images[:5]:
             assert np.abs(found.abs().numpy() - magnitude / magnitude.max()).max() < 0.02
+
+    def test_nan_is_refused(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.full((8, 8), np.nan))
+        with pytest.raises(BadInputError, match="NaN"):
+            load_images([tmp_path])
 
     def test_missing_unreadable_and_empty(self, tmp_path):
         with pytest.raises(BadInputError, match="does not exist"):

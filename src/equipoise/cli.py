@@ -127,7 +127,7 @@ def _save(target: Path, result: "Reconstruction", scan: Path, model: str, overwr
         "equipoise_version": __version__,
         "outcome": result.outcome.value,
         "distance_bound": max(s.distance_bound for s in result.slices),
-        "slices": json.dumps([vars(s) for s in result.slices]),
+        "slices": json.dumps(result.as_json(str(scan), model)["slices"]),
     }
     content = {
         "image": result.image.numpy(),
@@ -158,7 +158,7 @@ def _announce(
             )
     console.print(f"written: {target}", markup=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(result.as_json(str(scan), model)))
+        print(json.dumps(result.as_json(str(scan), model), allow_nan=False))
 
 
 @app.command()
@@ -171,10 +171,11 @@ def demo(
     with failures():
         from equipoise.demo import simulate_scan, zero_filled
         from equipoise.equilibrium.weights import DEFAULT_MODEL, load_model
+        from equipoise.formats.write import make_folder
         from equipoise.reconstruction import load_experiment
         from equipoise.report import comparison_figure
 
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         scan = folder / "scan.h5"
         simulate_scan(scan)
         result = _run(load_experiment(scan), load_model(), None, 1e-3)

@@ -48,6 +48,13 @@ _ADVICE = {
 
 
 @dataclass
+class BackwardRecord:
+    """Where a backward pass leaves its solution; it refers to no graph, so nothing is cyclic."""
+
+    solution: "Solution | None" = None
+
+
+@dataclass
 class Solution:
     """The result of an equilibrium solve, per sample of the batch.
 
@@ -64,15 +71,16 @@ class Solution:
     cg_iterations
         Inner conjugate-gradient iterations, summed over the solve.
     relative_residual
-        ``||r(x)|| / ||x||`` at the value that is returned.
+        ``||r(x)|| / ||x||`` where r was last evaluated: at the value that is returned or, under
+        the step rule, at the iterate before it.
     distance_bound
         Upper bound on ``||x - x*|| / ||x||``, true if F is m-strongly monotone.
     lam, m
         The data weight and the monotonicity constant that were used.
     history
         Relative residual and distance bound at each iteration, (2, batch) each.
-    backward
-        The solution of the adjoint equation, filled when ``backward()`` has run.
+    record
+        Receives the solution of the adjoint equation, see :attr:`backward`.
     scale
         The intensity scale that the network saw the image divided by.
     """
@@ -87,8 +95,13 @@ class Solution:
     lam: Tensor
     m: float
     history: list[Tensor] = field(default_factory=list)
-    backward: "Solution | None" = None
+    record: "BackwardRecord" = field(default_factory=lambda: BackwardRecord(), repr=False)
     scale: Tensor | None = None
+
+    @property
+    def backward(self) -> "Solution | None":
+        """The solution of the adjoint equation, once ``backward()`` of autograd has run."""
+        return self.record.solution
 
     @property
     def converged(self) -> bool:

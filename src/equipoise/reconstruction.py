@@ -1,5 +1,6 @@
 """File in, image out: the straight story of one reconstruction."""
 
+import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -79,8 +80,15 @@ class Reconstruction:
             "scan": scan,
             "model": model,
             "outcome": self.outcome.value,
-            "slices": [asdict(s) for s in self.slices],
+            "slices": [_json_numbers(asdict(s)) for s in self.slices],
         }
+
+
+def _json_numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: a bound that is not finite is null."""
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
+    }
 
 
 class Experiment(NamedTuple):
@@ -111,11 +119,6 @@ def load_experiment(
         original.csm = torch.from_numpy(as_maps(read_array(csm, "csm"), kspace.shape, str(csm)))
     full = original if is_fully_sampled(original) else None
     if acceleration is not None:
-        if full is None:
-            raise BadInputError(
-                f"{scan} is undersampled already ({original.acceleration:.2f}-fold): leave out "
-                "--acceleration to reconstruct it as it is"
-            )
         return Experiment(undersample(original, acceleration, seed), full)
     if mask is not None:
         drawn = torch.from_numpy(np.array(as_mask(read_array(mask, "mask"), kspace, str(mask))))
@@ -126,10 +129,28 @@ def load_experiment(
 def undersample(
     acquisition: Acquisition, acceleration: float, seed: int, kind: str = "variable-density-2d"
 ) -> Acquisition:
-    """Keep the samples of a drawn mask; the fully sampled scan becomes the target."""
-    shape = tuple(acquisition.kspace.shape[2:])
-    calibration = min(CALIBRATION, *shape)
-    mask = make_mask(kind, (shape[0], shape[1]), acceleration, calibration, seed)
+    """Keep the samples of a drawn mask; the fully sampled scan becomes the target.
+
+    Raises
+    ------
+    BadInputError
+        If the scan is undersampled already.
+    """
+    if not is_fully_sampled(acquisition):
+        raise BadInputError(
+            f"{acquisition.source} is undersampled already ({acquisition.acceleration:.2f}-fold): "
+            "leave out --acceleration to reconstruct it as it is"
+        )
+    y, x = acquisition.kspace.shape[2:]
+    half_of_the_samples = int((y * x / acceleration / 2) ** 0.5)
+    calibration = min(CALIBRATION, half_of_the_samples)
+    drawn_at = acceleration
+    for _ in range(5):
+        mask = make_mask(kind, (y, x), drawn_at, calibration, seed) & acquisition.mask
+        excess = mask.numel() / float(mask.sum()) / acceleration
+        if abs(excess - 1) < 0.01 or drawn_at / excess < 1:
+            break
+        drawn_at /= excess  # part of the matrix was not measured: draw more of the rest
     return apply_mask(acquisition, mask)
 
 

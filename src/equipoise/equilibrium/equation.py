@@ -98,5 +98,5 @@ class MonotoneEquation:
 
 
 def _relative(distance: Tensor, size: Tensor) -> Tensor:
-    """``distance / size``, where 0 / 0 is 0: zero data has the zero image, exactly."""
+    """``distance / size``, where 0 / 0 is 0."""
     return torch.where(distance == 0, 0.0, distance / size)

@@ -70,9 +70,11 @@ class _Best:
     direction: Tensor
     bound: Tensor
     age: Tensor
+    empty: Tensor
 
     def update(self, x: Tensor, residual: Tensor, direction: Tensor, bound: Tensor) -> None:
-        better = bound < self.bound
+        better = (bound < self.bound) | self.empty
+        self.empty = self.empty & ~torch.isfinite(norm(residual))
         pick = per_sample(better, x)
         self.x = torch.where(pick, x, self.x)
         self.residual = torch.where(pick, residual, self.residual)
@@ -109,7 +111,8 @@ class _Iteration:
         self.history: list[Tensor] = []
         self.anderson = AndersonHistory(options.window)
         infinite = torch.full((batch,), torch.inf, dtype=torch.float64)
-        self.best = _Best(start, start, torch.zeros_like(start), infinite, torch.zeros(batch))
+        zero = torch.zeros_like(start)
+        self.best = _Best(start, zero, zero, infinite, torch.zeros(batch), self.active)
         # What is returned: filled where a sample stops.
         self.value, self.bound = start.clone(), infinite.clone()
         self.residual_norm = infinite.clone()
@@ -148,7 +151,8 @@ class _Iteration:
             return
         direction, cg_iterations = equation.step(residual, self.alpha)
         self.cg_iterations += cg_iterations
-        bound = torch.minimum(bound, equation.tight_bound(x, residual, direction))
+        tight = torch.minimum(bound, equation.tight_bound(x, residual, direction))
+        bound = torch.where(finished, bound, tight)
         bound = torch.where(torch.isfinite(bound), bound, torch.inf)
         self._record(x, residual, bound)
         self._end_samples(x, residual, direction, bound)
@@ -167,7 +171,7 @@ class _Iteration:
         else:
             step = norm(direction) / norm(x).clamp(min=_TINY)
             finished = self.active & (step < self.options.rtol)
-            self._stop_after_step(finished, x, residual, direction, bound + step)
+            self._stop_after_step(finished, x, residual, direction, bound)
         lost = (growth >= GROWTH_LIMIT) | ~torch.isfinite(norm(residual))
         self._stop(self.active & lost, Outcome.DIVERGED)
         self._stop(self.active & (self.best.age >= STAGNATION_LENGTH), Outcome.STAGNATED)
@@ -216,10 +220,15 @@ class _Iteration:
     def _stop_after_step(
         self, samples: Tensor, x: Tensor, residual: Tensor, direction: Tensor, bound: Tensor
     ) -> None:
-        """The paper's rule returns ``x + d``; its bound follows by the triangle inequality."""
+        """The paper's rule returns ``x + d``; its bound follows by the triangle inequality.
+
+        The residual that is reported is that of x: x + d has not been evaluated.
+        """
         pick = per_sample(samples, x)
-        self.value = torch.where(pick, x + direction, self.value)
-        self.bound = torch.where(samples, bound, self.bound)
+        moved = x + direction
+        distance = bound * norm(x) + norm(direction)
+        self.value = torch.where(pick, moved, self.value)
+        self.bound = torch.where(samples, distance / norm(moved).clamp(min=_TINY), self.bound)
         self.residual_norm = torch.where(samples, norm(residual), self.residual_norm)
         self._mark(samples, Outcome.CONVERGED)
 

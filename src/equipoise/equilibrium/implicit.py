@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from equipoise.equilibrium.data_consistency import conjugate_gradient
 from equipoise.equilibrium.equation import MonotoneEquation, Step
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
-from equipoise.outcome import Solution
+from equipoise.outcome import BackwardRecord
 from equipoise.physics.linop import inner, per_sample
 
 Adjoint = Literal["adjoint", "algorithm2"]
@@ -32,11 +32,15 @@ class ImplicitProblem:
     network: nn.Module
     options: SolverOptions
     method: Adjoint
-    solution: Solution
+    record: BackwardRecord
 
 
 def attach_gradient(
-    problem: ImplicitProblem, adjoint_image: Tensor, lam: Tensor, dtype: torch.dtype
+    problem: ImplicitProblem,
+    value: Tensor,
+    adjoint_image: Tensor,
+    lam: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
     """The equilibrium as a function of ``A^H b``, lam and the weights of the network.
 
@@ -44,7 +48,7 @@ def attach_gradient(
     """
     weights = [p for p in problem.network.parameters() if p.requires_grad]
     return _Equilibrium.apply(  # type: ignore[no-untyped-call]
-        problem, dtype, problem.solution.value, adjoint_image, lam, *weights
+        problem, dtype, value, adjoint_image, lam, *weights
     )
 
 
@@ -73,7 +77,7 @@ class _Equilibrium(torch.autograd.Function):
         with torch.enable_grad():
             point = x.detach().requires_grad_()
             image = problem.network(point)
-        gradient = gradients[0].to(problem.solution.value.dtype)
+        gradient = gradients[0].to(torch.complex128)
         p = _solve_adjoint(problem, gradient, _transposed_jacobian(image, point))
         weight_gradients = torch.autograd.grad(
             image, ctx.weights, p.to(image.dtype), allow_unused=True
@@ -97,7 +101,7 @@ def _transposed_jacobian(image: Tensor, point: Tensor) -> Callable[[Tensor], Ten
 def _solve_adjoint(
     problem: ImplicitProblem, gradient: Tensor, transposed: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """p of (10), with its own certificate (11), put on ``solution.backward``."""
+    """p of (10), with its own certificate (11), left in the record."""
     options = problem.options
     equation = replace(problem.equation, network=transposed, constant=gradient)
     if problem.method == "adjoint":
@@ -108,7 +112,7 @@ def _solve_adjoint(
         picard = PicardOnQ(equation, options)
         solution = solve_fixed_point(picard, gradient, replace(options, method="picard"))
         solution.value = picard.adjoint_from_q(solution.value)
-    problem.solution.backward = solution
+    problem.record.solution = solution
     return solution.value
 
 

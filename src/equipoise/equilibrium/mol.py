@@ -124,20 +124,28 @@ class MOL(nn.Module):
         Returns
         -------
         Solution
-            With ``value`` attached to autograd where gradients are enabled.
+            With ``value`` attached to autograd where gradients are enabled: gradients for the
+            data (through the intensity scale too), lam and the weights.
+
+        Raises
+        ------
+        BadInputError
+            If lam is not positive, or a tensor of the operator requires a gradient.
         """
         options = options or self.options
+        _refuse_operator_gradients(operator)
         scale = self._scale(operator, data, scale)
         weight = self._weight(scale, noise_level, lam)
         units = per_sample(scale, data).to(data.real.dtype)
-        adjoint_image = operator.adjoint(data / units)
+        # In double precision: lam multiplies the rounding of A^H b, and the bound does not see it.
+        adjoint_image = operator.adjoint((data / units).to(torch.complex128))
         network = self._network_on(operator.support())
         constant = per_sample(weight, adjoint_image).detach() * adjoint_image.detach()
         equation = MonotoneEquation(
             operator=operator,
             lam=weight.detach(),
             network=network,
-            constant=constant.to(torch.complex128),
+            constant=constant,
             m=self.m,
             shift=self.shift,
             cg_rtol=cg_rtol,
@@ -148,8 +156,8 @@ class MOL(nn.Module):
             solution = solve_fixed_point(equation, first, options)
         if torch.is_grad_enabled():
             backward = replace(options, rtol=backward_rtol or options.rtol)
-            problem = ImplicitProblem(equation, network, backward, adjoint, solution)
-            value = attach_gradient(problem, adjoint_image, weight, data.dtype)
+            problem = ImplicitProblem(equation, network, backward, adjoint, solution.record)
+            value = attach_gradient(problem, solution.value, adjoint_image, weight, data.dtype)
         else:
             value = solution.value.to(data.dtype)
         solution.value = value * per_sample(scale, value).to(value.real.dtype)
@@ -161,7 +169,7 @@ class MOL(nn.Module):
 
     def _scale(self, operator: LinearOperator, data: Tensor, scale: Tensor | None) -> Tensor:
         if scale is None:
-            scale = operator.intensity_scale(data.detach())
+            scale = operator.intensity_scale(data)
         # Zero data has no scale, and its image does not depend on one.
         return torch.where(scale > 0, scale, 1.0).to(torch.float64)
 
@@ -188,3 +196,13 @@ class MOL(nn.Module):
             support = operator.support()
             image = image if support is None else support * image
         return image.to(torch.complex128)
+
+
+def _refuse_operator_gradients(operator: LinearOperator) -> None:
+    """The adjoint equation gives no gradient for A: better none than a wrong one."""
+    for name, value in vars(operator).items():
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise BadInputError(
+                f"{name} of the operator requires a gradient, and gradients for the operator are "
+                "not available: pass it detached"
+            )

@@ -1,7 +1,6 @@
 """Model files: safetensors with the configuration and the provenance in the header, no pickle."""
 
 import json
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from equipoise.equilibrium.data_weight import DataWeight, FixedWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.mol import MOL
 from equipoise.equilibrium.network import CNN
+from equipoise.formats.write import replacing
 from equipoise.outcome import BadInputError
 
 FORMAT = "equipoise-1"
@@ -50,10 +50,11 @@ def save_model(path: Path, model: MOL, provenance: dict[str, Any]) -> None:
         "configuration": json.dumps(configuration),
         "provenance": json.dumps(provenance),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
-    save_file(state, temporary, metadata=metadata)
-    temporary.replace(path)
+    if not path.parent.is_dir():
+        raise BadInputError(f"{path.parent} is not a folder: create it first")
+    with replacing(path) as temporary:
+        save_file(state, temporary, metadata=metadata)
 
 
 def load_model(name: str | Path = DEFAULT_MODEL) -> MOL:

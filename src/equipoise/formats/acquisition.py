@@ -55,7 +55,7 @@ def make_acquisition(
 ) -> Acquisition:
     """Check arrays of a file and build the acquisition.
 
-    A mask that is not in the file is read off the samples that are not zero in every coil.
+    Samples that are zero in every coil are not measured, whatever a mask says (padding).
 
     Raises
     ------
@@ -80,7 +80,11 @@ def make_acquisition(
     if empty:
         what = "k-space" if len(empty) == len(kspace) else f"k-space of slices {empty}"
         raise BadInputError(f"{source}: {what} is zero everywhere: there is nothing to reconstruct")
-    sampled = np.asarray(kspace.any(axis=1)) if mask is None else as_mask(mask, kspace, source)
+    sampled = np.asarray(kspace.any(axis=1))
+    if mask is not None:
+        sampled = sampled & as_mask(mask, kspace, source)
+        if not sampled.any(axis=(1, 2)).all():
+            raise BadInputError(f"{source}: the mask selects only samples that are zero")
     matrix = kspace.shape[2:]
     if csm is not None:
         csm = as_maps(csm, kspace.shape, source)

@@ -25,12 +25,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
         If the file is missing, unreadable, or does not hold the array.
     """
     if recognizes(path):
-        array = read_cfl(path)
-        order = (SLICE, COIL, 2, 1, 0)
-        volume = array.transpose(*order, *[d for d in range(array.ndim) if d not in order])
-        volume = volume.reshape(volume.shape[:5])
-        axis = next((4 - d for d in (2, 0, 1) if array.shape[d] == 1), None)
-        return volume if axis is None else volume.squeeze(axis)
+        return _from_cfl(read_cfl(path), path)
     if not path.is_file():
         raise BadInputError(f"{path} does not exist")
     names = dataset_names(path)
@@ -47,6 +42,24 @@ def read_array(path: Path, name: str) -> np.ndarray:
         raise BadInputError(
             f"{path} cannot be read as an array (npy, npz, h5 or cfl): {error}"
         ) from error
+
+
+def _from_cfl(array: np.ndarray, path: Path) -> np.ndarray:
+    """(slices, coils, y, x), or (slices, y, x) where there is no coil axis; the first map set."""
+    order = (SLICE, COIL, 2, 1, 0, MAPS)
+    other = [d for d in range(array.ndim) if d not in order]
+    if any(array.shape[d] > 1 for d in other):
+        raise BadInputError(f"{path}: the cfl has shape {array.shape}; slice it first")
+    volume = array.transpose(*order, *other)[:, :, :, :, :, 0].reshape(
+        [array.shape[d] for d in order[:-1]]
+    )
+    axis = next((4 - d for d in (2, 0, 1) if array.shape[d] == 1), None)
+    volume = volume if axis is None else volume.squeeze(axis)
+    return volume.squeeze(1) if volume.shape[1] == 1 else volume
+
+
+MAPS = 4
+"""BART's dimension of ESPIRiT map sets; the first set belongs to the largest eigenvalue."""
 
 
 def _choose(names: set[str], wanted: str, path: Path) -> str:

@@ -19,14 +19,14 @@ COIL, SLICE = 3, 13
 
 def recognizes(path: Path) -> bool:
     """True for a ``.cfl`` or ``.hdr``, or their common stem, whose header says ``# Dimensions``."""
-    header = _stem(path).with_suffix(".hdr")
-    if not header.is_file() or path.suffix not in (".cfl", ".hdr", ""):
+    header = _beside(path, ".hdr")
+    if not header.is_file():
         return False
     return header.read_bytes()[:4096].lstrip().startswith(b"# Dimensions")
 
 
 def read(path: Path) -> Acquisition:
-    """Read k-space (and, from ``STEM_maps.cfl`` beside it, nothing: give maps with --csm)."""
+    """Read k-space; coil maps are another cfl, given with ``--csm``."""
     array = read_cfl(path)
     used = [d for d in range(N_DIMENSIONS) if array.shape[d] > 1]
     other = [d for d in used if d not in (0, 1, 2, COIL, SLICE)]
@@ -62,17 +62,17 @@ def read_cfl(path: Path) -> np.ndarray:
     BadInputError
         If header or data are missing, or the data are shorter or longer than the header says.
     """
-    stem = _stem(path)
+    header, content = _beside(path, ".hdr"), _beside(path, ".cfl")
     try:
-        lines = stem.with_suffix(".hdr").read_text().splitlines()
+        lines = header.read_text().splitlines()
         dimensions = [int(n) for n in lines[lines.index("# Dimensions") + 1].split()]
-        data = np.fromfile(stem.with_suffix(".cfl"), dtype=np.complex64)
+        data = np.fromfile(content, dtype=np.complex64)
     except (OSError, ValueError, IndexError) as error:
-        raise BadInputError(f"{stem}.cfl/.hdr cannot be read: {error}") from error
+        raise BadInputError(f"{content} and its header cannot be read: {error}") from error
     dimensions += [1] * (N_DIMENSIONS - len(dimensions))
     if data.size != np.prod(dimensions):
         raise BadInputError(
-            f"{stem}.cfl holds {data.size} numbers, its header says {int(np.prod(dimensions))} "
+            f"{content} holds {data.size} numbers, its header says {int(np.prod(dimensions))} "
             f"{tuple(dimensions)}: the file is truncated or the header belongs to another"
         )
     return data.reshape(dimensions, order="F")
@@ -85,5 +85,7 @@ def cfl_bytes(array: np.ndarray) -> tuple[bytes, bytes]:
     return f"# Dimensions\n{dimensions}\n".encode(), data
 
 
-def _stem(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
+def _beside(path: Path, suffix: str) -> Path:
+    """The header or the data of a pair that is named by either or by its common stem."""
+    stem = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
+    return stem.with_name(stem.name + suffix)

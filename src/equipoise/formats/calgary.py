@@ -7,6 +7,7 @@ convention. Columns that were filled with zeros (the last 15 % of kz) are not sa
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 
@@ -14,17 +15,22 @@ from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.hdf5 import dataset_names, open_hdf5
 from equipoise.physics.fourier import image_to_kspace
 
+MAX_COILS = 64
+"""A longer last axis is a matrix of real numbers, not interleaved coils."""
+
 
 def recognizes(path: Path) -> bool:
-    """True for an HDF5 file whose ``kspace`` is real, four-dimensional, with an even last axis."""
+    """True for an HDF5 file whose ``kspace`` is real, 4D, with a short even last axis."""
     if "kspace" not in dataset_names(path):
         return False
     with open_hdf5(path) as file:
         kspace = file["kspace"]
-        return bool(
-            kspace.ndim == 4
+        return (
+            isinstance(kspace, h5py.Dataset)
+            and kspace.ndim == 4
             and np.issubdtype(kspace.dtype, np.floating)
             and kspace.shape[-1] % 2 == 0
+            and kspace.shape[-1] <= min(2 * MAX_COILS, *kspace.shape[1:3])
         )
 
 

@@ -41,8 +41,16 @@ def dataset_names(path: Path) -> set[str]:
         return set(file.keys())
 
 
-def read_complex(dataset: h5py.Dataset) -> np.ndarray:
-    """A dataset as it is, but compound (real, imag) pairs as complex numbers."""
+def read_complex(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
+    """A dataset as it is, but compound (real, imag) pairs as complex numbers.
+
+    Raises
+    ------
+    BadInputError
+        If the name stands for a group.
+    """
+    if not isinstance(dataset, h5py.Dataset):
+        raise BadInputError(f"{dataset.file.filename}: {dataset.name} is a group, not a dataset")
     array: np.ndarray = dataset[()]
     names = array.dtype.names
     if names is not None and len(names) == 2:

@@ -44,13 +44,28 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise BadInputError(
             f"{path}: the suffix says no known format; known are {', '.join(WRITERS)}"
         )
-    if path.exists() and not overwrite:
+    pair = [path.with_suffix(".hdr")] if suffix_of(path) == ".cfl" else []
+    if not overwrite and any(p.exists() for p in (path, *pair)):
         raise BadInputError(f"{path} exists: give another name with -o, or --overwrite")
     folder = path.parent
     if not folder.is_dir():
         raise BadInputError(f"{folder} is not a folder: create it first, or give another with -o")
     if not os.access(folder, os.W_OK):
         raise BadInputError(f"{folder} cannot be written to: give another folder with -o")
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder for results, with its parents.
+
+    Raises
+    ------
+    BadInputError
+        If a file stands in the way, or it may not be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"{folder} cannot be made a folder: {error.strerror}") from error
 
 
 def suffix_of(path: Path) -> str:

@@ -109,7 +109,7 @@ def load_config(path: Path) -> TrainConfig:
         raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValidationError) as error:
         raise BadInputError(f"{path} is not a valid training configuration: {error}") from error
-    root = path.parent
+    root = path.resolve().parent
     data = config.data
     resolved = DataConfig(
         train=[root / p for p in data.train],

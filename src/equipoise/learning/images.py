@@ -33,6 +33,8 @@ def load_images(paths: list[Path]) -> list[Tensor]:
                 raise BadInputError(f"{file} cannot be read as images: {error}") from error
             for image in stack:
                 tensor = torch.from_numpy(np.ascontiguousarray(image, np.complex64))
+                if not bool(torch.isfinite(tensor.abs()).all()):
+                    raise BadInputError(f"{file} holds NaN or Inf: repair it or leave it out")
                 if float(tensor.abs().max()) > 0:
                     slices.append(tensor / tensor.abs().max())
     if not slices:

@@ -21,6 +21,7 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.mol import MOL
 from equipoise.equilibrium.network import CNN
 from equipoise.equilibrium.weights import load_model, provenance, save_model
+from equipoise.formats.write import make_folder
 from equipoise.learning.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.learning.config import TrainConfig
 from equipoise.learning.images import load_images
@@ -123,6 +124,12 @@ class _Run:
         options = config.simulation.model_dump()
         self.simulation = Simulation(**options, measured_coils=coils)
         self.images = load_images(config.data.train)
+        smallest = min(min(image.shape) for image in self.images)
+        if config.batch > 1 and smallest < config.crop:
+            raise BadInputError(
+                f"a training image has a side of {smallest} pixels, less than crop {config.crop}, "
+                "so a batch cannot be stacked: lower crop, or use batch 1"
+            )
         self.validation = validation_set(config, self.simulation)
         self.sense_psnr = sense_psnr(self.validation)
         self.model = _first_model(config)
@@ -264,7 +271,7 @@ class _Run:
                 f"{self.folder} holds a training run: continue it with --resume, or give another "
                 "folder with -o"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1))
         self.save(self.folder / "validated.ckpt")
         self.save(self.folder / "last.ckpt")

@@ -24,7 +24,8 @@ def noise_level(kspace: KSpace, mask: Mask) -> PerSample:
     distance = _radius(kspace.shape[2:])
     levels = []
     for i in range(kspace.shape[0]):
-        measured = mask[i if len(mask) > 1 else 0]
+        # Exact zeros in every coil are padding, not measurements.
+        measured = mask[i if len(mask) > 1 else 0] & (kspace[i] != 0).any(0)
         magnitude = kspace[i][:, measured].abs().double()
         radius = distance[measured]
         cut = radius >= min(INNER_RADIUS, float(radius.max()) * INNER_RADIUS)
