@@ -80,7 +80,10 @@ class TrainConfig(_Strict):
     final_learning_rate: float = Field(1e-4, gt=0)
     weight_learning_rate: float = Field(1e-2, gt=0, description="of the data weight")
     clip: float = Field(1.0, gt=0, description="limit of the gradient norm")
-    rtol: tuple[float, float] = (0.2, 0.05)
+    rtol: tuple[float, float] = Field(
+        (0.05, 0.01), description="of the equilibrium, first and last: a loose one raises lam"
+    )
+    backward_rtol: float = Field(0.1, gt=0, description="of the adjoint solve")
     validate_every: int = Field(300, ge=1)
     validation_samples: int = Field(8, ge=1)
     validation_crop: int = Field(160, ge=16)

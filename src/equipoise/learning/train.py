@@ -39,7 +39,7 @@ from equipoise.physics.linop import per_sample
 from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier
 
 CHECKPOINT_EVERY = 50
-TRAINING_ITERATIONS = 30
+TRAINING_ITERATIONS = 40
 DENOISER_NOISE = (0.02, 0.2)
 """Range of the noise of the denoiser warm-up, relative to the image scale."""
 
@@ -219,6 +219,7 @@ class _Run:
             samples.kspace,
             noise_level=samples.noise_level,
             options=SolverOptions(rtol=rtol, max_iter=TRAINING_ITERATIONS),
+            backward_rtol=self.config.backward_rtol,
         )
         assert solution.scale is not None
         return solution.value, solution.scale, float(solution.iterations.double().mean())
