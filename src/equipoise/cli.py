@@ -182,7 +182,7 @@ def demo(
         image = folder / "reconstruction.h5"
         _save(image, result, scan, DEFAULT_MODEL, overwrite=True)
         picture = folder / "demo.png"
-        title = "T1w head, 8 simulated coils, 4-fold, noise 1 %"
+        title = "T1w head, 8 simulated coils, 4-fold, noise 2 %"
         comparison_figure(picture, result, zero_filled(scan, result.csm), title)
     _announce(result, image, False, scan, DEFAULT_MODEL)
     console.print(f"picture: {picture}", markup=False)

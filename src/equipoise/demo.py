@@ -19,7 +19,7 @@ from equipoise.physics.sense import SenseOp
 
 SAMPLE = "s1045.ima.gz"
 SAMPLE_SHAPE = (256, 256)
-N_COILS, NOISE, SEED = 8, 0.01, 0
+N_COILS, NOISE, SEED = 8, 0.02, 0
 ACCELERATION, CALIBRATION = 4.0, 24
 
 
