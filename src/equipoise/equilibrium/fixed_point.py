@@ -156,7 +156,7 @@ class _Iteration:
         bound = torch.where(torch.isfinite(bound), bound, torch.inf)
         self._record(x, residual, bound)
         self._end_samples(x, residual, direction, bound)
-        self._advance(x, residual, direction, bound)
+        self._advance(x, direction)
 
     def _record(self, x: Tensor, residual: Tensor, bound: Tensor) -> None:
         relative = norm(residual) / norm(x).clamp(min=_TINY)
@@ -182,7 +182,7 @@ class _Iteration:
         self.hopeless = self.rejected & (grew | (self.best.age >= PATIENCE))
         self.best.update(x, residual, direction, torch.where(self.active, bound, torch.inf))
 
-    def _advance(self, x: Tensor, residual: Tensor, direction: Tensor, bound: Tensor) -> None:
+    def _advance(self, x: Tensor, direction: Tensor) -> None:
         """Choose the next iterate of the samples that go on."""
         candidate = x + direction
         if self.options.method == "anderson":
