@@ -50,7 +50,7 @@ def dense_norm(convolution, shape=(10, 8)):
     eye = torch.eye(n, dtype=torch.float64).reshape(n, convolution.in_channels, *shape)
     zero_bias = torch.zeros_like(convolution.bias)
     columns = torch.nn.functional.conv2d(eye, convolution.weight, zero_bias, padding=1)
-    return float(torch.linalg.matrix_norm(columns.reshape(n, -1), 2))
+    return float(torch.linalg.matrix_norm(columns.reshape(n, -1), 2).detach())
 
 
 def model_of(lipschitz=0.8, lam=5.0, seed=0, gain=0.0):

@@ -22,6 +22,7 @@ class Outcome(str, Enum):
     MAX_ITERATIONS = "max_iterations"
     STAGNATED = "stagnated"
     DIVERGED = "diverged"
+    FEED_FORWARD = "feed_forward"
 
     @property
     def advice(self) -> str:
@@ -43,6 +44,10 @@ _ADVICE = {
     Outcome.DIVERGED: (
         "the iterates grew without limit. Likely causes: (a) the network is not monotone; "
         "(b) alpha is above 2 / (2 - m): lower alpha; (c) the k-space scale differs from training"
+    ),
+    Outcome.FEED_FORWARD: (
+        "the method has a fixed number of steps and no equilibrium, so nothing bounds its error: "
+        "use a MOL model where a bound is needed"
     ),
 }
 
@@ -76,7 +81,8 @@ class Solution:
     distance_bound
         Upper bound on ``||x - x*|| / ||x||``, true if F is m-strongly monotone.
     lam, m
-        The data weight and the monotonicity constant that were used.
+        The data weight and the monotonicity constant that were used; m is None where nothing is
+        monotone, and the bound is then infinite.
     history
         Relative residual and distance bound at each iteration, (2, batch) each.
     record
@@ -93,7 +99,7 @@ class Solution:
     relative_residual: Tensor
     distance_bound: Tensor
     lam: Tensor
-    m: float
+    m: float | None
     history: list[Tensor] = field(default_factory=list)
     record: "BackwardRecord" = field(default_factory=lambda: BackwardRecord(), repr=False)
     scale: Tensor | None = None

@@ -35,6 +35,8 @@ class SolverOptions:
         below ``2 / (2 - m)`` converges when ``Lip(H) <= 1 - m``.
     window
         Iterates that Anderson combines.
+    step
+        ``resolvent``: the map (2). ``gradient``: the step of DE-GRAD, without an inner solve.
     """
 
     method: Literal["anderson", "picard"] = "anderson"
@@ -43,6 +45,7 @@ class SolverOptions:
     max_iter: int = 100
     alpha: float = 1.0
     window: int = 5
+    step: Literal["resolvent", "gradient"] = "resolvent"
 
     def __post_init__(self) -> None:
         if self.method not in ("anderson", "picard") or self.rule not in ("certified", "step"):
@@ -50,6 +53,8 @@ class SolverOptions:
                 f"method is {self.method!r} (anderson or picard), rule is {self.rule!r} "
                 "(certified or step)"
             )
+        if self.step not in ("resolvent", "gradient"):
+            raise ValueError(f"step is {self.step!r}: resolvent or gradient")
         if not (self.rtol > 0 and self.max_iter >= 1 and self.alpha > 0 and self.window >= 1):
             raise ValueError(f"rtol, max_iter, alpha and window must be positive: {self}")
 
@@ -101,6 +106,8 @@ class _Iteration:
     def __init__(self, equation: MonotoneEquation, start: Tensor, options: SolverOptions):
         batch = start.shape[0]
         self.equation, self.options = equation, options
+        steps = {"resolvent": equation.step, "gradient": equation.gradient_step}
+        self.step = steps[options.step]
         self.x = start
         self.alpha = torch.full((batch,), options.alpha, dtype=torch.float64)
         self.active = torch.ones(batch, dtype=torch.bool)
@@ -149,7 +156,7 @@ class _Iteration:
             self._record(x, residual, bound)
             self._stop(self.active, Outcome.CONVERGED)
             return
-        direction, cg_iterations = equation.step(residual, self.alpha)
+        direction, cg_iterations = self.step(residual, self.alpha)
         self.cg_iterations += cg_iterations
         tight = torch.minimum(bound, equation.tight_bound(x, residual, direction))
         bound = torch.where(finished, bound, tight)
@@ -203,7 +210,7 @@ class _Iteration:
         if not bool(samples.any()):
             return
         self.alpha = torch.where(samples, self.alpha / 2, self.alpha)
-        direction, cg_iterations = self.equation.step(self.best.residual, self.alpha)
+        direction, cg_iterations = self.step(self.best.residual, self.alpha)
         self.cg_iterations += cg_iterations
         pick = per_sample(samples, direction)
         self.best.direction = torch.where(pick, direction, self.best.direction)

@@ -4,7 +4,7 @@ Pramanik, Zimmerman, Jacob, IEEE Trans. Comput. Imaging 9:260-275, 2023.
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from equipoise.equilibrium.data_consistency import tikhonov
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
+from equipoise.equilibrium.method import Method
 from equipoise.equilibrium.network import CNN, OnSupport
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.linop import LinearOperator, per_sample
+from equipoise.robustness.lipschitz import lipschitz_lower
 from equipoise.shapes import Data, Image, PerSample
 
 Evidence = Literal["proved", "measured"]
@@ -28,13 +30,10 @@ START_RTOL = 0.05
 """Accuracy of the regularised SENSE image that the iteration starts from."""
 
 
-class MOL(nn.Module):
-    """``x*`` with ``lam A^H (A x* - b) + F(x*) = 0``, ``F = (1 + shift) I - H`` (1).
+class MOL(Method):
+    """MOL-LR: ``x*`` with ``lam A^H (A x* - b) + F(x*) = 0``, ``F = (1 + shift) I - H`` (1).
 
     Where A sees nothing (outside the coil maps) the image is zero, see :class:`OnSupport`.
-
-    The data are divided by their intensity scale before the solve and the image is multiplied by
-    it after, so the reconstruction scales exactly with the data.
 
     Parameters
     ----------
@@ -52,6 +51,9 @@ class MOL(nn.Module):
         Default solver options; every call may bring its own.
     """
 
+    name = "mol-lr"
+    network: CNN
+
     def __init__(
         self,
         network: CNN,
@@ -62,27 +64,36 @@ class MOL(nn.Module):
         shift: float = 0.0,
         options: SolverOptions | None = None,
     ):
-        super().__init__()
+        super().__init__(network, data_weight, options)
         if not 0 < m < 1:
             raise BadInputError(f"m is {m}: it must lie between 0 and 1")
-        self.network, self.data_weight = network, data_weight
-        self.m_network, self.m_evidence, self.shift = m, m_evidence, shift
-        self.options = options or SolverOptions()
+        self.m_network, self._evidence, self.shift = m, m_evidence, shift
 
     @property
     def m(self) -> float:
         """Monotonicity constant of F."""
         return self.m_network + self.shift
 
-    def lam(self, relative_noise: PerSample) -> PerSample:
-        """The learned data weight for noise levels relative to the intensity scale."""
-        return self.data_weight(relative_noise)
+    @property
+    def m_evidence(self) -> str:
+        """``proved`` if a proved bound gives ``Lip(H) <= 1 - m``, ``measured`` if estimates do."""
+        return self._evidence
 
-    def forward(
-        self, data: Data, operator: LinearOperator, noise_level: PerSample | None = None
-    ) -> Image:
-        """The equilibrium image, differentiable in the data, lam and the weights."""
-        return self.solve(operator, data, noise_level=noise_level).value
+    def settings(self) -> dict[str, Any]:
+        """What is needed beside the network to build the model again."""
+        return {"m": self.m_network, "m_evidence": self.m_evidence, "shift": self.shift}
+
+    def denoise(self, image: Image) -> Image:
+        """``H(x)``."""
+        return self.network(image)
+
+    def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
+        """``lipschitz_lower`` of H."""
+        return lipschitz_lower(self.network, image, steps=steps, seed=seed)
+
+    def training_options(self, rtol: float, max_iter: int) -> SolverOptions:
+        """How training solves for the equilibrium."""
+        return SolverOptions(rtol=rtol, max_iter=max_iter)
 
     def solve(
         self,
@@ -139,7 +150,7 @@ class MOL(nn.Module):
         units = per_sample(scale, data).to(data.real.dtype)
         # In double precision: lam multiplies the rounding of A^H b, and the bound does not see it.
         adjoint_image = operator.adjoint((data / units).to(torch.complex128))
-        network = self._network_on(operator.support())
+        network = self.network_on(operator.support())
         constant = per_sample(weight, adjoint_image).detach() * adjoint_image.detach()
         equation = MonotoneEquation(
             operator=operator,
@@ -155,7 +166,7 @@ class MOL(nn.Module):
             first = self._start(operator, data / units, weight, start, scale)
             solution = solve_fixed_point(equation, first, options)
         if torch.is_grad_enabled():
-            backward = replace(options, rtol=backward_rtol or options.rtol)
+            backward = replace(options, rtol=backward_rtol or options.rtol, step="resolvent")
             problem = ImplicitProblem(equation, network, backward, adjoint, solution.record)
             value = attach_gradient(problem, solution.value, adjoint_image, weight, data.dtype)
         else:
@@ -164,22 +175,13 @@ class MOL(nn.Module):
         solution.scale = scale
         return solution
 
-    def _network_on(self, support: Tensor | None) -> nn.Module:
+    def network_on(self, support: Tensor | None) -> nn.Module:
+        """H, restricted to the pixels that A can see."""
         return self.network if support is None else OnSupport(self.network, support)
 
-    def _scale(self, operator: LinearOperator, data: Tensor, scale: Tensor | None) -> Tensor:
-        if scale is None:
-            scale = operator.intensity_scale(data)
-        # Zero data has no scale, and its image does not depend on one.
-        return torch.where(scale > 0, scale, 1.0).to(torch.float64)
-
-    def _weight(self, scale: Tensor, noise_level: Tensor | None, lam: Tensor | None) -> Tensor:
-        if lam is None:
-            noise = torch.zeros_like(scale) if noise_level is None else noise_level
-            lam = self.lam(noise.to(scale) / scale)
-        if not bool((lam > 0).all() & torch.isfinite(lam).all()):
-            raise BadInputError(f"lam is {lam.tolist()}: it must be positive and finite")
-        return lam.to(torch.float64)
+    def first_iterate(self, operator: LinearOperator, data: Data, lam: PerSample) -> Image:
+        """The regularised least-squares image that the iteration starts from, at scale 1."""
+        return tikhonov(operator, data, lam, rtol=START_RTOL)
 
     def _start(
         self,
@@ -190,7 +192,7 @@ class MOL(nn.Module):
         scale: Tensor,
     ) -> Tensor:
         if start is None:
-            image = tikhonov(operator, data.detach(), lam.detach(), rtol=START_RTOL)
+            image = self.first_iterate(operator, data.detach(), lam.detach())
         else:
             image = start / per_sample(scale, start)
             support = operator.support()

@@ -61,10 +61,17 @@ class CNN(nn.Module):
         """``H(x)`` in the precision of the weights, returned in the precision of x."""
         complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
         h = torch.view_as_real(image.to(complex_dtype)).permute(0, 3, 1, 2)
-        for convolution in self.convolutions[:-1]:
-            h = torch.relu_(convolution(h))
-        h = self.convolutions[-1](h).permute(0, 2, 3, 1).contiguous()
+        for layer in range(self.layers - 1):
+            h = torch.relu_(self._convolve(layer, h))
+        h = self._convolve(self.layers - 1, h).permute(0, 2, 3, 1).contiguous()
         return torch.view_as_complex(h).to(image.dtype)
+
+    def _convolve(self, layer: int, h: Tensor) -> Tensor:
+        return self.convolutions[layer](h)
+
+    def kernels(self) -> list[Tensor]:
+        """The kernels of the convolutions, (out, in, k, k) each."""
+        return [c.weight for c in self.convolutions]  # type: ignore[misc]
 
     @torch.no_grad()
     def _start(self, gain: float, generator: torch.Generator) -> None:
@@ -80,8 +87,7 @@ class CNN(nn.Module):
     def _carry_identity(self, gain: float) -> None:
         """Channels 0 to 3 hold ``+re, -re, +im, -im`` from layer to layer."""
         centre = self.kernel_size // 2
-        weights: list[Tensor] = [c.weight for c in self.convolutions]  # type: ignore[misc]
-        first, *middle, last = weights
+        first, *middle, last = self.kernels()
         last[:, :4] = 0
         for channel in range(4):
             part, sign = channel // 2, 1 - 2 * (channel % 2)

@@ -5,27 +5,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from equipoise.physics.linop import norm, per_sample
+from equipoise.physics.linop import inner, norm
+from equipoise.robustness.jacobian import (
+    Jacobian,
+    largest_singular_value,
+    largest_symmetric_eigenvalue,
+)
 from equipoise.shapes import Image, PerSample
-
-RADIUS = 0.02
-"""Length of the perturbation relative to the image."""
 
 
 def lipschitz_lower(
-    network: Callable[[Tensor], Tensor],
-    image: Image,
-    *,
-    steps: int = 10,
-    radius: float = RADIUS,
-    seed: int = 0,
-    start: Image | None = None,
+    network: Callable[[Tensor], Tensor], image: Image, *, steps: int = 12, seed: int = 0
 ) -> PerSample:
-    """``max_d ||H(x + d) - H(x)|| / ||d||`` over ``||d|| = radius ||x||``, by ascent (12).
+    """``||J d|| / ||d||``, J the Jacobian of H at x, d the worst that Lanczos iterations find (12).
 
-    Each step replaces d by the gradient ``J_H(x + d)^T (H(x + d) - H(x))`` brought back to the
-    sphere around x: the power method where H is linear. It starts from Gaussian noise, for each
-    sample alone. The result is the ratio at one pair of points, hence a lower bound of the
+    The limit of ``||H(x + t d) - H(x)|| / ||t d||`` for small t, hence a lower bound of the
     Lipschitz constant: it proves nothing about other images. It is differentiable in the weights.
 
     Parameters
@@ -35,35 +29,34 @@ def lipschitz_lower(
     image
         x, (batch, y, x).
     steps
-        Ascent steps; each costs one evaluation of H and one of its transposed Jacobian.
-    radius
-        Relative length of d.
+        Lanczos iterations on ``J^T J``, each one product with the Jacobian and one with its
+        transpose.
     seed
         Seed of the start direction.
-    start
-        First direction, instead of noise.
     """
-    x = image.detach()
-    length = (radius * norm(x)).clamp(min=torch.finfo(torch.float32).tiny)
-    if start is None:
-        generator = torch.Generator().manual_seed(seed)
-        start = torch.randn(x.shape, dtype=x.dtype, generator=generator)
-    direction = _to_sphere(start, length)
-    with torch.no_grad():
-        base = network(x)
-    for _ in range(steps):
-        with torch.enable_grad():
-            point = (x + direction).requires_grad_()
-            difference = network(point) - base
-            (gradient,) = torch.autograd.grad(difference, point, difference.detach())
-        direction = _to_sphere(gradient, length)
-    return norm(network(x + direction) - network(x)) / norm(direction)
+    jacobian = Jacobian(network, image)
+    direction = largest_singular_value(jacobian, _random_like(image, seed), steps).vector
+    return norm(jacobian.forward(direction, create_graph=True)) / norm(direction)
 
 
-def _to_sphere(direction: Tensor, length: Tensor) -> Tensor:
-    size = norm(direction)
-    factor = torch.where(size > 0, length / torch.where(size > 0, size, 1.0), 0.0)
-    return direction * per_sample(factor, direction).to(direction.real.dtype)
+def one_sided_lipschitz_lower(
+    network: Callable[[Tensor], Tensor], image: Image, *, steps: int = 12, seed: int = 0
+) -> PerSample:
+    """``Re <d, J d> / ||d||^2`` for the worst d that Lanczos iterations on ``(J + J^T) / 2`` find.
+
+    ``I - H`` is m-strongly monotone exactly if this is at most ``1 - m`` for every x and d (5);
+    the Lipschitz constant asks for more. A lower bound, with the parameters of
+    :func:`lipschitz_lower`.
+    """
+    jacobian = Jacobian(network, image)
+    direction = largest_symmetric_eigenvalue(jacobian, _random_like(image, seed), steps).vector
+    product = jacobian.forward(direction, create_graph=True)
+    return inner(direction, product) / inner(direction, direction)
+
+
+def _random_like(image: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(image.shape, dtype=image.dtype, generator=generator)
 
 
 def log_barrier(estimate: PerSample, threshold: float, margin: float = 1e-3) -> PerSample:

@@ -1,6 +1,7 @@
 """Model files: safetensors with the configuration and the provenance in the header, no pickle."""
 
 import json
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from safetensors.torch import save_file
 
 from equipoise.equilibrium.data_weight import DataWeight, FixedWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.equilibrium.method import Method
 from equipoise.equilibrium.mol import MOL
 from equipoise.equilibrium.network import CNN
 from equipoise.formats.write import replacing
+from equipoise.methods.registry import saved_method
 from equipoise.outcome import BadInputError
+from equipoise.robustness.detection import Calibration
 
 FORMAT = "equipoise-1"
 DEFAULT_MODEL = "mol-lr-brain-4x"
@@ -25,8 +29,8 @@ AUTHORS_M = 0.02
 """``1 - T`` of the authors' released configuration, ``lip_thresh: 0.98``."""
 
 
-def save_model(path: Path, model: MOL, provenance: dict[str, Any]) -> None:
-    """Write the model atomically.
+def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
+    """Write the model, with its calibration if it has one, atomically.
 
     Parameters
     ----------
@@ -37,19 +41,21 @@ def save_model(path: Path, model: MOL, provenance: dict[str, Any]) -> None:
     provenance
         Data, split, seed, metrics, version: anything that JSON can hold.
     """
-    weight = model.data_weight
+    calibration, model = model.calibration, model.for_inference()
+    network: Any = model.network
     configuration = {
-        "network": model.network.configuration(),
-        "data_weight": "fixed" if isinstance(weight, FixedWeight) else "noise",
-        "m": model.m_network,
-        "m_evidence": model.m_evidence,
-        "shift": model.shift,
+        "method": model.name,
+        "network": network.configuration(),
+        "data_weight": "fixed" if isinstance(model.data_weight, FixedWeight) else "noise",
+        "settings": model.settings(),
     }
     metadata = {
         "format": FORMAT,
         "configuration": json.dumps(configuration),
         "provenance": json.dumps(provenance),
     }
+    if calibration is not None:
+        metadata["calibration"] = json.dumps(asdict(calibration))
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     if not path.parent.is_dir():
         raise BadInputError(f"{path.parent} is not a folder: create it first")
@@ -57,7 +63,7 @@ def save_model(path: Path, model: MOL, provenance: dict[str, Any]) -> None:
         save_file(state, temporary, metadata=metadata)
 
 
-def load_model(name: str | Path = DEFAULT_MODEL) -> MOL:
+def load_model(name: str | Path = DEFAULT_MODEL) -> Any:
     """A model that comes with the package, by name, or a model file, by path.
 
     Raises
@@ -70,14 +76,14 @@ def load_model(name: str | Path = DEFAULT_MODEL) -> MOL:
     try:
         configuration = json.loads(metadata["configuration"])
         weight = FixedWeight(1.0) if configuration["data_weight"] == "fixed" else DataWeight()
-        model = MOL(
-            CNN(**configuration["network"]),
-            weight,
-            configuration["m"],
-            m_evidence=configuration["m_evidence"],
-            shift=configuration["shift"],
-        )
+        settings = configuration.get("settings")
+        if settings is None:  # files of the first format hold MOL-LR only
+            settings = {key: configuration[key] for key in ("m", "m_evidence", "shift")}
+        kind = configuration.get("method", MOL.name)
+        model = saved_method(kind, configuration["network"], weight, settings)
         model.load_state_dict(state)
+        if "calibration" in metadata:
+            model.calibration = Calibration(**json.loads(metadata["calibration"]))
     except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         raise BadInputError(f"{path} is not a model of this version: {error}") from error
     return model.eval()

@@ -1,0 +1,1 @@
+"""Reconstruction methods behind one interface, ``x = method(kspace, A)``, and their files."""

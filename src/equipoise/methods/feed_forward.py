@@ -1,0 +1,101 @@
+"""Methods of a fixed number of steps, and the data consistency that they are made of."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.data_consistency import conjugate_gradient
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.equilibrium.method import Method
+from equipoise.outcome import Outcome, Solution
+from equipoise.physics.linop import LinearOperator, inner, per_sample
+from equipoise.shapes import Data, Image, PerSample
+
+CG_RTOL = {torch.complex64: 1e-4, torch.complex128: 1e-13}
+"""Of every data-consistency solve, relative to its right-hand side."""
+
+
+class _DataConsistency(torch.autograd.Function):
+    """``x = (I + lam A^H A)^-1 rhs`` with its exact gradient, without a graph of the iterations.
+
+    The matrix is Hermitian: ``p = (I + lam A^H A)^-1 g`` is the gradient for rhs, and
+    ``-Re <p, A^H A x>`` that for lam. Both solves are by conjugate gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, operator: LinearOperator, rhs: Tensor, lam: Tensor, start: Tensor | None
+    ) -> Any:
+        """``x``, from a start that changes the iterations but not the solution."""
+        ones = torch.ones_like(lam)
+        x = conjugate_gradient(operator, rhs, lam, ones, start=start, rtol=CG_RTOL[rhs.dtype]).value
+        ctx.operator = operator
+        ctx.save_for_backward(x, lam)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """Gradients for rhs and lam."""
+        x, lam = ctx.saved_tensors
+        p = conjugate_gradient(
+            ctx.operator, gradients[0], lam, torch.ones_like(lam), rtol=CG_RTOL[x.dtype]
+        ).value
+        return None, p, -inner(p, ctx.operator.normal(x)).to(lam.dtype), None
+
+
+def data_consistency(
+    operator: LinearOperator, rhs: Image, lam: PerSample, start: Image | None = None
+) -> Image:
+    """``(I + lam A^H A)^-1 rhs``, differentiable in rhs and lam, not in the start."""
+    start = None if start is None else start.detach()
+    return _DataConsistency.apply(operator, rhs, lam, start)  # type: ignore[no-untyped-call]
+
+
+class FeedForward(Method):
+    """A method of a fixed number of steps: it has no equilibrium and promises no bound."""
+
+    def solve(
+        self,
+        operator: LinearOperator,
+        data: Data,
+        *,
+        noise_level: PerSample | None = None,
+        lam: PerSample | None = None,
+        options: SolverOptions | None = None,
+        backward_rtol: float | None = None,
+    ) -> Solution:
+        """The image; the outcome is ``feed_forward``, and solver options do not apply."""
+        scale = self._scale(operator, data, None)
+        weight = self._weight(scale, noise_level, lam)
+        units = per_sample(scale, data).to(data.real.dtype)
+        adjoint_image = operator.adjoint(data / units)
+        data_term = per_sample(weight, adjoint_image).to(adjoint_image.real.dtype) * adjoint_image
+        sense = data_consistency(operator, data_term, weight)
+        image = self._reconstruct(operator, data_term, weight, sense)
+        unknown = torch.full_like(weight, torch.inf)
+        return Solution(
+            value=image * per_sample(scale, image).to(image.real.dtype),
+            outcome=[Outcome.FEED_FORWARD] * len(scale),
+            iterations=torch.full((len(scale),), self.steps),
+            network_evaluations=torch.full((len(scale),), self.steps),
+            cg_iterations=0,
+            relative_residual=unknown,
+            distance_bound=unknown,
+            lam=weight,
+            m=None,
+            history=[torch.stack([unknown, unknown])] * (self.steps + 1),
+            scale=scale,
+        )
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Network evaluations."""
+
+    @abstractmethod
+    def _reconstruct(
+        self, operator: LinearOperator, data_term: Image, lam: PerSample, sense: Image
+    ) -> Image:
+        """The image from ``lam A^H b``, for data of intensity scale 1, and its SENSE image."""

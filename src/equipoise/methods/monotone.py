@@ -1,0 +1,21 @@
+"""MOL with the weakest constraint that its theory needs: F monotone, H not a contraction."""
+
+from equipoise.equilibrium.mol import MOL
+from equipoise.robustness.lipschitz import one_sided_lipschitz_lower
+from equipoise.shapes import Image, PerSample
+
+
+class MOLM(MOL):
+    """``mol-m``: the barrier (14) on the one-sided Lipschitz constant of H instead of Lip(H).
+
+    The equilibrium is unique, and (7), (7b) and (8) hold, if F is m-strongly monotone (5); that
+    H is a contraction is sufficient, not necessary. What is lost is the contraction factor (6): the
+    step (2) is sure to converge only for ``alpha < 2 m / Lip(F)^2``, which the safeguard of the
+    solver finds by halving alpha where the bound does not go down.
+    """
+
+    name = "mol-m"
+
+    def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
+        """``one_sided_lipschitz_lower`` of H."""
+        return one_sided_lipschitz_lower(self.network, image, steps=steps, seed=seed)

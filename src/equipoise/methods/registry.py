@@ -1,0 +1,60 @@
+"""Every trained method by its name."""
+
+from typing import Any
+
+from equipoise.equilibrium.data_weight import DataWeight
+from equipoise.equilibrium.method import Method
+from equipoise.equilibrium.mol import MOL
+from equipoise.equilibrium.network import CNN
+from equipoise.methods.monotone import MOLM
+from equipoise.methods.spectral import DEGRAD, DEGRAD_M, MOLSN, SpectralCNN
+from equipoise.methods.unet import ResidualUNet, UNet
+from equipoise.methods.unrolled import ADMMNet, MoDL
+
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (MOL, MOLM, MOLSN, DEGRAD, MoDL, ADMMNet, UNet)
+}
+ARTEFACT_GAIN = 0.1
+"""MoDL and ADMM-Net start with ``N = 0.1 x``, as MOL does with ``H = 0.9 x``."""
+
+
+def new_method(
+    name: str, *, network: dict[str, int], lam: float, m: float, iterations: int, seed: int
+) -> Method:
+    """An untrained method.
+
+    Parameters
+    ----------
+    name
+        A key of :data:`METHODS`.
+    network
+        Configuration of the CNN; the U-Net has half of its features at full resolution.
+    lam
+        Start of the data weight at a typical noise.
+    m
+        Monotonicity constant of MOL-LR, MOL-M and MOL-SN.
+    iterations
+        Blocks of the unrolled methods.
+    seed
+        Seed of the weights.
+    """
+    weight = DataWeight(lam=lam)
+    if name in (MOL.name, MOLM.name):
+        kind = MOL if name == MOL.name else MOLM
+        return kind(CNN(**network, seed=seed), weight, m)
+    if name == MOLSN.name:
+        return MOLSN(SpectralCNN(1 - m, **network, seed=seed), weight, m, m_evidence="proved")
+    if name == DEGRAD.name:
+        spectral = SpectralCNN(1 - DEGRAD_M, **network, seed=seed)
+        return DEGRAD(spectral, weight, DEGRAD_M, m_evidence="proved")
+    if name == UNet.name:
+        return UNet(ResidualUNet(network["features"] // 2, seed), weight)
+    unrolled = {MoDL.name: MoDL, ADMMNet.name: ADMMNet}[name]
+    return unrolled(CNN(**network, gain=ARTEFACT_GAIN, seed=seed), weight, iterations)
+
+
+def saved_method(name: str, network: dict[str, int], weight: Any, settings: dict[str, Any]) -> Any:
+    """A method as it was saved, before its weights are filled in."""
+    kind: Any = METHODS[name]
+    body = ResidualUNet(**network) if name == UNet.name else CNN(**network)
+    return kind(body, weight, **settings)

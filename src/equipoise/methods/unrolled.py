@@ -1,0 +1,83 @@
+"""Unrolled networks with shared weights: MoDL and ADMM-Net."""
+
+from typing import Any
+
+import torch
+
+from equipoise.equilibrium.network import CNN
+from equipoise.methods.feed_forward import FeedForward, data_consistency
+from equipoise.physics.linop import LinearOperator
+from equipoise.shapes import Image, PerSample
+
+
+class Unrolled(FeedForward):
+    """``iterations`` blocks with the same weights.
+
+    Parameters
+    ----------
+    network
+        N, which predicts what is to be removed from an image.
+    data_weight
+        Module that gives lam from the relative noise level.
+    iterations
+        Number of blocks.
+    """
+
+    network: CNN
+
+    def __init__(self, network: CNN, data_weight: torch.nn.Module, iterations: int = 10):
+        super().__init__(network, data_weight)
+        self.iterations = iterations
+
+    @property
+    def steps(self) -> int:
+        """Blocks, each with one evaluation of N."""
+        return self.iterations
+
+    def settings(self) -> dict[str, Any]:
+        """The number of blocks."""
+        return {"iterations": self.iterations}
+
+    def denoise(self, image: Image) -> Image:
+        """``x - N(x)``."""
+        return image - self.network(image)
+
+
+class MoDL(Unrolled):
+    """``x <- (I + lam A^H A)^-1 (x - N(x) + lam A^H b)``, N without any constraint.
+
+    Aggarwal, Mani, Jacob, IEEE Trans. Med. Imaging 38:394-405, 2019.
+    """
+
+    name = "modl"
+
+    def _reconstruct(
+        self, operator: LinearOperator, data_term: Image, lam: PerSample, sense: Image
+    ) -> Image:
+        x = sense
+        for _ in range(self.iterations):
+            rhs = self.denoise(x) + data_term
+            x = data_consistency(operator, rhs, lam, x)
+        return x
+
+
+class ADMMNet(Unrolled):
+    """``z = (x - u) - N(x - u)``; ``x = (I + lam A^H A)^-1 (z + u + lam A^H b)``; ``u += z - x``.
+
+    ADMM for ``lam/2 ||A x - b||^2 + R(z)`` subject to ``x = z``, with the proximal map of R
+    replaced by a network and u the scaled multiplier of ``z - x``. Sun, Li, Xu, NeurIPS 2016.
+    """
+
+    name = "admm-net"
+
+    def _reconstruct(
+        self, operator: LinearOperator, data_term: Image, lam: PerSample, sense: Image
+    ) -> Image:
+        x = sense
+        u = torch.zeros_like(x)
+        for _ in range(self.iterations):
+            z = self.denoise(x - u)
+            rhs = z + u + data_term
+            x = data_consistency(operator, rhs, lam, x)
+            u = u + z - x
+        return x

@@ -1,0 +1,98 @@
+"""How the noise of a scan appears in its image, pixel by pixel (16)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equipoise.outcome import BadInputError
+from equipoise.shapes import Mask
+
+Respond = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class NoiseMap:
+    """Standard deviation of the complex image, ``E|dx|^2 = std^2``, and its own uncertainty.
+
+    Attributes
+    ----------
+    std
+        (y, x), in the units of the image.
+    error
+        Standard error of ``std`` from the finite number of probes, (y, x).
+    probes
+        Number of noise realisations.
+    """
+
+    std: Tensor
+    error: Tensor
+    probes: int
+
+
+def noise_map(
+    respond: Respond,
+    n_coils: int,
+    measured: Mask,
+    sigma: float,
+    *,
+    probes: int = 64,
+    batch: int = 4,
+    seed: int = 0,
+) -> NoiseMap:
+    """``sigma sqrt(diag(K K^H))``, K the response of the image to the data, by random probes.
+
+    Each probe is white complex noise on the measured samples; the mean over probes of ``|K n|^2``
+    is the variance. With the response of SENSE this is the g-factor map times the noise of the
+    image (Pruessmann et al., MRM 42:952-962, 1999).
+
+    Parameters
+    ----------
+    respond
+        K: from noise (batch, coil, y, x) to images (batch, y, x). For a non-linear method either
+        its linearisation, or the difference of two reconstructions (pseudo-replicas, Robson et al.,
+        MRM 60:895-907, 2008).
+    n_coils
+        Channels of the data.
+    measured
+        Mask, (1, y, x).
+    sigma
+        Standard deviation of the noise, ``E|n|^2 = sigma^2``.
+    probes, batch, seed
+        Number of probes (rounded up to whole batches), how many are handled at once, their seed.
+
+    Raises
+    ------
+    BadInputError
+        If there are fewer than two probes.
+    """
+    if probes < 2:
+        raise BadInputError(f"{probes} probes: at least 2 are needed for a standard deviation")
+    generator = torch.Generator().manual_seed(seed)
+    powers = []
+    for _ in range(-(-probes // batch)):
+        shape = (batch, n_coils, *measured.shape[1:])
+        noise = torch.randn(shape, dtype=torch.complex64, generator=generator)
+        powers.append(respond(sigma * noise * measured[:, None]).abs().double().square())
+    power = torch.cat(powers)
+    variance = power.mean(0)
+    std = variance.sqrt()
+    standard_error = power.std(0) / len(power) ** 0.5
+    error = torch.where(std > 0, standard_error / (2 * std), 0.0)
+    return NoiseMap(std, error, len(power))
+
+
+class Agreement(NamedTuple):
+    """Correlation of two maps, and the ratio of their means."""
+
+    correlation: float
+    ratio: float
+
+
+def agreement(a: Tensor, b: Tensor, inside: Tensor) -> Agreement:
+    """How well two maps agree over the pixels ``inside``."""
+    u, v = a[inside].double(), b[inside].double()
+    correlation = torch.corrcoef(torch.stack([u, v]))[0, 1]
+    return Agreement(float(correlation), float(u.mean() / v.mean()))

@@ -1,0 +1,120 @@
+"""The perturbation of the data that moves an image most (17)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equipoise.physics.linop import norm, per_sample
+from equipoise.shapes import Data, Image, Mask, PerSample
+
+Reconstruct = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class WorstCase:
+    """What an attack found.
+
+    Attributes
+    ----------
+    perturbation
+        d, with ``||d|| <= epsilon ||b||`` on the measured samples.
+    image
+        The reconstruction of ``b + d``.
+    movement
+        ``||x(b + d) - x(b)||``, (batch,).
+    amplification
+        ``movement / ||d||``, a lower bound of the largest one.
+    history
+        The largest movement so far after each step, (steps, batch): it never falls.
+    """
+
+    perturbation: Data
+    image: Image
+    movement: PerSample
+    amplification: PerSample
+    history: Tensor
+
+
+def worst_case(
+    reconstruct: Reconstruct,
+    data: Data,
+    measured: Mask,
+    epsilon: float,
+    *,
+    steps: int = 10,
+    starts: int = 2,
+    seed: int = 0,
+) -> WorstCase:
+    """``max_d ||x(b + d) - x(b)||`` over ``||d|| = epsilon ||b||``, by ascent along the gradient.
+
+    Each step replaces d by the gradient of half the squared movement, brought to the sphere: the
+    power method on ``K^H K`` where x(b) is linear, a Frank-Wolfe step where it is not. The gradient
+    is that of ``reconstruct`` itself, so an equilibrium must bring its implicit gradient and an
+    unrolled network its own. The best of all steps and starts is returned: a lower bound of the
+    worst case, since no ascent can exclude a worse one.
+
+    Parameters
+    ----------
+    reconstruct
+        Differentiable map from data to image.
+    data
+        b.
+    measured
+        Where d may differ from zero; must broadcast to the data.
+    epsilon
+        Norm of d relative to that of b.
+    steps, starts
+        Ascent steps from each start.
+    seed
+        Of the random starts.
+    """
+    length = epsilon * norm(data)
+    with torch.no_grad():
+        clean = reconstruct(data)
+    best: tuple[Tensor, Tensor] | None = None
+    largest = torch.zeros_like(length)
+    history = []
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(starts):
+        noise = torch.randn(data.shape, dtype=data.dtype, generator=generator)
+        d = _to_sphere(noise * measured, length)
+        for _ in range(steps):
+            image, gradient = _movement_gradient(reconstruct, data, d, clean)
+            movement = norm(image - clean)
+            better = movement > largest
+            if best is None:
+                best = d, image
+            best = _pick(better, d, best[0]), _pick(better, image, best[1])
+            largest = torch.maximum(largest, movement)
+            history.append(largest)
+            d = _to_sphere(gradient * measured, length)
+    assert best is not None
+    return WorstCase(
+        perturbation=best[0],
+        image=best[1],
+        movement=largest,
+        amplification=largest / length,
+        history=torch.stack(history),
+    )
+
+
+def _movement_gradient(
+    reconstruct: Reconstruct, data: Tensor, d: Tensor, clean: Tensor
+) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        leaf = d.detach().requires_grad_()
+        image = reconstruct(data + leaf)
+        half_square = 0.5 * (image - clean).abs().square().sum()
+        (gradient,) = torch.autograd.grad(half_square, leaf)
+    return image.detach(), gradient
+
+
+def _pick(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(per_sample(better, new), new, old)
+
+
+def _to_sphere(direction: Tensor, length: Tensor) -> Tensor:
+    factor = length / norm(direction).clamp(min=torch.finfo(torch.float64).tiny)
+    return direction * per_sample(factor, direction).to(direction.real.dtype)
