@@ -14,12 +14,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from equipoise.equilibrium.weights import load_model, provenance
+from conftest import small_head
 from equipoise.learning import train as training
 from equipoise.learning.config import load_config
 from equipoise.learning.images import load_images
 from equipoise.learning.metrics import nmse, psnr, ssim
 from equipoise.learning.simulate import Simulation, batch_samples
+from equipoise.methods.registry import METHODS
+from equipoise.methods.weights import load_model, provenance
 from equipoise.outcome import BadInputError, EquipoiseError
 
 TINY = {
@@ -60,15 +62,17 @@ def test_training_lowers_the_loss_and_writes_a_model(config_file, tmp_path):
     assert model.m == 0.01
     origin = provenance(path)
     assert origin["config"]["data"]["train"] == ["train.npy"]
-    assert origin["validation"]["lipschitz"] < 0.99
+    assert origin["validation"]["constraint"] < 0.99
     assert origin["validation"]["sense_psnr"] > 10
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len(log) == 42
 
 
-def test_a_killed_run_resumes_to_the_same_weights(config_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_resumes_to_the_same_weights(method, config_file, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 3)
-    config = load_config(config_file)
+    model = {**TINY["model"], "method": method, "iterations": 3}
+    config = load_config(write(tmp_path, {"model": model}))
     whole = training.train(config, tmp_path / "whole")
 
     class Killed(Exception):
@@ -87,6 +91,33 @@ def test_a_killed_run_resumes_to_the_same_weights(config_file, tmp_path, monkeyp
         torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "killed")
     )
     assert all(torch.equal(last["model"][k], other["model"][k]) for k in last["model"])
+    assert load_model(whole).name == method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns(method, config_file, tmp_path):
+    """From a data weight that is far too low."""
+    model = {**TINY["model"], "method": method, "iterations": 3, "lam": 1.0}
+    untrained = {"model": model, "steps": 1, "warmup_steps": 0, "learning_rate": 1e-9}
+    trained = {"model": model, "steps": 60, "validate_every": 40, "weight_learning_rate": 0.1}
+    before, after = (
+        provenance(training.train(load_config(write(tmp_path, changes)), tmp_path / name))
+        for name, changes in (("untrained", untrained), ("trained", trained))
+    )
+    assert after["validation"]["psnr"] > before["validation"]["psnr"] + 0.5
+
+
+def test_whole_slices_with_estimated_maps(config_file, tmp_path):
+    simulation = {**TINY["simulation"], "estimated": 1.0, "calibration": 80}
+    changes = {"simulation": simulation, "crop": None, "validation_crop": None}
+    changes["learning_rate"] = 1e-4  # five steps of the usual size leave the region below T
+    path = training.train(load_config(write(tmp_path, changes)), tmp_path / "run")
+    assert provenance(path)["validation"]["psnr"] > 10
+
+
+def test_whole_slices_of_different_sizes_make_no_batch(config_file, tmp_path):
+    with pytest.raises(BadInputError, match="batch 1"):
+        training.train(load_config(write(tmp_path, {"batch": 2, "crop": None})), tmp_path / "run")
 
 
 def test_kill_9_and_resume_end_in_the_weights_of_an_uninterrupted_run(config_file, tmp_path):
@@ -274,6 +305,21 @@ class TestSimulation:
         ):
             other = self.sample(**change).kspace
             assert other.shape != reference.shape or not torch.equal(other, reference), change
+
+    def test_estimated_maps_and_noise_replace_the_true_ones(self):
+        image = small_head()[0]
+        for seed in range(3):
+            true, estimated = (
+                Simulation(zoom=(1, 1), coils=(6, 6), calibration=80, estimated=share).sample(
+                    image, np.random.default_rng(seed)
+                )
+                for share in (0.0, 1.0)
+            )
+            assert torch.equal(true.kspace, estimated.kspace)
+            assert not torch.equal(true.operator.csm, estimated.operator.csm)
+            misfit = estimated.operator.forward(estimated.target) - estimated.kspace
+            relative = float(misfit.abs().square().sum() / estimated.kspace.abs().square().sum())
+            assert relative < 0.05
 
     def test_the_noise_has_the_stated_level(self):
         image = torch.ones((48, 40), dtype=torch.complex64)

@@ -45,7 +45,7 @@ class TrainingProgress:
         previous = step.psnr if self.psnr is None else self.psnr
         self.psnr = SMOOTHING * previous + (1 - SMOOTHING) * step.psnr
         text = (
-            f"loss {step.loss:.2e}  PSNR {self.psnr:.2f} dB  Lipschitz {step.lipschitz:.3f}  "
+            f"loss {step.loss:.2e}  PSNR {self.psnr:.2f} dB  constraint {step.constraint:.3f}  "
             f"iterations {step.iterations:.1f}"
         )
         self.bar.update(self.task, completed=step.step, total=step.total, description=text)

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from equipoise.outcome import BadInputError
 from equipoise.physics.coils import biot_savart_maps, resize_maps
-from equipoise.physics.csm import normalize_csm
+from equipoise.physics.csm import estimate_csm, normalize_csm
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
+from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling import make_mask
 from equipoise.physics.sense import SenseOp
 
@@ -51,17 +52,22 @@ class Simulation:
         resolutions, and targets whose own noise is lower.
     masked_maps
         Share of samples whose coil maps end at the object, as estimated maps do.
+    estimated
+        Share of samples that are reconstructed with coil maps and a noise level estimated from
+        their undersampled data, as those of a scan are, instead of with the true ones. Meant for
+        whole slices: a crop has too few calibration lines.
     """
 
     acceleration: float = 4.0
     calibration: int = 24
     mask: str = "variable-density-2d"
-    noise: tuple[float, float] = (0.004, 0.04)
+    noise: tuple[float, float] = (0.005, 0.08)
     coils: tuple[int, int] = (8, 16)
     measured_coils: Tensor | None = None
     phase: float = 3.0
-    zoom: tuple[float, float] = (0.6, 1.0)
+    zoom: tuple[float, float] = (0.5, 1.0)
     masked_maps: float = 0.5
+    estimated: float = 0.0
 
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Sample:
         """Draw one acquisition of an image (y, x), of a random crop of it if asked."""
@@ -90,6 +96,10 @@ class Simulation:
         level = np.exp(rng.uniform(*np.log(self.noise)))
         sigma = float(level * torch.quantile(target.abs().flatten(), 0.99))
         noisy = operator.forward(image) + mask[:, None] * complex_noise(csm.shape, rng) * sigma
+        if rng.random() < self.estimated:
+            maps = estimate_csm(noisy, mask)
+            target = (maps.conj() * csm).sum(1) * image
+            return Sample(SenseOp(maps, mask), noisy, target, noise_level(noisy, mask))
         reading = torch.tensor([sigma * rng.uniform(*MISREADING)], dtype=torch.float64)
         return Sample(operator, noisy, target, reading)
 
@@ -111,8 +121,7 @@ def load_coils(path: Path) -> Tensor:
 
 MISREADING = (0.9, 1.4)
 """What the noise estimate of a real scan may read, relative to its noise: fine structure at the
-edge of k-space raises it. The estimate is not used here, since the images have noise of their own,
-which is part of the target."""
+edge of k-space raises it. Used where the estimate itself is not: it needs a whole slice."""
 
 OBJECT_THRESHOLD = 0.05
 """The object is where the smoothed image exceeds this fraction of its 99th percentile."""

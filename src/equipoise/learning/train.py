@@ -1,8 +1,10 @@
-"""Training of MOL-LR, one file from top to bottom.
+"""Training of every method, one file from top to bottom.
 
-The loss is ``mean |x* - target|^2 + beta B(l)``, ``x*`` the equilibrium, l the measured Lipschitz
-estimate of H at it, B the log barrier (14). Every random number is a function of the seed and the
-step alone, so a run that was killed and resumed ends in the same weights.
+The loss is ``log mean |x - target|^2``: every sample counts in dB, where the plain error would let
+the noisiest samples, a hundred times larger, decide alone. For MOL-LR and MOL-M ``beta B(l)`` is
+added, l the measured constant of H at the equilibrium, B the log barrier (14). Every random number
+is a function of the seed and the step alone, so a run that was killed and resumed ends in the same
+weights.
 """
 
 import json
@@ -17,10 +19,7 @@ import torch
 from torch import Tensor
 
 from equipoise.equilibrium.data_weight import DataWeight
-from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.mol import MOL
-from equipoise.equilibrium.network import CNN
-from equipoise.equilibrium.weights import load_model, provenance, save_model
+from equipoise.equilibrium.method import Method
 from equipoise.formats.write import make_folder
 from equipoise.learning.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.learning.config import TrainConfig
@@ -34,9 +33,11 @@ from equipoise.learning.simulate import (
     load_coils,
 )
 from equipoise.learning.validation import evaluate, sense_psnr, validation_set
+from equipoise.methods.registry import new_method
+from equipoise.methods.weights import load_model, provenance, save_model
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.physics.linop import per_sample
-from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier
+from equipoise.robustness.lipschitz import log_barrier
 
 CHECKPOINT_EVERY = 50
 TRAINING_ITERATIONS = 40
@@ -61,7 +62,7 @@ class Progress:
     total: int
     loss: float
     psnr: float
-    lipschitz: float
+    constraint: float
     iterations: float
     validation: dict[str, float]
 
@@ -125,7 +126,7 @@ class _Run:
         self.simulation = Simulation(**options, measured_coils=coils)
         self.images = load_images(config.data.train)
         smallest = min(min(image.shape) for image in self.images)
-        if config.batch > 1 and smallest < config.crop:
+        if config.batch > 1 and (config.crop is None or smallest < config.crop):
             raise BadInputError(
                 f"a training image has a side of {smallest} pixels, less than crop {config.crop}, "
                 "so a batch cannot be stacked: lower crop, or use batch 1"
@@ -152,14 +153,17 @@ class _Run:
     def train_step(self) -> Progress | None:
         """One optimiser step; None if it diverged, and then nothing was changed."""
         started = time.perf_counter()
+        if self.step == self.config.warmup_steps:
+            self.mean_loss = 0.0  # of another problem: no measure of divergence from here on
         self._set_learning_rate()
+        self.model.refresh()
         samples = self._draw()
         warming = self.step < self.config.warmup_steps
         image, scale, iterations = self._denoise(samples) if warming else self._solve(samples)
         units = per_sample(scale, image).to(image.real.dtype)
         mse = ((image - samples.target) / units).abs().square().mean()
         point = (samples.target if warming else image.detach()) / units
-        loss = mse + self._penalty(point)
+        loss = mse.log() + self._penalty(point)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -173,7 +177,7 @@ class _Run:
             total=self.total,
             loss=loss.item(),
             psnr=float(psnr(image.detach(), samples.target).mean()),
-            lipschitz=self.estimate,
+            constraint=self.estimate,
             iterations=iterations,
             validation={},
         )
@@ -185,9 +189,9 @@ class _Run:
         settings = self.config.lipschitz
         if self.step % settings.every:
             return torch.zeros(())
-        estimate = lipschitz_lower(
-            self.model.network, point, steps=settings.steps, seed=self.config.seed + self.step
-        )
+        estimate = self.model.constraint(point, settings.steps, self.config.seed + self.step)
+        if estimate is None:
+            return torch.zeros(())
         self.estimate = float(estimate.detach().max())
         threshold = 1 - self.config.model.m - settings.reserve
         barrier = log_barrier(estimate, threshold, settings.margin).mean()
@@ -208,7 +212,7 @@ class _Run:
         level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
         noise = complex_noise(samples.target.shape, rng) * per_sample(level, samples.target)
         units = per_sample(scale, samples.target)
-        return self.model.network(samples.target / units + noise) * units, scale, 1.0
+        return self.model.denoise(samples.target / units + noise) * units, scale, 1.0
 
     def _solve(self, samples: Sample) -> tuple[Tensor, Tensor, float]:
         first, last = self.config.rtol
@@ -218,7 +222,7 @@ class _Run:
             samples.operator,
             samples.kspace,
             noise_level=samples.noise_level,
-            options=SolverOptions(rtol=rtol, max_iter=TRAINING_ITERATIONS),
+            options=self.model.training_options(rtol, TRAINING_ITERATIONS),
             backward_rtol=self.config.backward_rtol,
         )
         assert solution.scale is not None
@@ -242,17 +246,20 @@ class _Run:
     # ---- validation ----------------------------------------------------------------------------
 
     def validate(self) -> dict[str, float]:
-        return evaluate(self.model, self.validation, self.config.lipschitz.validation_steps)
+        self.model.refresh(exact=True)
+        return evaluate(
+            self.model.for_inference(), self.validation, self.config.lipschitz.validation_steps
+        )
 
     def psnr_collapsed(self, value: float) -> bool:
         return bool(self.best) and not value > self.best["psnr"] - DIVERGENCE_DB
 
     def keep(self, validation: dict[str, float]) -> None:
         """Checkpoint; the best weights are those whose validated estimate stays below T."""
-        below = validation["lipschitz"] < 1 - self.config.model.m
+        below = validation.get("constraint", 0.0) < 1 - self.config.model.m
         warmed = self.step >= self.config.warmup_steps
         better = not self.best or validation["psnr"] > self.best["psnr"]
-        if warmed and below and better and validation["converged"] == 1.0:
+        if warmed and below and better and validation.get("converged", 1.0) == 1.0:
             self.best = {**validation, "step": float(self.step)}
             save_model(self.weights_path, self.model, self._provenance())
         self._log({"step": self.step, "validation": validation, "best": self.best})
@@ -353,19 +360,29 @@ class _Run:
             file.write(json.dumps(entry) + "\n")
 
 
-def _first_model(config: TrainConfig) -> MOL:
+def _first_model(config: TrainConfig) -> Method:
     """A new model, or the one that the run continues from."""
     wanted = config.model
-    network = CNN(wanted.features, wanted.layers, wanted.kernel_size, seed=config.seed)
-    model = MOL(network, DataWeight(lam=wanted.lam), wanted.m)
+    network = {key: getattr(wanted, key) for key in ("features", "layers", "kernel_size")}
+    model = new_method(
+        wanted.method,
+        network=network,
+        lam=wanted.lam,
+        m=wanted.m,
+        iterations=wanted.iterations,
+        seed=config.seed,
+    )
     if config.start is not None:
         start = load_model(config.start)
-        if start.network.configuration() != network.configuration():
-            raise BadInputError(
-                f"{config.start} has the network {start.network.configuration()}; the "
-                f"configuration asks for {network.configuration()}"
-            )
-        network.load_state_dict(start.network.state_dict())
+        body: Any = model.network
+        there, asked = (
+            (start.name, start.network.configuration()),
+            (model.name, body.configuration()),
+        )
+        if there != asked:
+            raise BadInputError(f"{config.start} holds {there}; the configuration asks for {asked}")
+        body.load_state_dict(start.network.state_dict(), strict=False)
+        model.refresh(exact=True)
         if isinstance(start.data_weight, DataWeight):
             model.data_weight.load_state_dict(start.data_weight.state_dict())
     return model.train()
