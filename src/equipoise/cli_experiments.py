@@ -1,0 +1,189 @@
+"""``equipoise experiment``: the tables and figures of the paper."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from equipoise.equilibrium.method import Method
+
+app = typer.Typer(help="Reproduce a table or figure of the paper.", no_args_is_help=True)
+console = Console(stderr=True, soft_wrap=True)
+
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="scan or image file, or folder of them; repeat for more [a head of the package]"
+    ),
+]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        help="comma-separated names, or model files as NAME=FILE [sense and all of the package]",
+        metavar="LIST",
+    ),
+]
+Acceleration = Annotated[float, typer.Option(min=1)]
+Seeds = Annotated[int, typer.Option(min=1, help="masks for each slice")]
+Folder = Annotated[Path, typer.Option("-o", "--output", help="folder for the results")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+
+
+@app.command()
+def table1(
+    data: Data = None,
+    methods: Names = None,
+    acceleration: Acceleration = 4.0,
+    seeds: Seeds = 4,
+    output: Folder = Path("table1"),
+    as_json: AsJson = False,
+) -> None:
+    """Table I and Fig. 1: PSNR, SSIM and time of every method on the same data."""
+    from equipoise.cli import failures
+
+    with failures():
+        from equipoise.experiments import table1 as experiment
+        from equipoise.experiments.cases import cases
+
+        loaded = _methods(methods)
+        acquisitions = cases(data or [], acceleration, seeds)
+        comparison = experiment.compare(loaded, acquisitions, console.print)
+        settings = _settings(data, acceleration, seeds)
+        result = experiment.write_table(output, comparison, settings)
+        console.print((output / "table1.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
+def robustness(
+    data: Data = None,
+    methods: Names = None,
+    acceleration: Acceleration = 4.0,
+    seeds: Seeds = 1,
+    steps: Annotated[int, typer.Option(min=1, help="ascent steps of each attack")] = 8,
+    starts: Annotated[int, typer.Option(min=1, help="random starts of each attack")] = 2,
+    output: Folder = Path("robustness"),
+    as_json: AsJson = False,
+) -> None:
+    """PSNR of every method against noise and against a worst-case perturbation."""
+    from equipoise.cli import failures
+
+    with failures():
+        from equipoise.experiments import robustness as experiment
+        from equipoise.experiments.cases import cases
+
+        loaded = _methods(methods)
+        acquisitions = cases(data or [], acceleration, seeds)
+        rows = experiment.study(loaded, acquisitions, steps=steps, starts=starts, say=console.print)
+        settings = {**_settings(data, acceleration, seeds), "steps": steps, "starts": starts}
+        result = experiment.write_study(output, rows, settings)
+        console.print((output / "robustness.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
+def memory(
+    size: Annotated[int, typer.Option(min=16, help="side of the image")] = 128,
+    coils: Annotated[int, typer.Option(min=1)] = 8,
+    output: Folder = Path("memory"),
+    as_json: AsJson = False,
+) -> None:
+    """Peak memory and time of a training step against the number of iterations."""
+    from equipoise.cli import failures
+
+    with failures():
+        from equipoise.experiments import memory as experiment
+
+        rows = experiment.study(size=size, n_coils=coils, say=console.print)
+        result = experiment.write_study(output, rows, {"size": size, "coils": coils})
+        console.print((output / "memory.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
+def detection(
+    model: Annotated[str, typer.Option(help="calibrated model, name or file")] = "mol-lr-brain-4x",
+    data: Annotated[list[Path] | None, typer.Option(help="images like those calibrated on")] = None,
+    others: Annotated[list[Path] | None, typer.Option(help="images unlike them")] = None,
+    scans: Annotated[int, typer.Option(min=1, help="of each kind")] = 20,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Folder = Path("detection"),
+    as_json: AsJson = False,
+) -> None:
+    """Features and `in_range` of scans with artefacts, wrong maps, attacks, other images."""
+    from equipoise.cli import failures
+
+    with failures():
+        from equipoise.demo import head_slice
+        from equipoise.experiments import detection as experiment
+        from equipoise.learning.images import load_images
+        from equipoise.methods.weights import load_model, provenance
+        from equipoise.range_check import simulation_of
+
+        source = simulation_of(provenance(model))
+        rows = experiment.study(
+            load_model(model),
+            load_images(data) if data else [head_slice()[0]],
+            load_images(others) if others else [],
+            source,
+            scans=scans,
+            seed=seed,
+            say=console.print,
+        )
+        settings = {
+            **_settings(data, source.acceleration, seed),
+            "model": model,
+            "others": [path.name for path in others or []],
+        }
+        result = experiment.write_study(output, rows, settings)
+        console.print((output / "detection.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+ORDER = ("sense", "unet", "de-grad", "mol-sn", "mol-lr", "mol-m", "admm-net", "modl")
+"""Rows of Table I."""
+
+
+def _methods(names: str | None) -> dict[str, "Method | None"]:
+    from equipoise.methods.weights import available_models, load_model
+    from equipoise.outcome import BadInputError
+
+    if names is None:
+        there = ["sense", *(m.removesuffix("-brain-4x") for m in available_models())]
+        names = ",".join(name for name in ORDER if name in there)
+    found: dict[str, Method | None] = {}
+    for entry in names.split(","):
+        name, _, file = entry.strip().partition("=")
+        if name in found or not name:
+            raise BadInputError(f"--methods is {names!r}: each method needs a name of its own")
+        found[name] = None if name == "sense" else load_model(file or f"{name}-brain-4x")
+    return found
+
+
+def _settings(data: list[Path] | None, acceleration: float, seeds: int) -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    from equipoise import __version__
+    from equipoise.experiments.cases import NOISE
+
+    return {
+        "data": [path.name for path in data or []] or ["head of matplotlib"],
+        "acceleration": acceleration,
+        "seeds": seeds,
+        "simulated_noise": list(NOISE),
+        "version": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+
+
+def _finish(folder: Path, result: dict[str, Any], as_json: bool) -> None:
+    console.print(f"written: {folder}", markup=False)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))

@@ -1,0 +1,1 @@
+"""What the paper shows, one file for each table or figure."""

@@ -1,0 +1,128 @@
+"""The acquisitions that an experiment runs on: from scans, from images, or from the package."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.demo import head_slice
+from equipoise.formats import read
+from equipoise.formats.acquisition import Acquisition
+from equipoise.learning.images import load_images
+from equipoise.learning.simulate import complex_noise
+from equipoise.outcome import BadInputError
+from equipoise.physics.coils import biot_savart_maps
+from equipoise.physics.csm import estimate_csm, normalize_csm
+from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.noise_level import noise_level
+from equipoise.physics.sampling import make_mask
+from equipoise.physics.sense import SenseOp
+from equipoise.reconstruction import CALIBRATION, undersample
+
+N_COILS = 8
+NOISE = (0.005, 0.08)
+"""Range of the simulated noise relative to the 99th percentile of an image, drawn log-uniformly."""
+
+
+@dataclass
+class Case:
+    """One slice with one mask: A, b, the image to reach, and the noise that a method may know."""
+
+    name: str
+    seed: int
+    operator: SenseOp
+    kspace: Tensor
+    target: Tensor
+    noise_level: Tensor
+
+    def with_kspace(self, kspace: Tensor) -> "Case":
+        """The same acquisition with other data, its noise estimated again."""
+        level = noise_level(kspace, self.operator.mask)
+        return Case(self.name, self.seed, self.operator, kspace, self.target, level)
+
+
+def cases(
+    data: list[Path], acceleration: float, seeds: int, noise: tuple[float, float] = NOISE
+) -> Iterator[Case]:
+    """Every slice of every file with every mask seed.
+
+    A fully sampled scan is undersampled in retrospect, the image combined from all its samples is
+    the target. Slices of a file of images become 8-coil scans with Biot-Savart maps and noise, the
+    image is the target. Without files, the head that comes with the package's plotting library is
+    used. Coil maps and noise level are always estimated from the undersampled data.
+
+    Raises
+    ------
+    BadInputError
+        If a file is neither a fully sampled scan nor a stack of images.
+    """
+    if not data:
+        for seed in range(seeds):
+            yield _simulated("head", head_slice()[0], 0, seed, acceleration, noise)
+    for path in _expanded(data):
+        scan = _as_scan(path)
+        images = load_images([path]) if scan is None else []
+        for seed in range(seeds):
+            if scan is not None:
+                yield from _undersampled(scan, path.stem, seed, acceleration)
+            for index, image in enumerate(images):
+                name = f"{path.stem}:{index}"
+                yield _simulated(name, image, index, seed, acceleration, noise)
+
+
+def _expanded(data: list[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in data:
+        files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    if data and not files:
+        raise BadInputError(f"{', '.join(map(str, data))}: there is no file in there")
+    return files
+
+
+def _as_scan(path: Path) -> Acquisition | None:
+    """The scan, or None where the file may hold images."""
+    try:
+        return read(path)
+    except BadInputError:
+        return None
+
+
+def _simulated(
+    name: str, image: Tensor, index: int, seed: int, acceleration: float, noise: tuple[float, float]
+) -> Case:
+    rng = np.random.default_rng([index, seed])
+    shape = (image.shape[0], image.shape[1])
+    csm = biot_savart_maps(shape, N_COILS, int(rng.integers(2**31)))
+    mask = make_mask("variable-density-2d", shape, acceleration, CALIBRATION, seed)
+    sigma = float(np.exp(rng.uniform(*np.log(noise)))) * float(image.abs().quantile(0.99))
+    clean = SenseOp(csm, mask).forward(image[None])
+    kspace = clean + mask[:, None] * complex_noise(csm.shape, rng) * sigma
+    maps = estimate_csm(kspace, mask)
+    target = (maps.conj() * csm).sum(1) * image
+    return Case(name, seed, SenseOp(maps, mask), kspace, target, noise_level(kspace, mask))
+
+
+def _undersampled(scan: Acquisition, name: str, seed: int, acceleration: float) -> Iterator[Case]:
+    reduced = undersample(scan, acceleration, seed)
+    unit = float(scan.kspace.abs().max())
+    for index in range(len(scan.kspace)):
+        kspace = reduced.kspace[index : index + 1] / unit
+        mask = reduced.mask[index % len(reduced.mask)][None]
+        maps = (
+            estimate_csm(kspace, mask)
+            if scan.csm is None
+            else normalize_csm(scan.csm[index % len(scan.csm)][None])
+        )
+        coil_images = kspace_to_image(scan.kspace[index : index + 1] / unit)
+        target = (maps.conj() * coil_images).sum(1)
+        yield Case(
+            f"{name}:{index}",
+            seed,
+            SenseOp(maps, mask),
+            kspace,
+            target,
+            noise_level(kspace, torch.as_tensor(mask)),
+        )

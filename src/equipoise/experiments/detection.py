@@ -1,0 +1,181 @@
+"""What the features of a scan do when the scan is unlike those of the calibration."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.certification import attackable
+from equipoise.equilibrium.method import Method
+from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
+from equipoise.formats.write import make_folder
+from equipoise.learning.metrics import psnr
+from equipoise.learning.simulate import Simulation, complex_noise
+from equipoise.outcome import BadInputError
+from equipoise.physics.noise_level import noise_level
+from equipoise.physics.sense import SenseOp
+from equipoise.reconstruction import SliceProblem, slice_features, solve_slice
+from equipoise.robustness.worst_case import worst_case
+
+STREAM = 4
+"""Keeps these random numbers apart from those of training, validation and calibration."""
+
+ATTACK = 0.05
+"""``||d|| / ||b||`` of the attacked scans."""
+
+SPIKE, SPIKES = 1.0, 12
+"""Size of a spike relative to the largest k-space sample, and their number."""
+
+MAP_SHIFT = 12
+"""Pixels by which the wrong coil maps are displaced."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way in which a scan may be unlike the others."""
+
+    name: str
+    change: Callable[[SliceProblem, Method, np.random.Generator], SliceProblem]
+
+
+def _like(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+    return problem
+
+
+def _with_data(problem: SliceProblem, kspace: Tensor) -> SliceProblem:
+    return problem._replace(kspace=kspace, noise_level=noise_level(kspace, problem.operator.mask))
+
+
+def _spikes(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+    """A faulty receiver: a few samples of all coils are far too large."""
+    kspace = problem.kspace.clone()
+    measured = torch.nonzero(problem.operator.mask[0])
+    chosen = measured[torch.from_numpy(rng.integers(len(measured), size=SPIKES))]
+    phase = complex_noise((SPIKES, kspace.shape[1]), rng).T
+    size = SPIKE * kspace.abs().max()
+    kspace[0][:, chosen[:, 0], chosen[:, 1]] += size * phase / phase.abs()
+    return _with_data(problem, kspace)
+
+
+def _motion(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+    """The head moves by several pixels while the upper half of k-space is measured."""
+    shift = rng.uniform(4, 8)
+    n = problem.kspace.shape[2]
+    frequency = (torch.arange(n) - n // 2) / n
+    turned = torch.exp(-2j * torch.pi * shift * frequency).to(problem.kspace.dtype)
+    turned[: n // 2] = 1
+    return _with_data(problem, problem.kspace * turned[:, None])
+
+
+def _wrong_maps(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+    """Coil maps of a calibration scan at another position."""
+    csm = torch.roll(problem.operator.csm, (MAP_SHIFT, -MAP_SHIFT), dims=(2, 3))
+    return problem._replace(operator=SenseOp(csm, problem.operator.mask))
+
+
+def _attacked(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+    """The worst case of (17) that a few steps find."""
+    with torch.no_grad():
+        clean = solve_slice(problem, model, None, None)
+    measured = problem.operator.mask[:, None]
+    reconstruct = attackable(problem, model, clean)
+    attack = worst_case(reconstruct, problem.kspace, measured, ATTACK, steps=4, starts=1)
+    return _with_data(problem, problem.kspace + attack.perturbation)
+
+
+KINDS = (
+    Kind("like the calibration", _like),
+    Kind("spikes in k-space", _spikes),
+    Kind("motion", _motion),
+    Kind("displaced coil maps", _wrong_maps),
+    Kind("attacked, 5 %", _attacked),
+)
+
+
+def study(
+    model: Method,
+    images: list[Tensor],
+    others: list[Tensor],
+    source: Simulation,
+    *,
+    scans: int = 20,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """One row for each scan and kind, with its features and the flag.
+
+    Parameters
+    ----------
+    model
+        A calibrated model.
+    images
+        Images like those of the calibration, (y, x) each.
+    others
+        Images unlike them: another contrast, anatomy or no anatomy. May be empty.
+    source
+        What scans are drawn from.
+    scans
+        Scans of each kind.
+    seed
+        Of the simulation.
+
+    Raises
+    ------
+    BadInputError
+        If the model has no calibration.
+    """
+    if model.calibration is None:
+        raise BadInputError("the model has no calibration: run `equipoise calibrate` first")
+    rows: list[Row] = []
+    for kind, image, rng in _scans(images, others, scans, seed):
+        sample = source.sample(image, rng)
+        problem = SliceProblem(sample.operator, sample.kspace, sample.noise_level, 1.0)
+        problem = kind.change(problem, model, rng)
+        with torch.no_grad():
+            solution = solve_slice(problem, model, None, None)
+        found = slice_features(problem, solution)
+        rows.append(
+            {
+                "kind": kind.name,
+                "psnr": float(psnr(solution.value, sample.target)),
+                **found,
+                "score": model.calibration.score(found),
+                "in_range": model.calibration.in_range(found),
+            }
+        )
+        say(f"{kind.name}: score {rows[-1]['score']:.1f}")
+    return rows
+
+
+def _scans(
+    images: list[Tensor], others: list[Tensor], scans: int, seed: int
+) -> Iterator[tuple[Kind, Tensor, np.random.Generator]]:
+    for i in range(scans):
+        for kind in KINDS:
+            yield kind, images[i % len(images)], np.random.default_rng([seed, STREAM, i])
+        if others:
+            unlike = replace(KINDS[0], name="other images")
+            yield unlike, others[i % len(others)], np.random.default_rng([seed, STREAM, i])
+
+
+def write_study(folder: Path, rows: list[Row], settings: dict[str, Any]) -> dict[str, Any]:
+    """``detection.{md,csv,json}``: medians and the share of flagged scans; returns the JSON."""
+    make_folder(folder)
+    table, result = [], {}
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        chosen = [row for row in rows if row["kind"] == kind]
+        keys = [k for k in chosen[0] if k not in ("kind", "in_range")]
+        medians = {k: float(np.median([row[k] for row in chosen])) for k in keys}
+        flagged = float(np.mean([not row["in_range"] for row in chosen]))
+        result[kind] = {**medians, "flagged": flagged, "n": len(chosen)}
+        shown = {k: f"{v:.3g}" for k, v in medians.items()}
+        table.append({"kind": kind, **shown, "flagged": f"{flagged:.0%}", "n": len(chosen)})
+    content = {"kinds": result, "settings": settings}
+    write_csv(folder / "detection.csv", rows)
+    write_json(folder / "detection.json", content)
+    write_text(folder / "detection.md", markdown_table(table))
+    return content

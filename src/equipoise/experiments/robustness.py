@@ -1,0 +1,187 @@
+"""PSNR under noise and under a worst-case perturbation of the data, for every method."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.method import Method
+from equipoise.experiments.cases import Case
+from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
+from equipoise.formats.write import make_folder, replacing
+from equipoise.learning.baselines import best_sense
+from equipoise.learning.metrics import psnr
+from equipoise.learning.simulate import complex_noise
+from equipoise.methods.feed_forward import data_consistency
+from equipoise.physics.linop import per_sample
+from equipoise.robustness.worst_case import worst_case
+
+NOISE_LEVELS = (0.0, 0.01, 0.02, 0.04, 0.08)
+"""Standard deviation of the noise that is added, relative to the intensity scale."""
+
+EPSILONS = (0.01, 0.02, 0.05, 0.1)
+"""``||d|| / ||b||``."""
+
+ATTACK_RTOL, BACKWARD_RTOL = 1e-3, 0.05
+
+
+def study(
+    methods: dict[str, Method | None],
+    acquisitions: Iterable[Case],
+    *,
+    steps: int = 8,
+    starts: int = 2,
+    noise_levels: Sequence[float] = NOISE_LEVELS,
+    epsilons: Sequence[float] = EPSILONS,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """One row for each slice, method, kind (``noise`` or ``worst case``) and size.
+
+    The attack knows the method: it ascends its own gradient, implicit for an equilibrium, unrolled
+    for the others. lam stays that of the clean data.
+    """
+    rows: list[Row] = []
+    for case in acquisitions:
+        for name, method in methods.items():
+            rows += _noise_rows(name, method, case, noise_levels)
+            rows += _attack_rows(name, method, case, epsilons, steps, starts)
+            say(f"{case.name}, mask {case.seed}: {name}")
+    return rows
+
+
+def _noise_rows(name: str, method: Method | None, case: Case, levels: Sequence[float]) -> list[Row]:
+    scale = float(case.operator.intensity_scale(case.kspace))
+    rows = []
+    for level in levels:
+        noise = complex_noise(tuple(case.kspace.shape), np.random.default_rng(case.seed))
+        moved = case.with_kspace(
+            case.kspace + case.operator.mask[:, None] * noise * (level * scale)
+        )
+        if method is None:
+            image = best_sense(moved.operator, moved.kspace, case.target).image
+        else:
+            with torch.no_grad():
+                solution = method.solve(moved.operator, moved.kspace, noise_level=moved.noise_level)
+            image = solution.value
+        rows.append(_row(name, case, "noise", level, image))
+    return rows
+
+
+def _attack_rows(
+    name: str,
+    method: Method | None,
+    case: Case,
+    epsilons: Sequence[float],
+    steps: int,
+    starts: int,
+) -> list[Row]:
+    reconstruct = _attackable(method, case)
+    measured = case.operator.mask[:, None]
+    rows = []
+    for epsilon in epsilons:
+        attack = worst_case(reconstruct, case.kspace, measured, epsilon, steps=steps, starts=starts)
+        row = _row(name, case, "worst case", epsilon, attack.image)
+        rows.append({**row, "amplification": float(attack.amplification)})
+    return rows
+
+
+def _attackable(method: Method | None, case: Case) -> Callable[[Tensor], Tensor]:
+    """The reconstruction as a differentiable function of the data, at the lam of the clean data."""
+    operator = case.operator
+    if method is None:
+        lam = best_sense(operator, case.kspace, case.target).lam.double()
+
+        def sense(data: Tensor) -> Tensor:
+            adjoint_image = operator.adjoint(data)
+            weighted = per_sample(lam, data[:, 0]).to(data.real.dtype) * adjoint_image
+            return data_consistency(operator, weighted, lam)
+
+        return sense
+    with torch.no_grad():
+        clean = method.solve(operator, case.kspace, noise_level=case.noise_level)
+    options = (
+        replace(method.options, rtol=ATTACK_RTOL, step="resolvent")
+        if method.m is not None
+        else None
+    )
+
+    def learned(data: Tensor) -> Tensor:
+        return method.solve(
+            operator, data, lam=clean.lam.detach(), options=options, backward_rtol=BACKWARD_RTOL
+        ).value
+
+    return learned
+
+
+def _row(name: str, case: Case, kind: str, size: float, image: Tensor) -> Row:
+    return {
+        "slice": case.name,
+        "seed": case.seed,
+        "method": name,
+        "kind": kind,
+        "size": size,
+        "psnr": float(psnr(image, case.target)),
+        "amplification": None,
+    }
+
+
+def summary(rows: list[Row]) -> dict[str, Any]:
+    """``{kind: {method: {size: [mean PSNR, std]}}}`` and the mean amplification of the attacks."""
+    result: dict[str, Any] = {}
+    for row in rows:
+        sizes = result.setdefault(row["kind"], {}).setdefault(row["method"], {})
+        sizes.setdefault(str(row["size"]), []).append((row["psnr"], row["amplification"]))
+    for methods in result.values():
+        for sizes in methods.values():
+            for size, values in sizes.items():
+                psnrs = [v[0] for v in values]
+                entry = {"psnr": [float(np.mean(psnrs)), float(np.std(psnrs))], "n": len(values)}
+                if values[0][1] is not None:
+                    entry["amplification"] = float(np.mean([v[1] for v in values]))
+                sizes[size] = entry
+    return result
+
+
+def write_study(folder: Path, rows: list[Row], settings: dict[str, Any]) -> dict[str, Any]:
+    """``robustness.{md,csv,json,png}``; returns the JSON."""
+    make_folder(folder)
+    result = {**summary(rows), "settings": settings}
+    write_csv(folder / "robustness.csv", rows)
+    write_json(folder / "robustness.json", result)
+    tables = []
+    for kind in ("noise", "worst case"):
+        table = [
+            {"method": name} | {size: f"{v['psnr'][0]:.2f}" for size, v in sizes.items()}
+            for name, sizes in result[kind].items()
+        ]
+        tables.append(f"PSNR (dB) against {kind}\n\n{markdown_table(table)}")
+    write_text(folder / "robustness.md", "\n".join(tables))
+    _figure(folder / "robustness.png", result)
+    return result
+
+
+def _figure(path: Path, result: dict[str, Any]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    labels = {
+        "noise": "standard deviation of the added noise / intensity scale",
+        "worst case": "||d|| / ||b||",
+    }
+    for axis, (kind, label) in zip(axes, labels.items(), strict=True):
+        for name, sizes in result[kind].items():
+            values = [v["psnr"][0] for v in sizes.values()]
+            axis.plot([float(s) for s in sizes], values, "o-", markersize=3, label=name)
+        axis.set(xlabel=label, ylabel="PSNR (dB)", title=kind)
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)

@@ -1,0 +1,187 @@
+"""Table I and Fig. 1 of the supplement: every method on the same acquisitions."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.data_consistency import tikhonov
+from equipoise.equilibrium.method import Method
+from equipoise.experiments.cases import Case
+from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
+from equipoise.formats.write import make_folder, replacing
+from equipoise.learning.baselines import best_sense
+from equipoise.learning.metrics import psnr, ssim
+
+SENSE = "sense"
+REFERENCE = "mol-lr"
+"""The method that the others are compared with, pair by pair."""
+
+BOOTSTRAP, CONFIDENCE = 10_000, 0.95
+
+
+@dataclass
+class Comparison:
+    """Rows of one slice and method each, and the images of the first case for the figure."""
+
+    rows: list[Row]
+    images: dict[str, Tensor]
+    first: Case
+
+
+def compare(
+    methods: dict[str, Method | None],
+    acquisitions: Iterable[Case],
+    say: Callable[[str], None] = lambda text: None,
+) -> Comparison:
+    """Reconstruct every case with every method.
+
+    SENSE, the method that is None, is at the lam of a grid that is best for the target, and its
+    time is that of one solve.
+    """
+    rows: list[Row] = []
+    images: dict[str, Tensor] = {}
+    first: Case | None = None
+    for case in acquisitions:
+        first = first or case
+        for name, method in methods.items():
+            image, row = _sense(case) if method is None else _learned(method, case)
+            quality = {
+                "psnr": float(psnr(image, case.target)),
+                "ssim": float(ssim(image, case.target)),
+            }
+            rows.append({"slice": case.name, "seed": case.seed, "method": name, **quality, **row})
+            if case is first:
+                images[name] = image
+        done = {r["method"]: f"{r['psnr']:.2f}" for r in rows[-len(methods) :]}
+        say(f"{case.name}, mask {case.seed}: {done}")
+    assert first is not None
+    return Comparison(rows, images, first)
+
+
+def _sense(case: Case) -> tuple[Tensor, Row]:
+    lam = best_sense(case.operator, case.kspace, case.target).lam
+    started = time.perf_counter()
+    image = tikhonov(case.operator, case.kspace, lam, rtol=1e-4)
+    seconds = time.perf_counter() - started
+    return image, {"seconds": seconds, "evaluations": 0, "outcome": "sense", "bound": None}
+
+
+@torch.no_grad()
+def _learned(method: Method, case: Case) -> tuple[Tensor, Row]:
+    started = time.perf_counter()
+    solution = method.solve(case.operator, case.kspace, noise_level=case.noise_level)
+    seconds = time.perf_counter() - started
+    bound = float(solution.distance_bound)
+    return solution.value, {
+        "seconds": seconds,
+        "evaluations": int(solution.network_evaluations),
+        "outcome": solution.outcome[0].value,
+        "bound": bound if np.isfinite(bound) else None,
+    }
+
+
+def summary(rows: list[Row]) -> dict[str, Any]:
+    """Mean and standard deviation over slices and masks, and the paired differences."""
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    methods: dict[str, Any] = {}
+    for name in names:
+        own = [row for row in rows if row["method"] == name]
+        methods[name] = {
+            key: [float(np.mean([r[key] for r in own])), float(np.std([r[key] for r in own]))]
+            for key in ("psnr", "ssim", "seconds", "evaluations")
+        }
+        methods[name]["n"] = len(own)
+    result: dict[str, Any] = {"methods": methods, "paired": {}}
+    if REFERENCE in names:
+        others = [name for name in names if name != REFERENCE]
+        result["paired"] = {name: paired_difference(rows, REFERENCE, name) for name in others}
+    return result
+
+
+def paired_difference(rows: list[Row], method: str, other: str) -> dict[str, Any]:
+    """Mean PSNR of a method minus that of another on the same data, with a bootstrap interval.
+
+    Slices are drawn with replacement, with all masks of each, since masks of one slice are not
+    independent.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        values.setdefault(row["slice"], {}).setdefault(row["method"], []).append(row["psnr"])
+    differences = np.array([np.mean(np.subtract(v[method], v[other])) for v in values.values()])
+    rng = np.random.default_rng(0)
+    draws = rng.integers(len(differences), size=(BOOTSTRAP, len(differences)))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(differences[draws].mean(1), [tail, 100 - tail])
+    interval = [float(low), float(high)] if len(differences) > 1 else None
+    return {"mean": float(differences.mean()), "interval": interval, "slices": len(differences)}
+
+
+def write_table(folder: Path, comparison: Comparison, settings: dict[str, Any]) -> dict[str, Any]:
+    """``table1.{md,csv,json}``, ``slices.csv`` and ``figure1.png``; returns the JSON."""
+    make_folder(folder)
+    result = {**summary(comparison.rows), "settings": settings}
+    table = [_table_row(name, result) for name in result["methods"]]
+    write_csv(folder / "slices.csv", comparison.rows)
+    write_csv(folder / "table1.csv", table)
+    write_json(folder / "table1.json", result)
+    note = "SENSE is at the lam that is best for the target. Standard deviations are over slices.\n"
+    write_text(folder / "table1.md", f"{markdown_table(table)}\n{note}")
+    figure(folder / "figure1.png", comparison)
+    return result
+
+
+def _table_row(name: str, result: dict[str, Any]) -> Row:
+    m = result["methods"][name]
+    paired = result["paired"].get(name)
+    difference = ""
+    if paired:
+        difference = f"{paired['mean']:+.2f}"
+        if paired["interval"]:
+            difference += " [{:+.2f}, {:+.2f}]".format(*paired["interval"])
+    return {
+        "method": name,
+        "PSNR (dB)": "{:.2f} ± {:.2f}".format(*m["psnr"]),
+        "SSIM": "{:.4f} ± {:.4f}".format(*m["ssim"]),
+        "seconds": "{:.2f} ± {:.2f}".format(*m["seconds"]),
+        "evaluations": f"{m['evaluations'][0]:.1f}",
+        "n": m["n"],
+        f"{REFERENCE} minus method (dB), 95 %": difference,
+    }
+
+
+def figure(path: Path, comparison: Comparison) -> None:
+    """Fig. 1: magnitude images with PSNR above, errors on one scale below, and the mask."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    case = comparison.first
+    target = case.target[0].abs().numpy()
+    images = {name: image[0].abs().numpy() for name, image in comparison.images.items()}
+    quality = {row["method"]: row["psnr"] for row in comparison.rows[: len(images)]}
+    n_columns = len(images) + 1
+    figure, axes = plt.subplots(2, n_columns, figsize=(2.4 * n_columns, 5.6), layout="constrained")
+    largest = float(target.max())
+    axes[0, 0].imshow(target, cmap="gray", vmin=0, vmax=0.9 * largest)
+    axes[0, 0].set_title("target", fontsize=9)
+    mask = case.operator.mask[0].numpy()
+    axes[1, 0].imshow(mask, cmap="gray")
+    axes[1, 0].set_title(f"mask, {mask.size / mask.sum():.2f}-fold", fontsize=9)
+    for column, (name, image) in enumerate(images.items(), start=1):
+        axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=0.9 * largest)
+        axes[0, column].set_title(f"{name}\n{quality[name]:.2f} dB", fontsize=9)
+        error = np.abs(image - target)
+        shown = axes[1, column].imshow(error, cmap="magma", vmin=0, vmax=0.12 * largest)
+    figure.colorbar(shown, ax=axes[1, -1], label="|error|")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)

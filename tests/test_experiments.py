@@ -1,0 +1,209 @@
+"""The experiments run on any images, and their numbers are what they say."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from equipoise.cli import app
+from equipoise.equilibrium.data_consistency import tikhonov
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.experiments import memory, table1
+from equipoise.methods.registry import METHODS, new_method
+from equipoise.methods.weights import save_model
+from equipoise.physics.linop import norm
+from equipoise.robustness.certificate import perturbation_bound
+from equipoise.robustness.worst_case import worst_case
+from problems import dense_normal, model_of, sense_problem
+
+NETWORK = {"features": 8, "layers": 3, "kernel_size": 3}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Untrained models of every method, as the value of --methods."""
+    folder = tmp_path_factory.mktemp("models")
+    entries = ["sense"]
+    for name in METHODS:
+        method = new_method(name, network=NETWORK, lam=5.0, m=0.05, iterations=3, seed=0)
+        save_model(folder / f"{name}.safetensors", method, {})
+        entries.append(f"{name}={folder / name}.safetensors")
+    return ",".join(entries)
+
+
+@pytest.fixture
+def images(tmp_path, scan_arrays):
+    image = scan_arrays["image"][0]
+    np.save(tmp_path / "heads.npy", np.stack([image, image[::-1]]))
+    return tmp_path / "heads.npy"
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["experiment", *map(str, arguments)])
+
+
+def test_table1_compares_every_method_on_the_same_data(models, images, tmp_path):
+    arguments = ["--data", images, "--methods", models, "--seeds", 2, "-o", tmp_path / "out"]
+    result = invoke("table1", *arguments, "--acceleration", 2.5, "--json")
+    assert result.exit_code == 0, result.stderr
+    table = json.loads(result.stdout)
+    assert list(table["methods"]) == ["sense", *METHODS]
+    with (tmp_path / "out" / "slices.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * (1 + len(METHODS))
+    for name, entry in table["methods"].items():
+        own = [float(row["psnr"]) for row in rows if row["method"] == name]
+        assert entry["n"] == 4
+        assert entry["psnr"] == pytest.approx([np.mean(own), np.std(own)])
+    difference = table["methods"]["mol-lr"]["psnr"][0] - table["methods"]["modl"]["psnr"][0]
+    assert table["paired"]["modl"]["mean"] == pytest.approx(difference)
+    low, high = table["paired"]["modl"]["interval"]
+    assert low <= difference <= high
+    outcomes = {row["method"]: row["outcome"] for row in rows}
+    assert outcomes["mol-sn"] == "converged"
+    assert outcomes["unet"] == "feed_forward"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"table1.md", "table1.csv", "table1.json", "slices.csv", "figure1.png"}
+    assert (tmp_path / "out" / "table1.md").read_text().count("\n| ") == 2 + len(METHODS)
+
+
+def test_table1_takes_fully_sampled_scans(full_scan, models, tmp_path):
+    result = invoke(
+        "table1", "--data", full_scan, "--methods", models, "--seeds", 1, "-o", tmp_path / "o"
+    )
+    assert result.exit_code == 0, result.stderr
+    table = json.loads((tmp_path / "o" / "table1.json").read_text())
+    assert table["settings"]["data"] == [full_scan.name]
+    assert table["methods"]["sense"]["psnr"][0] > 20
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [("sense,sense", "a name of its own"), ("nothing", "there is no model")],
+)
+def test_methods_that_do_not_exist_are_refused(methods, message, tmp_path):
+    result = invoke("table1", "--methods", methods, "-o", tmp_path / "o")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_paired_difference_is_drawn_by_slice():
+    rows = [
+        {"slice": str(s), "seed": seed, "method": m, "psnr": 30.0 + s + (m == "mol-lr") * (1 + s)}
+        for s in range(5)
+        for seed in range(3)
+        for m in ("mol-lr", "modl")
+    ]
+    paired = table1.paired_difference(rows, "mol-lr", "modl")
+    assert paired["mean"] == pytest.approx(3.0)
+    assert paired["slices"] == 5
+    low, high = paired["interval"]
+    assert 1.5 < low < 3.0 < high < 4.5
+
+
+def test_robustness_falls_with_the_perturbation(models, images, tmp_path):
+    names = ",".join(e for e in models.split(",") if e.split("=")[0] in ("sense", "mol-sn", "modl"))
+    arguments = ["--data", images, "--methods", names, "--steps", 4, "--starts", 1]
+    result = invoke("robustness", *arguments, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    study = json.loads(result.stdout)
+    for name in ("sense", "mol-sn", "modl"):
+        noise = [v["psnr"][0] for v in study["noise"][name].values()]
+        attack = [v["psnr"][0] for v in study["worst case"][name].values()]
+        assert noise[0] > noise[-1]
+        assert attack == sorted(attack, reverse=True)
+    assert (tmp_path / "out" / "robustness.png").exists()
+
+
+def test_the_worst_case_of_a_linear_reconstruction_is_its_norm():
+    operator, data = sense_problem(shape=(8, 6), batch=1)
+    lam = torch.tensor([5.0], dtype=torch.float64)
+    found = worst_case(
+        lambda b: differentiable_sense(operator, b, lam),
+        data,
+        operator.mask[:, None],
+        0.1,
+        steps=400,
+        starts=1,
+    )
+    normal = dense_normal(operator, (8, 6))
+    spectrum = torch.linalg.eigvalsh(normal).clamp(min=0)
+    # x = (I + lam A^H A)^-1 lam A^H b has the singular values lam s / (1 + lam s^2).
+    expected = float((5 * spectrum.sqrt() / (1 + 5 * spectrum)).max())
+    assert float(found.amplification) == pytest.approx(expected, rel=1e-3)
+    assert float(norm(found.perturbation) / norm(data)) == pytest.approx(0.1)
+    assert bool((found.history.diff(dim=0) >= 0).all())
+    assert not bool(found.perturbation[(~operator.mask[:, None]).expand_as(data)].any())
+
+
+def differentiable_sense(operator, data, lam):
+    from equipoise.methods.feed_forward import data_consistency
+
+    return data_consistency(operator, 5.0 * operator.adjoint(data), lam)
+
+
+def test_no_attack_exceeds_the_proved_bound_and_attacks_beat_noise():
+    operator, data = sense_problem()
+    model = model_of(0.8, lam=5.0)
+    options = SolverOptions(rtol=1e-8, max_iter=300)
+    scale = operator.intensity_scale(data)
+
+    def reconstruct(b):
+        return model.solve(operator, b, scale=scale, options=options).value
+
+    found = worst_case(reconstruct, data, operator.mask[:, None], 0.05, steps=15)
+    bound = perturbation_bound(torch.full((2,), 5.0).double(), 0.2, norm(found.perturbation))
+    assert bool((found.movement <= bound).all())
+    noise = torch.randn(data.shape, dtype=data.dtype, generator=torch.Generator().manual_seed(9))
+    noise = noise * operator.mask[:, None]
+    noise = noise * (0.05 * norm(data) / norm(noise)).reshape(-1, 1, 1, 1)
+    with torch.no_grad():
+        moved = norm(reconstruct(data + noise) - reconstruct(data))
+    assert bool((found.movement > 1.3 * moved).all())
+
+
+def test_memory_of_an_equilibrium_does_not_grow_and_that_of_an_unrolled_network_does(tmp_path):
+    rows = memory.study((4, 24), size=64, n_coils=2)
+    peak = {(row["method"], row["iterations"]): row["peak_mb"] for row in rows}
+    assert peak["mol-lr", 24] < 1.05 * peak["mol-lr", 4]
+    assert peak["modl", 24] > 2 * peak["modl", 4]
+    result = memory.write_study(tmp_path, rows, {})
+    assert len(result["rows"]) == 4
+    assert (tmp_path / "memory.png").exists()
+
+
+def test_sense_in_the_table_is_one_tikhonov_solve(images):
+    from equipoise.experiments.cases import cases
+
+    case = next(cases([images], 2.5, 1))
+    comparison = table1.compare({"sense": None}, [case])
+    from equipoise.learning.baselines import best_sense
+
+    lam = best_sense(case.operator, case.kspace, case.target).lam
+    expected = tikhonov(case.operator, case.kspace, lam, rtol=1e-4)
+    assert torch.equal(comparison.images["sense"], expected)
+
+
+def test_detection_flags_scans_that_are_unlike_the_calibration(images, tmp_path):
+    """Spikes of the size of the largest sample are noticed; the table holds every kind."""
+    method = new_method("mol-sn", network=NETWORK, lam=5.0, m=0.2, iterations=3, seed=0)
+    simulation = {"acceleration": 3.0, "noise": (0.01, 0.02), "coils": (5, 6)}
+    source, model = tmp_path / "m.safetensors", tmp_path / "c.safetensors"
+    save_model(source, method, {"config": {"simulation": simulation}})
+    command = ["calibrate", str(source), "--data", str(images), "-o", str(model)]
+    result = CliRunner().invoke(app, [*command, "--scans", "20", "--rate", "0.1"])
+    assert result.exit_code == 0, result.stderr
+    arguments = ["--model", model, "--data", images, "--others", images, "--scans", 4]
+    result = invoke("detection", *arguments, "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    kinds = json.loads(result.stdout)["kinds"]
+    assert kinds["spikes in k-space"]["flagged"] == 1
+    assert kinds["like the calibration"]["flagged"] <= 0.5
+    assert kinds["spikes in k-space"]["score"] > kinds["like the calibration"]["score"]
+    assert set(kinds) >= {"motion", "displaced coil maps", "attacked, 5 %", "other images"}
+    assert (tmp_path / "out" / "detection.md").exists()
+    assert invoke("detection", "--model", source, "-o", tmp_path / "o").exit_code == 1
