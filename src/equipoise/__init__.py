@@ -20,15 +20,15 @@ _PUBLIC = {
     "SolverOptions": "equipoise.equilibrium.fixed_point",
     "adjoint_error": "equipoise.physics.linop",
     "estimate_csm": "equipoise.physics.csm",
-    "import_authors_checkpoint": "equipoise.equilibrium.weights",
+    "import_authors_checkpoint": "equipoise.methods.weights",
     "lipschitz_lower": "equipoise.robustness.lipschitz",
-    "load_model": "equipoise.equilibrium.weights",
+    "load_model": "equipoise.methods.weights",
     "make_mask": "equipoise.physics.sampling",
     "noise_level": "equipoise.physics.noise_level",
     "operator_norm": "equipoise.physics.linop",
     "read": "equipoise.formats",
     "reconstruct": "equipoise.reconstruction",
-    "save_model": "equipoise.equilibrium.weights",
+    "save_model": "equipoise.methods.weights",
     "undersample": "equipoise.reconstruction",
 }
 __all__ = ["__version__", *_PUBLIC]
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from equipoise.equilibrium.fixed_point import SolverOptions
     from equipoise.equilibrium.mol import MOL
     from equipoise.equilibrium.network import CNN
-    from equipoise.equilibrium.weights import import_authors_checkpoint, load_model, save_model
     from equipoise.formats import Acquisition, read
+    from equipoise.methods.weights import import_authors_checkpoint, load_model, save_model
     from equipoise.outcome import BadInputError, EquipoiseError, Outcome, Solution
     from equipoise.physics.csm import estimate_csm
     from equipoise.physics.linop import LinearOperator, adjoint_error, operator_norm

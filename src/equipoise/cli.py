@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from equipoise.cli_certify import calibrate, certify
+from equipoise.cli_experiments import app as experiments
+
 if TYPE_CHECKING:
-    from equipoise.equilibrium.mol import MOL
+    from equipoise.equilibrium.method import Method
     from equipoise.reconstruction import Experiment, Reconstruction
 
 app = typer.Typer(
@@ -24,6 +27,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(experiments, name="experiment")
+app.command()(certify)
+app.command()(calibrate)
 # Away from a terminal (a log, a pipe) tables keep their full width.
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 NOT_CONVERGED = 3
@@ -65,17 +71,12 @@ def recon(
     strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
 ) -> None:
     """Reconstruct a scan: file in, image and its error bound out."""
-    weight = _parse_lam(lam)
-    if mask is not None and acceleration is not None:
-        raise typer.BadParameter("--mask and --acceleration exclude each other")
-    if seed is not None and acceleration is None:
-        raise typer.BadParameter("--seed belongs to the mask that --acceleration draws")
-    if not rtol > 0:
-        raise typer.BadParameter(f"--rtol is {rtol}: it must be positive")
+    weight = parse_lam(lam)
+    check_scan_options(mask, acceleration, seed, rtol)
     target = output or Path(f"{scan.name.split('.')[0]}_mol.h5")
     with failures():
-        from equipoise.equilibrium.weights import load_model
         from equipoise.formats.write import check_target
+        from equipoise.methods.weights import load_model
         from equipoise.reconstruction import load_experiment
 
         check_target(target, overwrite=overwrite)
@@ -90,7 +91,20 @@ def recon(
         raise typer.Exit(NOT_CONVERGED)
 
 
-def _parse_lam(lam: str) -> float | None:
+def check_scan_options(
+    mask: Path | None, acceleration: float | None, seed: int | None, rtol: float
+) -> None:
+    """Refuse options that contradict each other."""
+    if mask is not None and acceleration is not None:
+        raise typer.BadParameter("--mask and --acceleration exclude each other")
+    if seed is not None and acceleration is None:
+        raise typer.BadParameter("--seed belongs to the mask that --acceleration draws")
+    if not rtol > 0:
+        raise typer.BadParameter(f"--rtol is {rtol}: it must be positive")
+
+
+def parse_lam(lam: str) -> float | None:
+    """A number, or None for ``auto``."""
     if lam == "auto":
         return None
     try:
@@ -103,7 +117,7 @@ def _parse_lam(lam: str) -> float | None:
 
 
 def _run(
-    experiment: "Experiment", model: "MOL", lam: float | None, rtol: float
+    experiment: "Experiment", model: "Method", lam: float | None, rtol: float
 ) -> "Reconstruction":
     from dataclasses import replace
 
@@ -147,8 +161,10 @@ def _announce(
     console.print(slice_table(result))
     if result.target is not None:
         console.print("SENSE is at the lam that is best for the target.", style="dim")
+    if result.outcome is Outcome.FEED_FORWARD:
+        console.print(f"note: {result.outcome.advice}", style="yellow", markup=False)
     for s in result.slices:
-        if s.outcome != Outcome.CONVERGED.value:
+        if s.outcome not in (Outcome.CONVERGED.value, Outcome.FEED_FORWARD.value):
             advice = Outcome(s.outcome).advice
             console.print(
                 f"warning: slice {s.index} did not converge ({s.outcome}, bound "
@@ -170,8 +186,8 @@ def demo(
     """Simulate a scan of a real head, reconstruct it, and show the result."""
     with failures():
         from equipoise.demo import simulate_scan, zero_filled
-        from equipoise.equilibrium.weights import DEFAULT_MODEL, load_model
         from equipoise.formats.write import make_folder
+        from equipoise.methods.weights import DEFAULT_MODEL, load_model
         from equipoise.reconstruction import load_experiment
         from equipoise.report import comparison_figure
 
@@ -196,7 +212,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option(help="continue a run that was stopped")] = False,
 ) -> None:
-    """Train a MOL-LR model on simulated scans of images."""
+    """Train a model on simulated scans of images."""
     with failures():
         from equipoise.learning.config import load_config
         from equipoise.learning.progress import TrainingProgress
@@ -217,7 +233,7 @@ def models(
 ) -> None:
     """List the models that come with the package and where their weights come from."""
     with failures():
-        from equipoise.equilibrium.weights import available_models, provenance
+        from equipoise.methods.weights import available_models, provenance
 
         found = {name: provenance(name) for name in available_models()}
     if as_json:
@@ -241,7 +257,7 @@ def import_model(
     if not 0 <= shift < float("inf"):
         raise typer.BadParameter(f"--shift is {shift}: it must be 0 or positive")
     with failures():
-        from equipoise.equilibrium.weights import import_authors_checkpoint, save_model
+        from equipoise.methods.weights import import_authors_checkpoint, save_model
         from equipoise.outcome import BadInputError
 
         if output.exists() and not overwrite:

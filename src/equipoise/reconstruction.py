@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.mol import MOL
+from equipoise.equilibrium.method import Method
 from equipoise.formats import read
 from equipoise.formats.acquisition import Acquisition, as_maps, as_mask
 from equipoise.formats.arrays import read_array
@@ -20,9 +20,12 @@ from equipoise.learning.metrics import psnr, ssim
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.csm import estimate_csm, normalize_csm
 from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.linop import norm
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling import make_mask
 from equipoise.physics.sense import SenseOp
+from equipoise.robustness.certificate import Constants, statements
+from equipoise.robustness.detection import Features, features
 
 FULLY_SAMPLED = 0.7
 """A scan with at least this share of its matrix measured can be undersampled in retrospect."""
@@ -32,7 +35,11 @@ CALIBRATION = 24
 
 @dataclass
 class SliceResult:
-    """What is known about one reconstructed slice; the names are those of the JSON output."""
+    """What is known about one reconstructed slice; the names are those of the JSON output.
+
+    ``perturbation_bound`` bounds ``||dx|| / ||db||`` for any change of the data (8),
+    ``noise_bound`` is that times ``||n|| / ||x||`` for the noise of the scan.
+    """
 
     index: int
     outcome: str
@@ -41,8 +48,11 @@ class SliceResult:
     lam: float
     relative_residual: float
     distance_bound: float
-    m: float
+    m: float | None
     m_evidence: str
+    perturbation_bound: float | None
+    noise_bound: float | None
+    in_range: bool | None
     seconds: float
     psnr: float | None = None
     ssim: float | None = None
@@ -171,9 +181,55 @@ def is_fully_sampled(acquisition: Acquisition) -> bool:
     return float(acquisition.mask.double().mean()) >= FULLY_SAMPLED
 
 
+class SliceProblem(NamedTuple):
+    """``b = A x + n`` of one slice, divided by ``unit`` so that everything is of order one."""
+
+    operator: SenseOp
+    kspace: Tensor
+    noise_level: Tensor
+    unit: float
+
+    @property
+    def sample_count(self) -> int:
+        """Measured complex numbers, over all coils."""
+        return int(self.operator.mask.sum()) * self.kspace.shape[1]
+
+    def noise_to(self, image: Tensor) -> float:
+        """``||n|| / ||x||``, the expected norm of the noise over that of an image."""
+        return (
+            float(self.noise_level[0]) * self.sample_count**0.5 / float(norm(image).clamp(min=TINY))
+        )
+
+
+def slice_problem(acquisition: Acquisition, index: int) -> SliceProblem:
+    """One slice of a scan, with its coil maps (estimated if it brings none) and noise level."""
+    kspace = acquisition.kspace[index : index + 1]
+    unit = float(kspace.abs().max()) or 1.0
+    kspace, mask = kspace / unit, _of_slice(acquisition.mask, index)
+    if acquisition.csm is None:
+        csm = estimate_csm(kspace, mask)
+    else:
+        csm = normalize_csm(_of_slice(acquisition.csm, index))
+    return SliceProblem(SenseOp(csm, mask), kspace, noise_level(kspace, mask), unit)
+
+
+def solve_slice(
+    problem: SliceProblem, model: Method, lam: float | None, options: SolverOptions | None
+) -> Solution:
+    """The model's image of one slice."""
+    weight = None if lam is None else torch.tensor([lam], dtype=torch.float64)
+    return model.solve(
+        problem.operator,
+        problem.kspace,
+        noise_level=problem.noise_level,
+        lam=weight,
+        options=options,
+    )
+
+
 def reconstruct(
     acquisition: Acquisition,
-    model: MOL,
+    model: Method,
     *,
     full: Acquisition | None = None,
     lam: float | None = None,
@@ -195,27 +251,18 @@ def reconstruct(
     options
         Solver options.
     """
-    # Everything below sees data of order one, whatever the units of the file.
-    unit = float(acquisition.kspace.abs().max())
     slices, images, targets, senses, maps, history = [], [], [], [], [], []
     for index in range(len(acquisition.kspace)):
         started = time.perf_counter()
-        kspace = acquisition.kspace[index : index + 1] / unit
-        mask = _of_slice(acquisition.mask, index)
-        if acquisition.csm is None:
-            csm = estimate_csm(kspace, mask)
-        else:
-            csm = normalize_csm(_of_slice(acquisition.csm, index))
-        operator = SenseOp(csm, mask)
-        weight = None if lam is None else torch.tensor([lam], dtype=torch.float64)
+        problem = slice_problem(acquisition, index)
+        unit, csm = problem.unit, problem.operator.csm
         with torch.no_grad():
-            level = noise_level(kspace, mask)
-            solution = model.solve(operator, kspace, noise_level=level, lam=weight, options=options)
+            solution = solve_slice(problem, model, lam, options)
         seconds = time.perf_counter() - started
-        result = _slice_result(index, solution, model, seconds)
+        result = _slice_result(index, solution, model, problem, seconds)
         target = _target_of(acquisition, full, csm, index, unit)
         if target is not None:
-            sense = best_sense(operator, kspace, target).image
+            sense = best_sense(problem.operator, problem.kspace, target).image
             _compare(result, solution.value, sense, target)
             targets.append(target * unit)
             senses.append(sense * unit)
@@ -250,19 +297,49 @@ def _target_of(
     return None
 
 
-def _slice_result(index: int, solution: Solution, model: MOL, seconds: float) -> SliceResult:
+def _slice_result(
+    index: int, solution: Solution, model: Method, problem: SliceProblem, seconds: float
+) -> SliceResult:
+    lam = float(solution.lam[0])
+    distance = float(solution.distance_bound[0])
+    constants = Constants(model.m, model.m_evidence == "proved", None, lam, False)
+    bounds = statements(constants, distance, problem.noise_to(solution.value))
     return SliceResult(
         index=index,
         outcome=solution.outcome[0].value,
         iterations=int(solution.iterations[0]),
         network_evaluations=int(solution.network_evaluations[0]),
-        lam=float(solution.lam[0]),
+        lam=lam,
         relative_residual=float(solution.relative_residual[0]),
-        distance_bound=float(solution.distance_bound[0]),
+        distance_bound=distance,
         m=model.m,
         m_evidence=model.m_evidence,
+        perturbation_bound=bounds["perturbation_bound"].value,
+        noise_bound=bounds["noise_bound"].value,
+        in_range=in_range(model, problem, solution),
         seconds=seconds,
     )
+
+
+def in_range(model: Method, problem: SliceProblem, solution: Solution) -> bool | None:
+    """Whether the slice looks like those of the calibration; None without a calibration."""
+    if model.calibration is None:
+        return None
+    return model.calibration.in_range(slice_features(problem, solution))
+
+
+def slice_features(problem: SliceProblem, solution: Solution) -> Features:
+    """What is compared with the calibration."""
+    return features(
+        problem.operator,
+        problem.kspace,
+        solution,
+        problem.noise_level,
+        problem.sample_count,
+    )
+
+
+TINY = torch.finfo(torch.float64).tiny
 
 
 def _compare(result: SliceResult, image: Tensor, sense: Tensor, target: Tensor) -> None:

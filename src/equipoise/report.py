@@ -1,10 +1,14 @@
 """Tables for the terminal and pictures for the eye."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
+import h5py
 import numpy as np
 from rich.table import Table
 
+from equipoise.certification import Certificate, CertifiedSlice
 from equipoise.formats.write import replacing
 from equipoise.reconstruction import Reconstruction
 
@@ -92,4 +96,53 @@ def comparison_figure(
     figure.suptitle(title)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format=path.suffix[1:])
+    plt.close(figure)
+
+
+def certificate_json(certificates: list[Certificate], scan: str, model: str) -> str:
+    """The object that ``equipoise certify --json`` prints."""
+    slices = [asdict(c) for c in certificates]
+    return json.dumps({"scan": scan, "model": model, "slices": slices}, indent=1, allow_nan=False)
+
+
+def write_maps(path: Path, slices: list[CertifiedSlice]) -> None:
+    """``image`` (slices, y, x) and, where asked for, ``noise_std``, ``noise_error``, ``attack``.
+
+    ``noise_std`` is in the units of the image; ``attack`` is the perturbation of the k-space in
+    units of its largest magnitude, (slices, coil, y, x).
+    """
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file["image"] = np.concatenate([s.image.numpy() for s in slices])
+        maps = [s.noise for s in slices if s.noise is not None]
+        if maps:
+            file["noise_std"] = np.stack([m.std.numpy() for m in maps])
+            file["noise_error"] = np.stack([m.error.numpy() for m in maps])
+        attacks = [s.attack.perturbation for s in slices if s.attack is not None]
+        if attacks:
+            file["attack"] = np.concatenate([a.numpy() for a in attacks])
+
+
+def certificate_figure(path: Path, found: CertifiedSlice) -> None:
+    """The image, its noise map, and what the attack did, each with its scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    image = found.image[0].abs().numpy()
+    panels = {"image": (image, "gray")}
+    if found.noise is not None:
+        panels["noise, standard deviation"] = (found.noise.std.numpy(), "viridis")
+    if found.attack is not None:
+        moved = (found.attack.image * found.unit - found.image)[0].abs().numpy()
+        panels["moved by the attack"] = (moved, "magma")
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 3.8), layout="constrained", squeeze=False
+    )
+    for axis, (name, (shown, colours)) in zip(axes[0], panels.items()):
+        figure.colorbar(axis.imshow(shown, cmap=colours), ax=axis, shrink=0.8)
+        axis.set_title(name, fontsize=10)
+        axis.set_axis_off()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)

@@ -1,0 +1,125 @@
+"""No measured distance or amplification exceeds its proved bound, and how much of it they reach.
+
+    python benchmarks/no_attack_exceeds_its_bound.py                       # 200 random problems
+    python benchmarks/no_attack_exceeds_its_bound.py --scan scan.h5 --model mol-sn-brain-4x
+
+Random problems: networks with a proved Lipschitz constant, random coils, masks, lam and data, in
+double precision. With a scan: attacks of several sizes on its slices, undersampled
+in retrospect. Exit code 1 if anything is exceeded.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from equipoise.certification import attackable
+from equipoise.equilibrium.data_weight import FixedWeight
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.equilibrium.mol import MOL
+from equipoise.methods.spectral import SpectralCNN
+from equipoise.methods.weights import load_model
+from equipoise.physics.coils import biot_savart_maps
+from equipoise.physics.linop import norm
+from equipoise.physics.sampling import make_mask
+from equipoise.physics.sense import SenseOp
+from equipoise.reconstruction import load_experiment, slice_problem, solve_slice
+from equipoise.robustness.certificate import (
+    distance_bound,
+    perturbation_bound,
+    tight_distance_bound,
+)
+from equipoise.robustness.spectral_norm import lipschitz_upper
+from equipoise.robustness.worst_case import worst_case
+
+TIGHT = SolverOptions(rtol=1e-9, max_iter=1000)
+
+
+def random_problem(seed: int) -> dict[str, float]:
+    """Measured over bound, for (7), (7b) and (8), on one random problem."""
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(8, 20)), int(rng.integers(8, 20)))
+    n_coils, lam = int(rng.integers(1, 6)), float(10 ** rng.uniform(-0.5, 3))
+    limit = float(rng.uniform(0.3, 0.98))
+    features, layers = int(rng.integers(4, 10)), int(rng.integers(2, 5))
+    network = SpectralCNN(limit, features=features, layers=layers, seed=seed).baked().double()
+    m = 1 - lipschitz_upper(network.kernels())
+    model = MOL(network, FixedWeight(lam), m, m_evidence="proved").double()
+    csm = biot_savart_maps(shape, n_coils, seed).to(torch.complex128)
+    mask = make_mask("variable-density-2d", shape, float(rng.uniform(1.5, 4)), 4, seed)
+    operator = SenseOp(csm, mask)
+    data = _noise(rng, (1, n_coils, *shape)) * mask[:, None]
+    one = torch.ones(1, dtype=torch.float64)
+
+    def reconstruct(b: torch.Tensor) -> torch.Tensor:
+        return model.solve(operator, b, scale=one, options=TIGHT, cg_rtol=1e-3).value
+
+    with torch.no_grad():
+        exact = reconstruct(data)
+        x = exact + float(10 ** rng.uniform(-4, 0)) * _noise(rng, tuple(exact.shape))
+        misfit = operator.normal(x) - operator.adjoint(data)
+        r = lam * misfit + x - model.network(x)
+        z = _noise(rng, tuple(x.shape)) * norm(r) * 0.01 + r / (m + lam)
+        tight = tight_distance_bound(r, z, m * z + lam * operator.normal(z), m)
+    epsilon = float(rng.uniform(0.01, 0.5))
+    attack = worst_case(reconstruct, data, mask[:, None], epsilon, steps=8, starts=1, seed=seed)
+    distance = norm(x - exact)
+    return {
+        "(7)": float(distance / distance_bound(norm(r), m)),
+        "(7b)": float(distance / tight),
+        "(8)": float(attack.amplification / perturbation_bound(one * lam, m, one)),
+    }
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
+
+
+def attacks_on_a_scan(model_name: str, scan: Path, attacks: int) -> list[float]:
+    """Measured amplification over (8) for attacks of random size on random slices."""
+    model = load_model(model_name)
+    shares = []
+    acquisition = load_experiment(scan, acceleration=4.0).acquisition
+    for i in range(attacks):
+        rng = np.random.default_rng(i)
+        problem = slice_problem(acquisition, int(rng.integers(len(acquisition.kspace))))
+        with torch.no_grad():
+            solution = solve_slice(problem, model, None, SolverOptions(rtol=1e-4, max_iter=300))
+        reconstruct = attackable(problem, model, solution, SolverOptions(rtol=1e-4, max_iter=300))
+        epsilon = float(10 ** rng.uniform(-2.5, -0.5))
+        measured = problem.operator.mask[:, None]
+        attack = worst_case(
+            reconstruct, problem.kspace, measured, epsilon, steps=5, starts=1, seed=i
+        )
+        bound = perturbation_bound(solution.lam, model.m, torch.ones(1, dtype=torch.float64))
+        shares.append(float(attack.amplification / bound))
+        print(f"attack {i}: epsilon {epsilon:.3f}, share of the bound {shares[-1]:.3f}", flush=True)
+    return shares
+
+
+def main() -> int:
+    """Print the largest and the median share of each bound."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--scan", type=Path)
+    parser.add_argument("--model", default="mol-sn-brain-4x")
+    parser.add_argument("--attacks", type=int, default=50)
+    options = parser.parse_args()
+    if options.scan:
+        found = {"(8)": attacks_on_a_scan(options.model, options.scan, options.attacks)}
+    else:
+        rows = [random_problem(seed) for seed in range(options.problems)]
+        found = {key: [row[key] for row in rows] for key in rows[0]}
+    for key, shares in found.items():
+        over = sum(share > 1 for share in shares)
+        print(
+            f"{key}: {len(shares)} cases, {over} above the bound; measured / bound: "
+            f"median {np.median(shares):.3f}, largest {max(shares):.3f}"
+        )
+    return int(any(share > 1 for shares in found.values() for share in shares))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""``equipoise certify`` and ``equipoise calibrate``: what an image can be trusted for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from equipoise.certification import Certificate, CertifiedSlice
+
+console = Console(stderr=True, soft_wrap=True)
+
+SHOWN = (
+    "distance_bound",
+    "perturbation_bound",
+    "noise_bound",
+    "paper_bound",
+    "contraction",
+)
+
+
+def certify(
+    scan: Annotated[Path, typer.Argument(help="a scan, as for recon")],
+    model: Annotated[str, typer.Option(help="name or file")] = "mol-lr-brain-4x",
+    csm: Annotated[Path | None, typer.Option(help="coil maps; estimated if not given")] = None,
+    mask: Annotated[Path | None, typer.Option(help="sampling mask to apply")] = None,
+    acceleration: Annotated[
+        float | None, typer.Option(min=1, help="undersample a full scan")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the drawn mask [0]")] = None,
+    lam: Annotated[str, typer.Option(help="data weight, or auto: follows the noise")] = "auto",
+    rtol: Annotated[float, typer.Option(help="bound on ||x - x*||/||x|| to reach")] = 1e-3,
+    noise_map: Annotated[
+        bool, typer.Option("--noise-map", help="standard deviation of every pixel")
+    ] = False,
+    probes: Annotated[int, typer.Option(min=2, help="of the noise map")] = 64,
+    worst_case: Annotated[
+        float | None, typer.Option(help="attack with ||d|| = EPS ||b||", metavar="EPS")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="ascent steps of the attack")] = 10,
+    starts: Annotated[int, typer.Option(min=1, help="random starts of the attack")] = 2,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="folder [SCAN_certificate]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace results that exist")] = False,
+) -> None:
+    """Say what the image of each slice can be trusted for, and on which evidence."""
+    from equipoise.cli import check_scan_options, failures, parse_lam
+
+    weight = parse_lam(lam)
+    check_scan_options(mask, acceleration, seed, rtol)
+    if worst_case is not None and not 0 < worst_case < 1:
+        raise typer.BadParameter(f"--worst-case is {worst_case}: it must lie between 0 and 1")
+    folder = output or Path(f"{scan.name.split('.')[0]}_certificate")
+    with failures():
+        from dataclasses import replace
+
+        from equipoise.certification import certify_slice
+        from equipoise.formats.write import make_folder
+        from equipoise.methods.weights import load_model
+        from equipoise.outcome import BadInputError
+        from equipoise.reconstruction import load_experiment, slice_problem
+
+        if (folder / CERTIFICATE).exists() and not overwrite:
+            raise BadInputError(f"{folder} holds a certificate: another -o, or --overwrite")
+        network = load_model(model)
+        acquisition = load_experiment(
+            scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
+        ).acquisition
+        make_folder(folder)
+        found = []
+        for index in range(len(acquisition.kspace)):
+            with console.status(f"slice {index} of {len(acquisition.kspace)}"):
+                certified = certify_slice(
+                    slice_problem(acquisition, index),
+                    network,
+                    index=index,
+                    lam=weight,
+                    options=replace(network.options, rtol=rtol),
+                    noise_probes=probes if noise_map else None,
+                    epsilon=worst_case,
+                    attack_steps=steps,
+                    attack_starts=starts,
+                )
+            _print(certified.certificate)
+            found.append(certified)
+        content = _write(folder, found, str(scan), model)
+    console.print(f"written: {folder}", markup=False)
+    if as_json:
+        print(content)
+
+
+CERTIFICATE = "certificate.json"
+
+
+def _print(c: "Certificate") -> None:
+    """One minute's reading for a slice."""
+    console.print(f"slice {c.index}: {c.outcome}, {c.model}, lam {c.lam:.3g}", style="bold")
+    for name in SHOWN:
+        statement = c.statements[name]
+        value = "-" if statement.value is None else f"{statement.value:.3g}"
+        label = name.replace("_", " ")
+        console.print(f"  {label:19} {value:>9}  {statement.evidence}: {statement.meaning}")
+    if c.lipschitz_lower is not None and c.m_local is not None and c.lipschitz_upper is not None:
+        console.print(
+            f"  H: lipschitz_lower {c.lipschitz_lower:.3f} (measured), lipschitz_upper "
+            f"{c.lipschitz_upper:.3g} (proved), m_local {min(c.m_local):.3f} (measured)"
+        )
+    if c.measured_amplification is not None:
+        console.print(
+            f"  attack: moves the image by {c.measured_amplification:.3g} times its norm "
+            f"(measured), random noise of that norm by {c.random_amplification:.3g}"
+        )
+    if c.in_range is not None and c.deviations is not None:
+        worst = max(c.deviations, key=lambda key: c.deviations[key])  # type: ignore[index]
+        verdict = "like" if c.in_range else "UNLIKE"
+        console.print(
+            f"  the scan is {verdict} those of the validation; furthest off: {worst}, "
+            f"{c.deviations[worst]:.1f} spreads",
+            style="" if c.in_range else "bold yellow",
+        )
+
+
+def _write(folder: Path, found: "list[CertifiedSlice]", scan: str, model: str) -> str:
+    """``certificate.json``, ``maps.h5`` and ``certificate.png``; returns the JSON."""
+    from equipoise.report import certificate_figure, certificate_json, write_maps
+
+    content = certificate_json([f.certificate for f in found], scan, model)
+    write_maps(folder / "maps.h5", found)
+    certificate_figure(folder / "certificate.png", found[0])
+    from equipoise.formats.write import replacing
+
+    with replacing(folder / CERTIFICATE) as temporary:
+        temporary.write_text(content)
+    return content
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="model file to calibrate")],
+    data: Annotated[list[Path], typer.Option(help="validation images")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="model file, .safetensors")],
+    rate: Annotated[float, typer.Option(help="false alarms on scans like these")] = 0.05,
+    scans: Annotated[int, typer.Option(min=4, help="simulated scans")] = 120,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    overwrite: Annotated[bool, typer.Option(help="replace a model that exists")] = False,
+) -> None:
+    """Learn what is usual on validation data, so that `in_range` can be told."""
+    from equipoise.cli import failures
+
+    with failures():
+        from equipoise.learning.images import load_images
+        from equipoise.methods.weights import load_model, provenance, save_model
+        from equipoise.outcome import BadInputError
+        from equipoise.range_check import calibrate_model, simulation_of
+
+        if output.exists() and not overwrite:
+            raise BadInputError(f"{output} exists: give another name with -o, or --overwrite")
+        network, origin = load_model(model), provenance(model)
+        source = simulation_of(origin)
+        with console.status(f"{scans} simulated scans"):
+            network.calibration = calibrate_model(
+                network, load_images(data), source, scans=scans, rate=rate, seed=seed
+            )
+        origin["calibration"] = {"data": [p.name for p in data], "scans": scans, "seed": seed}
+        save_model(output, network, origin)
+    console.print(f"written: {output}", markup=False)

@@ -1,0 +1,189 @@
+"""The command ``certify`` from one end to the other, and the flag ``in_range``."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from conftest import small_head
+from equipoise.certification import certify_slice, slice_noise_map
+from equipoise.cli import app
+from equipoise.equilibrium.data_weight import DataWeight
+from equipoise.equilibrium.mol import MOL
+from equipoise.methods.registry import new_method
+from equipoise.methods.spectral import MOLSN
+from equipoise.methods.weights import load_model, save_model
+from equipoise.outcome import BadInputError
+from equipoise.physics.linop import norm
+from equipoise.reconstruction import load_experiment, slice_problem, solve_slice
+from equipoise.robustness.detection import calibrate
+from equipoise.robustness.noise import agreement, noise_map
+from problems import contractive_cnn
+
+KEYS = {
+    "distance_bound",
+    "perturbation_bound",
+    "paper_bound",
+    "m",
+    "m_evidence",
+    "lipschitz_lower",
+    "lipschitz_upper",
+    "measured_amplification",
+    "in_range",
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """One model whose constant is proved, one that claims more than it holds, one without."""
+    folder = tmp_path_factory.mktemp("models")
+    network = {"features": 6, "layers": 3, "kernel_size": 3}
+    options = {"network": network, "lam": 20.0, "m": 0.2, "iterations": 2, "seed": 0}
+    save_model(folder / "proved.safetensors", new_method("mol-sn", **options), {})
+    save_model(folder / "wrong.safetensors", new_method("mol-lr", **options), {})
+    save_model(folder / "modl.safetensors", new_method("modl", **options), {})
+    return folder
+
+
+def certify(scan, model, folder, *options):
+    command = ["certify", str(scan), "--model", str(model), "--acceleration", "3"]
+    result = CliRunner().invoke(app, [*command, "-o", str(folder), "--json", *options])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout), result.stderr
+
+
+def test_a_proved_model_gives_proved_statements_and_the_attack_stays_below(
+    full_scan, models, tmp_path
+):
+    options = ("--worst-case", "0.05", "--noise-map", "--probes", "8", "--steps", "4")
+    report, text = certify(full_scan, models / "proved.safetensors", tmp_path / "c", *options)
+    (only,) = report["slices"]
+    assert set(only) >= KEYS
+    assert only["m_evidence"] == "proved"
+    assert only["lipschitz_lower"] <= only["lipschitz_upper"] <= 0.8
+    assert min(only["m_local"]) >= 0.2
+    assert {s["evidence"] for s in only["statements"].values()} == {"proved"}
+    bound = 0.5 * (only["lam"] / 0.2) ** 0.5
+    assert only["perturbation_bound"] == pytest.approx(bound)
+    assert only["paper_bound"] == pytest.approx(only["lam"] / 0.2)
+    assert only["random_amplification"] < only["measured_amplification"] < bound
+    assert "proved" in text
+    with h5py.File(tmp_path / "c" / "maps.h5") as file:
+        assert file["noise_std"].shape == file["noise_error"].shape == (1, 72, 64)
+        assert file["attack"].shape == (1, 6, 72, 64)
+    assert (tmp_path / "c" / "certificate.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "c" / "certificate.json").read_text()) == report
+
+
+def test_a_constant_that_is_violated_at_the_image_promises_nothing(full_scan, models, tmp_path):
+    """The start of MOL-LR is 0.9 times the identity: m is 0.1 there, not the 0.2 that it claims."""
+    report, _ = certify(full_scan, models / "wrong.safetensors", tmp_path / "c")
+    (only,) = report["slices"]
+    assert only["distance_bound"] is None
+    assert only["statements"]["distance_bound"]["evidence"] == "not available"
+    assert min(only["m_local"]) < 0.2
+
+
+def test_a_method_without_equilibrium_says_so(full_scan, models, tmp_path):
+    options = ("--worst-case", "0.05", "--steps", "2", "--starts", "1")
+    report, text = certify(full_scan, models / "modl.safetensors", tmp_path / "c", *options)
+    (only,) = report["slices"]
+    assert only["m"] is None
+    assert only["m_evidence"] == "none"
+    assert only["perturbation_bound"] is None
+    assert only["measured_amplification"] > 0
+    assert "no equilibrium" in " ".join(text.split())
+    command = ["certify", str(full_scan), "--model", str(models / "modl.safetensors")]
+    result = CliRunner().invoke(app, [*command, "--noise-map", "-o", str(tmp_path / "d")])
+    assert result.exit_code == 1
+    assert "needs a MOL model" in " ".join(result.stderr.split())
+
+
+def test_nothing_is_overwritten_unasked(full_scan, models, tmp_path):
+    model = models / "proved.safetensors"
+    certify(full_scan, model, tmp_path / "c")
+    command = ["certify", str(full_scan), "--model", str(model), "-o", str(tmp_path / "c")]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
+    assert "--overwrite" in refused.stderr
+    certify(full_scan, model, tmp_path / "c", "--overwrite")
+    for options in (("--worst-case", "2"), ("--lam", "x"), ("--seed", "1")):
+        assert CliRunner().invoke(app, [*command, *options]).exit_code == 2
+
+
+def test_the_noise_map_of_a_scan_agrees_with_pseudo_replicas(full_scan):
+    model = MOL(contractive_cnn(0.7).float(), DataWeight(lam=5.0), 0.3, m_evidence="proved").eval()
+    problem = slice_problem(load_experiment(full_scan, acceleration=3).acquisition, 0)
+    with torch.no_grad():
+        solution = solve_slice(problem, model, None, None)
+    linear = slice_noise_map(problem, model, solution, probes=100)
+
+    def replica(noise):
+        with torch.no_grad():
+            moved = [
+                model.solve(
+                    problem.operator,
+                    problem.kspace + n[None],
+                    lam=solution.lam,
+                    scale=solution.scale,
+                    start=solution.value,
+                ).value
+                for n in noise
+            ]
+        return (torch.cat(moved) - solution.value) * problem.unit
+
+    sigma = float(problem.noise_level)
+    replicas = noise_map(replica, 6, problem.operator.mask, sigma, probes=100, seed=1)
+    inside = solution.value[0] != 0
+    assert agreement(linear.std, replicas.std, inside).ratio == pytest.approx(1, abs=0.02)
+    error = (linear.error.square() + replicas.error.square()).sqrt()
+    deviation = ((linear.std - replicas.std) / error)[inside]
+    assert float(deviation.square().mean().sqrt()) == pytest.approx(1, abs=0.15)
+
+
+def test_certificates_need_no_options(full_scan, models):
+    problem = slice_problem(load_experiment(full_scan, acceleration=3).acquisition, 0)
+    found = certify_slice(problem, load_model(models / "proved.safetensors"))
+    assert found.noise is None
+    assert found.attack is None
+    assert found.certificate.measured_amplification is None
+    assert float(norm(found.image)) > 0
+
+
+# ---- in_range ------------------------------------------------------------------------------------
+
+
+def test_the_false_alarm_rate_is_kept_on_scans_like_those_of_the_calibration():
+    rng = np.random.default_rng(0)
+
+    def draw():
+        return {"misfit": float(rng.lognormal(0, 0.2)), "pull": float(rng.lognormal(-3, 1.0))}
+
+    rates = []
+    for _ in range(20):
+        calibration = calibrate([draw() for _ in range(80)], 0.1)
+        rates.append(np.mean([not calibration.in_range(draw()) for _ in range(300)]))
+    assert 0.05 < np.mean(rates) < 0.115
+    far = {"misfit": 5.0, "pull": 0.05}
+    assert not calibration.in_range(far)
+    assert max(calibration.deviation(far), key=calibration.deviation(far).get) == "misfit"
+    with pytest.raises(BadInputError, match="at least 40"):
+        calibrate([draw() for _ in range(20)], 0.05)
+
+
+def test_calibrate_writes_a_model_that_knows_its_range(full_scan, models, tmp_path):
+    np.save(tmp_path / "images.npy", np.concatenate([small_head().numpy()] * 2))
+    source, target = models / "proved.safetensors", tmp_path / "calibrated.safetensors"
+    command = ["calibrate", str(source), "--data", str(tmp_path / "images.npy"), "-o", str(target)]
+    result = CliRunner().invoke(app, [*command, "--scans", "12", "--rate", "0.2"])
+    assert result.exit_code == 0, result.stderr
+    model = load_model(target)
+    assert isinstance(model, MOLSN)
+    assert model.calibration.count == 12
+    assert CliRunner().invoke(app, command).exit_code == 1
+    report, _ = certify(full_scan, target, tmp_path / "c")
+    assert report["slices"][0]["in_range"] in (True, False)
+    assert set(report["slices"][0]["deviations"]) == {"misfit", "pull", "evaluations", "noise"}
