@@ -1,10 +1,12 @@
 """Each statement of the theory is a test, in double precision on small random problems."""
 
+import math
 import weakref
 
 import pytest
 import torch
 
+from equipoise.demo import head_slice
 from equipoise.equilibrium.data_consistency import conjugate_gradient, tikhonov
 from equipoise.equilibrium.data_weight import FixedWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
@@ -12,8 +14,12 @@ from equipoise.equilibrium.linear_response import LinearResponse
 from equipoise.equilibrium.mol import MOL
 from equipoise.equilibrium.network import CNN
 from equipoise.methods.monotone import MOLM
+from equipoise.methods.registry import new_method
+from equipoise.methods.weights import load_model
 from equipoise.outcome import BadInputError
+from equipoise.physics.coils import biot_savart_maps
 from equipoise.physics.linop import norm, per_sample
+from equipoise.physics.sampling import make_mask
 from equipoise.physics.sense import SenseOp
 from equipoise.robustness.certificate import (
     Constants,
@@ -28,11 +34,13 @@ from equipoise.robustness.jacobian import (
 )
 from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier, one_sided_lipschitz_lower
 from equipoise.robustness.noise import agreement, noise_map
+from equipoise.robustness.spectral_norm import lipschitz_upper
 from equipoise.robustness.worst_case import worst_case
 from problems import (
     DOUBLE,
     TIGHT,
     contractive_cnn,
+    dense_norm,
     dense_normal,
     model_of,
     random_complex,
@@ -551,3 +559,128 @@ def test_the_statements_say_what_they_rest_on():
     none = found(m=None)
     assert {s.evidence for s in none.values()} == {"not available"}
     assert "no equilibrium" in none["distance_bound"].meaning
+
+
+# ---- trained networks: the same statements, and those that need weights ------------------------
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A patch of the head of the demo as a 4-coil acquisition, at the scale that models see."""
+    shape = (24, 20)
+    image = head_slice()[0][None, 100:124, 100:120].to(DOUBLE)
+    operator = SenseOp(
+        biot_savart_maps(shape, 4, 0).to(DOUBLE), make_mask("uniform", shape, 2.0, 6, 0)
+    )
+    data = operator.forward(image / image.abs().max())
+    noise = 0.02 * random_complex(data.shape) * operator.mask[:, None]
+    return operator, data + noise
+
+
+def trained(name):
+    return load_model(f"{name}-brain-4x").double()
+
+
+def solve_trained(model, head, options=TIGHT, **settings):
+    operator, data = head
+    lam = torch.full((1,), 5.0, dtype=torch.float64)
+    with torch.no_grad():
+        solution = model.solve(
+            operator, data, lam=lam, scale=ONES[:1], options=options, cg_rtol=1e-3, **settings
+        )
+    assert solution.converged
+    return solution.value
+
+
+@pytest.mark.parametrize("name", ["mol-sn", "mol-lr"])
+def test_4_trained_the_equilibrium_does_not_depend_on_alpha(name, head):
+    model = trained(name)
+    reference = solve_trained(model, head)
+    value = solve_trained(model, head, SolverOptions(rtol=1e-9, max_iter=2000, alpha=0.3))
+    assert float(norm(value - reference) / norm(reference)) < 2e-9
+
+
+def test_5_6_13_15_trained_mol_sn_is_monotone_and_contracts_by_its_proved_bound(head):
+    model, (operator, data) = trained("mol-sn"), head
+    upper = lipschitz_upper(model.network.kernels())
+    assert upper <= 1 - model.m
+    x = solve_trained(model, head)
+    start = random_complex(x.shape)
+    jacobian = Jacobian(model.network, x)
+    top = float(largest_symmetric_eigenvalue(jacobian, start, 40).value)
+    norm_at_x = float(largest_singular_value(jacobian, start, 40).value)
+    assert top <= norm_at_x * (1 + 1e-9)
+    assert norm_at_x <= upper
+    for size in (1.0, 0.01):
+        u = x + size * start
+        moved = mol_map(model, operator, data, u, 1.0) - mol_map(model, operator, data, x, 1.0)
+        assert float(norm(moved)) <= upper * float(norm(u - x))
+
+
+def test_7_8_9_trained_the_bounds_of_mol_sn_hold(head):
+    model, (operator, data) = trained("mol-sn"), head
+    x, m = solve_trained(model, head), model.m
+    lam = torch.full((1,), 5.0, dtype=torch.float64)
+    for seed, size in enumerate((1.0, 1e-2, 1e-4)):
+        near = x + size * random_complex(x.shape, seed)
+        r = residual(model, operator, data, near)
+        z = conjugate_gradient(operator, r, lam, m * ONES[:1], rtol=1e-10, max_iter=500).value
+        tight = tight_distance_bound(r, z, m * z + 5 * operator.normal(z), m)
+        assert float(norm(near - x)) <= float(tight) <= float(norm(r)) / m * (1 + 1e-9)
+        delta = size * random_complex(data.shape, seed) * operator.mask[:, None]
+        moved = solve_trained(model, (operator, data + delta))
+        assert float(norm(moved - x)) <= float(perturbation_bound(lam, m, norm(delta)))
+    coarse = trained("mol-sn")
+    coarse.load_state_dict({k: v.bfloat16().double() for k, v in model.state_dict().items()})
+    other = solve_trained(coarse, head)
+    with torch.no_grad():
+        changed = norm(coarse.network(other) - model.network(other))
+    assert 0 < float(norm(other - x)) <= float(changed) / m
+
+
+def test_9_a_change_of_the_network_moves_the_equilibrium_by_at_most_the_change_over_m():
+    operator, data = sense_problem()
+    for seed in range(5):
+        first, second = model_of(0.8, seed=seed), model_of(0.8, seed=seed)
+        with torch.no_grad():
+            for kernel in second.network.kernels():
+                kernel *= 0.9
+        x, y = (solve(model, operator, data, options=TIGHT).value for model in (first, second))
+        with torch.no_grad():
+            changed = norm(first.network(y) - second.network(y))
+        assert bool((norm(x - y) <= changed / first.m).all())
+        assert float((norm(x - y) / (changed / first.m)).max()) > 0.02
+
+
+@pytest.mark.parametrize("name", ["mol-sn", "mol-lr"])
+def test_11_16_trained_the_linear_response_is_the_derivative_within_its_bound(name, head):
+    model, (operator, data) = trained(name), head
+    lam = torch.full((1,), 5.0, dtype=torch.float64)
+    with torch.no_grad():
+        solution = model.solve(operator, data, lam=lam, scale=ONES[:1], options=TIGHT, cg_rtol=1e-3)
+    noise = random_complex(data.shape, 4) * operator.mask[:, None]
+    exact = LinearResponse(model, operator, solution, rtol=1e-9)(noise)
+    h = 1e-7
+    plus, minus = (solve_trained(model, (operator, data + s * noise)) for s in (h, -h))
+    difference = (plus - minus) / (2 * h)
+    assert float(norm(exact - difference) / norm(exact)) < 1e-3
+    rough = LinearResponse(model, operator, solution, rtol=0.05)(noise)
+    assert 0 < float(norm(rough - exact) / norm(rough)) <= 0.05
+
+
+# ---- (13), (15): what is proved of a network ---------------------------------------------------
+
+
+def test_13_the_proved_bound_is_never_below_the_dense_norm_of_the_network():
+    for seed in range(5):
+        network = contractive_cnn(0.8, seed, gain=0.9)
+        dense = math.prod(dense_norm(convolution) for convolution in network.convolutions)
+        assert dense <= lipschitz_upper(network.kernels())
+
+
+def test_15_spectral_normalisation_proves_the_constant_that_was_asked_for():
+    for m in (0.02, 0.3):
+        network = {"features": 6, "layers": 3, "kernel_size": 3}
+        model = new_method("mol-sn", network=network, lam=5.0, m=m, iterations=1, seed=1)
+        upper = lipschitz_upper(model.for_inference().network.kernels())
+        assert (1 - m) * 0.98 < upper <= 1 - m
