@@ -1,8 +1,10 @@
 """The command ``certify`` from one end to the other, and the flag ``in_range``."""
 
 import json
+from pathlib import Path
 
 import h5py
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from equipoise.methods.weights import load_model, save_model
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import norm
 from equipoise.reconstruction import load_experiment, slice_problem, solve_slice
+from equipoise.report import certificate_schema
 from equipoise.robustness.detection import calibrate
 from equipoise.robustness.noise import agreement, noise_map
 from problems import contractive_cnn
@@ -76,6 +79,16 @@ def test_a_proved_model_gives_proved_statements_and_the_attack_stays_below(
         assert file["attack"].shape == (1, 6, 72, 64)
     assert (tmp_path / "c" / "certificate.png").stat().st_size > 1000
     assert json.loads((tmp_path / "c" / "certificate.json").read_text()) == report
+    jsonschema.validate(report, certificate_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(
+            {**report, "slices": [{**only, "m_local": "0.1"}]}, certificate_schema()
+        )
+
+
+def test_the_schema_in_the_docs_is_that_of_the_code():
+    written = (Path(__file__).parents[1] / "docs" / "certificate.schema.json").read_text()
+    assert json.loads(written) == certificate_schema()
 
 
 def test_a_constant_that_is_violated_at_the_image_promises_nothing(full_scan, models, tmp_path):

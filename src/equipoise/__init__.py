@@ -9,6 +9,7 @@ _PUBLIC = {
     "Acquisition": "equipoise.formats",
     "BadInputError": "equipoise.outcome",
     "CNN": "equipoise.equilibrium.network",
+    "Certificate": "equipoise.certification",
     "DataWeight": "equipoise.equilibrium.data_weight",
     "EquipoiseError": "equipoise.outcome",
     "FixedWeight": "equipoise.equilibrium.data_weight",
@@ -19,6 +20,8 @@ _PUBLIC = {
     "Solution": "equipoise.outcome",
     "SolverOptions": "equipoise.equilibrium.fixed_point",
     "adjoint_error": "equipoise.physics.linop",
+    "certificate_schema": "equipoise.report",
+    "certify_slice": "equipoise.certification",
     "estimate_csm": "equipoise.physics.csm",
     "import_authors_checkpoint": "equipoise.methods.weights",
     "lipschitz_lower": "equipoise.robustness.lipschitz",
@@ -29,11 +32,13 @@ _PUBLIC = {
     "read": "equipoise.formats",
     "reconstruct": "equipoise.reconstruction",
     "save_model": "equipoise.methods.weights",
+    "slice_problem": "equipoise.reconstruction",
     "undersample": "equipoise.reconstruction",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from equipoise.certification import Certificate, certify_slice
     from equipoise.equilibrium.data_weight import DataWeight, FixedWeight
     from equipoise.equilibrium.fixed_point import SolverOptions
     from equipoise.equilibrium.mol import MOL
@@ -46,7 +51,8 @@ if TYPE_CHECKING:
     from equipoise.physics.noise_level import noise_level
     from equipoise.physics.sampling import make_mask
     from equipoise.physics.sense import SenseOp
-    from equipoise.reconstruction import reconstruct, undersample
+    from equipoise.reconstruction import reconstruct, slice_problem, undersample
+    from equipoise.report import certificate_schema
     from equipoise.robustness.lipschitz import lipschitz_lower
 
 

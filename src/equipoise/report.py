@@ -1,11 +1,13 @@
 """Tables for the terminal and pictures for the eye."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from pydantic import TypeAdapter
 from rich.table import Table
 
 from equipoise.certification import Certificate, CertifiedSlice
@@ -99,10 +101,24 @@ def comparison_figure(
     plt.close(figure)
 
 
-def certificate_json(certificates: list[Certificate], scan: str, model: str) -> str:
+@dataclass(frozen=True)
+class CertificateReport:
     """The object that ``equipoise certify --json`` prints."""
-    slices = [asdict(c) for c in certificates]
-    return json.dumps({"scan": scan, "model": model, "slices": slices}, indent=1, allow_nan=False)
+
+    scan: str
+    model: str
+    slices: list[Certificate]
+
+
+def certificate_json(certificates: list[Certificate], scan: str, model: str) -> str:
+    """A :class:`CertificateReport`; :func:`certificate_schema` describes it."""
+    report = CertificateReport(scan, model, certificates)
+    return json.dumps(asdict(report), indent=1, allow_nan=False)
+
+
+def certificate_schema() -> dict[str, Any]:
+    """The JSON schema of a :class:`CertificateReport` (draft 2020-12)."""
+    return TypeAdapter(CertificateReport).json_schema(mode="serialization")
 
 
 def write_maps(path: Path, slices: list[CertifiedSlice]) -> None:
