@@ -77,6 +77,16 @@ class TestRecon:
             assert file.attrs["distance_bound"] <= 1e-3
         assert leftovers(tmp_path) == []
 
+    def test_the_short_certificate_is_said(self, full_scan, tmp_path):
+        arguments = ("recon", full_scan, "--acceleration", 3, "--json", "-o")
+        result = run(*arguments, tmp_path / "mol.h5")
+        (only,) = json.loads(result.stdout)["slices"]
+        assert "certificate (m = 0.02, measured)" in result.stderr
+        assert f"at most {only['perturbation_bound']:.3g} ||d||" in result.stderr
+        without = run(*arguments, tmp_path / "modl.h5", "--model", "modl-brain-4x")
+        assert "certificate (m" not in without.stderr
+        assert "note: " in without.stderr
+
     def test_without_a_target_the_metrics_are_null(self, tmp_path, scan_arrays):
         kspace = scan_arrays["kspace"].copy()
         kspace[..., ::2, :] = 0

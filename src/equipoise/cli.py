@@ -156,9 +156,12 @@ def _announce(
     result: "Reconstruction", target: Path, as_json: bool, scan: Path, model: str
 ) -> None:
     from equipoise.outcome import Outcome
-    from equipoise.report import slice_table
+    from equipoise.report import short_certificate, slice_table
 
     console.print(slice_table(result))
+    certificate = short_certificate(result)
+    if certificate is not None:
+        console.print(certificate, markup=False, soft_wrap=True)
     if result.target is not None:
         console.print("SENSE is at the lam that is best for the target.", style="dim")
     if result.outcome is Outcome.FEED_FORWARD:

@@ -39,6 +39,27 @@ def slice_table(result: Reconstruction) -> Table:
     return table
 
 
+def short_certificate(result: Reconstruction) -> str | None:
+    """One sentence on the worst slice and what it rests on; None without an equilibrium."""
+    bounds = [s.perturbation_bound for s in result.slices]
+    if any(bound is None for bound in bounds):
+        return None
+    first = result.slices[0]
+    noise = max(s.noise_bound or 0.0 for s in result.slices)
+    text = (
+        f"certificate (m = {first.m:.3g}, {first.m_evidence}): at most "
+        f"{max(s.distance_bound for s in result.slices):.1e} from the equilibrium; a change d of "
+        f"the data moves the image by at most {max(b for b in bounds if b is not None):.3g} ||d||, "
+        f"noise as in this scan by at most {noise:.0%} of the image"
+    )
+    unlike = [str(s.index) for s in result.slices if s.in_range is False]
+    if unlike:
+        text += f"; UNLIKE the validation scans: slice {', '.join(unlike)}"
+    elif first.in_range is not None:
+        text += "; in the range of the validation scans"
+    return text
+
+
 def comparison_figure(
     path: Path, result: Reconstruction, zero_filled: np.ndarray, title: str, index: int = 0
 ) -> None:
