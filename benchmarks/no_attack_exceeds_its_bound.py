@@ -87,7 +87,9 @@ def attacks_on_a_scan(model_name: str, scan: Path, attacks: int) -> list[float]:
         problem = slice_problem(acquisition, int(rng.integers(len(acquisition.kspace))))
         with torch.no_grad():
             solution = solve_slice(problem, model, None, SolverOptions(rtol=1e-4, max_iter=300))
-        reconstruct = attackable(problem, model, solution, SolverOptions(rtol=1e-4, max_iter=300))
+        reconstruct = attackable(
+            problem.operator, model, solution, SolverOptions(rtol=1e-4, max_iter=300)
+        )
         epsilon = float(10 ** rng.uniform(-2.5, -0.5))
         measured = problem.operator.mask[:, None]
         attack = worst_case(

@@ -136,8 +136,25 @@ def test_the_worst_case_of_a_linear_reconstruction_is_its_norm():
     expected = float((5 * spectrum.sqrt() / (1 + 5 * spectrum)).max())
     assert float(found.amplification) == pytest.approx(expected, rel=1e-3)
     assert float(norm(found.perturbation) / norm(data)) == pytest.approx(0.1)
-    assert bool((found.history.diff(dim=0) >= 0).all())
+    assert found.history.shape == (1, 401, 1)
+    assert bool((found.history[0].diff(dim=0) >= -1e-9).all())  # the power method
     assert not bool(found.perturbation[(~operator.mask[:, None]).expand_as(data)].any())
+
+
+def test_a_single_step_of_an_attack_beats_its_random_start():
+    operator, data = sense_problem(shape=(8, 6), batch=1)
+    lam, measured = torch.tensor([5.0], dtype=torch.float64), operator.mask[:, None]
+
+    def attack(steps):
+        found = worst_case(
+            lambda b: differentiable_sense(operator, b, lam), data, measured, 0.1, steps=steps
+        )
+        return found.random_amplification, found.amplification
+
+    random, one = attack(1)
+    same, three = attack(3)
+    assert torch.equal(random, same)
+    assert float(random) < float(one) < float(three)
 
 
 def differentiable_sense(operator, data, lam):

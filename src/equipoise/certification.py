@@ -1,7 +1,8 @@
 """What the image of a slice can be trusted for: bounds, measurements, and what each rests on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,12 +11,10 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.linear_response import LinearResponse
 from equipoise.equilibrium.method import Method
 from equipoise.equilibrium.mol import MOL
-from equipoise.methods.feed_forward import FeedForward
 from equipoise.outcome import BadInputError, Outcome, Solution
-from equipoise.physics.linop import norm, per_sample
+from equipoise.physics.linop import LinearOperator, per_sample
 from equipoise.reconstruction import SliceProblem, in_range, slice_features, solve_slice
 from equipoise.robustness.certificate import Constants, Statement, statements
-from equipoise.robustness.detection import Features
 from equipoise.robustness.jacobian import (
     Jacobian,
     largest_singular_value,
@@ -33,21 +32,59 @@ BACKWARD_RTOL = 0.05
 
 
 @dataclass(frozen=True)
+class Attack:
+    """What was tried (17): ``||d|| = epsilon ||b||``, ascents from random starts."""
+
+    epsilon: float
+    steps: int
+    starts: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class NoiseSummary:
+    """The noise map (16) in four numbers.
+
+    Attributes
+    ----------
+    probes
+        Noise realisations.
+    median, median_error
+        Of the standard deviation over the pixels of the image, and of its Monte-Carlo error, in
+        units of the image.
+    accuracy
+        Largest certified relative error of a linear solve; None where m was refuted.
+    """
+
+    probes: int
+    median: float
+    median_error: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
 class Certificate:
     """All that is promised of, and was measured at, the image of one slice.
 
     Attributes
     ----------
-    index, model, outcome, lam
-        Which slice and method, how the solve ended, and the data weight.
+    index, model, outcome
+        Which slice and method, and how the solve ended.
+    lam, lam_source
+        The data weight, ``given`` or ``auto``: following the noise.
+    noise_level, intensity_scale
+        sigma, ``E|n|^2 = sigma^2``, and the scale that the image was divided by, in units of the
+        scan.
     distance_bound, perturbation_bound, noise_bound, paper_bound, contraction
         The numbers of ``statements``, None where nothing is promised. ``perturbation_bound`` and
-        ``paper_bound`` bound ``||dx|| / ||db||``; the first is the sharp one.
+        ``paper_bound`` bound ``||dx|| / ||db||`` at this lam, scale and these maps; the first is
+        the sharp one.
     m, m_evidence
-        The monotonicity constant that the bounds use, ``proved``, ``measured`` or ``none``.
+        The monotonicity constant that the bounds use; ``proved``, ``measured``: not contradicted
+        at this image, ``refuted``: contradicted, or ``none``.
     m_local
-        ``1 - lambda_max((J + J^T) / 2)`` at the first iterate, half-way, and at the image;
-        measured, each at most a few per cent too high.
+        ``1 - lambda_max((J + J^T) / 2)`` at the first iterate, half-way, and at the image:
+        measured by Lanczos iterations, which read it from above.
     lipschitz_lower
         Largest ``||J||`` that Lanczos iterations found at the same three images: measured.
     lipschitz_upper
@@ -56,8 +93,11 @@ class Certificate:
         Largest ``||dx|| / ||db||`` that an attack found, None if none was asked for.
     random_amplification
         The same for random noise of the same norm.
-    in_range
-        Whether the features are usual at the stated false-alarm rate; None without calibration.
+    attack, noise
+        Settings of the attack, and summary of the noise map.
+    in_range, false_alarm_rate
+        Whether the features are usual at the stated rate; None without calibration, or with
+        another lam or tolerance than the calibration had.
     features, deviations
         What was compared with the calibration, and how many spreads each is off.
     statements
@@ -68,21 +108,27 @@ class Certificate:
     model: str
     outcome: str
     lam: float
+    lam_source: Literal["auto", "given"]
+    noise_level: float
+    intensity_scale: float
     distance_bound: float | None
     perturbation_bound: float | None
     noise_bound: float | None
     paper_bound: float | None
     contraction: float | None
     m: float | None
-    m_evidence: str
+    m_evidence: Literal["proved", "measured", "refuted", "none"]
     m_local: list[float] | None
     lipschitz_lower: float | None
     lipschitz_upper: float | None
     measured_amplification: float | None
     random_amplification: float | None
+    attack: Attack | None
+    noise: NoiseSummary | None
     in_range: bool | None
-    features: Features
-    deviations: Features | None
+    false_alarm_rate: float | None
+    features: dict[str, float | None]
+    deviations: dict[str, float | None] | None
     statements: dict[str, Statement]
 
 
@@ -90,7 +136,7 @@ class Certificate:
 class CertifiedSlice:
     """The image with its certificate and, where asked for, its noise map and an attack.
 
-    The attack is in units of ``unit``, the largest k-space magnitude of the slice.
+    Everything but the attack is in units of the scan; the attack is to be multiplied by ``unit``.
     """
 
     certificate: Certificate
@@ -141,51 +187,106 @@ def certify_slice(
     """
     with torch.no_grad():
         solution = solve_slice(problem, model, lam, options)
-    equilibrium = isinstance(model, MOL) and solution.outcome[0] is not Outcome.DIVERGED
+    diverged = solution.outcome[0] is Outcome.DIVERGED
     m_local, lower, upper = None, None, None
     if isinstance(model, MOL):
-        m_local, lower = _local_constants(problem, model, solution, seed)
         upper = lipschitz_upper(model.network.kernels())
-    proved_m = None if model.m is None or upper is None else _shift(model) + 1 - upper
-    proved = model.m is not None and proved_m is not None and proved_m >= model.m
-    constants = Constants(
-        m=model.m if equilibrium else None,
-        m_proved=proved,
-        m_local=min(m_local) if m_local else None,
-        lam=float(solution.lam[0]),
-        contracts=model.name != "mol-m",
-    )
+        if not diverged:
+            m_local, lower = _local_constants(problem, model, solution, seed)
+    constants = _constants(model, solution, m_local, lower, upper)
     bounds = statements(
         constants, float(solution.distance_bound[0]), problem.noise_to(solution.value)
     )
-    attack = noise_response = None
-    if epsilon is not None:
-        attack, noise_response = _attack(
-            problem, model, solution, options, epsilon, attack_steps, attack_starts, seed
+    attack = None
+    if epsilon is not None and not diverged:
+        attack = worst_case(
+            attackable(problem.operator, model, solution, options),
+            problem.kspace,
+            problem.operator.mask[:, None],
+            epsilon,
+            steps=attack_steps,
+            starts=attack_starts,
+            seed=seed,
         )
-    noise = None
-    if noise_probes is not None:
+    noise = summary = None
+    if noise_probes is not None and not diverged:
         noise = slice_noise_map(problem, model, solution, probes=noise_probes, seed=seed)
+        summary = _noise_summary(noise, solution, constants.evidence == "not available")
+    assert solution.scale is not None
     found = slice_features(problem, solution)
+    calibration = model.calibration
+    usual = lam is None and options in (None, model.options) and calibration is not None
     certificate = Certificate(
         index=index,
         model=model.name,
         outcome=solution.outcome[0].value,
         lam=constants.lam,
+        lam_source="auto" if lam is None else "given",
+        noise_level=float(problem.noise_level[0]) * problem.unit,
+        intensity_scale=float(solution.scale[0]) * problem.unit,
         **{name: statement.value for name, statement in bounds.items()},
         m=model.m,
-        m_evidence="proved" if proved else "none" if model.m is None else "measured",
+        m_evidence=_m_evidence(constants),
         m_local=m_local,
         lipschitz_lower=lower,
         lipschitz_upper=upper,
         measured_amplification=None if attack is None else float(attack.amplification[0]),
-        random_amplification=noise_response,
-        in_range=in_range(model, problem, solution),
-        features=found,
-        deviations=None if model.calibration is None else model.calibration.deviation(found),
+        random_amplification=None if attack is None else float(attack.random_amplification[0]),
+        attack=None
+        if attack is None or epsilon is None
+        else Attack(epsilon, attack_steps, attack_starts, seed),
+        noise=summary,
+        in_range=in_range(model, problem, solution) if usual else None,
+        false_alarm_rate=None if calibration is None else calibration.false_alarm_rate,
+        features={**found},
+        deviations=None if calibration is None else {**calibration.deviation(found)},
         statements=bounds,
     )
     return CertifiedSlice(certificate, solution.value * problem.unit, problem.unit, noise, attack)
+
+
+def _constants(
+    model: Method,
+    solution: Solution,
+    m_local: list[float] | None,
+    lower: float | None,
+    upper: float | None,
+) -> Constants:
+    lam, contraction, proved = float(solution.lam[0]), None, False
+    if isinstance(model, MOL) and upper is not None:
+        limit = 1 - model.m_network
+        proved = upper <= limit
+        if proved or (lower is not None and lower <= limit):
+            resolvent = limit / (1 + model.shift)
+            gradient = 1 - 2 * model.m / (2 + lam + 2 * model.shift)
+            contraction = resolvent if model.options.step == "resolvent" else gradient
+    return Constants(
+        m=model.m,
+        m_proved=proved,
+        m_local=min(m_local) if m_local else None,
+        lam=lam,
+        contraction=contraction,
+        diverged=solution.outcome[0] is Outcome.DIVERGED,
+        single=solution.value.dtype == torch.complex64,
+    )
+
+
+def _m_evidence(constants: Constants) -> Literal["proved", "measured", "refuted", "none"]:
+    if constants.m is None or (constants.m_local is None and not constants.m_proved):
+        return "none"
+    if constants.m_local is not None and constants.m_local < constants.m:
+        return "refuted"
+    return "proved" if constants.m_proved else "measured"
+
+
+def _noise_summary(noise: NoiseMap, solution: Solution, refuted: bool) -> NoiseSummary:
+    inside = solution.value[0] != 0
+    return NoiseSummary(
+        probes=noise.probes,
+        median=float(noise.std[inside].median()),
+        median_error=float(noise.error[inside].median()),
+        accuracy=None if refuted else noise.accuracy,
+    )
 
 
 def slice_noise_map(
@@ -214,53 +315,33 @@ def slice_noise_map(
         batch=batch,
         seed=seed,
     )
-    return NoiseMap(found.std * problem.unit, found.error * problem.unit, found.probes)
+    return replace(
+        found,
+        std=found.std * problem.unit,
+        error=found.error * problem.unit,
+        accuracy=response.accuracy,
+    )
 
 
 def attackable(
-    problem: SliceProblem, model: Method, solution: Solution, options: SolverOptions | None = None
-) -> Callable[[Tensor], Tensor]:
-    """The image as a differentiable function of the data, at the lam and scale of a solution."""
-    lam, scale = solution.lam.detach(), solution.scale
-    assert scale is not None
-
-    def reconstruct(data: Tensor) -> Tensor:
-        if isinstance(model, MOL):
-            return model.solve(
-                problem.operator,
-                data,
-                lam=lam,
-                scale=scale,
-                options=options,
-                backward_rtol=BACKWARD_RTOL,
-            ).value
-        assert isinstance(model, FeedForward)
-        return model.solve(problem.operator, data, lam=lam).value
-
-    return reconstruct
-
-
-def _attack(
-    problem: SliceProblem,
+    operator: LinearOperator,
     model: Method,
     solution: Solution,
-    options: SolverOptions | None,
-    epsilon: float,
-    steps: int,
-    starts: int,
-    seed: int,
-) -> tuple[WorstCase, float]:
-    reconstruct = attackable(problem, model, solution, options)
-    measured = problem.operator.mask[:, None]
-    found = worst_case(
-        reconstruct, problem.kspace, measured, epsilon, steps=steps, starts=starts, seed=seed
-    )
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(problem.kspace.shape, dtype=torch.complex64, generator=generator) * measured
-    noise *= per_sample(epsilon * norm(problem.kspace) / norm(noise), noise).float()
-    with torch.no_grad():
-        moved = norm(reconstruct(problem.kspace + noise) - solution.value)
-    return found, float((moved / norm(noise))[0])
+    options: SolverOptions | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """The image as a differentiable function of the data, at the lam and scale of a solution.
+
+    Equilibria are found by the resolvent step, whatever step the method has of its own.
+    """
+    lam, scale = solution.lam.detach(), solution.scale
+    chosen = replace(options or model.options, step="resolvent")
+
+    def reconstruct(data: Tensor) -> Tensor:
+        return model.solve(
+            operator, data, lam=lam, scale=scale, options=chosen, backward_rtol=BACKWARD_RTOL
+        ).value
+
+    return reconstruct
 
 
 def _local_constants(
@@ -283,7 +364,3 @@ def _local_constants(
         norms += [float(largest_singular_value(jacobian, start, LANCZOS_STEPS).value[0])]
         norms += [float(top[0])]
     return found, max(norms)
-
-
-def _shift(model: Method) -> float:
-    return model.shift if isinstance(model, MOL) else 0.0

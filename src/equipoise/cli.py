@@ -65,7 +65,10 @@ def recon(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="of the drawn mask [0]")] = None,
     lam: Annotated[str, typer.Option(help="data weight, or auto: follows the noise")] = "auto",
-    rtol: Annotated[float, typer.Option(help="bound on ||x - x*||/||x|| to reach")] = 1e-3,
+    rtol: Annotated[
+        float | None,
+        typer.Option(help="bound on ||x - x*||/||x|| to reach; of the step for DE-GRAD [model's]"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
     strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
@@ -92,14 +95,14 @@ def recon(
 
 
 def check_scan_options(
-    mask: Path | None, acceleration: float | None, seed: int | None, rtol: float
+    mask: Path | None, acceleration: float | None, seed: int | None, rtol: float | None
 ) -> None:
     """Refuse options that contradict each other."""
     if mask is not None and acceleration is not None:
         raise typer.BadParameter("--mask and --acceleration exclude each other")
     if seed is not None and acceleration is None:
         raise typer.BadParameter("--seed belongs to the mask that --acceleration draws")
-    if not rtol > 0:
+    if rtol is not None and not rtol > 0:
         raise typer.BadParameter(f"--rtol is {rtol}: it must be positive")
 
 
@@ -117,7 +120,7 @@ def parse_lam(lam: str) -> float | None:
 
 
 def _run(
-    experiment: "Experiment", model: "Method", lam: float | None, rtol: float
+    experiment: "Experiment", model: "Method", lam: float | None, rtol: float | None
 ) -> "Reconstruction":
     from dataclasses import replace
 
@@ -126,7 +129,7 @@ def _run(
     acquisition = experiment.acquisition
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
-    options = replace(model.options, rtol=rtol)
+    options = None if rtol is None else replace(model.options, rtol=rtol)
     with console.status(f"{len(acquisition.kspace)} slices, {acquisition.acceleration:.2f}-fold"):
         return reconstruct(acquisition, model, full=experiment.full, lam=lam, options=options)
 
@@ -197,7 +200,7 @@ def demo(
         make_folder(folder)
         scan = folder / "scan.h5"
         simulate_scan(scan)
-        result = _run(load_experiment(scan), load_model(), None, 1e-3)
+        result = _run(load_experiment(scan), load_model(), None, None)
         image = folder / "reconstruction.h5"
         _save(image, result, scan, DEFAULT_MODEL, overwrite=True)
         picture = folder / "demo.png"

@@ -30,7 +30,14 @@ def certify(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="of the drawn mask [0]")] = None,
     lam: Annotated[str, typer.Option(help="data weight, or auto: follows the noise")] = "auto",
-    rtol: Annotated[float, typer.Option(help="bound on ||x - x*||/||x|| to reach")] = 1e-3,
+    rtol: Annotated[
+        float | None,
+        typer.Option(help="bound on ||x - x*||/||x|| to reach; of the step for DE-GRAD [model's]"),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(min=0, help="standard deviation in units of the scan; estimated if not given"),
+    ] = None,
     noise_map: Annotated[
         bool, typer.Option("--noise-map", help="standard deviation of every pixel")
     ] = False,
@@ -40,6 +47,7 @@ def certify(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="ascent steps of the attack")] = 10,
     starts: Annotated[int, typer.Option(min=1, help="random starts of the attack")] = 2,
+    probe_seed: Annotated[int, typer.Option(min=0, help="of probes and attacks")] = 0,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="folder [SCAN_certificate]")
     ] = None,
@@ -57,6 +65,8 @@ def certify(
     with failures():
         from dataclasses import replace
 
+        import torch
+
         from equipoise.certification import certify_slice
         from equipoise.formats.write import make_folder
         from equipoise.methods.weights import load_model
@@ -70,23 +80,31 @@ def certify(
             scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
         ).acquisition
         make_folder(folder)
-        found = []
-        for index in range(len(acquisition.kspace)):
-            with console.status(f"slice {index} of {len(acquisition.kspace)}"):
-                certified = certify_slice(
-                    slice_problem(acquisition, index),
-                    network,
-                    index=index,
-                    lam=weight,
-                    options=replace(network.options, rtol=rtol),
-                    noise_probes=probes if noise_map else None,
-                    epsilon=worst_case,
-                    attack_steps=steps,
-                    attack_starts=starts,
-                )
-            _print(certified.certificate)
-            found.append(certified)
-        content = _write(folder, found, str(scan), model)
+        found: list[CertifiedSlice] = []
+        try:
+            for index in range(len(acquisition.kspace)):
+                with console.status(f"slice {index} of {len(acquisition.kspace)}"):
+                    problem = slice_problem(acquisition, index)
+                    if noise is not None:
+                        level = torch.full_like(problem.noise_level, noise / problem.unit)
+                        problem = problem._replace(noise_level=level)
+                    certified = certify_slice(
+                        problem,
+                        network,
+                        index=index,
+                        lam=weight,
+                        options=None if rtol is None else replace(network.options, rtol=rtol),
+                        noise_probes=probes if noise_map else None,
+                        epsilon=worst_case,
+                        attack_steps=steps,
+                        attack_starts=starts,
+                        seed=probe_seed,
+                    )
+                _print(certified.certificate)
+                found.append(certified)
+        finally:  # a slice that fails does not take the others with it
+            if found:
+                content = _write(folder, found, str(scan), model)
     console.print(f"written: {folder}", markup=False)
     if as_json:
         print(content)
@@ -108,17 +126,26 @@ def _print(c: "Certificate") -> None:
             f"  H: lipschitz_lower {c.lipschitz_lower:.3f} (measured), lipschitz_upper "
             f"{c.lipschitz_upper:.3g} (proved), m_local {min(c.m_local):.3f} (measured)"
         )
+    if c.m_evidence == "refuted":
+        console.print("  m is REFUTED at this image: nothing is promised", style="bold yellow")
+    if c.noise is not None:
+        console.print(
+            f"  noise map: median {c.noise.median:.3g} ± {c.noise.median_error:.1g} (measured, "
+            f"{c.noise.probes} probes, standard deviation of the complex image)"
+        )
     if c.measured_amplification is not None:
         console.print(
             f"  attack: moves the image by {c.measured_amplification:.3g} times its norm "
             f"(measured), random noise of that norm by {c.random_amplification:.3g}"
         )
-    if c.in_range is not None and c.deviations is not None:
-        worst = max(c.deviations, key=lambda key: c.deviations[key])  # type: ignore[index]
+    if c.in_range is None:
+        console.print("  in range: not known (no calibration, or another --lam or --rtol)")
+    elif c.deviations is not None:
+        size, worst = max((d or 0.0, key) for key, d in c.deviations.items())
         verdict = "like" if c.in_range else "UNLIKE"
         console.print(
-            f"  the scan is {verdict} those of the validation; furthest off: {worst}, "
-            f"{c.deviations[worst]:.1f} spreads",
+            f"  the scan is {verdict} those of the validation (false alarms: "
+            f"{c.false_alarm_rate:.0%}); furthest off: {worst}, {size:.1f} spreads",
             style="" if c.in_range else "bold yellow",
         )
 
@@ -141,7 +168,12 @@ def calibrate(
     model: Annotated[Path, typer.Argument(help="model file to calibrate")],
     data: Annotated[list[Path], typer.Option(help="validation images")],
     output: Annotated[Path, typer.Option("-o", "--output", help="model file, .safetensors")],
-    rate: Annotated[float, typer.Option(help="false alarms on scans like these")] = 0.05,
+    coils: Annotated[
+        Path | None, typer.Option(help="measured coil maps, where training had them")
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0, max=1, help="false alarms on scans like these")
+    ] = 0.05,
     scans: Annotated[int, typer.Option(min=4, help="simulated scans")] = 120,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     overwrite: Annotated[bool, typer.Option(help="replace a model that exists")] = False,
@@ -158,7 +190,7 @@ def calibrate(
         if output.exists() and not overwrite:
             raise BadInputError(f"{output} exists: give another name with -o, or --overwrite")
         network, origin = load_model(model), provenance(model)
-        source = simulation_of(origin)
+        source = simulation_of(origin, coils)
         with console.status(f"{scans} simulated scans"):
             network.calibration = calibrate_model(
                 network, load_images(data), source, scans=scans, rate=rate, seed=seed

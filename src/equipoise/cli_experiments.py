@@ -108,6 +108,9 @@ def detection(
     model: Annotated[str, typer.Option(help="calibrated model, name or file")] = "mol-lr-brain-4x",
     data: Annotated[list[Path] | None, typer.Option(help="images like those calibrated on")] = None,
     others: Annotated[list[Path] | None, typer.Option(help="images unlike them")] = None,
+    coils: Annotated[
+        Path | None, typer.Option(help="measured coil maps, as in the calibration")
+    ] = None,
     scans: Annotated[int, typer.Option(min=1, help="of each kind")] = 20,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     output: Folder = Path("detection"),
@@ -123,7 +126,7 @@ def detection(
         from equipoise.methods.weights import load_model, provenance
         from equipoise.range_check import simulation_of
 
-        source = simulation_of(provenance(model))
+        source = simulation_of(provenance(model), coils)
         rows = experiment.study(
             load_model(model),
             load_images(data) if data else [head_slice()[0]],

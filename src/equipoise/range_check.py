@@ -1,5 +1,7 @@
 """Calibration of a model's range on simulated scans of validation images."""
 
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,8 @@ from torch import Tensor
 
 from equipoise.equilibrium.method import Method
 from equipoise.learning.config import SimulationConfig
-from equipoise.learning.simulate import Simulation
+from equipoise.learning.simulate import Simulation, load_coils
+from equipoise.outcome import BadInputError
 from equipoise.reconstruction import SliceProblem, slice_features, solve_slice
 from equipoise.robustness.detection import Calibration, Features, calibrate
 
@@ -16,11 +19,30 @@ STREAM = 3
 """Keeps the random numbers of the calibration apart from those of training and validation."""
 
 
-def simulation_of(provenance: dict[str, Any]) -> Simulation:
-    """The simulation that a model was trained with, coil maps and noise level always estimated."""
-    options = provenance.get("config", {}).get("simulation", {})
+def simulation_of(provenance: dict[str, Any], coils: Path | None = None) -> Simulation:
+    """The simulation that a model was trained with, coil maps and noise level always estimated.
+
+    Parameters
+    ----------
+    provenance
+        That of the model file.
+    coils
+        Measured coil maps, where training had them.
+
+    Raises
+    ------
+    BadInputError
+        If the model file does not say how its scans were simulated.
+    """
+    options = provenance.get("config", {}).get("simulation")
+    if options is None:
+        raise BadInputError(
+            "the model file does not say how its training scans were simulated, so nothing says "
+            "which scans are usual: train the model with `equipoise train`"
+        )
     settings = SimulationConfig.model_validate({**options, "estimated": 1.0})
-    return Simulation(**settings.model_dump())
+    measured = None if coils is None else load_coils(coils)
+    return Simulation(**settings.model_dump(), measured_coils=measured)
 
 
 def calibrate_model(
@@ -39,7 +61,9 @@ def calibrate_model(
     model
         The model.
     images
-        Validation images, (y, x) each; they are used in turn.
+        Validation images, (y, x) each: the first half of them sets what is usual, the second half
+        the threshold, in turn. New images of the same kind are what the rate speaks of, so bring
+        many subjects.
     source
         What scans are drawn from.
     scans
@@ -54,9 +78,11 @@ def calibrate_model(
     BadInputError
         If there are too few scans for the rate.
     """
+    middle = (len(images) + 1) // 2
+    halves = images[:middle], images[middle:] or images
     found = [
-        simulated_features(model, source, images[i % len(images)], [seed, STREAM, i])
-        for i in range(scans)
+        simulated_features(model, source, half[i // 2 % len(half)], [seed, STREAM, i])
+        for i, half in zip(range(scans), cycle(halves))
     ]
     return calibrate(found, rate)
 

@@ -24,7 +24,7 @@ from equipoise.physics.linop import norm
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling import make_mask
 from equipoise.physics.sense import SenseOp
-from equipoise.robustness.certificate import Constants, statements
+from equipoise.robustness.certificate import perturbation_bound
 from equipoise.robustness.detection import Features, features
 
 FULLY_SAMPLED = 0.7
@@ -37,8 +37,10 @@ CALIBRATION = 24
 class SliceResult:
     """What is known about one reconstructed slice; the names are those of the JSON output.
 
-    ``perturbation_bound`` bounds ``||dx|| / ||db||`` for any change of the data (8),
-    ``noise_bound`` is that times ``||n|| / ||x||`` for the noise of the scan.
+    ``perturbation_bound`` bounds ``||dx|| / ||db||`` for any change of the data at this lam,
+    intensity scale and these maps (8), ``noise_bound`` is that times ``||n|| / ||x||`` for the
+    estimated noise of the scan. ``m_evidence`` is ``measured`` where m was checked in validation;
+    ``equipoise certify`` checks it at the image itself.
     """
 
     index: int
@@ -191,8 +193,9 @@ class SliceProblem(NamedTuple):
 
     @property
     def sample_count(self) -> int:
-        """Measured complex numbers, over all coils."""
-        return int(self.operator.mask.sum()) * self.kspace.shape[1]
+        """Measured complex numbers, over all coils; where all coils are zero nothing was."""
+        measured = self.operator.mask & (self.kspace != 0).any(1)
+        return int(measured.sum()) * self.kspace.shape[1]
 
     def noise_to(self, image: Tensor) -> float:
         """``||n|| / ||x||``, the expected norm of the noise over that of an image."""
@@ -259,7 +262,8 @@ def reconstruct(
         with torch.no_grad():
             solution = solve_slice(problem, model, lam, options)
         seconds = time.perf_counter() - started
-        result = _slice_result(index, solution, model, problem, seconds)
+        usual = lam is None and options in (None, model.options)
+        result = _slice_result(index, solution, model, problem, seconds, usual)
         target = _target_of(acquisition, full, csm, index, unit)
         if target is not None:
             sense = best_sense(problem.operator, problem.kspace, target).image
@@ -298,31 +302,41 @@ def _target_of(
 
 
 def _slice_result(
-    index: int, solution: Solution, model: Method, problem: SliceProblem, seconds: float
+    index: int,
+    solution: Solution,
+    model: Method,
+    problem: SliceProblem,
+    seconds: float,
+    usual: bool,
 ) -> SliceResult:
-    lam = float(solution.lam[0])
-    distance = float(solution.distance_bound[0])
-    constants = Constants(model.m, model.m_evidence == "proved", None, lam, False)
-    bounds = statements(constants, distance, problem.noise_to(solution.value))
+    amplification = None
+    if model.m is not None and solution.outcome[0] is not Outcome.DIVERGED:
+        one = torch.ones(1, dtype=torch.float64)
+        amplification = float(perturbation_bound(solution.lam, model.m, one)[0])
     return SliceResult(
         index=index,
         outcome=solution.outcome[0].value,
         iterations=int(solution.iterations[0]),
         network_evaluations=int(solution.network_evaluations[0]),
-        lam=lam,
+        lam=float(solution.lam[0]),
         relative_residual=float(solution.relative_residual[0]),
-        distance_bound=distance,
+        distance_bound=float(solution.distance_bound[0]),
         m=model.m,
         m_evidence=model.m_evidence,
-        perturbation_bound=bounds["perturbation_bound"].value,
-        noise_bound=bounds["noise_bound"].value,
-        in_range=in_range(model, problem, solution),
+        perturbation_bound=amplification,
+        noise_bound=(
+            None if amplification is None else amplification * problem.noise_to(solution.value)
+        ),
+        in_range=in_range(model, problem, solution) if usual else None,
         seconds=seconds,
     )
 
 
 def in_range(model: Method, problem: SliceProblem, solution: Solution) -> bool | None:
-    """Whether the slice looks like those of the calibration; None without a calibration."""
+    """Whether the slice looks like those of the calibration; None without a calibration.
+
+    Comparable only where lam follows the noise and the solver options are those of the model.
+    """
     if model.calibration is None:
         return None
     return model.calibration.in_range(slice_features(problem, solution))

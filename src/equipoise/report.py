@@ -1,6 +1,7 @@
 """Tables for the terminal and pictures for the eye."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter
 from rich.table import Table
 
+from equipoise import __version__
 from equipoise.certification import Certificate, CertifiedSlice
 from equipoise.formats.write import replacing
 from equipoise.reconstruction import Reconstruction
@@ -49,8 +51,8 @@ def short_certificate(result: Reconstruction) -> str | None:
     text = (
         f"certificate (m = {first.m:.3g}, {first.m_evidence}): at most "
         f"{max(s.distance_bound for s in result.slices):.1e} from the equilibrium; a change d of "
-        f"the data moves the image by at most {max(b for b in bounds if b is not None):.3g} ||d||, "
-        f"noise as in this scan by at most {noise:.0%} of the image"
+        f"the data moves the image by at most {max(b for b in bounds if b is not None):.3g} ||d|| "
+        f"at this lam, scale and these maps, the noise of this scan by at most {noise:.0%} of it"
     )
     unlike = [str(s.index) for s in result.slices if s.in_range is False]
     if unlike:
@@ -126,6 +128,7 @@ def comparison_figure(
 class CertificateReport:
     """The object that ``equipoise certify --json`` prints."""
 
+    version: str
     scan: str
     model: str
     slices: list[Certificate]
@@ -133,8 +136,17 @@ class CertificateReport:
 
 def certificate_json(certificates: list[Certificate], scan: str, model: str) -> str:
     """A :class:`CertificateReport`; :func:`certificate_schema` describes it."""
-    report = CertificateReport(scan, model, certificates)
-    return json.dumps(asdict(report), indent=1, allow_nan=False)
+    report = CertificateReport(__version__, scan, model, certificates)
+    return json.dumps(_finite(asdict(report)), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def certificate_schema() -> dict[str, Any]:
@@ -145,8 +157,7 @@ def certificate_schema() -> dict[str, Any]:
 def write_maps(path: Path, slices: list[CertifiedSlice]) -> None:
     """``image`` (slices, y, x) and, where asked for, ``noise_std``, ``noise_error``, ``attack``.
 
-    ``noise_std`` is in the units of the image; ``attack`` is the perturbation of the k-space in
-    units of its largest magnitude, (slices, coil, y, x).
+    ``attack`` is the perturbation of the k-space, (slices, coil, y, x). All in units of the scan.
     """
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file["image"] = np.concatenate([s.image.numpy() for s in slices])
@@ -154,7 +165,7 @@ def write_maps(path: Path, slices: list[CertifiedSlice]) -> None:
         if maps:
             file["noise_std"] = np.stack([m.std.numpy() for m in maps])
             file["noise_error"] = np.stack([m.error.numpy() for m in maps])
-        attacks = [s.attack.perturbation for s in slices if s.attack is not None]
+        attacks = [s.attack.perturbation * s.unit for s in slices if s.attack is not None]
         if attacks:
             file["attack"] = np.concatenate([a.numpy() for a in attacks])
 

@@ -71,10 +71,11 @@ class Method(nn.Module, ABC):
         *,
         noise_level: PerSample | None = None,
         lam: PerSample | None = None,
+        scale: PerSample | None = None,
         options: SolverOptions | None = None,
         backward_rtol: float | None = None,
     ) -> Solution:
-        """The image and how it was reached."""
+        """The image and how it was reached; lam and the intensity scale may be given."""
 
     @abstractmethod
     def denoise(self, image: Image) -> Image:

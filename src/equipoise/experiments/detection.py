@@ -11,14 +11,17 @@ from torch import Tensor
 
 from equipoise.certification import attackable
 from equipoise.equilibrium.method import Method
+from equipoise.equilibrium.mol import MOL
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
 from equipoise.formats.write import make_folder
 from equipoise.learning.metrics import psnr
 from equipoise.learning.simulate import Simulation, complex_noise
-from equipoise.outcome import BadInputError
+from equipoise.outcome import BadInputError, Outcome, Solution
+from equipoise.physics.linop import per_sample
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sense import SenseOp
 from equipoise.reconstruction import SliceProblem, slice_features, solve_slice
+from equipoise.robustness.jacobian import Jacobian, largest_symmetric_eigenvalue
 from equipoise.robustness.worst_case import worst_case
 
 STREAM = 4
@@ -29,6 +32,8 @@ ATTACK = 0.05
 
 SPIKE, SPIKES = 1.0, 12
 """Size of a spike relative to the largest k-space sample, and their number."""
+
+M_LOCAL_STEPS = 15
 
 MAP_SHIFT = 12
 """Pixels by which the wrong coil maps are displaced."""
@@ -82,7 +87,7 @@ def _attacked(problem: SliceProblem, model: Method, rng: np.random.Generator) ->
     with torch.no_grad():
         clean = solve_slice(problem, model, None, None)
     measured = problem.operator.mask[:, None]
-    reconstruct = attackable(problem, model, clean)
+    reconstruct = attackable(problem.operator, model, clean)
     attack = worst_case(reconstruct, problem.kspace, measured, ATTACK, steps=4, starts=1)
     return _with_data(problem, problem.kspace + attack.perturbation)
 
@@ -143,12 +148,25 @@ def study(
                 "kind": kind.name,
                 "psnr": float(psnr(solution.value, sample.target)),
                 **found,
+                "m_local": _m_local(model, problem, solution),
                 "score": model.calibration.score(found),
                 "in_range": model.calibration.in_range(found),
             }
         )
         say(f"{kind.name}: score {rows[-1]['score']:.1f}")
     return rows
+
+
+def _m_local(model: Method, problem: SliceProblem, solution: Solution) -> float | None:
+    """``1 - lambda_max`` of the symmetric part of J at the image, from above (5)."""
+    if not isinstance(model, MOL) or solution.outcome[0] is Outcome.DIVERGED:
+        return None
+    assert solution.scale is not None
+    image = solution.value / per_sample(solution.scale, solution.value).float()
+    jacobian = Jacobian(model.network_on(problem.operator.support()), image)
+    start = torch.randn(image.shape, dtype=image.dtype, generator=torch.Generator().manual_seed(0))
+    top = largest_symmetric_eigenvalue(jacobian, start, M_LOCAL_STEPS).value
+    return 1 + model.shift - float(top[0])
 
 
 def _scans(
@@ -169,7 +187,8 @@ def write_study(folder: Path, rows: list[Row], settings: dict[str, Any]) -> dict
     for kind in dict.fromkeys(row["kind"] for row in rows):
         chosen = [row for row in rows if row["kind"] == kind]
         keys = [k for k in chosen[0] if k not in ("kind", "in_range")]
-        medians = {k: float(np.median([row[k] for row in chosen])) for k in keys}
+        values = {k: [row[k] for row in chosen if row[k] is not None] for k in keys}
+        medians = {k: float(np.median(v)) for k, v in values.items() if v}
         flagged = float(np.mean([not row["in_range"] for row in chosen]))
         result[kind] = {**medians, "flagged": flagged, "n": len(chosen)}
         shown = {k: f"{v:.3g}" for k, v in medians.items()}

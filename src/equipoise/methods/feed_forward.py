@@ -63,11 +63,12 @@ class FeedForward(Method):
         *,
         noise_level: PerSample | None = None,
         lam: PerSample | None = None,
+        scale: PerSample | None = None,
         options: SolverOptions | None = None,
         backward_rtol: float | None = None,
     ) -> Solution:
         """The image; the outcome is ``feed_forward``, and solver options do not apply."""
-        scale = self._scale(operator, data, None)
+        scale = self._scale(operator, data, scale)
         weight = self._weight(scale, noise_level, lam)
         units = per_sample(scale, data).to(data.real.dtype)
         adjoint_image = operator.adjoint(data / units)

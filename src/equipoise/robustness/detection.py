@@ -70,7 +70,8 @@ class Calibration:
     threshold
         The conformal threshold: a scan drawn like the calibration scans is above it with a
         probability of at most ``false_alarm_rate`` (Vovk et al., Algorithmic Learning in a Random
-        World, 2005), whatever the distribution.
+        World, 2005), whatever the distribution. The probability is over the calibration too: that
+        of one calibration with n scans has a standard deviation of about ``sqrt(2 rate / n)``.
     false_alarm_rate
         The rate that was asked for.
     count
@@ -110,10 +111,12 @@ def calibrate(scans: Sequence[Features], false_alarm_rate: float = 0.05) -> Cali
     BadInputError
         If there are too few scans for the rate.
     """
+    if not 0 < false_alarm_rate < 1:
+        raise BadInputError(f"the false-alarm rate is {false_alarm_rate:g}: it must lie in (0, 1)")
     fit, held = scans[::2], scans[1::2]
     rank = math.ceil((len(held) + 1) * (1 - false_alarm_rate))
     if rank > len(held):
-        needed = 2 * math.ceil(1 / false_alarm_rate)
+        needed = 2 * (math.ceil(1 / false_alarm_rate) - 1)
         raise BadInputError(
             f"{len(scans)} scans cannot give a false-alarm rate of {false_alarm_rate:g}: bring at "
             f"least {needed}, or allow a higher rate"
@@ -127,6 +130,9 @@ def calibrate(scans: Sequence[Features], false_alarm_rate: float = 0.05) -> Cali
     }
     centre = {key: float(q[1]) for key, q in quantiles.items()}
     spread = {key: max(float(q[2] - q[0]) / 2, NARROWEST) for key, q in quantiles.items()}
+    if "evaluations" in centre:  # a whole number: one more is never far off
+        one_more = math.log1p(math.exp(-centre["evaluations"]))
+        spread["evaluations"] = max(spread["evaluations"], one_more)
     unset = Calibration(centre, spread, math.inf, false_alarm_rate, len(scans))
     scores = sorted(unset.score(f) for f in held)
     return Calibration(centre, spread, scores[rank - 1], false_alarm_rate, len(scans))

@@ -25,15 +25,19 @@ class WorstCase:
     movement
         ``||x(b + d) - x(b)||``, (batch,).
     amplification
-        ``movement / ||d||``, a lower bound of the largest one.
+        ``movement / ||d||``: no ascent can exclude a larger one.
+    random_amplification
+        The same for the random perturbations that the ascents started from, their mean.
     history
-        The largest movement so far after each step, (steps, batch): it never falls.
+        The movement after each step, the first that of the random start, (starts, steps + 1,
+        batch).
     """
 
     perturbation: Data
     image: Image
     movement: PerSample
     amplification: PerSample
+    random_amplification: PerSample
     history: Tensor
 
 
@@ -73,30 +77,33 @@ def worst_case(
     length = epsilon * norm(data)
     with torch.no_grad():
         clean = reconstruct(data)
-    best: tuple[Tensor, Tensor] | None = None
-    largest = torch.zeros_like(length)
+    best_d, best_image, largest = torch.zeros_like(data), clean, torch.zeros_like(length)
     history = []
     generator = torch.Generator().manual_seed(seed)
     for _ in range(starts):
         noise = torch.randn(data.shape, dtype=data.dtype, generator=generator)
         d = _to_sphere(noise * measured, length)
-        for _ in range(steps):
-            image, gradient = _movement_gradient(reconstruct, data, d, clean)
+        for step in range(steps + 1):
+            if step < steps:
+                image, gradient = _movement_gradient(reconstruct, data, d, clean)
+            else:
+                with torch.no_grad():
+                    image = reconstruct(data + d)
             movement = norm(image - clean)
             better = movement > largest
-            if best is None:
-                best = d, image
-            best = _pick(better, d, best[0]), _pick(better, image, best[1])
+            best_d, best_image = _pick(better, d, best_d), _pick(better, image, best_image)
             largest = torch.maximum(largest, movement)
-            history.append(largest)
-            d = _to_sphere(gradient * measured, length)
-    assert best is not None
+            history.append(movement)
+            if step < steps:
+                d = _to_sphere(gradient * measured, length)
+    movements = torch.stack(history).reshape(starts, steps + 1, -1)
     return WorstCase(
-        perturbation=best[0],
-        image=best[1],
+        perturbation=best_d,
+        image=best_image,
         movement=largest,
         amplification=largest / length,
-        history=torch.stack(history),
+        random_amplification=movements[:, 0].mean(0) / length,
+        history=movements,
     )
 
 
