@@ -20,7 +20,7 @@ from equipoise.methods.spectral import MOLSN
 from equipoise.methods.weights import load_model, save_model
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import norm
-from equipoise.reconstruction import load_experiment, slice_problem, solve_slice
+from equipoise.reconstruction import load_experiment, reconstruct, slice_problem, solve_slice
 from equipoise.report import certificate_schema
 from equipoise.robustness.detection import calibrate
 from equipoise.robustness.noise import agreement, noise_map
@@ -167,6 +167,16 @@ def test_the_noise_map_of_a_scan_agrees_with_pseudo_replicas(full_scan):
     error = (linear.error.square() + replicas.error.square()).sqrt()
     deviation = ((linear.std - replicas.std) / error)[inside]
     assert float(deviation.square().mean().sqrt()) == pytest.approx(1, abs=0.15)
+
+
+def test_the_short_certificate_costs_no_network_evaluation(full_scan, models):
+    model = load_model(models / "proved.safetensors")
+    calls = []
+    model.network.register_forward_hook(lambda *_: calls.append(1))
+    experiment = load_experiment(full_scan, acceleration=3)
+    (only,) = reconstruct(experiment.acquisition, model).slices
+    assert only.perturbation_bound is not None
+    assert len(calls) == only.network_evaluations
 
 
 def test_certificates_need_no_options(full_scan, models):
