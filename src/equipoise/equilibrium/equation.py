@@ -18,10 +18,11 @@ from equipoise.robustness.certificate import distance_bound, tight_distance_boun
 
 
 class Step(NamedTuple):
-    """``d = T(x) - x`` and the inner iterations that it took."""
+    """``d = T(x) - x``, the inner iterations that it took, and ``lam A^H A d`` if it is known."""
 
     direction: Tensor
     cg_iterations: int
+    data_part: Tensor | None = None
 
 
 @dataclass
@@ -75,15 +76,19 @@ class MonotoneEquation:
         """
         rhs = -per_sample(alpha, residual) * residual
         dtype = torch.complex64 if self.single else torch.complex128
+        identity_weight = 1 + alpha * self.shift
         result = conjugate_gradient(
             self.operator,
             rhs.to(dtype),
             alpha * self.lam,
-            1 + alpha * self.shift,
+            identity_weight,
             rtol=self.cg_rtol,
             max_iter=self.cg_max_iter,
         )
-        return Step(result.value.to(residual.dtype), result.iterations)
+        direction = result.value.to(residual.dtype)
+        # CG knows its residual, so A^H A d costs no further transform.
+        image = rhs - result.residual - per_sample(identity_weight, rhs) * direction
+        return Step(direction, result.iterations, image / per_sample(alpha, image))
 
     def gradient_step(self, residual: Tensor, alpha: Tensor) -> Step:
         """``-alpha eta r(x)`` with ``eta = 2 / (2 + lam + 2 shift)``: DE-GRAD's, without A^-1.
@@ -98,12 +103,12 @@ class MonotoneEquation:
         """(7): ``||x - x*|| / ||x|| <= ||r|| / (m ||x||)``."""
         return _relative(distance_bound(norm(residual), self.m), norm(x))
 
-    def tight_bound(self, x: Tensor, residual: Tensor, direction: Tensor) -> Tensor:
+    def tight_bound(self, x: Tensor, residual: Tensor, step: Step) -> Tensor:
         """(7b) relative to ``||x||``, with ``z = -d`` for the approximate ``M^-1 r``."""
-        z = -direction
-        return _relative(
-            tight_distance_bound(residual, z, self.linear_part(z, self.m), self.m), norm(x)
-        )
+        z = -step.direction
+        data_part = step.data_part
+        m_z = self.linear_part(z, self.m) if data_part is None else self.m * z - data_part
+        return _relative(tight_distance_bound(residual, z, m_z, self.m), norm(x))
 
 
 def _relative(distance: Tensor, size: Tensor) -> Tensor:

@@ -156,9 +156,10 @@ class _Iteration:
             self._record(x, residual, bound)
             self._stop(self.active, Outcome.CONVERGED)
             return
-        direction, cg_iterations = self.step(residual, self.alpha)
-        self.cg_iterations += cg_iterations
-        tight = torch.minimum(bound, equation.tight_bound(x, residual, direction))
+        step = self.step(residual, self.alpha)
+        direction = step.direction
+        self.cg_iterations += step.cg_iterations
+        tight = torch.minimum(bound, equation.tight_bound(x, residual, step))
         bound = torch.where(finished, bound, tight)
         bound = torch.where(torch.isfinite(bound), bound, torch.inf)
         self._record(x, residual, bound)
@@ -210,10 +211,10 @@ class _Iteration:
         if not bool(samples.any()):
             return
         self.alpha = torch.where(samples, self.alpha / 2, self.alpha)
-        direction, cg_iterations = self.step(self.best.residual, self.alpha)
-        self.cg_iterations += cg_iterations
-        pick = per_sample(samples, direction)
-        self.best.direction = torch.where(pick, direction, self.best.direction)
+        step = self.step(self.best.residual, self.alpha)
+        self.cg_iterations += step.cg_iterations
+        pick = per_sample(samples, step.direction)
+        self.best.direction = torch.where(pick, step.direction, self.best.direction)
 
     def _stop(self, samples: Tensor, outcome: Outcome) -> None:
         """Freeze samples at their best iterate."""

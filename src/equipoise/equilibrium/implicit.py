@@ -158,6 +158,6 @@ class PicardOnQ(MonotoneEquation):
         assert self.p is not None
         return super().bound(self.p, residual)
 
-    def tight_bound(self, x: Tensor, residual: Tensor, direction: Tensor) -> Tensor:
+    def tight_bound(self, x: Tensor, residual: Tensor, step: Step) -> Tensor:
         """As :meth:`bound`: no approximate ``M^-1 r`` is at hand."""
         return self.bound(x, residual)
