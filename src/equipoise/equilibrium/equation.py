@@ -48,6 +48,8 @@ class MonotoneEquation:
         exact as the outer iteration needs and never cheaper by being relative to ``lam A^H b``.
     single
         Run the inner solve in single precision.
+    rough_network
+        N at less accuracy and cost, for the first iterations; N itself if not given.
     """
 
     operator: LinearOperator
@@ -59,10 +61,15 @@ class MonotoneEquation:
     cg_rtol: float = 0.03
     cg_max_iter: int = 100
     single: bool = True
+    rough_network: Callable[[Tensor], Tensor] | None = None
 
-    def residual(self, x: Tensor) -> Tensor:
-        """``r(x)``: one network evaluation and one ``A^H A``, in the precision of x."""
-        return self.linear_part(x, 1 + self.shift) - self.network(x) - self.constant
+    def residual(self, x: Tensor, rough: bool = False) -> Tensor:
+        """``r(x)``: one network evaluation and one ``A^H A``, in the precision of x.
+
+        With ``rough`` it is that of the rough network, which bounds nothing.
+        """
+        network = self.rough_network if rough and self.rough_network else self.network
+        return self.linear_part(x, 1 + self.shift) - network(x) - self.constant
 
     def linear_part(self, x: Tensor, identity_weight: float) -> Tensor:
         """``lam A^H A x + identity_weight x``."""

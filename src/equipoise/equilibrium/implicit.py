@@ -145,9 +145,9 @@ class PicardOnQ(MonotoneEquation):
         ).value
         return self.p
 
-    def residual(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor, rough: bool = False) -> Tensor:
         """The residual of (10) at ``p(q)``."""
-        return super().residual(self.adjoint_from_q(x))
+        return super().residual(self.adjoint_from_q(x), rough)
 
     def step(self, residual: Tensor, alpha: Tensor) -> Step:
         """The plain Picard step on q."""
