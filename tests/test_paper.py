@@ -9,6 +9,7 @@ import torch
 from equipoise.demo import head_slice
 from equipoise.equilibrium.data_consistency import conjugate_gradient, tikhonov
 from equipoise.equilibrium.data_weight import FixedWeight
+from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.linear_response import LinearResponse
 from equipoise.equilibrium.mol import MOL
@@ -182,6 +183,20 @@ def test_7b_the_tight_bound_holds_for_any_z_and_is_not_larger_for_the_best(seed)
         assert bool((distance <= bound).all())
     tightest = tight_distance_bound(r, best, m * best + lam * operator.normal(best), m)
     assert bool((tightest <= norm(r) / m * (1 + 1e-9)).all())
+
+
+@pytest.mark.parametrize(("lam", "shift", "alpha"), [(1.0, 0.0, 1.0), (1000.0, 0.1, 0.3)])
+def test_7b_needs_no_transform_beside_those_of_the_inner_solve(lam, shift, alpha):
+    operator, _ = sense_problem()
+    weight = torch.full((2,), lam, dtype=torch.float64)
+    r, x = random_complex((2, 10, 8), 1), random_complex((2, 10, 8), 2)
+    equation = MonotoneEquation(operator, weight, lambda v: v, r, 0.2, shift, single=False)
+    step = equation.step(r, torch.full((2,), alpha, dtype=torch.float64))
+    free = equation.tight_bound(x, r, step)
+    computed = equation.tight_bound(x, r, step._replace(data_part=None))
+    assert torch.allclose(free, computed, rtol=1e-9)
+    other = equation.tight_bound(x, r, step._replace(data_part=torch.zeros_like(r)))
+    assert not torch.allclose(free, other, rtol=1e-3)
 
 
 def test_8_the_perturbation_bound_holds_and_is_attained():

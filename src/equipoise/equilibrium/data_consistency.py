@@ -10,9 +10,13 @@ from equipoise.shapes import Data, Image, PerSample
 
 
 class CGResult(NamedTuple):
-    """Value, norm of the remaining residual of each sample, and iterations."""
+    """Value, the remaining residual with its norm in each sample, and iterations.
+
+    The residual is that of the recursion: the true one up to the rounding of the iterations.
+    """
 
     value: Tensor
+    residual: Tensor
     residual_norm: Tensor
     iterations: int
 
@@ -77,7 +81,7 @@ def conjugate_gradient(
         direction = residual + per_sample(growth.to(weights.dtype), x) * direction
         energy = torch.where(active, new_energy, energy)
         iterations += 1
-    return CGResult(x, energy.sqrt(), iterations)
+    return CGResult(x, residual, energy.sqrt(), iterations)
 
 
 def tikhonov(

@@ -18,10 +18,11 @@ from equipoise.robustness.certificate import distance_bound, tight_distance_boun
 
 
 class Step(NamedTuple):
-    """``d = T(x) - x`` and the inner iterations that it took."""
+    """``d = T(x) - x``, the inner iterations that it took, and ``lam A^H A d`` if it is known."""
 
     direction: Tensor
     cg_iterations: int
+    data_part: Tensor | None = None
 
 
 @dataclass
@@ -47,6 +48,8 @@ class MonotoneEquation:
         exact as the outer iteration needs and never cheaper by being relative to ``lam A^H b``.
     single
         Run the inner solve in single precision.
+    rough_network
+        N at less accuracy and cost, for the first iterations; N itself if not given.
     """
 
     operator: LinearOperator
@@ -58,10 +61,15 @@ class MonotoneEquation:
     cg_rtol: float = 0.03
     cg_max_iter: int = 100
     single: bool = True
+    rough_network: Callable[[Tensor], Tensor] | None = None
 
-    def residual(self, x: Tensor) -> Tensor:
-        """``r(x)``: one network evaluation and one ``A^H A``, in the precision of x."""
-        return self.linear_part(x, 1 + self.shift) - self.network(x) - self.constant
+    def residual(self, x: Tensor, rough: bool = False) -> Tensor:
+        """``r(x)``: one network evaluation and one ``A^H A``, in the precision of x.
+
+        With ``rough`` it is that of the rough network, which bounds nothing.
+        """
+        network = self.rough_network if rough and self.rough_network else self.network
+        return self.linear_part(x, 1 + self.shift) - network(x) - self.constant
 
     def linear_part(self, x: Tensor, identity_weight: float) -> Tensor:
         """``lam A^H A x + identity_weight x``."""
@@ -75,15 +83,19 @@ class MonotoneEquation:
         """
         rhs = -per_sample(alpha, residual) * residual
         dtype = torch.complex64 if self.single else torch.complex128
+        identity_weight = 1 + alpha * self.shift
         result = conjugate_gradient(
             self.operator,
             rhs.to(dtype),
             alpha * self.lam,
-            1 + alpha * self.shift,
+            identity_weight,
             rtol=self.cg_rtol,
             max_iter=self.cg_max_iter,
         )
-        return Step(result.value.to(residual.dtype), result.iterations)
+        direction = result.value.to(residual.dtype)
+        # CG knows its residual, so A^H A d costs no further transform.
+        image = rhs - result.residual - per_sample(identity_weight, rhs) * direction
+        return Step(direction, result.iterations, image / per_sample(alpha, image))
 
     def gradient_step(self, residual: Tensor, alpha: Tensor) -> Step:
         """``-alpha eta r(x)`` with ``eta = 2 / (2 + lam + 2 shift)``: DE-GRAD's, without A^-1.
@@ -98,12 +110,12 @@ class MonotoneEquation:
         """(7): ``||x - x*|| / ||x|| <= ||r|| / (m ||x||)``."""
         return _relative(distance_bound(norm(residual), self.m), norm(x))
 
-    def tight_bound(self, x: Tensor, residual: Tensor, direction: Tensor) -> Tensor:
+    def tight_bound(self, x: Tensor, residual: Tensor, step: Step) -> Tensor:
         """(7b) relative to ``||x||``, with ``z = -d`` for the approximate ``M^-1 r``."""
-        z = -direction
-        return _relative(
-            tight_distance_bound(residual, z, self.linear_part(z, self.m), self.m), norm(x)
-        )
+        z = -step.direction
+        data_part = step.data_part
+        m_z = self.linear_part(z, self.m) if data_part is None else self.m * z - data_part
+        return _relative(tight_distance_bound(residual, z, m_z, self.m), norm(x))
 
 
 def _relative(distance: Tensor, size: Tensor) -> Tensor:

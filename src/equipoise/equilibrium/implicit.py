@@ -145,9 +145,9 @@ class PicardOnQ(MonotoneEquation):
         ).value
         return self.p
 
-    def residual(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor, rough: bool = False) -> Tensor:
         """The residual of (10) at ``p(q)``."""
-        return super().residual(self.adjoint_from_q(x))
+        return super().residual(self.adjoint_from_q(x), rough)
 
     def step(self, residual: Tensor, alpha: Tensor) -> Step:
         """The plain Picard step on q."""
@@ -158,6 +158,6 @@ class PicardOnQ(MonotoneEquation):
         assert self.p is not None
         return super().bound(self.p, residual)
 
-    def tight_bound(self, x: Tensor, residual: Tensor, direction: Tensor) -> Tensor:
+    def tight_bound(self, x: Tensor, residual: Tensor, step: Step) -> Tensor:
         """As :meth:`bound`: no approximate ``M^-1 r`` is at hand."""
         return self.bound(x, residual)

@@ -14,7 +14,8 @@ from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
 from equipoise.equilibrium.method import Method
-from equipoise.equilibrium.network import CNN, OnSupport
+from equipoise.equilibrium.network import CNN, OnSupport, in_bfloat16
+from equipoise.equilibrium.tiles import Tiled
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.linop import LinearOperator, per_sample
 from equipoise.robustness.lipschitz import lipschitz_lower
@@ -150,7 +151,7 @@ class MOL(Method):
         units = per_sample(scale, data).to(data.real.dtype)
         # In double precision: lam multiplies the rounding of A^H b, and the bound does not see it.
         adjoint_image = operator.adjoint((data / units).to(torch.complex128))
-        network = self.network_on(operator.support())
+        network = self.network_on(operator.support(), options)
         constant = per_sample(weight, adjoint_image).detach() * adjoint_image.detach()
         equation = MonotoneEquation(
             operator=operator,
@@ -162,11 +163,15 @@ class MOL(Method):
             cg_rtol=cg_rtol,
             single=self.network.dtype == torch.float32,
         )
+        if options.rough:
+            rough = in_bfloat16(self.network)
+            equation.rough_network = self._evaluated(rough, operator.support(), options)
         with torch.no_grad():
             first = self._start(operator, data / units, weight, start, scale)
             solution = solve_fixed_point(equation, first, options)
         if torch.is_grad_enabled():
-            backward = replace(options, rtol=backward_rtol or options.rtol, step="resolvent")
+            rtol = backward_rtol or options.rtol
+            backward = replace(options, rtol=rtol, step="resolvent", rough=0)
             problem = ImplicitProblem(equation, network, backward, adjoint, solution.record)
             value = attach_gradient(problem, solution.value, adjoint_image, weight, data.dtype)
         else:
@@ -175,9 +180,16 @@ class MOL(Method):
         solution.scale = scale
         return solution
 
-    def network_on(self, support: Tensor | None) -> nn.Module:
-        """H, restricted to the pixels that A can see."""
-        return self.network if support is None else OnSupport(self.network, support)
+    def network_on(self, support: Tensor | None, options: SolverOptions | None = None) -> nn.Module:
+        """H, restricted to the pixels that A can see, in the tiles that the options ask for."""
+        return self._evaluated(self.network, support, options or self.options)
+
+    @staticmethod
+    def _evaluated(network: CNN, support: Tensor | None, options: SolverOptions) -> nn.Module:
+        evaluated: nn.Module = network
+        if options.tile is not None or options.recompute:
+            evaluated = Tiled(network, options.tile, options.recompute)
+        return evaluated if support is None else OnSupport(evaluated, support)
 
     def first_iterate(self, operator: LinearOperator, data: Data, lam: PerSample) -> Image:
         """The regularised least-squares image that the iteration starts from, at scale 1."""
