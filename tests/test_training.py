@@ -28,7 +28,7 @@ TINY = {
     "name": "tiny",
     "simulation": {"acceleration": 3, "calibration": 32, "coils": [3, 4]},
     "model": {"features": 8, "layers": 2, "m": 0.01},
-    "lipschitz": {"every": 2, "steps": 3, "validation_steps": 5},
+    "lipschitz": {"beta": 1.0, "every": 1, "steps": 5, "validation_steps": 5},
     "crop": 32,
     "warmup_steps": 3,
     "steps": 5,
