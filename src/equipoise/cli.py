@@ -16,6 +16,7 @@ from rich.console import Console
 
 from equipoise.cli_certify import calibrate, certify
 from equipoise.cli_experiments import app as experiments
+from equipoise.cli_files import info
 
 if TYPE_CHECKING:
     from equipoise.equilibrium.method import Method
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(experiments, name="experiment")
 app.command()(certify)
 app.command()(calibrate)
+app.command()(info)
 # Away from a terminal (a log, a pipe) tables keep their full width.
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 NOT_CONVERGED = 3
@@ -52,7 +54,7 @@ def failures() -> Iterator[None]:
 
 @app.command()
 def recon(
-    scan: Annotated[Path, typer.Argument(help="fastMRI, MoDL or Calgary HDF5, BART cfl, or npz")],
+    scan: Annotated[Path, typer.Argument(help="a scan; see `equipoise info`")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help=".h5, .npy, .nii.gz, .png or .cfl [SCAN_mol.h5]"),

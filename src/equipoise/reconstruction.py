@@ -126,7 +126,8 @@ def load_experiment(
     original = read(scan)
     kspace = original.kspace.numpy()
     if csm is not None:
-        original.csm = torch.from_numpy(as_maps(read_array(csm, "csm"), kspace.shape, str(csm)))
+        maps = as_maps(read_array(csm, "csm"), kspace.shape, str(csm))
+        original.csm = torch.from_numpy(original.header.whitened(maps))
     full = original if is_fully_sampled(original) else None
     if acceleration is not None:
         return Experiment(undersample(original, acceleration, seed), full)
