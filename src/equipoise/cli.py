@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from equipoise.cli_certify import calibrate, certify
 from equipoise.cli_experiments import app as experiments
-from equipoise.cli_files import info
+from equipoise.cli_files import convert, info
 
 if TYPE_CHECKING:
     from equipoise.equilibrium.method import Method
@@ -32,6 +32,7 @@ app.add_typer(experiments, name="experiment")
 app.command()(certify)
 app.command()(calibrate)
 app.command()(info)
+app.command()(convert)
 # Away from a terminal (a log, a pipe) tables keep their full width.
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 NOT_CONVERGED = 3
@@ -80,6 +81,7 @@ def recon(
         from equipoise.formats.write import check_target
         from equipoise.methods.weights import load_model
         from equipoise.reconstruction import load_experiment
+        from equipoise.result_file import save
 
         check_target(target, overwrite=overwrite)
         network = load_model(model)
@@ -87,7 +89,7 @@ def recon(
             scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
         )
         result = _run(experiment, network, weight, rtol)
-        _save(target, result, scan, model, overwrite)
+        save(target, result, str(scan), model, overwrite=overwrite)
     _announce(result, target, as_json, scan, model)
     if strict and result.outcome.value != "converged":
         raise typer.Exit(NOT_CONVERGED)
@@ -133,27 +135,6 @@ def _run(
         return reconstruct(acquisition, model, full=experiment.full, lam=lam, options=options)
 
 
-def _save(target: Path, result: "Reconstruction", scan: Path, model: str, overwrite: bool) -> None:
-    from equipoise import __version__
-    from equipoise.formats.write import write_image
-
-    attributes: dict[str, Any] = {
-        "model": model,
-        "scan": str(scan),
-        "equipoise_version": __version__,
-        "outcome": result.outcome.value,
-        "distance_bound": max(s.distance_bound for s in result.slices),
-        "slices": json.dumps(result.as_json(str(scan), model)["slices"]),
-    }
-    content = {
-        "image": result.image.numpy(),
-        "csm": result.csm.numpy(),
-        "mask": result.mask.numpy(),
-        "attributes": attributes,
-    }
-    write_image(target, content, overwrite=overwrite)
-
-
 def _announce(
     result: "Reconstruction", target: Path, as_json: bool, scan: Path, model: str
 ) -> None:
@@ -192,13 +173,14 @@ def demo(
         from equipoise.methods.weights import DEFAULT_MODEL, load_model
         from equipoise.reconstruction import load_experiment
         from equipoise.report import comparison_figure
+        from equipoise.result_file import save
 
         make_folder(folder)
         scan = folder / "scan.h5"
         simulate_scan(scan)
         result = _run(load_experiment(scan), load_model(), None, 1e-3)
         image = folder / "reconstruction.h5"
-        _save(image, result, scan, DEFAULT_MODEL, overwrite=True)
+        save(image, result, str(scan), DEFAULT_MODEL, overwrite=True)
         picture = folder / "demo.png"
         title = "T1w head, 8 simulated coils, 4-fold, noise 2 %"
         comparison_figure(picture, result, zero_filled(scan, result.csm), title)

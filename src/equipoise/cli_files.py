@@ -32,6 +32,45 @@ def info(
     print("\n".join(draw_mask(acquisition.mask[0])))
 
 
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="a scan, or .h5 of images")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help=".h5, .nii.gz, .dcm (a folder), .mrd, .cfl, .npy or .png"
+        ),
+    ],
+    kspace: Annotated[
+        bool, typer.Option("--kspace", help="write the k-space: .h5 (fastMRI), .npz or .cfl")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
+) -> None:
+    """Write images (or k-space) of a file in another format, with position and orientation.
+
+    A scan becomes the image of its samples, combined without a model.
+    """
+    from equipoise.cli import failures
+
+    with failures():
+        from equipoise.formats import read
+        from equipoise.formats.images import read_images
+        from equipoise.formats.write import check_target, write_image
+        from equipoise.formats.write_kspace import KSPACE_WRITERS, write_kspace
+
+        check_target(target, overwrite=overwrite, suffixes=KSPACE_WRITERS if kspace else None)
+        if kspace:
+            acquisition = read(source)
+            write_kspace(target, acquisition)
+            notes = acquisition.notes
+        else:
+            content = read_images(source)
+            write_image(target, content, overwrite=overwrite)
+            notes = content["notes"]
+    for note in notes:
+        console.print(f"{source.name}: {note}", style="dim", markup=False)
+    console.print(f"written: {target}", markup=False)
+
+
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The text of ``info``, a heading and a value a line."""
     y, x = found["matrix"]

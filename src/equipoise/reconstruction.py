@@ -15,6 +15,7 @@ from equipoise.equilibrium.method import Method
 from equipoise.formats import read
 from equipoise.formats.acquisition import Acquisition, as_maps, as_mask
 from equipoise.formats.arrays import read_array
+from equipoise.formats.header import Header
 from equipoise.learning.baselines import best_sense
 from equipoise.learning.metrics import psnr, ssim
 from equipoise.outcome import BadInputError, Outcome, Solution
@@ -77,6 +78,7 @@ class Reconstruction:
     sense: Tensor | None = None
     history: list[Tensor] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    header: Header = field(default_factory=Header)
 
     @property
     def outcome(self) -> Outcome:
@@ -280,6 +282,7 @@ def reconstruct(
         sense=torch.cat(senses) if senses else None,
         history=history,
         notes=acquisition.notes,
+        header=acquisition.header,
     )
 
 

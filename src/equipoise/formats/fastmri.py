@@ -16,7 +16,7 @@ import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.hdf5 import is_hdf5, open_hdf5, read_complex
-from equipoise.formats.header import Geometry, Header
+from equipoise.formats.header import Geometry, Header, stored_header
 from equipoise.formats.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError
 
@@ -44,12 +44,16 @@ def read(path: Path) -> Acquisition:
             name: read_complex(file[name]) for name in ("mask", "csm", "target") if name in file
         }
         xml = _xml(file, str(path), notes)
+        own = file.attrs.get("header")
         stored = [file[n].shape[-2:] for n in RECONSTRUCTIONS if _is_stack(file.get(n))]
-        ignored = sorted(set(file) - USED) + [f"attribute {name}" for name in sorted(file.attrs)]
+        ignored = sorted(set(file) - USED) + [
+            f"attribute {name}" for name in sorted(file.attrs) if name != "header"
+        ]
     if kspace.ndim == 3:
         kspace = kspace[:, None]
         notes.append("single-coil file: treated as one coil")
-    header = Header(ignored=ignored)
+    header = stored_header(own, len(kspace), str(path))
+    header.ignored = ignored
     if kspace.ndim == 4 and xml is not None:
         header = _header(xml, kspace.shape, notes)
         header.ignored = ignored

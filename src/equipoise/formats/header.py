@@ -1,9 +1,12 @@
 """What a scan file says beside its samples: where the pixels lie, what each image of a stack is."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+
+from equipoise.outcome import BadInputError
 
 Vector = tuple[float, float, float]
 
@@ -67,12 +70,34 @@ class Geometry:
         expected = centres[0] + np.arange(len(indices))[:, None] * step
         return bool(np.abs(centres - expected).max() <= 0.1 * np.linalg.norm(step))
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Geometry":
+        """The inverse of ``dataclasses.asdict``, from lists of numbers."""
+        made = cls(
+            spacing=_vector(content["spacing"]),
+            slice_dir=_vector(content["slice_dir"]),
+            y_dir=_vector(content["y_dir"]),
+            x_dir=_vector(content["x_dir"]),
+            centres=[_vector(v) for v in content["centres"]],
+            oriented=bool(content["oriented"]),
+        )
+        if min(made.spacing) <= 0:
+            raise ValueError(f"the spacing is {made.spacing}: it must be positive")
+        return made
+
     @property
     def plane(self) -> str:
         """axial, coronal, sagittal, or oblique with the nearest of them."""
         normal = np.abs(np.cross(self.x_dir, self.y_dir))
         nearest = PLANES[int(normal.argmax())]
         return nearest if normal.max() >= OBLIQUE else f"oblique, nearest {nearest}"
+
+
+def _vector(numbers: Any) -> Vector:
+    x, y, z = (float(v) for v in numbers)
+    if not np.isfinite([x, y, z]).all():
+        raise ValueError(f"{numbers} is no vector of three numbers")
+    return x, y, z
 
 
 @dataclass
@@ -118,6 +143,7 @@ class Header:
         """What belongs to the images, for files that can carry it."""
         return {
             "geometry": None if self.geometry is None else asdict(self.geometry),
+            "crop": self.crop,
             "labels": self.labels,
             "system": self.system,
         }
@@ -125,9 +151,10 @@ class Header:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Header":
         """The inverse of :meth:`as_json`."""
-        found = content.get("geometry")
+        found, crop = content.get("geometry"), content.get("crop")
         return cls(
-            geometry=None if found is None else Geometry(**found),
+            geometry=None if found is None else Geometry.from_json(found),
+            crop=None if crop is None else (int(crop[0]), int(crop[1])),
             labels=list(content.get("labels", [])),
             system=dict(content.get("system", {})),
         )
@@ -148,3 +175,23 @@ def cut(images: np.ndarray, shape: tuple[int, int] | None) -> np.ndarray:
         return images
     start = [max(n // 2 - c // 2, 0) for n, c in zip(images.shape[-2:], shape)]
     return images[..., start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
+
+
+def stored_header(text: Any, n_images: int, source: str) -> Header:
+    """The header that a file of this package carries as JSON.
+
+    Raises
+    ------
+    BadInputError
+        If it is none, or belongs to another number of images.
+    """
+    if text is None:
+        return Header()
+    try:
+        header = Header.from_json(json.loads(text))
+        centres = n_images if header.geometry is None else len(header.geometry.centres)
+        if centres != n_images:
+            raise ValueError(f"{centres} positions for {n_images} images")
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise BadInputError(f"{source}: its attribute 'header' cannot be used: {error}") from error
+    return header
