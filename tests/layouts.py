@@ -1,5 +1,7 @@
 """An asymmetric phantom, and files of it in the layout of each software that writes them."""
 
+import struct
+
 import h5py
 import ismrmrd
 import ismrmrd.xsd
@@ -197,9 +199,75 @@ def write_npy(path, kspace):
     np.save(path, kspace)
 
 
+def twix_block(samples, line, centre, *, mask=0, slice_index=0, position=(0, 0, 0), lines_centre=0):
+    """One readout (coil, sample) of a VD file: scan header, then each channel with its own."""
+    coils, n = samples.shape
+    header = bytearray(192)
+    length = 192 + coils * (32 + 8 * n)
+    struct.pack_into("<I", header, 0, length)
+    struct.pack_into("<Q", header, 40, mask)
+    struct.pack_into("<HH", header, 48, n, coils)
+    struct.pack_into("<HHH", header, 52, line, 0, slice_index)
+    struct.pack_into("<H", header, 84, centre)
+    struct.pack_into("<H", header, 96, lines_centre)
+    struct.pack_into("<7f", header, 100, *position, *TWIX_QUATERNION)
+    channels = [bytes(32) + np.ascontiguousarray(s, np.complex64).tobytes() for s in samples]
+    return bytes(header) + b"".join(channels)
+
+
+TWIX_QUATERNION = (np.cos(0.2), np.sin(0.2), 0.0, 0.0)  # w x y z: tilted about the first axis
+TWIX_DIRECTIONS = {  # columns of that rotation
+    "phase": (1.0, 0.0, 0.0),
+    "read": (0.0, np.cos(0.4), np.sin(0.4)),
+    "slice": (0.0, -np.sin(0.4), np.cos(0.4)),
+}
+
+
+def twix_position(s, n_slices):
+    return np.array([3.0, 5.0, -8.0]) + 6.0 * (s - n_slices // 2) * np.array(
+        TWIX_DIRECTIONS["slice"]
+    )
+
+
+def write_twix(path, kspace, noise=None, protocol_lines=None):
+    """A VD multi-RAID file with one measurement, as mapVBVD reads it."""
+    n_slices, _, y, x = kspace.shape
+    wide = oversampled(kspace).conj()  # Siemens' directions belong to the other transform
+    protocol = {
+        "sKSpace.lBaseResolution": x,
+        "sKSpace.lPhaseEncodingLines": protocol_lines or y,
+        "sKSpace.lPartitions": 1,
+        "sSliceArray.asSlice[0].dReadoutFOV": FOV[1],
+        "sSliceArray.asSlice[0].dPhaseFOV": FOV[0],
+        "sSliceArray.asSlice[0].dThickness": THICKNESS,
+        "sRXSPEC.alDwellTime[0]": 5000,
+    }
+    text = "\n".join(f"{name} = {value}" for name, value in protocol.items())
+    text = f"### ASCCONV BEGIN ###\n{text}\n### ASCCONV END ###\n"
+    dicom = '<ParamString."Manufacturer"> { "SIEMENS" }\n'
+    header = b"".join(
+        name.encode() + b"\0" + struct.pack("<I", len(content)) + content.encode()
+        for name, content in (("Dicom", dicom), ("MeasYaps", text))
+    )
+    header = struct.pack("<II", 8 + len(header), 2) + header
+    blocks = []
+    if noise is not None:
+        blocks.append(twix_block(noise, 0, 0, mask=1 << 25))
+    for s in range(n_slices):
+        place = {"slice_index": s, "position": twix_position(s, n_slices), "lines_centre": y // 2}
+        blocks += [twix_block(wide[s, :, line], line, x, **place) for line in range(y)]
+    end = bytearray(twix_block(wide[0, :, 0], 0, 0))
+    struct.pack_into("<Q", end, 40, 1)
+    data = header + b"".join(blocks) + bytes(end)
+    offset = 10240
+    table = struct.pack("<IIIIQQ", 0, 1, 1, 1, offset, len(data))
+    path.write_bytes(table.ljust(offset, b"\0") + data)
+
+
 LAYOUTS = {
     "fastMRI": ("scan.h5", write_fastmri),
     "ISMRMRD": ("scan.mrd", write_mrd),
+    "Siemens twix": ("meas.dat", write_twix),
     "Calgary-Campinas": ("scan.h5", write_calgary),
     "CMRxRecon": ("scan.mat", write_cmrxrecon),
     "BART": ("scan.cfl", write_bart),

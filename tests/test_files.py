@@ -91,6 +91,8 @@ def voxels_of(layout):
     """Spacing (x, y, slice step) that a file of the layout can know."""
     if layout == "ISMRMRD":
         return (2.5, 2.0, 5.0)
+    if layout == "Siemens twix":
+        return (2.5, 2.0, 6.0)
     return (2.5, 2.0, 4.0) if layout == "fastMRI" else None
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import h5py
 import ismrmrd
@@ -350,6 +351,64 @@ class TestFastMri:
             found = read(tmp_path / name)
             assert found.header.geometry is None
             assert any("header is left out" in note for note in found.notes)
+
+
+class TestTwix:
+    def test_geometry_and_directions(self, scan, tmp_path):
+        layouts.write_twix(tmp_path / "meas.dat", scan[2])
+        found = read(tmp_path / "meas.dat")
+        geometry = found.header.geometry
+        assert geometry.spacing == (4.0, 2.0, 2.5)
+        for direction, name in zip(
+            (geometry.slice_dir, geometry.y_dir, geometry.x_dir), ("slice", "phase", "read")
+        ):
+            assert np.allclose(direction, layouts.TWIX_DIRECTIONS[name], atol=1e-6)
+        assert np.allclose(geometry.centres, [layouts.twix_position(s, 3) for s in range(3)])
+        assert found.header.system["systemVendor"] == "SIEMENS"
+        assert found.header.centre == (Y // 2, X)
+
+    def test_noise_readouts_whiten(self, scan, tmp_path):
+        rng = np.random.default_rng(0)
+        draws = 3 * rng.standard_normal((2, 4, 512)) / np.sqrt(2)
+        layouts.write_twix(tmp_path / "meas.dat", scan[2], noise=draws[0] + 1j * draws[1])
+        found = read(tmp_path / "meas.dat")
+        assert np.allclose(np.diag(found.header.noise_covariance).real, 9, rtol=0.2)
+        assert np.abs(found.header.whitening - np.eye(4) / 3).max() < 0.05
+
+    @pytest.mark.parametrize("keep", [0.3, 0.7, 0.95])
+    def test_a_truncated_file_is_named(self, keep, scan, tmp_path):
+        path = tmp_path / "meas.dat"
+        layouts.write_twix(path, scan[2])
+        content = path.read_bytes()
+        path.write_bytes(content[: int(keep * len(content))])
+        with pytest.raises(BadInputError, match=r"meas\.dat is truncated"):
+            read(path)
+
+    def test_a_chain_of_readouts_that_stands_still_is_refused(self, scan, tmp_path):
+        import struct
+
+        path = tmp_path / "meas.dat"
+        layouts.write_twix(path, scan[2])
+        content = bytearray(path.read_bytes())
+        header = struct.unpack_from("<I", content, 10240)[0]
+        struct.pack_into("<I", content, 10240 + header, 1)
+        struct.pack_into("<Q", content, 10240 + header + 40, 1 << 5)
+        path.write_bytes(bytes(content))
+        with pytest.raises(BadInputError, match="has no length"):
+            read(path)
+
+    def test_the_missing_library_is_named(self, scan, tmp_path, monkeypatch):
+        layouts.write_twix(tmp_path / "meas.dat", scan[2])
+        monkeypatch.setitem(sys.modules, "mapvbvd", None)
+        with pytest.raises(BadInputError, match=r"pip install 'equipoise\[twix\]'"):
+            read(tmp_path / "meas.dat")
+
+    def test_the_matrix_of_the_protocol_zero_fills(self, scan, tmp_path):
+        layouts.write_twix(tmp_path / "meas.dat", scan[2], protocol_lines=Y + 8)
+        found = read(tmp_path / "meas.dat")
+        assert found.kspace.shape[2:] == (Y + 8, X)
+        assert not bool(found.mask[:, :4].any())
+        assert close(found.kspace[:, :, 4:-4], scan[2])
 
 
 class TestCmrxRecon:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from equipoise.formats import bart, calgary, cmrxrecon, fastmri, modl, mrd, npz
+from equipoise.formats import bart, calgary, cmrxrecon, fastmri, modl, mrd, npz, twix
 from equipoise.formats.acquisition import Acquisition
 from equipoise.outcome import BadInputError
 
@@ -20,6 +20,7 @@ class Reader(NamedTuple):
 READERS = [
     Reader("BART", bart.recognizes, bart.read),
     Reader("npz", npz.recognizes, npz.read),
+    Reader("Siemens twix", twix.recognizes, twix.read),
     Reader("MoDL", modl.recognizes, modl.read),
     Reader("ISMRMRD", mrd.recognizes, mrd.read),
     Reader("CMRxRecon", cmrxrecon.recognizes, cmrxrecon.read),
