@@ -1,7 +1,8 @@
 """The command ``equipoise``. Heavy imports live inside the commands: ``--help`` is instant.
 
 Exit codes: 0 done; 1 bad input or failure; 2 usage; 3 with ``--strict`` when a slice did not
-converge. Results for machines go to standard output, everything else to standard error.
+converge; 4 when some of many scans failed. Results for machines go to standard output, everything
+else to standard error.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from equipoise.cli_batch import BatchOptions, is_batch, recon_many
 from equipoise.cli_certify import calibrate, certify
 from equipoise.cli_experiments import app as experiments
 from equipoise.cli_files import convert, info
@@ -55,10 +57,14 @@ def failures() -> Iterator[None]:
 
 @app.command()
 def recon(
-    scan: Annotated[Path, typer.Argument(help="a scan; see `equipoise info`")],
+    scans: Annotated[list[Path], typer.Argument(help="one scan, or many with -o FOLDER")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help=".h5, .npy, .nii.gz, .png or .cfl [SCAN_mol.h5]"),
+        typer.Option(
+            "-o",
+            "--output",
+            help=".h5, .nii.gz, .dcm, .mrd, .cfl, .npy or .png, or a folder [SCAN_mol.h5]",
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="name or file")] = "mol-lr-brain-4x",
     csm: Annotated[Path | None, typer.Option(help="coil maps; estimated if not given")] = None,
@@ -72,10 +78,31 @@ def recon(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
     strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
+    suffix: Annotated[str, typer.Option(help="many: format of the images")] = ".h5",
+    resume: Annotated[bool, typer.Option(help="many: skip what is complete")] = False,
+    num_parts: Annotated[
+        int | None, typer.Option(min=1, help="many: parts of the work [of the SLURM array]")
+    ] = None,
+    part_id: Annotated[
+        int | None, typer.Option(min=0, help="many: the part to do, from 0 [SLURM array task]")
+    ] = None,
+    slurm: Annotated[bool, typer.Option(help="many: submit the parts as a SLURM array")] = False,
+    slurm_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="as partition=gpu")
+    ] = None,
 ) -> None:
-    """Reconstruct a scan: file in, image and its error bound out."""
+    """Reconstruct scans: file in, image and its error bound out."""
     weight = parse_lam(lam)
     check_scan_options(mask, acceleration, seed, rtol)
+    options = BatchOptions(suffix, resume, num_parts, part_id, slurm, slurm_option or [])
+    if is_batch(scans, output, options):
+        from equipoise.batch import Settings
+
+        settings = Settings(model, weight, rtol, acceleration, seed or 0, csm, mask)
+        flags = {"as_json": as_json, "overwrite": overwrite, "strict": strict}
+        recon_many(scans, output, settings, options, **flags)
+        return
+    (scan,) = scans
     target = output or Path(f"{scan.name.split('.')[0]}_mol.h5")
     with failures():
         from equipoise.formats.write import check_target
@@ -125,9 +152,11 @@ def _run(
 ) -> "Reconstruction":
     from dataclasses import replace
 
+    from equipoise.memory import check_memory
     from equipoise.reconstruction import reconstruct
 
     acquisition = experiment.acquisition
+    check_memory(acquisition, model)
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
     options = replace(model.options, rtol=rtol)

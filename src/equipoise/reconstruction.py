@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -237,6 +238,7 @@ def reconstruct(
     full: Acquisition | None = None,
     lam: float | None = None,
     options: SolverOptions | None = None,
+    on_slice: Callable[[SliceResult], None] | None = None,
 ) -> Reconstruction:
     """Reconstruct every slice of a scan.
 
@@ -253,6 +255,8 @@ def reconstruct(
         Data weight instead of the one that follows the noise of the scan.
     options
         Solver options.
+    on_slice
+        Called with each slice when it is reconstructed.
     """
     slices, images, targets, senses, maps, history = [], [], [], [], [], []
     for index in range(len(acquisition.kspace)):
@@ -273,6 +277,8 @@ def reconstruct(
         images.append(solution.value * unit)
         maps.append(csm)
         history.append(solution.history_of(0))
+        if on_slice is not None:
+            on_slice(result)
     return Reconstruction(
         image=torch.cat(images),
         csm=torch.cat(maps),

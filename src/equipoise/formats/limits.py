@@ -25,14 +25,14 @@ def check_size(what: str, declared: int, stored: int) -> None:
     """
     if declared > FREE_BYTES and declared > MAX_EXPANSION * max(stored, 1):
         raise BadInputError(
-            f"{what} declares {_size(declared)} but the file stores {_size(stored)} for it: it is "
-            "empty, damaged, or compressed beyond belief; copy or export it again"
+            f"{what} declares {size_text(declared)} but the file stores {size_text(stored)} for "
+            "it: it is empty, damaged, or compressed beyond belief; copy or export it again"
         )
     free = available_memory()
     if declared > FREE_BYTES and free is not None and COPIES * declared > free:
         raise BadInputError(
-            f"{what} needs {_size(COPIES * declared)} of memory, {_size(free)} are free: split the "
-            "file, or use a machine with more memory"
+            f"{what} needs {size_text(COPIES * declared)} of memory, {size_text(free)} are free: "
+            "split the file, or use a machine with more memory"
         )
 
 
@@ -50,7 +50,8 @@ def available_memory() -> int | None:
         return None
 
 
-def _size(n_bytes: float) -> str:
+def size_text(n_bytes: float) -> str:
+    """A number of bytes for people."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"
