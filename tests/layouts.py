@@ -256,7 +256,8 @@ def write_twix(path, kspace, noise=None, protocol_lines=None):
     for s in range(n_slices):
         place = {"slice_index": s, "position": twix_position(s, n_slices), "lines_centre": y // 2}
         blocks += [twix_block(wide[s, :, line], line, x, **place) for line in range(y)]
-    end = bytearray(twix_block(wide[0, :, 0], 0, 0))
+    end = bytearray(192)
+    struct.pack_into("<I", end, 0, len(end))
     struct.pack_into("<Q", end, 40, 1)
     data = header + b"".join(blocks) + bytes(end)
     offset = 10240

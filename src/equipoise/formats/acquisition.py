@@ -97,6 +97,10 @@ def make_acquisition(
         raise BadInputError(
             f"{source}: target has shape {target.shape}, needed is {(len(kspace), *matrix)}"
         )
+    if target is not None and not np.issubdtype(target.dtype, np.number):
+        raise BadInputError(f"{source}: the target has the type {target.dtype}; needed are numbers")
+    if target is not None and not np.isfinite(target).all():
+        raise BadInputError(f"{source}: the target holds NaN or Inf: leave it out of the file")
     return Acquisition(
         kspace=_tensor(kspace * sampled[:, None]),
         mask=torch.from_numpy(np.ascontiguousarray(sampled)),
@@ -120,6 +124,8 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
     n_slices, _, y, x = kspace.shape
     if not np.issubdtype(np.asarray(mask).dtype, np.number) and mask.dtype != bool:
         raise BadInputError(f"{source}: the mask has the type {mask.dtype}; needed are numbers")
+    if not np.isfinite(mask).all():
+        raise BadInputError(f"{source}: the mask holds NaN or Inf; needed are zeros and ones")
     selected = np.asarray(mask) != 0
     if selected.shape == (x,) or selected.shape == (1, x):
         selected = np.broadcast_to(selected.reshape(1, x), (y, x))

@@ -52,7 +52,7 @@ def read(path: Path) -> Acquisition:
     if kspace.ndim == 3:
         kspace = kspace[:, None]
         notes.append("single-coil file: treated as one coil")
-    header = stored_header(own, len(kspace), str(path))
+    header = stored_header(own, len(kspace) if kspace.ndim == 4 else 0, str(path))
     header.ignored = ignored
     if kspace.ndim == 4 and xml is not None:
         header = _header(xml, kspace.shape, notes)

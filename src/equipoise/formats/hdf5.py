@@ -49,10 +49,15 @@ def load(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
     Raises
     ------
     BadInputError
-        If the name stands for a group, or the file cannot hold what the dataset declares.
+        If the name stands for a group, or the file does not hold what the dataset declares.
     """
     if not isinstance(dataset, h5py.Dataset):
         raise BadInputError(f"{dataset.file.filename}: {dataset.name} is a group, not a dataset")
+    if dataset.external:
+        raise BadInputError(
+            f"{dataset.file.filename}: {dataset.name} keeps its data in another file, "
+            f"{dataset.external[0][0]}: copy it into this one"
+        )
     declared = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
     name = f"{dataset.file.filename}: {dataset.name} {dataset.shape}"
     check_size(name, declared, dataset.id.get_storage_size())
@@ -70,5 +75,8 @@ def read_complex(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
     array = load(dataset)
     names = array.dtype.names
     if names is not None and len(names) == 2:
-        return np.asarray(array[names[0]] + 1j * array[names[1]])
+        kind = np.result_type(array.dtype[0], np.complex64)
+        found = np.empty(array.shape, kind)  # no arithmetic: NaN stays as it is
+        found.real, found.imag = array[names[0]], array[names[1]]
+        return found
     return array

@@ -38,7 +38,13 @@ def read(path: Path) -> Acquisition:
             f"{mask.shape} do not fit; needed are (slices, y, x), (slices, coils, y, x), "
             "(slices, y, x)"
         )
-    coil_images = torch.from_numpy((csm * image[:, None]).astype(np.complex64))
+    if not all(np.issubdtype(array.dtype, np.number) for array in (image, csm)):
+        raise BadInputError(
+            f"{path}: {names[0]} has the type {image.dtype} and {names[1]} {csm.dtype}; needed are "
+            "numbers"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are named below
+        coil_images = torch.from_numpy((csm * image[:, None]).astype(np.complex64))
     return make_acquisition(
         image_to_kspace(coil_images).numpy(),
         str(path),

@@ -109,6 +109,11 @@ def _acquisition(
 ) -> Acquisition:
     if xml.encoded is None:
         raise BadInputError(f"{source}: the header has no encodedSpace: the matrix is not known")
+    if min(xml.encoded.matrix) < 1:
+        raise BadInputError(
+            f"{source}: the header gives the encoded matrix {xml.encoded.matrix} (x, y, z); needed "
+            "are positive numbers"
+        )
     if xml.trajectory is not None and xml.trajectory.lower() not in CARTESIAN:
         raise BadInputError(
             f"{source}: the trajectory is {xml.trajectory}; only Cartesian scans are reconstructed"

@@ -195,7 +195,7 @@ def _rows(
 ) -> tuple[np.ndarray, int]:
     """Index on an axis of ``n`` with the centre line at ``n // 2``, and that line."""
     limit = limits.get(name)
-    if n == 1:
+    if n == 1 and not counter.any():
         return np.zeros(len(counter), int), 0
     centre = n // 2 if limit is None else limit.center
     if limit is not None and limit.center == 0 and limit.maximum > 1:
