@@ -315,3 +315,19 @@ def test_the_memory_estimate_is_checked_before_the_work(scans, tmp_path, monkeyp
         assert "1 slices of 40 x 40 with 4 coils need about" in " ".join(result.stderr.split())
         assert "100 kB are free" in " ".join(result.stderr.split())
     assert not (tmp_path / "o.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("cuda:99", "has 0 CUDA devices"), ("mps", "no float64"), ("toaster", "must be auto")],
+)
+def test_a_device_that_is_not_there_is_named(name, match, scans, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        match = match.replace("has 0", f"has {torch.cuda.device_count()}")
+    for output, code in ((tmp_path / "o.h5", 1), (tmp_path / "out", 1)):
+        result = run("recon", scans[0], "-o", output, "--device", name)
+        assert result.exit_code == code
+        assert match in " ".join(result.stderr.split())
+    assert run("recon", scans[0], "-o", tmp_path / "o.h5", "--device", "cpu").exit_code == 0

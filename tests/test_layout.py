@@ -21,6 +21,7 @@ FLOORS = [  # modules on the same floor may import each other
         "reconstruction",
         "result_file",
         "memory",
+        "device",
         "batch",
         "certification",
         "range_check",

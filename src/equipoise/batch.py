@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from equipoise import __version__
 from equipoise.equilibrium.method import Method
 from equipoise.formats.write import check_target, companions
@@ -127,6 +129,7 @@ def run(
     settings: Settings,
     manifest: Manifest,
     *,
+    device: torch.device,
     resume: bool,
     overwrite: bool,
     report: Callable[[dict[str, Any], int], None],
@@ -138,6 +141,8 @@ def run(
     ----------
     jobs, model, settings, manifest
         What to do and where to write it down.
+    device
+        Where to solve.
     resume
         Skip what is complete, make again what was begun and not finished.
     overwrite
@@ -167,7 +172,7 @@ def run(
             _remove_leftovers(job.target)
             stamp = {"scan": str(job.scan), "output": job.target.name, "settings": fingerprint}
             manifest.append({"event": "begun", **stamp})
-            record = _attempt(job, model, settings, on_slice) | stamp
+            record = _attempt(job, model, settings, device, on_slice) | stamp
             manifest.append(record)
         records.append(record)
         report(record, number)
@@ -193,12 +198,16 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _attempt(
-    job: Job, model: Method, settings: Settings, on_slice: Callable[[SliceResult], None] | None
+    job: Job,
+    model: Method,
+    settings: Settings,
+    device: torch.device,
+    on_slice: Callable[[SliceResult], None] | None,
 ) -> dict[str, Any]:
     """One scan; whatever is wrong with it is recorded and does not stop the others."""
     started = time.perf_counter()
     try:
-        found = _one(job, model, settings, on_slice)
+        found = _one(job, model, settings, device, on_slice)
     except (EquipoiseError, MemoryError) as error:
         found = {"event": "failed", "error": str(error) or "not enough memory for this scan"}
     except Exception as error:  # the batch goes on: the record names what went wrong
@@ -209,7 +218,11 @@ def _attempt(
 
 
 def _one(
-    job: Job, model: Method, settings: Settings, on_slice: Callable[[SliceResult], None] | None
+    job: Job,
+    model: Method,
+    settings: Settings,
+    device: torch.device,
+    on_slice: Callable[[SliceResult], None] | None,
 ) -> dict[str, Any]:
     identity = job.identity()
     experiment = load_experiment(
@@ -227,6 +240,7 @@ def _one(
         lam=settings.lam,
         options=replace(model.options, rtol=settings.rtol),
         on_slice=on_slice,
+        device=device,
     )
     save(job.target, result, str(job.scan), settings.model, overwrite=True)
     as_json = result.as_json(str(job.scan), settings.model)["slices"]

@@ -78,6 +78,7 @@ def recon(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
     strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps")] = "auto",
     suffix: Annotated[str, typer.Option(help="many: format of the images")] = ".h5",
     resume: Annotated[bool, typer.Option(help="many: skip what is complete")] = False,
     num_parts: Annotated[
@@ -94,7 +95,7 @@ def recon(
     """Reconstruct scans: file in, image and its error bound out."""
     weight = parse_lam(lam)
     check_scan_options(mask, acceleration, seed, rtol)
-    options = BatchOptions(suffix, resume, num_parts, part_id, slurm, slurm_option or [])
+    options = BatchOptions(suffix, resume, num_parts, part_id, slurm, slurm_option or [], device)
     if is_batch(scans, output, options):
         from equipoise.batch import Settings
 
@@ -115,7 +116,7 @@ def recon(
         experiment = load_experiment(
             scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
         )
-        result = _run(experiment, network, weight, rtol)
+        result = _run(experiment, network, weight, rtol, device)
         save(target, result, str(scan), model, overwrite=overwrite)
     _announce(result, target, as_json, scan, model)
     if strict and result.outcome.value != "converged":
@@ -148,10 +149,11 @@ def parse_lam(lam: str) -> float | None:
 
 
 def _run(
-    experiment: "Experiment", model: "Method", lam: float | None, rtol: float
+    experiment: "Experiment", model: "Method", lam: float | None, rtol: float, device: str = "auto"
 ) -> "Reconstruction":
     from dataclasses import replace
 
+    from equipoise.device import pick_device
     from equipoise.memory import check_memory
     from equipoise.reconstruction import reconstruct
 
@@ -161,7 +163,14 @@ def _run(
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
     options = replace(model.options, rtol=rtol)
     with console.status(f"{len(acquisition.kspace)} slices, {acquisition.acceleration:.2f}-fold"):
-        return reconstruct(acquisition, model, full=experiment.full, lam=lam, options=options)
+        return reconstruct(
+            acquisition,
+            model,
+            full=experiment.full,
+            lam=lam,
+            options=options,
+            device=pick_device(device),
+        )
 
 
 def _announce(

@@ -30,6 +30,7 @@ class BatchOptions(NamedTuple):
     part_id: int | None
     slurm: bool
     slurm_options: Sequence[str]
+    device: str
 
 
 def is_batch(scans: Sequence[Path], output: Path | None, options: BatchOptions) -> bool:
@@ -59,11 +60,12 @@ def recon_many(
         raise typer.BadParameter("several scans need a folder for their images: -o DIR")
     with failures():
         from equipoise.batch import Manifest, plan, run
+        from equipoise.device import pick_device
         from equipoise.formats.write import make_folder
         from equipoise.methods.weights import load_model
 
         jobs = plan(scans, folder, options.suffix)
-        model = load_model(settings.model)
+        model, device = load_model(settings.model), pick_device(options.device)
         make_folder(folder)
         if options.slurm:
             _submit(folder, num_parts, options.slurm_options)
@@ -77,6 +79,7 @@ def recon_many(
                 model,
                 settings,
                 Manifest(folder, num_parts, part_id),
+                device=device,
                 resume=options.resume,
                 overwrite=overwrite,
                 report=display.report,

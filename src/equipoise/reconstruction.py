@@ -198,6 +198,13 @@ class SliceProblem(NamedTuple):
         """Measured complex numbers, over all coils."""
         return int(self.operator.mask.sum()) * self.kspace.shape[1]
 
+    def to(self, device: torch.device) -> "SliceProblem":
+        """The same problem on another device."""
+        operator = SenseOp(self.operator.csm.to(device), self.operator.mask.to(device))
+        return SliceProblem(
+            operator, self.kspace.to(device), self.noise_level.to(device), self.unit
+        )
+
     def noise_to(self, image: Tensor) -> float:
         """``||n|| / ||x||``, the expected norm of the noise over that of an image."""
         return (
@@ -239,6 +246,7 @@ def reconstruct(
     lam: float | None = None,
     options: SolverOptions | None = None,
     on_slice: Callable[[SliceResult], None] | None = None,
+    device: torch.device | None = None,
 ) -> Reconstruction:
     """Reconstruct every slice of a scan.
 
@@ -257,26 +265,32 @@ def reconstruct(
         Solver options.
     on_slice
         Called with each slice when it is reconstructed.
+    device
+        Where to solve; maps and comparisons stay on the processor.
     """
+    device = torch.device("cpu") if device is None else device
+    model = model.to(device)
     slices, images, targets, senses, maps, history = [], [], [], [], [], []
     for index in range(len(acquisition.kspace)):
         started = time.perf_counter()
         problem = slice_problem(acquisition, index)
         unit, csm = problem.unit, problem.operator.csm
-        with torch.no_grad():
-            solution = solve_slice(problem, model, lam, options)
-        seconds = time.perf_counter() - started
-        result = _slice_result(index, solution, model, problem, seconds)
+        with torch.no_grad(), device:
+            moved = problem.to(device)
+            solution = solve_slice(moved, model, lam, options)
+            image, record = solution.value.cpu(), solution.history_of(0).cpu()
+            seconds = time.perf_counter() - started
+            result = _slice_result(index, solution, model, moved, seconds)
         target = _target_of(acquisition, full, csm, index, unit)
         if target is not None:
             sense = best_sense(problem.operator, problem.kspace, target).image
-            _compare(result, solution.value, sense, target)
+            _compare(result, image, sense, target)
             targets.append(target * unit)
             senses.append(sense * unit)
         slices.append(result)
-        images.append(solution.value * unit)
+        images.append(image * unit)
         maps.append(csm)
-        history.append(solution.history_of(0))
+        history.append(record)
         if on_slice is not None:
             on_slice(result)
     return Reconstruction(
