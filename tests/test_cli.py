@@ -118,7 +118,7 @@ class TestConfiguration:
             load_config(tmp_path / "c.yaml")
         for content in (b"a: [", b"\xff\xfe\x00"):
             (tmp_path / "c.yaml").write_bytes(content)
-            with pytest.raises(BadInputError, match="is no YAML"):
+            with pytest.raises(BadInputError, match="it is no YAML"):
                 load_config(tmp_path / "c.yaml")
         (tmp_path / "c.yaml").write_text("3")
         with pytest.raises(BadInputError, match="valid dictionary"):

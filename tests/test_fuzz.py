@@ -349,6 +349,7 @@ def test_none_ends_in_a_traceback(ended):
     for record in ended[0]:
         assert record["exception"] is None, record
         assert record["code"] in (0, 1, 4), record
+        assert "unexpected" not in record["stderr"], record
 
 
 def test_none_hangs_and_none_takes_more_than_two_gigabytes(ended):

@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from equipoise import cli_batch, cli_certify, cli_experiments, cli_files
 from equipoise.cli_batch import BatchOptions, is_batch, recon_many
 from equipoise.cli_certify import calibrate, certify
 from equipoise.cli_experiments import app as experiments
 from equipoise.cli_files import convert, info
+from equipoise.cli_verbosity import VerboseGroup, errors, verbosity
 
 if TYPE_CHECKING:
+    import torch
+
     from equipoise.equilibrium.method import Method
+    from equipoise.formats import Acquisition
     from equipoise.reconstruction import Experiment, Reconstruction
 
 app = typer.Typer(
@@ -29,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    cls=VerboseGroup,
 )
 app.add_typer(experiments, name="experiment")
 app.command()(certify)
@@ -40,6 +46,19 @@ console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 NOT_CONVERGED = 3
 
 
+@app.callback()
+def _verbosity(
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="only errors and warnings")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="more on the way")] = False,
+    debug: Annotated[bool, typer.Option(help="a traceback where a command fails")] = False,
+) -> None:
+    """MRI reconstruction at an equilibrium, with a bound on its error."""
+    verbosity.quiet, verbosity.verbose, verbosity.debug = quiet, verbose, debug
+    for module in (cli_batch, cli_certify, cli_experiments, cli_files):
+        module.console.quiet = quiet
+    console.quiet = quiet
+
+
 @contextmanager
 def failures() -> Iterator[None]:
     """Failures that the user can act on end in one line and exit code 1."""
@@ -48,10 +67,14 @@ def failures() -> Iterator[None]:
     try:
         yield
     except EquipoiseError as error:
-        console.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        if verbosity.debug:
+            raise
+        errors.print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from error
     except MemoryError as error:
-        console.print("error: not enough memory for this scan", style="bold red")
+        if verbosity.debug:
+            raise
+        errors.print("error: not enough memory for this scan", style="bold red")
         raise typer.Exit(1) from error
 
 
@@ -159,6 +182,8 @@ def _run(
 
     acquisition = experiment.acquisition
     check_memory(acquisition, model)
+    if verbosity.verbose:
+        say_more(acquisition, model, pick_device(device))
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
     options = replace(model.options, rtol=rtol)
@@ -171,6 +196,25 @@ def _run(
             options=options,
             device=pick_device(device),
         )
+
+
+def say_more(acquisition: "Acquisition", model: "Method", device: "torch.device") -> None:
+    """What ``-v`` adds: versions, where it runs, and the memory that it is thought to take."""
+    import platform
+
+    import torch
+
+    from equipoise import __version__
+    from equipoise.formats.limits import size_text
+    from equipoise.memory import estimate
+
+    console.print(
+        f"equipoise {__version__}, python {platform.python_version()}, torch {torch.__version__}, "
+        f"{device}, {torch.get_num_threads()} threads; memory beside the scan: about "
+        f"{size_text(estimate(acquisition, model))}",
+        style="dim",
+        markup=False,
+    )
 
 
 def _announce(
@@ -187,7 +231,7 @@ def _announce(
     for s in result.slices:
         if s.outcome not in (Outcome.CONVERGED.value, Outcome.FEED_FORWARD.value):
             advice = Outcome(s.outcome).advice
-            console.print(
+            errors.print(
                 f"warning: slice {s.index} did not converge ({s.outcome}, bound "
                 f"{s.distance_bound:.1e}): {advice}",
                 style="yellow",

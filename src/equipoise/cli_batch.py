@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from equipoise.cli_verbosity import errors, verbosity
+
 if TYPE_CHECKING:
     from equipoise.batch import Settings
     from equipoise.reconstruction import SliceResult
@@ -127,7 +129,7 @@ def _finish(records: list[dict[str, Any]], strict: bool) -> None:
     console.print(", ".join(f"{n} {event}" for event, n in count.items() if n), markup=False)
     for record in records:
         if record["event"] == "failed":
-            console.print(f"failed: {record['error']}", style="bold red", markup=False)
+            errors.print(f"failed: {record['error']}", style="bold red", markup=False)
     if count["failed"]:
         raise typer.Exit(SOME_FAILED)
     if strict and any(r.get("outcome", "converged") != "converged" for r in records):
@@ -146,7 +148,7 @@ class _Display:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not sys.stderr.isatty(),
+            disable=verbosity.quiet or not sys.stderr.isatty(),
         )
         self.task = self.bar.add_task("scans", total=total)
 
@@ -161,6 +163,8 @@ class _Display:
         """Say on the bar which slice was last."""
         text = f"slice {result.index}: {result.iterations} iterations"
         self.bar.update(self.task, description=text)
+        if verbosity.verbose:
+            console.print(f"  {text}, {result.outcome}, {result.seconds:.1f} s", highlight=False)
 
     def report(self, record: dict[str, Any], done: int) -> None:
         """One line: how it ended, and how long the rest will take."""
