@@ -302,24 +302,25 @@ class TestWriting:
 
         image = content["image"]
         for suffix in WRITERS:
-            write_image(tmp_path / f"out{suffix}", content)
-        with h5py.File(tmp_path / "out.h5") as file:
+            (tmp_path / suffix[1:]).mkdir()
+            write_image(tmp_path / suffix[1:] / f"out{suffix}", content)
+        with h5py.File(tmp_path / "h5" / "out.h5") as file:
             assert file["reconstruction"].dtype == np.float32
             assert np.allclose(file["reconstruction"], np.abs(image))
             assert np.array_equal(file["image"], image)
             assert file.attrs["outcome"] == "converged"
             assert set(file) == {"reconstruction", "image", "csm", "mask"}
-        assert np.array_equal(np.load(tmp_path / "out.npy"), image)
-        volume = np.asarray(nibabel.load(tmp_path / "out.nii.gz").dataobj)
+        assert np.array_equal(np.load(tmp_path / "npy" / "out.npy"), image)
+        volume = np.asarray(nibabel.load(tmp_path / "nii.gz" / "out.nii.gz").dataobj)
         assert np.allclose(volume.transpose(2, 1, 0), np.abs(image))
         from equipoise.formats.bart import read_cfl
 
-        cfl = read_cfl(tmp_path / "out.cfl").squeeze()
+        cfl = read_cfl(tmp_path / "cfl" / "out.cfl").squeeze()
         assert np.array_equal(cfl.transpose(2, 1, 0), image)
-        png = imread(tmp_path / "out.png")[..., 0]
+        png = imread(tmp_path / "png" / "out.png")[..., 0]
         expected = np.concatenate(list(np.abs(image)), axis=1)
         assert np.abs(png - expected / expected.max()).max() < 0.01
-        leftovers = [p.name for p in tmp_path.iterdir() if "tmp" in p.name]
+        leftovers = [p.name for p in tmp_path.rglob("*") if "tmp" in p.name]
         assert leftovers == []
 
     def test_nothing_is_overwritten_without_being_asked(self, tmp_path, content):

@@ -1,7 +1,8 @@
 """The command ``equipoise``. Heavy imports live inside the commands: ``--help`` is instant.
 
 Exit codes: 0 done; 1 bad input or failure; 2 usage; 3 with ``--strict`` when a slice did not
-converge. Results for machines go to standard output, everything else to standard error.
+converge; 4 when some of many scans failed. Results for machines go to standard output, everything
+else to standard error.
 """
 
 import json
@@ -9,16 +10,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from equipoise import cli_batch, cli_certify, cli_experiments, cli_files
+from equipoise.cli_batch import BatchOptions, is_batch, recon_many
 from equipoise.cli_certify import calibrate, certify
 from equipoise.cli_experiments import app as experiments
+from equipoise.cli_files import convert, info
+from equipoise.cli_verbosity import VerboseGroup, errors, verbosity
 
 if TYPE_CHECKING:
+    import torch
+
     from equipoise.equilibrium.method import Method
+    from equipoise.formats import Acquisition
     from equipoise.reconstruction import Experiment, Reconstruction
 
 app = typer.Typer(
@@ -26,13 +34,29 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    cls=VerboseGroup,
 )
 app.add_typer(experiments, name="experiment")
 app.command()(certify)
 app.command()(calibrate)
+app.command()(info)
+app.command()(convert)
 # Away from a terminal (a log, a pipe) tables keep their full width.
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 NOT_CONVERGED = 3
+
+
+@app.callback()
+def _verbosity(
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="only errors and warnings")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="more on the way")] = False,
+    debug: Annotated[bool, typer.Option(help="a traceback where a command fails")] = False,
+) -> None:
+    """MRI reconstruction at an equilibrium, with a bound on its error."""
+    verbosity.quiet, verbosity.verbose, verbosity.debug = quiet, verbose, debug
+    for module in (cli_batch, cli_certify, cli_experiments, cli_files):
+        module.console.quiet = quiet
+    console.quiet = quiet
 
 
 @contextmanager
@@ -43,19 +67,27 @@ def failures() -> Iterator[None]:
     try:
         yield
     except EquipoiseError as error:
-        console.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        if verbosity.debug:
+            raise
+        errors.print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from error
     except MemoryError as error:
-        console.print("error: not enough memory for this scan", style="bold red")
+        if verbosity.debug:
+            raise
+        errors.print("error: not enough memory for this scan", style="bold red")
         raise typer.Exit(1) from error
 
 
 @app.command()
 def recon(
-    scan: Annotated[Path, typer.Argument(help="fastMRI, MoDL or Calgary HDF5, BART cfl, or npz")],
+    scans: Annotated[list[Path], typer.Argument(help="one scan, or many with -o FOLDER")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help=".h5, .npy, .nii.gz, .png or .cfl [SCAN_mol.h5]"),
+        typer.Option(
+            "-o",
+            "--output",
+            help=".h5, .nii.gz, .dcm, .mrd, .cfl, .npy or .png, or a folder [SCAN_mol.h5]",
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="name or file")] = "mol-lr-brain-4x",
     csm: Annotated[Path | None, typer.Option(help="coil maps; estimated if not given")] = None,
@@ -72,23 +104,46 @@ def recon(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
     strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps")] = "auto",
+    suffix: Annotated[str, typer.Option(help="many: format of the images")] = ".h5",
+    resume: Annotated[bool, typer.Option(help="many: skip what is complete")] = False,
+    num_parts: Annotated[
+        int | None, typer.Option(min=1, help="many: parts of the work [of the SLURM array]")
+    ] = None,
+    part_id: Annotated[
+        int | None, typer.Option(min=0, help="many: the part to do, from 0 [SLURM array task]")
+    ] = None,
+    slurm: Annotated[bool, typer.Option(help="many: submit the parts as a SLURM array")] = False,
+    slurm_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="as partition=gpu")
+    ] = None,
 ) -> None:
-    """Reconstruct a scan: file in, image and its error bound out."""
+    """Reconstruct scans: file in, image and its error bound out."""
     weight = parse_lam(lam)
     check_scan_options(mask, acceleration, seed, rtol)
+    options = BatchOptions(suffix, resume, num_parts, part_id, slurm, slurm_option or [], device)
+    if is_batch(scans, output, options):
+        from equipoise.batch import Settings
+
+        settings = Settings(model, weight, rtol, acceleration, seed or 0, csm, mask)
+        flags = {"as_json": as_json, "overwrite": overwrite, "strict": strict}
+        recon_many(scans, output, settings, options, **flags)
+        return
+    (scan,) = scans
     target = output or Path(f"{scan.name.split('.')[0]}_mol.h5")
     with failures():
         from equipoise.formats.write import check_target
         from equipoise.methods.weights import load_model
         from equipoise.reconstruction import load_experiment
+        from equipoise.result_file import save
 
         check_target(target, overwrite=overwrite)
         network = load_model(model)
         experiment = load_experiment(
             scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
         )
-        result = _run(experiment, network, weight, rtol)
-        _save(target, result, scan, model, overwrite)
+        result = _run(experiment, network, weight, rtol, device)
+        save(target, result, str(scan), model, overwrite=overwrite)
     _announce(result, target, as_json, scan, model)
     if strict and result.outcome.value != "converged":
         raise typer.Exit(NOT_CONVERGED)
@@ -120,39 +175,53 @@ def parse_lam(lam: str) -> float | None:
 
 
 def _run(
-    experiment: "Experiment", model: "Method", lam: float | None, rtol: float | None
+    experiment: "Experiment",
+    model: "Method",
+    lam: float | None,
+    rtol: float | None,
+    device: str = "auto",
 ) -> "Reconstruction":
     from dataclasses import replace
 
+    from equipoise.device import pick_device
+    from equipoise.memory import check_memory
     from equipoise.reconstruction import reconstruct
 
     acquisition = experiment.acquisition
+    check_memory(acquisition, model)
+    if verbosity.verbose:
+        say_more(acquisition, model, pick_device(device))
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
     options = None if rtol is None else replace(model.options, rtol=rtol)
     with console.status(f"{len(acquisition.kspace)} slices, {acquisition.acceleration:.2f}-fold"):
-        return reconstruct(acquisition, model, full=experiment.full, lam=lam, options=options)
+        return reconstruct(
+            acquisition,
+            model,
+            full=experiment.full,
+            lam=lam,
+            options=options,
+            device=pick_device(device),
+        )
 
 
-def _save(target: Path, result: "Reconstruction", scan: Path, model: str, overwrite: bool) -> None:
+def say_more(acquisition: "Acquisition", model: "Method", device: "torch.device") -> None:
+    """What ``-v`` adds: versions, where it runs, and the memory that it is thought to take."""
+    import platform
+
+    import torch
+
     from equipoise import __version__
-    from equipoise.formats.write import write_image
+    from equipoise.formats.limits import size_text
+    from equipoise.memory import estimate
 
-    attributes: dict[str, Any] = {
-        "model": model,
-        "scan": str(scan),
-        "equipoise_version": __version__,
-        "outcome": result.outcome.value,
-        "distance_bound": max(s.distance_bound for s in result.slices),
-        "slices": json.dumps(result.as_json(str(scan), model)["slices"]),
-    }
-    content = {
-        "image": result.image.numpy(),
-        "csm": result.csm.numpy(),
-        "mask": result.mask.numpy(),
-        "attributes": attributes,
-    }
-    write_image(target, content, overwrite=overwrite)
+    console.print(
+        f"equipoise {__version__}, python {platform.python_version()}, torch {torch.__version__}, "
+        f"{device}, {torch.get_num_threads()} threads; memory beside the scan: about "
+        f"{size_text(estimate(acquisition, model))}",
+        style="dim",
+        markup=False,
+    )
 
 
 def _announce(
@@ -172,7 +241,7 @@ def _announce(
     for s in result.slices:
         if s.outcome not in (Outcome.CONVERGED.value, Outcome.FEED_FORWARD.value):
             advice = Outcome(s.outcome).advice
-            console.print(
+            errors.print(
                 f"warning: slice {s.index} did not converge ({s.outcome}, bound "
                 f"{s.distance_bound:.1e}): {advice}",
                 style="yellow",
@@ -196,13 +265,14 @@ def demo(
         from equipoise.methods.weights import DEFAULT_MODEL, load_model
         from equipoise.reconstruction import load_experiment
         from equipoise.report import comparison_figure
+        from equipoise.result_file import save
 
         make_folder(folder)
         scan = folder / "scan.h5"
         simulate_scan(scan)
         result = _run(load_experiment(scan), load_model(), None, None)
         image = folder / "reconstruction.h5"
-        _save(image, result, scan, DEFAULT_MODEL, overwrite=True)
+        save(image, result, str(scan), DEFAULT_MODEL, overwrite=True)
         picture = folder / "demo.png"
         title = "T1w head, 8 simulated coils, 4-fold, noise 2 %"
         comparison_figure(picture, result, zero_filled(scan, result.csm), title)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from equipoise.equilibrium.method import Method
 from equipoise.formats import read
 from equipoise.formats.acquisition import Acquisition, as_maps, as_mask
 from equipoise.formats.arrays import read_array
+from equipoise.formats.header import Header
 from equipoise.learning.baselines import best_sense
 from equipoise.learning.metrics import psnr, ssim
 from equipoise.outcome import BadInputError, Outcome, Solution
@@ -79,6 +81,7 @@ class Reconstruction:
     sense: Tensor | None = None
     history: list[Tensor] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    header: Header = field(default_factory=Header)
 
     @property
     def outcome(self) -> Outcome:
@@ -128,7 +131,8 @@ def load_experiment(
     original = read(scan)
     kspace = original.kspace.numpy()
     if csm is not None:
-        original.csm = torch.from_numpy(as_maps(read_array(csm, "csm"), kspace.shape, str(csm)))
+        maps = as_maps(read_array(csm, "csm"), kspace.shape, str(csm))
+        original.csm = torch.from_numpy(original.header.whitened(maps))
     full = original if is_fully_sampled(original) else None
     if acceleration is not None:
         return Experiment(undersample(original, acceleration, seed), full)
@@ -197,6 +201,13 @@ class SliceProblem(NamedTuple):
         measured = self.operator.mask & (self.kspace != 0).any(1)
         return int(measured.sum()) * self.kspace.shape[1]
 
+    def to(self, device: torch.device) -> "SliceProblem":
+        """The same problem on another device."""
+        operator = SenseOp(self.operator.csm.to(device), self.operator.mask.to(device))
+        return SliceProblem(
+            operator, self.kspace.to(device), self.noise_level.to(device), self.unit
+        )
+
     def noise_to(self, image: Tensor) -> float:
         """``||n|| / ||x||``, the expected norm of the noise over that of an image."""
         return (
@@ -237,6 +248,8 @@ def reconstruct(
     full: Acquisition | None = None,
     lam: float | None = None,
     options: SolverOptions | None = None,
+    on_slice: Callable[[SliceResult], None] | None = None,
+    device: torch.device | None = None,
 ) -> Reconstruction:
     """Reconstruct every slice of a scan.
 
@@ -253,27 +266,37 @@ def reconstruct(
         Data weight instead of the one that follows the noise of the scan.
     options
         Solver options.
+    on_slice
+        Called with each slice when it is reconstructed.
+    device
+        Where to solve; maps and comparisons stay on the processor.
     """
+    device = torch.device("cpu") if device is None else device
+    model = model.to(device)
     slices, images, targets, senses, maps, history = [], [], [], [], [], []
     for index in range(len(acquisition.kspace)):
         started = time.perf_counter()
         problem = slice_problem(acquisition, index)
         unit, csm = problem.unit, problem.operator.csm
-        with torch.no_grad():
-            solution = solve_slice(problem, model, lam, options)
-        seconds = time.perf_counter() - started
-        usual = lam is None and options in (None, model.options)
-        result = _slice_result(index, solution, model, problem, seconds, usual)
+        with torch.no_grad(), device:
+            moved = problem.to(device)
+            solution = solve_slice(moved, model, lam, options)
+            image, record = solution.value.cpu(), solution.history_of(0).cpu()
+            seconds = time.perf_counter() - started
+            usual = lam is None and options in (None, model.options)
+            result = _slice_result(index, solution, model, moved, seconds, usual)
         target = _target_of(acquisition, full, csm, index, unit)
         if target is not None:
             sense = best_sense(problem.operator, problem.kspace, target).image
-            _compare(result, solution.value, sense, target)
+            _compare(result, image, sense, target)
             targets.append(target * unit)
             senses.append(sense * unit)
         slices.append(result)
-        images.append(solution.value * unit)
+        images.append(image * unit)
         maps.append(csm)
-        history.append(solution.history_of(0))
+        history.append(record)
+        if on_slice is not None:
+            on_slice(result)
     return Reconstruction(
         image=torch.cat(images),
         csm=torch.cat(maps),
@@ -283,6 +306,7 @@ def reconstruct(
         sense=torch.cat(senses) if senses else None,
         history=history,
         notes=acquisition.notes,
+        header=acquisition.header,
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.formats.header import Header
 from equipoise.outcome import BadInputError
 
 
@@ -27,6 +28,8 @@ class Acquisition:
         The file, and the name of its format.
     notes
         What the reader assumed or left out.
+    header
+        Geometry, labels, crop, noise covariance: what the file says beside its samples.
     """
 
     kspace: Tensor
@@ -36,6 +39,7 @@ class Acquisition:
     source: str
     layout: str
     notes: list[str] = field(default_factory=list)
+    header: Header = field(default_factory=Header)
 
     @property
     def acceleration(self) -> float:
@@ -52,6 +56,7 @@ def make_acquisition(
     csm: np.ndarray | None = None,
     target: np.ndarray | None = None,
     notes: list[str] | None = None,
+    header: Header | None = None,
 ) -> Acquisition:
     """Check arrays of a file and build the acquisition.
 
@@ -92,6 +97,10 @@ def make_acquisition(
         raise BadInputError(
             f"{source}: target has shape {target.shape}, needed is {(len(kspace), *matrix)}"
         )
+    if target is not None and not np.issubdtype(target.dtype, np.number):
+        raise BadInputError(f"{source}: the target has the type {target.dtype}; needed are numbers")
+    if target is not None and not np.isfinite(target).all():
+        raise BadInputError(f"{source}: the target holds NaN or Inf: leave it out of the file")
     return Acquisition(
         kspace=_tensor(kspace * sampled[:, None]),
         mask=torch.from_numpy(np.ascontiguousarray(sampled)),
@@ -100,6 +109,7 @@ def make_acquisition(
         source=source,
         layout=layout,
         notes=notes or [],
+        header=header or Header(),
     )
 
 
@@ -112,6 +122,10 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
         If it does not fit the matrix of the k-space, or selects nothing.
     """
     n_slices, _, y, x = kspace.shape
+    if not np.issubdtype(np.asarray(mask).dtype, np.number) and mask.dtype != bool:
+        raise BadInputError(f"{source}: the mask has the type {mask.dtype}; needed are numbers")
+    if not np.isfinite(mask).all():
+        raise BadInputError(f"{source}: the mask holds NaN or Inf; needed are zeros and ones")
     selected = np.asarray(mask) != 0
     if selected.shape == (x,) or selected.shape == (1, x):
         selected = np.broadcast_to(selected.reshape(1, x), (y, x))
@@ -136,6 +150,8 @@ def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
         If they do not fit the k-space, hold NaN or Inf, or are zero everywhere.
     """
     maps = np.asarray(csm)
+    if not np.issubdtype(maps.dtype, np.number):
+        raise BadInputError(f"{source}: the coil maps have the type {maps.dtype}; needed: complex")
     maps = maps[None] if maps.ndim == 3 else maps
     if maps.shape not in (tuple(shape), (1, *shape[1:])):
         raise BadInputError(

@@ -6,6 +6,7 @@ import numpy as np
 
 from equipoise.formats.bart import COIL, SLICE, read_cfl, recognizes
 from equipoise.formats.hdf5 import dataset_names, open_hdf5, read_complex
+from equipoise.formats.npz import read_arrays
 from equipoise.outcome import BadInputError
 
 
@@ -32,16 +33,12 @@ def read_array(path: Path, name: str) -> np.ndarray:
     if names:
         with open_hdf5(path) as file:
             return read_complex(file[_choose(names, name, path)])
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
-            return np.asarray(content[_choose(set(content.files), name, path)])
-    except (OSError, ValueError, EOFError) as error:
-        raise BadInputError(
-            f"{path} cannot be read as an array (npy, npz, h5 or cfl): {error}"
-        ) from error
+    arrays, others = read_arrays(path, (name,))
+    if name not in arrays:
+        chosen = _choose(set(others), name, path)
+        arrays, _ = read_arrays(path, (chosen,))
+        return arrays[chosen]
+    return arrays[name]
 
 
 def _from_cfl(array: np.ndarray, path: Path) -> np.ndarray:

@@ -4,12 +4,14 @@ Dimensions 0 to 2 are space, 3 is coils, 13 is slices. Where all three spatial d
 larger than one, the readout (0) is inverse-transformed and becomes the slices.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.limits import check_size
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import kspace_to_image
 
@@ -22,7 +24,9 @@ def recognizes(path: Path) -> bool:
     header = _beside(path, ".hdr")
     if not header.is_file():
         return False
-    return header.read_bytes()[:4096].lstrip().startswith(b"# Dimensions")
+    with header.open("rb") as file:
+        beginning = file.read(4096)
+    return beginning.lstrip().startswith(b"# Dimensions")
 
 
 def read(path: Path) -> Acquisition:
@@ -66,15 +70,22 @@ def read_cfl(path: Path) -> np.ndarray:
     try:
         lines = header.read_text().splitlines()
         dimensions = [int(n) for n in lines[lines.index("# Dimensions") + 1].split()]
-        data = np.fromfile(content, dtype=np.complex64)
+        stored = content.stat().st_size
     except (OSError, ValueError, IndexError) as error:
         raise BadInputError(f"{content} and its header cannot be read: {error}") from error
     dimensions += [1] * (N_DIMENSIONS - len(dimensions))
-    if data.size != np.prod(dimensions):
+    if len(dimensions) > N_DIMENSIONS or min(dimensions) < 1:
         raise BadInputError(
-            f"{content} holds {data.size} numbers, its header says {int(np.prod(dimensions))} "
+            f"{header} gives the dimensions {tuple(dimensions)}; needed are at most "
+            f"{N_DIMENSIONS} positive ones"
+        )
+    if stored != math.prod(dimensions) * np.dtype(np.complex64).itemsize:
+        raise BadInputError(
+            f"{content} holds {stored / 8:g} numbers, its header says {math.prod(dimensions)} "
             f"{tuple(dimensions)}: the file is truncated or the header belongs to another"
         )
+    check_size(str(content), stored, stored)
+    data = np.fromfile(content, dtype=np.complex64)
     return data.reshape(dimensions, order="F")
 
 

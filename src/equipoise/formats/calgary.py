@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
-from equipoise.formats.hdf5 import dataset_names, open_hdf5
+from equipoise.formats.hdf5 import dataset_names, load, open_hdf5
 from equipoise.physics.fourier import image_to_kspace
 
 MAX_COILS = 64
@@ -37,7 +37,7 @@ def recognizes(path: Path) -> bool:
 def read(path: Path) -> Acquisition:
     """Read a Calgary-Campinas file."""
     with open_hdf5(path) as file:
-        interleaved = file["kspace"][()]
+        interleaved = load(file["kspace"])
     corner = np.moveaxis(interleaved[..., ::2] + 1j * interleaved[..., 1::2], -1, 1)
     sampled = np.fft.fftshift(corner.any(axis=1), axes=(-2, -1))
     images = torch.fft.ifft2(torch.from_numpy(corner.astype(np.complex64)))

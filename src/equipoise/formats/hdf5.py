@@ -1,5 +1,6 @@
 """What the HDF5 layouts share: opening, and naming what is wrong."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from equipoise.formats.limits import check_size
 from equipoise.outcome import BadInputError
 
 
@@ -41,18 +43,40 @@ def dataset_names(path: Path) -> set[str]:
         return set(file.keys())
 
 
+def load(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
+    """The whole of a dataset, after a look at its size.
+
+    Raises
+    ------
+    BadInputError
+        If the name stands for a group, or the file does not hold what the dataset declares.
+    """
+    if not isinstance(dataset, h5py.Dataset):
+        raise BadInputError(f"{dataset.file.filename}: {dataset.name} is a group, not a dataset")
+    if dataset.external:
+        raise BadInputError(
+            f"{dataset.file.filename}: {dataset.name} keeps its data in another file, "
+            f"{dataset.external[0][0]}: copy it into this one"
+        )
+    declared = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
+    name = f"{dataset.file.filename}: {dataset.name} {dataset.shape}"
+    check_size(name, declared, dataset.id.get_storage_size())
+    return np.asarray(dataset[()])
+
+
 def read_complex(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
     """A dataset as it is, but compound (real, imag) pairs as complex numbers.
 
     Raises
     ------
     BadInputError
-        If the name stands for a group.
+        If the name stands for a group, or the file cannot hold what the dataset declares.
     """
-    if not isinstance(dataset, h5py.Dataset):
-        raise BadInputError(f"{dataset.file.filename}: {dataset.name} is a group, not a dataset")
-    array: np.ndarray = dataset[()]
+    array = load(dataset)
     names = array.dtype.names
     if names is not None and len(names) == 2:
-        return np.asarray(array[names[0]] + 1j * array[names[1]])
-    return np.asarray(array)
+        kind = np.result_type(array.dtype[0], np.complex64)
+        found = np.empty(array.shape, kind)  # no arithmetic: NaN stays as it is
+        found.real, found.imag = array[names[0]], array[names[1]]
+        return found
+    return array

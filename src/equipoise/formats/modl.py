@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
-from equipoise.formats.hdf5 import dataset_names, open_hdf5
+from equipoise.formats.hdf5 import dataset_names, open_hdf5, read_complex
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import image_to_kspace
 
@@ -31,14 +31,20 @@ def read(path: Path) -> Acquisition:
         missing = [name for name in names if name not in file]
         if missing:
             raise BadInputError(f"{path} lacks {', '.join(missing)}; it has {sorted(file)}")
-        image, csm, mask = (np.asarray(file[name][()]) for name in names)
+        image, csm, mask = (read_complex(file[name]) for name in names)
     if csm.ndim != 4 or image.shape != mask.shape or image.shape != csm[:, 0].shape:
         raise BadInputError(
             f"{path}: {names[0]} {image.shape}, {names[1]} {csm.shape} and {names[2]} "
             f"{mask.shape} do not fit; needed are (slices, y, x), (slices, coils, y, x), "
             "(slices, y, x)"
         )
-    coil_images = torch.from_numpy((csm * image[:, None]).astype(np.complex64))
+    if not all(np.issubdtype(array.dtype, np.number) for array in (image, csm)):
+        raise BadInputError(
+            f"{path}: {names[0]} has the type {image.dtype} and {names[1]} {csm.dtype}; needed are "
+            "numbers"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are named below
+        coil_images = torch.from_numpy((csm * image[:, None]).astype(np.complex64))
     return make_acquisition(
         image_to_kspace(coil_images).numpy(),
         str(path),

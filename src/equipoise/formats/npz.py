@@ -1,17 +1,32 @@
-"""numpy ``.npz``: ``kspace`` (slices, coils, y, x) or (coils, y, x), optional mask, csm, target."""
+"""numpy ``.npz``: ``kspace`` (slices, coils, y, x) or (coils, y, x), optional mask, csm, target.
 
+A ``.npy`` file holds the k-space alone.
+"""
+
+import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.limits import check_size
 from equipoise.outcome import BadInputError
+
+NPY = b"\x93NUMPY"
+KNOWN = ("kspace", "mask", "csm", "target")
 
 
 def recognizes(path: Path) -> bool:
-    """True for a zip archive with npy members."""
-    if not path.is_file() or path.read_bytes()[:2] != b"PK":
+    """True for a zip archive with npy members, or an npy file."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        beginning = file.read(len(NPY))
+    if beginning == NPY:
+        return True
+    if beginning[:2] != b"PK":
         return False
     if not zipfile.is_zipfile(path):
         raise BadInputError(f"{path} begins as an npz file but is damaged or truncated")
@@ -20,19 +35,66 @@ def recognizes(path: Path) -> bool:
 
 
 def read(path: Path) -> Acquisition:
-    """Read an npz file; nothing in it is unpickled."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BadInputError(f"{path} cannot be read as npz: {error}") from error
+    """Read an npz or npy file; nothing in it is unpickled."""
+    arrays, others = read_arrays(path, KNOWN)
     if "kspace" not in arrays:
-        raise BadInputError(f"{path} has no array 'kspace'; it has {sorted(arrays)}")
+        raise BadInputError(f"{path} has no array 'kspace'; it has {sorted({*arrays, *others})}")
     kspace = arrays["kspace"]
     kspace = kspace[None] if kspace.ndim == 3 else kspace
     target = arrays.get("target")
     if target is not None and target.ndim == 2:
         target = target[None]
-    return make_acquisition(
+    acquisition = make_acquisition(
         kspace, str(path), "npz", mask=arrays.get("mask"), csm=arrays.get("csm"), target=target
     )
+    acquisition.header.ignored = others
+    return acquisition
+
+
+def read_arrays(path: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of an npz with one of the names, and the names of the others.
+
+    An npy file holds the first of them.
+
+    Raises
+    ------
+    BadInputError
+        If the file is damaged, or declares more than it holds.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(NPY)) == NPY:
+                file.seek(0)
+                return {names[0]: _load(file, path.stat().st_size, path.stat().st_size, path)}, []
+        with zipfile.ZipFile(path) as archive:
+            members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
+            arrays = {}
+            for name in [n for n in names if n in members]:
+                info = members[name]
+                with archive.open(info) as member:
+                    arrays[name] = _load(member, info.file_size, info.compress_size, path)
+            return arrays, sorted(set(members) - set(arrays))
+    except BadInputError:
+        raise
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise BadInputError(f"{path} cannot be read as npy or npz: {error}") from error
+
+
+def _load(file: Any, length: int, stored: int, path: Path) -> np.ndarray:
+    """An array, once its header agrees with the length of what follows."""
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise ValueError(f"npy version {version} is not known")
+    shape, fortran, dtype = read_header(file)
+    declared = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or min(shape, default=1) < 0 or declared > length:
+        raise ValueError(
+            f"its header declares {shape} of {dtype}, {declared} bytes; {length} bytes are there"
+        )
+    check_size(str(path), declared, stored)
+    flat = np.frombuffer(file.read(declared), dtype)
+    return flat.reshape(shape, order="F" if fortran else "C")

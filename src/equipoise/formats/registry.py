@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from equipoise.formats import bart, calgary, fastmri, modl, npz
+from equipoise.formats import bart, calgary, cmrxrecon, fastmri, modl, mrd, npz, twix
 from equipoise.formats.acquisition import Acquisition
 from equipoise.outcome import BadInputError
 
@@ -20,10 +20,17 @@ class Reader(NamedTuple):
 READERS = [
     Reader("BART", bart.recognizes, bart.read),
     Reader("npz", npz.recognizes, npz.read),
+    Reader("Siemens twix", twix.recognizes, twix.read),
     Reader("MoDL", modl.recognizes, modl.read),
+    Reader("ISMRMRD", mrd.recognizes, mrd.read),
+    Reader("CMRxRecon", cmrxrecon.recognizes, cmrxrecon.read),
     Reader("Calgary-Campinas", calgary.recognizes, calgary.read),
     Reader("fastMRI", fastmri.recognizes, fastmri.read),
 ]
+
+
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError)
+"""What damaged files raise in the libraries that read them; the cause stays attached."""
 
 
 def read(path: Path | str) -> Acquisition:
@@ -39,9 +46,17 @@ def read(path: Path | str) -> Acquisition:
         raise BadInputError(f"{path} does not exist")
     if path.is_dir():
         raise BadInputError(f"{path} is a folder; name one scan file")
-    for reader in READERS:
-        if reader.recognizes(path):
-            return reader.read(path)
+    try:
+        for reader in READERS:
+            if reader.recognizes(path):
+                return reader.read(path)
+    except BadInputError:
+        raise
+    except UNREADABLE as error:
+        raise BadInputError(
+            f"{path} cannot be read: {type(error).__name__}: {error}. It is damaged, or a variant "
+            "that is not known"
+        ) from error
     raise BadInputError(
         f"{path} has no known format: known are {', '.join(r.name for r in READERS)}"
     )

@@ -1,19 +1,23 @@
 """Files out, by suffix; written under a temporary name and renamed when complete."""
 
+import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from equipoise.formats import dicom, mrd_image, nifti
 from equipoise.formats.bart import cfl_bytes
+from equipoise.formats.header import Header
+from equipoise.formats.replacing import replacing as replacing
 from equipoise.outcome import BadInputError
 
 Content = dict[str, Any]
-"""``image`` (slices, y, x) complex64, ``csm``, ``mask``, and ``attributes``."""
+"""``image`` (slices, y, x), complex or magnitude; if known ``csm``, ``mask``, ``attributes`` and
+``header``, a :class:`equipoise.formats.header.Header`."""
 
 
 def write_image(path: Path, content: Content, *, overwrite: bool = False) -> None:
@@ -21,8 +25,8 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
 
     ``.h5``: ``reconstruction`` (float32 magnitude, the fastMRI layout), ``image`` (complex64),
     ``csm``, ``mask``, attributes. ``.npy``: the complex image. ``.cfl``: the complex image with
-    its header. ``.nii.gz`` and ``.nii``: magnitude, with axes x, y, slice and unit voxels.
-    ``.png``: magnitude, slices side by side.
+    its header. ``.nii.gz`` and ``.nii``: magnitude, with phase and sidecar beside it. ``.dcm``: a
+    folder with a DICOM series. ``.mrd``: ISMRMRD images. ``.png``: magnitude, slices side by side.
 
     Raises
     ------
@@ -38,20 +42,35 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
         raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def check_target(path: Path, *, overwrite: bool) -> None:
+def companions(path: Path) -> list[Path]:
+    """The other files that are written beside a target."""
+    if suffix_of(path) in (".nii", ".nii.gz"):
+        return nifti.companions(path)
+    return [path.with_suffix(".hdr")] if suffix_of(path) == ".cfl" else []
+
+
+def check_target(path: Path, *, overwrite: bool, suffixes: Collection[str] | None = None) -> None:
     """Refuse before the work what could not be written after it."""
-    if suffix_of(path) not in WRITERS:
+    known = WRITERS if suffixes is None else suffixes
+    if suffix_of(path) not in known:
         raise BadInputError(
-            f"{path}: the suffix says no known format; known are {', '.join(WRITERS)}"
+            f"{path}: the suffix says no known format; known are {', '.join(known)}"
         )
-    pair = [path.with_suffix(".hdr")] if suffix_of(path) == ".cfl" else []
-    if not overwrite and any(p.exists() for p in (path, *pair)):
-        raise BadInputError(f"{path} exists: give another name with -o, or --overwrite")
+    existing = next((p for p in (path, *companions(path)) if p.exists()), None)
+    if existing is not None and not overwrite:
+        raise BadInputError(f"{existing} exists: give another name with -o, or --overwrite")
+    if path.is_dir() and (suffix_of(path) != ".dcm" or _strangers(path)):
+        raise BadInputError(f"{path} is a folder with other files: give another name with -o")
     folder = path.parent
     if not folder.is_dir():
         raise BadInputError(f"{folder} is not a folder: create it first, or give another with -o")
     if not os.access(folder, os.W_OK):
         raise BadInputError(f"{folder} cannot be written to: give another folder with -o")
+
+
+def _strangers(folder: Path) -> bool:
+    """Whether a folder holds anything but the files of a DICOM series."""
+    return any(p.suffix != ".dcm" or p.is_dir() for p in folder.iterdir())
 
 
 def make_folder(folder: Path) -> None:
@@ -73,24 +92,17 @@ def suffix_of(path: Path) -> str:
     return ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside the target that takes its place when the block ends well."""
-    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_hdf5(path: Path, content: Content) -> None:
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file["reconstruction"] = np.abs(content["image"]).astype(np.float32)
-        file["image"] = content["image"].astype(np.complex64)
-        file["csm"] = content["csm"]
-        file["mask"] = content["mask"]
-        file.attrs.update(content["attributes"])
+        if np.iscomplexobj(content["image"]):
+            file["image"] = content["image"].astype(np.complex64)
+        for name in ("csm", "mask"):
+            if name in content:
+                file[name] = content[name]
+        file.attrs.update(content.get("attributes", {}))
+        if content.get("header") is not None:
+            file.attrs["header"] = json.dumps(content["header"].as_json())
 
 
 def _write_npy(path: Path, content: Content) -> None:
@@ -99,39 +111,43 @@ def _write_npy(path: Path, content: Content) -> None:
 
 
 def _write_cfl(path: Path, content: Content) -> None:
-    # (slices, y, x) -> BART dimensions (x, y, ..., slice at 13)
-    image = content["image"].transpose(2, 1, 0)
-    array = image.reshape(*image.shape[:2], *[1] * 11, image.shape[2])
-    header, data = cfl_bytes(array)
-    with replacing(path.with_suffix(".hdr")) as temporary:
-        temporary.write_bytes(header)
-    with replacing(path) as temporary:
+    """BART dimensions x, y, then time at 10 for several volumes and slices at 13."""
+    image, header = content["image"], content.get("header") or Header()
+    volumes = header.volumes(len(image))
+    if len({len(indices) for indices in volumes}) > 1:
+        volumes = [list(range(len(image)))]
+    array = np.stack([image[indices] for indices in volumes]).transpose(3, 2, 0, 1)
+    array = array.reshape(*array.shape[:2], *[1] * 8, array.shape[2], 1, 1, array.shape[3])
+    text, data = cfl_bytes(array)
+    with replacing(path) as temporary, replacing(path.with_suffix(".hdr")) as beside:
+        beside.write_bytes(text)
         temporary.write_bytes(data)
-
-
-def _write_nifti(path: Path, content: Content) -> None:
-    import nibabel
-
-    magnitude = np.abs(content["image"]).astype(np.float32).transpose(2, 1, 0)
-    volume = nibabel.Nifti1Image(magnitude, np.eye(4))  # type: ignore[no-untyped-call]
-    with replacing(path) as temporary:
-        nibabel.save(volume, temporary)
 
 
 def _write_png(path: Path, content: Content) -> None:
     from matplotlib.image import imsave
 
     magnitude = np.abs(content["image"])
-    row = np.concatenate(list(magnitude), axis=1)
+    columns = min(len(magnitude), PNG_COLUMNS)
+    missing = -len(magnitude) % columns
+    magnitude = np.concatenate([magnitude, np.zeros((missing, *magnitude.shape[1:]))])
+    rows = [np.concatenate(list(r), 1) for r in np.split(magnitude, len(magnitude) // columns)]
+    picture = np.concatenate(rows, 0)
     with replacing(path) as temporary:
-        imsave(temporary, row, cmap="gray", vmin=0, vmax=float(row.max()), format="png")
+        imsave(temporary, picture, cmap="gray", vmin=0, vmax=float(picture.max()), format="png")
+
+
+PNG_COLUMNS = 8
+"""Slices side by side; further ones begin a new row."""
 
 
 WRITERS: dict[str, Callable[[Path, Content], None]] = {
     ".h5": _write_hdf5,
     ".npy": _write_npy,
     ".cfl": _write_cfl,
-    ".nii.gz": _write_nifti,
-    ".nii": _write_nifti,
+    ".nii.gz": nifti.write,
+    ".nii": nifti.write,
+    ".dcm": dicom.write,
+    ".mrd": mrd_image.write,
     ".png": _write_png,
 }

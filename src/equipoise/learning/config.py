@@ -1,7 +1,8 @@
 """The configuration of a training run: YAML with a typed schema; unknown keys are errors."""
 
+import difflib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -112,8 +113,13 @@ def load_config(path: Path) -> TrainConfig:
         config = TrainConfig.model_validate(content)
     except OSError as error:
         raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValidationError) as error:
-        raise BadInputError(f"{path} is not a valid training configuration: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInputError(
+            f"{path} is not a valid training configuration, it is no YAML: {error}"
+        ) from error
+    except ValidationError as error:
+        wrong = "; ".join(_explain(dict(e), TrainConfig) for e in error.errors())
+        raise BadInputError(f"{path} is not a valid training configuration: {wrong}") from error
     root = path.resolve().parent
     data = config.data
     resolved = DataConfig(
@@ -123,3 +129,20 @@ def load_config(path: Path) -> TrainConfig:
     )
     start = root / config.start if config.start else None
     return config.model_copy(update={"data": resolved, "start": start})
+
+
+def _explain(error: dict[str, Any], schema: type[BaseModel]) -> str:
+    """One wrong entry: where it is, what is wrong, and the nearest name of an unknown key."""
+    *above, name = [str(part) for part in error["loc"]] or [""]
+    where = ".".join([*above, name])
+    if error["type"] != "extra_forbidden":
+        given = "" if error["type"] == "missing" else f", not {error['input']!r:.80}"
+        return f"{where}: {error['msg']}{given}"
+    for part in above:
+        inner = schema.model_fields[part].annotation if part in schema.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            schema = inner
+    known = list(schema.model_fields)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
+    return f"{where} is no setting: {hint}"

@@ -1,0 +1,132 @@
+"""DICOM out: a folder with one MR image a slice, for the archive and for viewers.
+
+The series has one rescale slope and one window, so that brightness does not jump from slice to
+slice, and is marked as derived. Positions and directions are DICOM's own, LPS.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.formats.header import Geometry, Header
+from equipoise.formats.optional import need
+from equipoise.formats.replacing import replacing
+
+LARGEST = 2**16 - 1
+WINDOW_PERCENTILE = 99.5
+"""The brightest half per cent may saturate."""
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a folder ``path`` with files 0001.dcm, 0002.dcm, ..."""
+    need("pydicom", "dicom", "writing DICOM")
+    header = content.get("header") or Header()
+    magnitude = np.abs(content["image"]).astype(np.float64)
+    geometry = header.geometry or _unknown(len(magnitude))
+    slope = float(magnitude.max()) / LARGEST or 1.0
+    series = _series(content, header, geometry, magnitude, slope)
+    labels = header.labels if len(header.labels) == len(magnitude) else [{}] * len(magnitude)
+    with replacing(path) as folder:
+        folder.mkdir()
+        for volume, indices in enumerate(header.volumes(len(magnitude))):
+            spacing = float(np.linalg.norm(geometry.step(indices)))
+            for index in indices:
+                stored = np.round(magnitude[index] / slope).astype(np.uint16)
+                made = _image(series, stored, geometry, index, spacing)
+                made.AcquisitionNumber = made.TemporalPositionIdentifier = volume + 1
+                made.ImageComments = json.dumps(labels[index])
+                made.save_as(folder / f"{index + 1:04d}.dcm", enforce_file_format=True)
+
+
+def _unknown(n_images: int) -> Geometry:
+    centres = [(0.0, 0.0, float(i)) for i in range(n_images)]
+    return Geometry((1.0, 1.0, 1.0), centres=centres, oriented=False)
+
+
+def _series(
+    content: dict[str, Any],
+    header: Header,
+    geometry: Geometry,
+    magnitude: np.ndarray,
+    slope: float,
+) -> Any:
+    """What all images of the series share."""
+    from pydicom.dataset import Dataset
+    from pydicom.uid import MRImageStorage, generate_uid
+
+    attributes, system = content.get("attributes", {}), header.system
+    made = Dataset()
+    made.SOPClassUID, made.Modality, made.SeriesNumber = MRImageStorage, "MR", 1
+    made.StudyInstanceUID, made.SeriesInstanceUID = generate_uid(), generate_uid()
+    made.FrameOfReferenceUID = generate_uid()
+    made.PatientName = made.PatientID = made.PatientBirthDate = made.PatientSex = ""
+    made.StudyDate = made.StudyTime = made.StudyID = made.AccessionNumber = ""
+    made.ReferringPhysicianName = made.PositionReferenceIndicator = ""
+    made.PatientPosition = system.get("patientPosition", "") if geometry.oriented else ""
+    made.Manufacturer = system.get("systemVendor", "")
+    made.ImageType = ["DERIVED", "PRIMARY", "M"]
+    made.SeriesDescription = f"Equipoise {attributes.get('model', '')}".strip()[:64]
+    made.DerivationDescription = _derivation(attributes, header)
+    made.ScanningSequence, made.SequenceVariant, made.ScanOptions = "RM", "NONE", ""
+    made.MRAcquisitionType = ""
+    made.EchoTrainLength = None
+    for name, field in (("TR", "RepetitionTime"), ("TE", "EchoTime"), ("TI", "InversionTime")):
+        setattr(made, field, _decimal(system.get(name)))
+    made.MagneticFieldStrength = _decimal(system.get("systemFieldStrength_T"))
+    made.RescaleSlope, made.RescaleIntercept, made.RescaleType = _decimal(slope), 0, "US"
+    bright = float(np.percentile(magnitude, WINDOW_PERCENTILE)) or float(magnitude.max()) or 1.0
+    made.WindowCenter, made.WindowWidth = _decimal(bright / 2), _decimal(bright)
+    return made
+
+
+def _derivation(attributes: dict[str, Any], header: Header) -> str:
+    parts = [f"{k} {attributes[k]}" for k in ("equipoise_version", "model", "outcome", "combined")
+             if k in attributes]  # fmt: skip
+    if header.geometry is None:
+        parts.append("pixel size and orientation unknown")
+    elif not header.geometry.oriented:
+        parts.append("orientation unknown")
+    return "; ".join(parts)
+
+
+def _decimal(value: float | str | None) -> Any:
+    """A DICOM decimal string of at most 16 characters; None where there is no number."""
+    from pydicom.valuerep import DSfloat
+
+    try:
+        return None if value is None else DSfloat(float(value), auto_format=True)
+    except ValueError:
+        return None
+
+
+def _image(series: Any, stored: np.ndarray, geometry: Geometry, index: int, spacing: float) -> Any:
+    from copy import deepcopy
+
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    made = deepcopy(series)
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+    made.InstanceNumber = index + 1
+    y, x = stored.shape
+    position = geometry.first_pixel(index, (y, x))
+    made.ImagePositionPatient = [_decimal(v) for v in position]
+    made.ImageOrientationPatient = [_decimal(v) for v in (*geometry.x_dir, *geometry.y_dir)]
+    made.PixelSpacing = [_decimal(v) for v in geometry.spacing[1:]]
+    made.SliceThickness, made.SpacingBetweenSlices = (
+        _decimal(geometry.spacing[0]),
+        _decimal(spacing),
+    )
+    normal = np.cross(geometry.x_dir, geometry.y_dir)
+    made.SliceLocation = _decimal(float(normal @ np.array(geometry.centres[index])))
+    made.Rows, made.Columns, made.SamplesPerPixel = y, x, 1
+    made.PhotometricInterpretation, made.PixelRepresentation = "MONOCHROME2", 0
+    made.BitsAllocated = made.BitsStored = 16
+    made.HighBit = 15
+    made.PixelData = stored.astype("<u2").tobytes()
+    return made

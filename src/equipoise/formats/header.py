@@ -1,0 +1,197 @@
+"""What a scan file says beside its samples: where the pixels lie, what each image of a stack is."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from equipoise.outcome import BadInputError
+
+Vector = tuple[float, float, float]
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""DICOM and MRD count to the left, back and head of the patient; NIfTI right, front and head."""
+
+PLANES = {0: "sagittal", 1: "coronal", 2: "axial"}
+OBLIQUE = 0.95
+"""Cosine between the slice normal and a patient axis below which a plane is called oblique."""
+
+
+@dataclass
+class Geometry:
+    """Where the pixels of a stack lie in the patient, in DICOM's LPS coordinates, mm.
+
+    Attributes
+    ----------
+    spacing
+        Distance of neighbouring pixels along the slice, y and x index.
+    slice_dir, y_dir, x_dir
+        Unit vectors in which these three indices grow.
+    centres
+        Position of pixel ``n // 2`` (the centre of the Fourier transform) of each image.
+    oriented
+        False where the file says nothing of directions: then x, y, z are assumed.
+    """
+
+    spacing: Vector
+    slice_dir: Vector = (0.0, 0.0, 1.0)
+    y_dir: Vector = (0.0, 1.0, 0.0)
+    x_dir: Vector = (1.0, 0.0, 0.0)
+    centres: list[Vector] = field(default_factory=list)
+    oriented: bool = True
+
+    def first_pixel(self, index: int, shape: tuple[int, int]) -> np.ndarray:
+        """Position of the centre of pixel (0, 0) of an image of shape (y, x)."""
+        y, x = (n // 2 * d for n, d in zip(shape, self.spacing[1:]))
+        offset = y * np.array(self.y_dir) + x * np.array(self.x_dir)
+        return np.asarray(np.array(self.centres[index]) - offset)
+
+    def affine(self, shape: tuple[int, int], indices: list[int]) -> np.ndarray:
+        """(x, y, slice, 1) to LPS mm, (4, 4), of the images named by their index in the stack."""
+        matrix = np.eye(4)
+        matrix[:3, 0] = self.spacing[2] * np.array(self.x_dir)
+        matrix[:3, 1] = self.spacing[1] * np.array(self.y_dir)
+        matrix[:3, 2] = self.step(indices)
+        matrix[:3, 3] = self.first_pixel(indices[0], shape)
+        return matrix
+
+    def step(self, indices: list[int]) -> np.ndarray:
+        """From one slice to the next, mm: from the positions, or the spacing of a single slice."""
+        if len(indices) > 1:
+            first, last = np.array(self.centres[indices[0]]), np.array(self.centres[indices[-1]])
+            if np.linalg.norm(last - first) > 0:
+                return np.asarray((last - first) / (len(indices) - 1))
+        return self.spacing[0] * np.array(self.slice_dir)
+
+    def equidistant(self, indices: list[int]) -> bool:
+        """Whether the slices lie one step apart, to a tenth of it: what one affine can say."""
+        centres, step = np.array([self.centres[i] for i in indices]), self.step(indices)
+        expected = centres[0] + np.arange(len(indices))[:, None] * step
+        return bool(np.abs(centres - expected).max() <= 0.1 * np.linalg.norm(step))
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Geometry":
+        """The inverse of ``dataclasses.asdict``, from lists of numbers."""
+        made = cls(
+            spacing=_vector(content["spacing"]),
+            slice_dir=_vector(content["slice_dir"]),
+            y_dir=_vector(content["y_dir"]),
+            x_dir=_vector(content["x_dir"]),
+            centres=[_vector(v) for v in content["centres"]],
+            oriented=bool(content["oriented"]),
+        )
+        if min(made.spacing) <= 0:
+            raise ValueError(f"the spacing is {made.spacing}: it must be positive")
+        return made
+
+    @property
+    def plane(self) -> str:
+        """axial, coronal, sagittal, or oblique with the nearest of them."""
+        normal = np.abs(np.cross(self.x_dir, self.y_dir))
+        nearest = PLANES[int(normal.argmax())]
+        return nearest if normal.max() >= OBLIQUE else f"oblique, nearest {nearest}"
+
+
+def _vector(numbers: Any) -> Vector:
+    x, y, z = (float(v) for v in numbers)
+    if not np.isfinite([x, y, z]).all():
+        raise ValueError(f"{numbers} is no vector of three numbers")
+    return x, y, z
+
+
+@dataclass
+class Header:
+    """What is known of a scan; everything may be missing.
+
+    Attributes
+    ----------
+    geometry
+        Position, orientation and pixel size.
+    crop
+        The matrix (y, x) that images are cut to about their centre: oversampling removed.
+    centre
+        Where the file says that DC lies (y, x), before the samples were placed on the matrix.
+    labels
+        For each image of the stack its slice, repetition, contrast, ...
+    noise_covariance
+        (coil, coil), of the noise readouts.
+    whitening
+        The matrix that k-space was multiplied with; maps from elsewhere need the same.
+    system
+        Vendor, field strength, sequence and the like, as the file names them.
+    ignored
+        What the file holds and the reader did not use.
+    """
+
+    geometry: Geometry | None = None
+    crop: tuple[int, int] | None = None
+    centre: tuple[int, int] | None = None
+    labels: list[dict[str, int]] = field(default_factory=list)
+    noise_covariance: np.ndarray | None = None
+    whitening: np.ndarray | None = None
+    system: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+
+    def whitened(self, maps: np.ndarray) -> np.ndarray:
+        """Coil maps (..., coil, y, x) from elsewhere, for the whitened coils of this scan."""
+        if self.whitening is None:
+            return maps
+        return np.einsum("ij,...jyx->...iyx", self.whitening, maps).astype(np.complex64)
+
+    def as_json(self) -> dict[str, Any]:
+        """What belongs to the images, for files that can carry it."""
+        return {
+            "geometry": None if self.geometry is None else asdict(self.geometry),
+            "crop": self.crop,
+            "labels": self.labels,
+            "system": self.system,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Header":
+        """The inverse of :meth:`as_json`."""
+        found, crop = content.get("geometry"), content.get("crop")
+        return cls(
+            geometry=None if found is None else Geometry.from_json(found),
+            crop=None if crop is None else (int(crop[0]), int(crop[1])),
+            labels=list(content.get("labels", [])),
+            system=dict(content.get("system", {})),
+        )
+
+    def volumes(self, n_images: int) -> list[list[int]]:
+        """Indices of the images that form one volume: all labels equal but the slice."""
+        labels = self.labels if len(self.labels) == n_images else [{}] * n_images
+        groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
+        for index, label in enumerate(labels):
+            key = tuple(sorted((k, v) for k, v in label.items() if k != "slice"))
+            groups.setdefault(key, []).append(index)
+        return list(groups.values())
+
+
+def cut(images: np.ndarray, shape: tuple[int, int] | None) -> np.ndarray:
+    """The centre of (..., y, x); pixel ``n // 2`` stays the centre pixel."""
+    if shape is None:
+        return images
+    start = [max(n // 2 - c // 2, 0) for n, c in zip(images.shape[-2:], shape)]
+    return images[..., start[0] : start[0] + shape[0], start[1] : start[1] + shape[1]]
+
+
+def stored_header(text: Any, n_images: int, source: str) -> Header:
+    """The header that a file of this package carries as JSON.
+
+    Raises
+    ------
+    BadInputError
+        If it is none, or belongs to another number of images.
+    """
+    if text is None:
+        return Header()
+    try:
+        header = Header.from_json(json.loads(text))
+        centres = n_images if header.geometry is None else len(header.geometry.centres)
+        if centres != n_images:
+            raise ValueError(f"{centres} positions for {n_images} images")
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise BadInputError(f"{source}: its attribute 'header' cannot be used: {error}") from error
+    return header

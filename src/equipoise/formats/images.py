@@ -1,0 +1,70 @@
+"""Images of a file: those that it holds, or those of its k-space without a model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.hdf5 import dataset_names, open_hdf5, read_complex
+from equipoise.formats.header import cut, stored_header
+from equipoise.formats.registry import read
+from equipoise.outcome import BadInputError
+from equipoise.physics.fourier import kspace_to_image
+
+IMAGES = ("image", "reconstruction")
+"""Datasets of an HDF5 file of images, the complex one first."""
+
+
+def read_images(path: Path) -> dict[str, Any]:
+    """The content that :func:`equipoise.formats.write.write_image` takes.
+
+    From HDF5 files of images (those of this package, and fastMRI submissions) the images; from a
+    scan those of its samples, zero where nothing was measured: combined with the coil maps that
+    the file brings, else the root of the sum of squares over the coils.
+
+    Raises
+    ------
+    BadInputError
+        If the file holds neither.
+    """
+    names = dataset_names(path)
+    if "kspace" not in names and any(name in names for name in IMAGES):
+        return _stored_images(path)
+    acquisition = read(path)
+    image, how = combine(acquisition)
+    return {
+        "image": cut(image, acquisition.header.crop),
+        "mask": acquisition.mask.numpy(),
+        "header": acquisition.header,
+        "attributes": {"scan": str(path), "combined": how},
+        "notes": [*acquisition.notes, f"coils combined: {how}"],
+    }
+
+
+def combine(acquisition: Acquisition) -> tuple[np.ndarray, str]:
+    """Images (slices, y, x) of the measured samples, and in words how coils were combined."""
+    coils = kspace_to_image(acquisition.kspace)
+    if acquisition.csm is not None:
+        return (acquisition.csm.conj() * coils).sum(1).numpy(), "coil maps"
+    if coils.shape[1] == 1:
+        return coils[:, 0].numpy(), "single coil"
+    return coils.abs().square().sum(1).sqrt().numpy(), "root sum of squares"
+
+
+def _stored_images(path: Path) -> dict[str, Any]:
+    with open_hdf5(path) as file:
+        name = next(n for n in IMAGES if n in file)
+        image = read_complex(file[name])
+        attributes = {k: v for k, v in file.attrs.items() if isinstance(v, str | float | int)}
+        others = {n: read_complex(file[n]) for n in ("csm", "mask") if n in file}
+    if image.ndim != 3 or 0 in image.shape or not np.issubdtype(image.dtype, np.number):
+        raise BadInputError(
+            f"{path}: {name} has shape {image.shape} and type {image.dtype}; needed are numbers "
+            "(slices, y, x)"
+        )
+    if not np.isfinite(image).all():
+        raise BadInputError(f"{path}: {name} holds NaN or Inf")
+    attributes.pop("slices", None)
+    header = stored_header(attributes.pop("header", None), len(image), str(path))
+    return {"image": image, "header": header, "attributes": attributes, "notes": [], **others}

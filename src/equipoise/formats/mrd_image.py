@@ -1,0 +1,51 @@
+"""ISMRMRD images out: ``image_0`` magnitude and, of complex images, ``image_1`` themselves."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.formats.header import Geometry, Header
+from equipoise.formats.optional import need
+from equipoise.formats.replacing import replacing
+
+MAGNITUDE, COMPLEX = 1, 5
+"""``ISMRMRD_IMTYPE`` of the two series."""
+
+COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write every image with its position, directions, field of view and counters."""
+    ismrmrd = need("ismrmrd", "mrd", "writing ISMRMRD images")
+    image, header = np.asarray(content["image"]), content.get("header") or Header()
+    series = {"image_0": (MAGNITUDE, np.abs(image).astype(np.float32))}
+    if np.iscomplexobj(image):
+        series["image_1"] = (COMPLEX, image.astype(np.complex64))
+    history = {"DataRole": "Image", "ImageProcessingHistory": ["EQUIPOISE"]}
+    attributes = content.get("attributes", {})
+    history |= {k: str(attributes[k]) for k in ("model", "outcome") if k in attributes}
+    with replacing(path) as temporary, ismrmrd.Dataset(str(temporary), mode="w") as dataset:
+        for number, (name, (kind, images)) in enumerate(series.items()):
+            for index, pixels in enumerate(images):
+                made = ismrmrd.Image.from_array(pixels[None, None], transpose=False)
+                made.image_type, made.image_series_index = kind, number
+                made.image_index = index + 1
+                made.attribute_string = ismrmrd.Meta(history).serialize()
+                _place(made, header, index, pixels.shape)
+                dataset.append_image(name, made)
+
+
+def _place(made: Any, header: Header, index: int, shape: tuple[int, ...]) -> None:
+    labels = header.labels[index] if index < len(header.labels) else {"slice": index}
+    for name in COUNTERS:
+        setattr(made, name, labels.get(name, 0))
+    geometry: Geometry | None = header.geometry
+    if geometry is None:
+        return
+    fov = (shape[1] * geometry.spacing[2], shape[0] * geometry.spacing[1], geometry.spacing[0])
+    made.field_of_view[:] = fov
+    made.position[:] = geometry.centres[index]
+    if geometry.oriented:
+        made.read_dir[:], made.phase_dir[:] = geometry.x_dir, geometry.y_dir
+        made.slice_dir[:] = geometry.slice_dir

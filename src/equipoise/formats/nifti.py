@@ -1,0 +1,91 @@
+"""NIfTI out: magnitude, the phase beside it, and a JSON sidecar in the words of BIDS.
+
+``NAME.nii.gz`` is the magnitude with axes x, y, slice (and volume), ``NAME_phase.nii.gz`` the phase
+in radians where the image is complex (viewers that read complex NIfTI are few), ``NAME.json`` says
+where both come from. The affine is in RAS mm.
+"""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.formats.header import LPS_TO_RAS, Header
+from equipoise.formats.replacing import replacing
+
+SIDECAR = {
+    "systemVendor": ("Manufacturer", str, 1),
+    "systemModel": ("ManufacturersModelName", str, 1),
+    "institutionName": ("InstitutionName", str, 1),
+    "protocolName": ("ProtocolName", str, 1),
+    "systemFieldStrength_T": ("MagneticFieldStrength", float, 1),
+    "flipAngle_deg": ("FlipAngle", float, 1),
+    "TR": ("RepetitionTime", float, 1e-3),
+    "TE": ("EchoTime", float, 1e-3),
+    "TI": ("InversionTime", float, 1e-3),
+}
+"""Names of the ISMRMRD header in BIDS, whose times are seconds."""
+
+
+def companions(path: Path) -> list[Path]:
+    """The other files that belong to a NIfTI file."""
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    phase = path.name.replace(stem, f"{stem}_phase", 1)
+    return [path.with_name(phase), path.with_name(f"{stem}.json")]
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write magnitude, phase and sidecar; the magnitude takes its place last."""
+    image, header = content["image"], content.get("header") or Header()
+    phase, sidecar = companions(path)
+    with ExitStack() as stack:
+        targets = [stack.enter_context(replacing(p)) for p in (path, phase, sidecar)]
+        _save(targets[0], np.abs(image).astype(np.float32), header)
+        if np.iscomplexobj(image):
+            _save(targets[1], np.angle(image).astype(np.float32), header)
+        targets[2].write_text(json.dumps(_sidecar(content, header), indent=2))
+
+
+def _save(path: Path, image: np.ndarray, header: Header) -> None:
+    import nibabel
+
+    volumes = header.volumes(len(image))
+    if len({len(indices) for indices in volumes}) > 1:
+        volumes = [list(range(len(image)))]
+    array = np.stack([image[indices] for indices in volumes])  # (volume, slice, y, x)
+    array = array.transpose(3, 2, 1, 0)
+    array = array[..., 0] if array.shape[3] == 1 else array
+    affine = np.eye(4)
+    if header.geometry is not None:
+        affine = LPS_TO_RAS @ header.geometry.affine(image.shape[1:], volumes[0])
+    file = nibabel.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
+    if header.geometry is not None and header.geometry.oriented:
+        file.set_sform(affine, code="scanner")  # type: ignore[no-untyped-call]
+        file.set_qform(affine, code="scanner")  # type: ignore[no-untyped-call]
+    file.header.set_xyzt_units(xyz="mm")  # type: ignore[no-untyped-call]
+    nibabel.save(file, path)
+
+
+def _sidecar(content: dict[str, Any], header: Header) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, (bids, kind, scale) in SIDECAR.items():
+        if name in header.system:
+            try:
+                value = kind(header.system[name])
+            except ValueError:
+                continue
+            found[bids] = value * scale if kind is float else value
+    found |= {"Units": "arbitrary", "PhaseUnits": "rad"}
+    if header.geometry is None:
+        found["Warning"] = "pixel size and orientation were not in the scan: unit voxels"
+    elif not header.geometry.oriented:
+        found["Warning"] = "the orientation was not in the scan: axial slices are assumed"
+    if header.geometry is not None:
+        found["SliceCentresLPS"] = header.geometry.centres
+        if not all(header.geometry.equidistant(v) for v in header.volumes(len(content["image"]))):
+            found["Warning"] = "the slices are not equidistant: see SliceCentresLPS, not the affine"
+    found["Labels"] = header.labels
+    attributes = content.get("attributes", {})
+    return found | {k: v for k, v in attributes.items() if isinstance(v, str | float | int)}

@@ -1,0 +1,128 @@
+"""The ISMRMRD XML header, read leniently: M4Raw and others write headers that no schema accepts."""
+
+from dataclasses import dataclass, field
+from xml.etree import ElementTree
+
+from equipoise.outcome import BadInputError
+
+MAX_BYTES = 16 * 2**20
+"""Real headers have some 100 kB."""
+
+
+@dataclass
+class Space:
+    """Matrix (x, y, z) and field of view in mm of ``encodedSpace`` or ``reconSpace``."""
+
+    matrix: tuple[int, int, int]
+    fov: tuple[float, float, float]
+
+
+@dataclass
+class Limit:
+    """Of an encoding counter."""
+
+    minimum: int
+    maximum: int
+    center: int
+
+
+@dataclass
+class XmlHeader:
+    """What the readers use of the header; None or empty where it is missing."""
+
+    encoded: Space | None = None
+    recon: Space | None = None
+    limits: dict[str, Limit] = field(default_factory=dict)
+    trajectory: str | None = None
+    calibration_mode: str | None = None
+    noise_bandwidth: float | None = None
+    system: dict[str, str] = field(default_factory=dict)
+    n_encodings: int = 0
+
+
+SYSTEM_FIELDS = (
+    "systemVendor",
+    "systemModel",
+    "systemFieldStrength_T",
+    "institutionName",
+    "protocolName",
+    "sequence_type",
+    "TR",
+    "TE",
+    "TI",
+    "flipAngle_deg",
+    "patientPosition",
+)
+
+
+def parse(content: bytes | str, source: str) -> XmlHeader:
+    """Read a header; elements are found by their local names, whatever the namespace.
+
+    Raises
+    ------
+    BadInputError
+        If it is no XML, declares a document type (entities can expand without limit), or holds
+        numbers that are none.
+    """
+    raw = content.encode() if isinstance(content, str) else bytes(content)
+    raw = raw.rstrip(b"\0 \r\n\t")
+    if len(raw) > MAX_BYTES or b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
+        raise BadInputError(
+            f"{source}: the XML header has {len(raw)} bytes and "
+            f"{'a document type' if b'<!' in raw else 'no document type'}; at most {MAX_BYTES} "
+            "bytes without one are read: the file is damaged or not what it says it is"
+        )
+    try:
+        root = ElementTree.fromstring(raw)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise BadInputError(f"{source}: the XML header cannot be parsed: {error}") from error
+    encodings = _all(root, "encoding")
+    found = XmlHeader(system=_system(root), n_encodings=len(encodings))
+    bandwidth = _text(root, "relativeReceiverNoiseBandwidth")
+    try:
+        found.noise_bandwidth = None if bandwidth is None else float(bandwidth)
+        if encodings:
+            _read_encoding(encodings[0], found)
+    except (ValueError, OverflowError) as error:
+        raise BadInputError(f"{source}: the XML header holds no number: {error}") from error
+    return found
+
+
+def _read_encoding(encoding: ElementTree.Element, found: XmlHeader) -> None:
+    found.encoded = _space(encoding, "encodedSpace")
+    found.recon = _space(encoding, "reconSpace")
+    found.trajectory = _text(encoding, "trajectory")
+    found.calibration_mode = _text(encoding, "calibrationMode")
+    for limits in _all(encoding, "encodingLimits"):
+        for entry in limits:
+            numbers = [int(_text(entry, n) or 0) for n in ("minimum", "maximum", "center")]
+            found.limits[_local(entry)] = Limit(*numbers)
+
+
+def _space(encoding: ElementTree.Element, name: str) -> Space | None:
+    for space in _all(encoding, name):
+        matrix, fov = _all(space, "matrixSize"), _all(space, "fieldOfView_mm")
+        if matrix:
+            x, y, z = (int(_text(matrix[0], axis) or 1) for axis in "xyz")
+            size = (float((_text(fov[0], axis) if fov else None) or 0) for axis in "xyz")
+            fx, fy, fz = (v if 0 < v < float("inf") else 0.0 for v in size)
+            return Space((x, y, z), (fx, fy, fz))
+    return None
+
+
+def _system(root: ElementTree.Element) -> dict[str, str]:
+    found = {name: _text(root, name) for name in SYSTEM_FIELDS}
+    return {name: text[:200] for name, text in found.items() if text}
+
+
+def _local(element: ElementTree.Element) -> str:
+    return str(element.tag).rsplit("}", 1)[-1]
+
+
+def _all(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    return [e for e in root.iter() if _local(e) == name]
+
+
+def _text(root: ElementTree.Element, name: str) -> str | None:
+    found = _all(root, name)
+    return found[0].text.strip() if found and found[0].text else None

@@ -1,0 +1,36 @@
+"""A reconstruction as a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from equipoise import __version__
+from equipoise.formats.header import cut
+from equipoise.formats.write import write_image
+from equipoise.reconstruction import Reconstruction
+
+
+def save(target: Path, result: Reconstruction, scan: str, model: str, *, overwrite: bool) -> None:
+    """Write the images, cut to the matrix that the scan names, and how they were reached.
+
+    Raises
+    ------
+    BadInputError
+        If the file cannot be written.
+    """
+    attributes: dict[str, Any] = {
+        "model": model,
+        "scan": scan,
+        "equipoise_version": __version__,
+        "outcome": result.outcome.value,
+        "distance_bound": max(s.distance_bound for s in result.slices),
+        "slices": json.dumps(result.as_json(scan, model)["slices"]),
+    }
+    content = {
+        "image": cut(result.image.numpy(), result.header.crop),
+        "csm": result.csm.numpy(),
+        "mask": result.mask.numpy(),
+        "header": result.header,
+        "attributes": attributes,
+    }
+    write_image(target, content, overwrite=overwrite)

@@ -1,0 +1,333 @@
+"""Many scans: failures, resuming after kill -9, parts, a submitted array, the manifest."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import layouts
+from equipoise.batch import MANIFEST, Manifest, Settings
+from equipoise.cli import app
+from equipoise.cli_batch import part_command, part_of
+
+
+def run(*arguments, env=None):
+    return CliRunner().invoke(app, [str(a) for a in arguments], env=env)
+
+
+def lines_of(folder, name=MANIFEST):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def events(folder, name=MANIFEST):
+    return [(r["event"], r["output"]) for r in lines_of(folder, name)]
+
+
+def image(path):
+    with h5py.File(path) as file:
+        return file["image"][:]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Four small scans of one or two slices."""
+    folder = tmp_path_factory.mktemp("scans")
+    for i in range(4):
+        kspace = layouts.multicoil((40, 40), 1 + i % 2, noise=0.01 * (i + 1))[2]
+        np.savez(folder / f"s.{i}.npz", kspace=kspace)
+    return [folder / f"s.{i}.npz" for i in range(4)]
+
+
+OPTIONS = ("--acceleration", "2", "--rtol", "1e-2")
+
+
+class TestFailures:
+    def test_a_bad_file_does_not_stop_the_others_and_is_listed_at_the_end(self, scans, tmp_path):
+        (tmp_path / "bad.h5").write_text("nonsense")
+        missing = tmp_path / "missing.h5"
+        out = tmp_path / "out"
+        result = run("recon", scans[0], tmp_path / "bad.h5", missing, scans[1], "-o", out, *OPTIONS)
+        assert result.exit_code == 4
+        assert sorted(p.name for p in out.iterdir()) == [MANIFEST, "s.0.h5", "s.1.h5"]
+        tail = result.stderr.splitlines()[-3:]
+        assert tail[0] == "2 written, 2 failed"
+        assert "bad.h5 has no known format" in tail[1]
+        assert "missing.h5 does not exist" in tail[2]
+        written = lines_of(out)[1]
+        assert written["event"] == "written"
+        assert written["outcome"] == "converged"
+        assert written["slices"] == 1
+        assert written["distance_bound"] <= 1e-2
+        assert written["peak_memory_mb"] > 50
+        ends = ("written", "failed", "failed", "written")
+        assert [e for e, _ in events(out)] == [e for end in ends for e in ("begun", end)]
+
+    def test_one_plain_line_a_scan_with_iterations_bound_seconds_eta_and_memory(
+        self, scans, tmp_path
+    ):
+        result = run("recon", *scans[:2], "-o", tmp_path / "out", *OPTIONS)
+        assert result.exit_code == 0
+        lines = [line for line in result.stderr.splitlines() if re.match(r"\d/2 ", line)]
+        pattern = (
+            r"\d/2 s\.\d\.npz: converged, \d slices, [\d-]+ iterations, bound \d\.\de-\d\d, "
+            r"\d+\.\d s, peak \d+ MB, ETA \d+ s"
+        )
+        assert len(lines) == 2
+        assert all(re.fullmatch(pattern, line) for line in lines)
+        assert result.stdout == ""
+
+    def test_json_is_a_line_a_scan(self, scans, tmp_path):
+        result = run("recon", *scans[:2], "-o", tmp_path / "out", *OPTIONS, "--json")
+        records = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [r["event"] for r in records] == ["written", "written"]
+        assert records == [r for r in lines_of(tmp_path / "out") if r["event"] == "written"]
+
+    def test_a_scan_that_did_not_converge_fails_only_when_strict(self, scans, tmp_path):
+        arguments = ("recon", *scans[:2], "--acceleration", 2, "--rtol", 1e-12, "-o")
+        assert run(*arguments, tmp_path / "a").exit_code == 0
+        assert run(*arguments, tmp_path / "b", "--strict").exit_code == 3
+
+    def test_an_error_that_nobody_foresaw_is_recorded_too(self, scans, tmp_path, monkeypatch):
+        import equipoise.batch
+
+        def fail(*args, **kwargs):
+            raise RuntimeError("CUDA out of memory")
+
+        monkeypatch.setattr(equipoise.batch, "reconstruct", fail)
+        result = run("recon", *scans[:2], "-o", tmp_path / "out")
+        assert result.exit_code == 4
+        assert "RuntimeError: CUDA out of memory" in result.stderr
+        assert "Traceback" not in result.stderr
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            (),
+            ("-o", "out", "--part-id", "0"),
+            ("-o", "out", "--num-parts", "2", "--part-id", "2"),
+            ("-o", "out", "--num-parts", "2"),
+            ("-o", "out", "--slurm", "--part-id", "0"),
+        ],
+    )
+    def test_usage_errors_end_with_2(self, options, scans, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert run("recon", *scans, *options).exit_code == 2
+        assert list(tmp_path.iterdir()) == []
+
+    def test_nothing_is_overwritten_and_nothing_leaves_the_folder(self, scans, tmp_path):
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "s.1.h5").write_text("precious")
+        before = run("recon", *scans[:2], "-o", out, *OPTIONS)
+        assert before.exit_code == 1
+        assert "--overwrite" in before.stderr
+        for options in ((), ("--resume",)):
+            assert run("recon", *scans[:2], "-o", out, *OPTIONS, *options).exit_code == 1
+            assert [p.name for p in out.iterdir()] == ["s.1.h5"]
+        assert run("recon", *scans[:2], "-o", out, *OPTIONS, "--overwrite").exit_code == 0
+        assert image(out / "s.1.h5").shape == (2, 40, 40)
+        sneaky = scans[0].parent / "x" / ".." / scans[0].name
+        sneaky.parent.parent.mkdir()
+        assert run("recon", sneaky, "-o", tmp_path / "other", *OPTIONS).exit_code == 0
+        assert sorted(p.name for p in (tmp_path / "other").iterdir()) == [MANIFEST, "s.0.h5"]
+
+    def test_two_scans_of_one_name_and_a_scan_over_itself_are_refused(self, scans, tmp_path):
+        (tmp_path / "a").mkdir()
+        twin = tmp_path / "a" / scans[0].name
+        twin.write_bytes(scans[0].read_bytes())
+        result = run("recon", scans[0], twin, "-o", tmp_path / "out")
+        assert result.exit_code == 1
+        assert "would both be written" in result.stderr
+        with h5py.File(tmp_path / "a" / "scan.h5", "w") as file:
+            file["kspace"] = layouts.multicoil((40, 40), 1)[2]
+        content = (tmp_path / "a" / "scan.h5").read_bytes()
+        result = run("recon", tmp_path / "a" / "scan.h5", "-o", tmp_path / "a", "--overwrite")
+        assert result.exit_code == 1
+        assert "written over" in result.stderr
+        assert (tmp_path / "a" / "scan.h5").read_bytes() == content
+
+
+class TestResume:
+    def test_skips_what_is_complete_and_makes_the_rest(self, scans, tmp_path):
+        out = tmp_path / "out"
+        assert run("recon", *scans[:2], "-o", out, *OPTIONS).exit_code == 0
+        time_of = (out / "s.0.h5").stat().st_mtime_ns
+        result = run("recon", *scans, "-o", out, *OPTIONS, "--resume")
+        assert result.exit_code == 0
+        assert "2 written, 2 skipped" in result.stderr
+        assert (out / "s.0.h5").stat().st_mtime_ns == time_of
+        assert len(list(out.glob("*.h5"))) == 4
+
+    @pytest.mark.parametrize("change", ["settings", "scan", "output", "began"])
+    def test_makes_again_what_is_not_complete(self, change, scans, tmp_path):
+        out, scan, options = tmp_path / "out", tmp_path / "s.npz", list(OPTIONS)
+        scan.write_bytes(scans[0].read_bytes())
+        assert run("recon", scan, "-o", out, *options).exit_code == 0
+        if change == "settings":
+            options[1] = "3"
+        if change == "scan":
+            scan.write_bytes(scans[2].read_bytes())
+        if change == "output":
+            (out / "s.h5").unlink()
+        if change == "began":
+            Manifest(out).append({"event": "begun", "output": "s.h5", "scan": str(scan)})
+        arguments = ("recon", scan, "-o", out, *options, "--resume")
+        if change in ("settings", "scan"):
+            before = (out / "s.h5").read_bytes()
+            assert run(*arguments).exit_code == 1
+            assert (out / "s.h5").read_bytes() == before
+            arguments = (*arguments, "--overwrite")
+        result = run(*arguments)
+        assert result.exit_code == 0
+        assert "1 written" in result.stderr
+
+    def test_a_torn_manifest_and_a_leftover_do_no_harm(self, scans, tmp_path):
+        out = tmp_path / "out"
+        assert run("recon", *scans[:2], "-o", out, *OPTIONS).exit_code == 0
+        manifest = out / MANIFEST
+        manifest.write_bytes(manifest.read_bytes()[:-30])
+        (out / ".999.tmp.s.1.h5").write_text("half")
+        result = run("recon", *scans[:2], "-o", out, *OPTIONS, "--resume")
+        assert result.exit_code == 0
+        assert "1 written, 1 skipped" in result.stderr
+        assert sorted(p.name for p in out.iterdir()) == [MANIFEST, "s.0.h5", "s.1.h5"]
+        assert manifest.read_bytes().endswith(b"\n")
+
+    def test_kill_9_and_resume_give_the_outputs_of_an_uninterrupted_run(self, scans, tmp_path):
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        arguments = ["recon", *map(str, scans), *OPTIONS, "-o"]
+        assert run(*arguments, whole).exit_code == 0
+        command = [sys.executable, "-m", "equipoise", *arguments, str(killed)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        manifest = killed / MANIFEST
+        while not (manifest.exists() and b'"written"' in manifest.read_bytes()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert len(list(killed.glob("s.*.h5"))) < 4
+        result = run(*arguments, killed, "--resume")
+        assert result.exit_code == 0
+        assert re.search(r"[1-3] skipped", result.stderr)
+        names = sorted(p.name for p in killed.iterdir())
+        assert names == sorted(p.name for p in whole.iterdir())
+        for name in names[1:]:
+            assert np.array_equal(image(killed / name), image(whole / name))
+
+
+class TestParts:
+    def test_parts_are_disjoint_and_together_everything(self, scans, tmp_path):
+        out = tmp_path / "out"
+        for part in range(3):
+            options = ("--num-parts", 3, "--part-id", part)
+            assert run("recon", *scans, "-o", out, *OPTIONS, *options).exit_code == 0
+        made = [name for k in range(3) for name in events(out, f"manifest-{k}-of-3.jsonl")]
+        written = [name for event, name in made if event == "written"]
+        assert sorted(written) == [f"s.{i}.h5" for i in range(4)]
+        result = run("recon", *scans, "-o", out, *OPTIONS, "--resume")
+        assert "4 skipped" in result.stderr
+
+    def test_a_slurm_array_says_which_part_a_task_is(self, scans, tmp_path):
+        task = {
+            "SLURM_ARRAY_TASK_COUNT": "2",
+            "SLURM_ARRAY_TASK_ID": "6",
+            "SLURM_ARRAY_TASK_MIN": "5",
+        }
+        assert part_of(None, None, task) == (2, 1)
+        assert part_of(4, 0, task) == (4, 0)
+        assert part_of(None, None, {}) == (1, 0)
+        assert part_of(3, None, task, submits=True) == (3, 0)
+        out = tmp_path / "out"
+        assert run("recon", *scans, "-o", out, *OPTIONS, env=task).exit_code == 0
+        assert sorted(p.name for p in out.glob("*.h5")) == ["s.1.h5", "s.3.h5"]
+
+    def test_more_parts_than_scans(self, scans, tmp_path):
+        options = ("--num-parts", 9, "--part-id", 8)
+        assert run("recon", scans[0], "-o", tmp_path / "out", *options).exit_code == 0
+
+    def test_the_command_of_a_part(self):
+        given = "equipoise recon a b -o out --slurm --num-parts 3 --slurm-option=x=1 --lam 2"
+        found = part_command(given.split(), 3, 2)
+        tail = "recon a b -o out --lam 2 --resume --num-parts 3 --part-id 2"
+        assert found == [sys.executable, "-m", "equipoise", *tail.split()]
+
+    def test_slurm_submits_all_parts_through_submitit(self, scans, tmp_path):
+        pytest.importorskip("submitit")
+        out = tmp_path / "out"
+        command = [sys.executable, "-m", "equipoise", "recon", *map(str, scans), *OPTIONS]
+        command += ["-o", str(out), "--slurm", "--num-parts", "2"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+        environment["PATH"] = os.path.dirname(sys.executable) + ":/usr/bin:/bin"  # noqa: PTH120
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=True, timeout=120
+        )
+        assert "2 parts submitted (no SLURM here: local processes)" in result.stderr
+        deadline = time.monotonic() + 180
+        expected = {f"s.{i}.h5" for i in range(4)}
+
+        def written():
+            records = Manifest(out).records()
+            return {r["output"] for r in records if r["event"] == "written"}
+
+        while written() != expected:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert {p.name for p in out.glob("s.*.h5")} == expected
+        assert (out / "manifest-1-of-2.jsonl").exists()
+
+
+def test_every_setting_changes_the_fingerprint(tmp_path):
+    (tmp_path / "csm.npy").write_bytes(b"a")
+    base = Settings("m")
+    others = [
+        Settings("n"),
+        Settings("m", lam=2.0),
+        Settings("m", rtol=1e-4),
+        Settings("m", acceleration=2.0),
+        Settings("m", seed=1),
+        Settings("m", csm=tmp_path / "csm.npy"),
+        Settings("m", mask=tmp_path / "csm.npy"),
+    ]
+    prints = {s.fingerprint() for s in (base, *others)}
+    assert len(prints) == 8
+    before = others[5].fingerprint()
+    (tmp_path / "csm.npy").write_bytes(b"b")
+    assert others[5].fingerprint() != before
+
+
+def test_the_memory_estimate_is_checked_before_the_work(scans, tmp_path, monkeypatch):
+    import equipoise.memory
+
+    monkeypatch.setattr(equipoise.memory, "available_memory", lambda: 10**5)
+    for output in (tmp_path / "o.h5", tmp_path / "out"):
+        result = run("recon", scans[0], "-o", output)
+        assert result.exit_code in (1, 4)
+        assert "1 slices of 40 x 40 with 4 coils need about" in " ".join(result.stderr.split())
+        assert "100 kB are free" in " ".join(result.stderr.split())
+    assert not (tmp_path / "o.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("cuda:99", "has 0 CUDA devices"), ("mps", "no float64"), ("toaster", "must be auto")],
+)
+def test_a_device_that_is_not_there_is_named(name, match, scans, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        match = match.replace("has 0", f"has {torch.cuda.device_count()}")
+    for output, code in ((tmp_path / "o.h5", 1), (tmp_path / "out", 1)):
+        result = run("recon", scans[0], "-o", output, "--device", name)
+        assert result.exit_code == code
+        assert match in " ".join(result.stderr.split())
+    assert run("recon", scans[0], "-o", tmp_path / "o.h5", "--device", "cpu").exit_code == 0

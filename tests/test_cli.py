@@ -1,0 +1,125 @@
+"""What all commands share: instant help, how much is said, tracebacks only when asked for."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import equipoise.reconstruction
+import layouts
+from equipoise.cli import app
+from equipoise.learning.config import load_config
+from equipoise.outcome import BadInputError
+
+CONFIG = """
+name: x
+data: {train: [a.h5], validation: [b.h5]}
+"""
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def scan(tmp_path):
+    np.savez(tmp_path / "s.npz", kspace=layouts.multicoil((40, 40), 1, noise=0.01)[2])
+    return tmp_path / "s.npz"
+
+
+def test_help_takes_less_than_a_second():
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "equipoise", "--help"], check=True, stdout=-3)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 1
+
+
+class TestVerbosity:
+    @pytest.mark.parametrize("before", [True, False])
+    def test_quiet_says_nothing_and_errors_are_still_said(self, before, scan, tmp_path):
+        command = ["recon", scan, "-o", tmp_path / "o.npy", "--acceleration", 2]
+        arguments = ["-q", *command] if before else [*command, "--quiet"]
+        assert run(*arguments).stderr == ""
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert "--overwrite" in result.stderr
+        assert "written" in run(*command, "--overwrite").stderr
+
+    def test_quiet_still_names_a_slice_that_did_not_converge(self, scan, tmp_path):
+        options = ("--acceleration", 2, "--rtol", 1e-12, "-q")
+        result = run("recon", scan, "-o", tmp_path / "o.npy", *options)
+        assert "slice 0 did not converge" in " ".join(result.stderr.split())
+
+    def test_quiet_batches_still_list_what_failed(self, scan, tmp_path):
+        result = run("recon", scan, tmp_path / "none.h5", "-o", tmp_path / "out", "-q")
+        assert result.exit_code == 4
+        assert result.stderr.startswith("failed: ")
+
+    def test_verbose_says_more(self, scan, tmp_path):
+        command = ("recon", scan, "--acceleration", 2, "-o")
+        brief = run(*command, tmp_path / "a.npy").stderr
+        more = run(*command, tmp_path / "b.npy", "-v").stderr
+        assert "torch" in more
+        assert "memory beside the scan" in more
+        assert "memory beside the scan" not in brief
+        assert "slice 0:" in run("-v", *command, tmp_path / "out").stderr
+
+    def test_a_traceback_only_with_debug(self, tmp_path):
+        (tmp_path / "s.h5").write_text("nonsense")
+        command = [sys.executable, "-m", "equipoise", "info", str(tmp_path / "s.h5")]
+        found = [
+            subprocess.run([*command, *o], capture_output=True, text=True, check=False)
+            for o in ([], ["--debug"])
+        ]
+        assert [f.returncode for f in found] == [1, 1]
+        assert "Traceback" not in found[0].stderr
+        assert "Traceback" in found[1].stderr
+        assert "BadInputError" in found[1].stderr
+
+    def test_what_nobody_foresaw_ends_in_one_line(self, scan, tmp_path, monkeypatch):
+        def fail(*args, **kwargs):
+            raise ZeroDivisionError("by nothing")
+
+        monkeypatch.setattr(equipoise.reconstruction, "reconstruct", fail)
+        command = ("recon", scan, "-o", tmp_path / "o.npy")
+        result = run(*command)
+        assert result.exit_code == 1
+        assert isinstance(result.exception, SystemExit)
+        assert "unexpected ZeroDivisionError: by nothing" in result.stderr
+        assert isinstance(run(*command, "--debug").exception, ZeroDivisionError)
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("learning_rat: 1", "learning_rat is no setting: did you mean learning_rate?"),
+            ("model: {feature: 3}", "model.feature is no setting: did you mean features?"),
+            ("zzz: 1", "zzz is no setting: known are name, data,"),
+            ("batch: 0", "batch: Input should be greater than or equal to 1, not 0"),
+            ("model: {method: molr}", "model.method: Input should be 'mol-lr'"),
+        ],
+    )
+    def test_a_wrong_entry_is_named_with_the_nearest_right_one(self, line, message, tmp_path):
+        (tmp_path / "c.yaml").write_text(CONFIG + line)
+        with pytest.raises(BadInputError) as caught:
+            load_config(tmp_path / "c.yaml")
+        assert message in str(caught.value)
+        assert str(caught.value).count("c.yaml") == 1
+
+    def test_a_missing_entry_and_no_yaml(self, tmp_path):
+        (tmp_path / "c.yaml").write_text("name: x")
+        with pytest.raises(BadInputError, match="data: Field required"):
+            load_config(tmp_path / "c.yaml")
+        for content in (b"a: [", b"\xff\xfe\x00"):
+            (tmp_path / "c.yaml").write_bytes(content)
+            with pytest.raises(BadInputError, match="it is no YAML"):
+                load_config(tmp_path / "c.yaml")
+        (tmp_path / "c.yaml").write_text("3")
+        with pytest.raises(BadInputError, match="valid dictionary"):
+            load_config(tmp_path / "c.yaml")
