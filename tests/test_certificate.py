@@ -205,6 +205,9 @@ def test_the_false_alarm_rate_is_kept_on_scans_like_those_of_the_calibration():
     far = {"misfit": 5.0, "pull": 0.05}
     assert not calibration.in_range(far)
     assert max(calibration.deviation(far), key=calibration.deviation(far).get) == "misfit"
+    quick = calibrate([{"evaluations": float(rng.integers(8, 13))} for _ in range(80)], 0.1)
+    assert quick.deviation({"evaluations": 4.0})["evaluations"] == 0
+    assert not quick.in_range({"evaluations": 30.0})
     with pytest.raises(BadInputError, match="at least 38"):
         calibrate([draw() for _ in range(20)], 0.05)
     for rate in (0.0, 1.0):

@@ -22,7 +22,7 @@ from equipoise.physics.sampling import make_mask
 from equipoise.physics.sense import SenseOp
 from equipoise.reconstruction import CALIBRATION, undersample
 
-N_COILS = 8
+N_COILS, IMAGE_STACK_AXES = 8, 3
 NOISE = (0.005, 0.08)
 """Range of the simulated noise relative to the 99th percentile of an image, drawn log-uniformly."""
 
@@ -83,10 +83,12 @@ def _expanded(data: list[Path]) -> list[Path]:
 
 
 def _as_scan(path: Path) -> Acquisition | None:
-    """The scan, or None where the file may hold images."""
+    """The scan, or None where the file may hold images: an npy stack of three axes does."""
     try:
+        if path.suffix == ".npy" and np.load(path, mmap_mode="r").ndim == IMAGE_STACK_AXES:
+            return None
         return read(path)
-    except BadInputError:
+    except (BadInputError, OSError, ValueError):
         return None
 
 

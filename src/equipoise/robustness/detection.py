@@ -89,11 +89,12 @@ class Calibration:
         return max(self.deviation(found).values())
 
     def deviation(self, found: Features) -> Features:
-        """``|log f - centre| / spread`` of each feature."""
-        return {
-            key: abs(math.log(max(found[key], SMALLEST)) - self.centre[key]) / self.spread[key]
-            for key in self.centre
+        """``|log f - centre| / spread`` of each feature; fewer evaluations than usual count 0."""
+        off = {
+            key: (math.log(max(found[key], SMALLEST)) - centre) / self.spread[key]
+            for key, centre in self.centre.items()
         }
+        return {key: max(d, 0.0) if key == "evaluations" else abs(d) for key, d in off.items()}
 
     def in_range(self, found: Features) -> bool:
         """Whether the score is at most the threshold."""
