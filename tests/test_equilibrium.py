@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from equipoise.equilibrium.data_consistency import conjugate_gradient, tikhonov
+from equipoise.equilibrium.data_consistency import (
+    conjugate_gradient,
+    tikhonov,
+    tikhonov_path,
+)
 from equipoise.equilibrium.data_weight import DataWeight, FixedWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.mol import MOL
@@ -74,6 +78,24 @@ class TestConjugateGradient:
         x = tikhonov(operator, data, weights(4, 4), rtol=1e-12)
         gradient = 4 * operator.adjoint(operator.forward(x) - data) + x
         assert float(norm(gradient).max()) < 1e-9
+
+    def test_a_path_of_weights_costs_one_and_equals_each(self):
+        operator, data = sense_problem(batch=3)
+        data[2] = 0
+        lams = (300.0, 0.3, 5.0, 20.0)
+        calls = []
+        normal = SenseOp.normal
+        counted = SenseOp(operator.csm, operator.mask)
+        counted.normal = lambda x: (calls.append(1), normal(counted, x))[1]
+        path = tikhonov_path(counted, data, lams, rtol=1e-10)
+        for lam, x in zip(lams, path):
+            lonely = tikhonov(operator, data, weights(lam, lam, lam), rtol=1e-13)
+            assert float((norm(x - lonely) / norm(lonely).clamp(min=1e-30)).max()) < 1e-7
+        assert bool((path[0][2] == 0).all())
+        calls_of_path = len(calls)
+        calls.clear()
+        tikhonov(counted, data, weights(300, 300, 300), rtol=1e-10)
+        assert calls_of_path <= len(calls) + 2
 
 
 class TestFixedPoint:

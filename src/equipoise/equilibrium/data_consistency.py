@@ -1,5 +1,6 @@
 """Conjugate gradients for ``(shift I + weight A^H A) x = rhs``, batched and complex."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,3 +96,79 @@ def tikhonov(
     rhs = per_sample(lam.to(adjoint_image.real.dtype), adjoint_image) * adjoint_image
     ones = torch.ones_like(lam)
     return conjugate_gradient(operator, rhs, lam, ones, rtol=rtol, max_iter=max_iter).value
+
+
+def tikhonov_path(
+    operator: LinearOperator,
+    data: Data,
+    lams: Sequence[float],
+    *,
+    rtol: float = 1e-6,
+    max_iter: int = 200,
+) -> list[Image]:
+    """:func:`tikhonov` for many lam at the price of the largest, each to the same tolerance.
+
+    All are ``(A^H A + s I) x = A^H b`` with ``s = 1 / lam``, whose residuals are parallel in the
+    Krylov space of the smallest s (Jegerlehner, arXiv hep-lat/9612014): ``r_s = zeta_s r``.
+    """
+    rhs = operator.adjoint(data)
+    shifts = [1 / lam for lam in lams]
+    base = min(shifts)
+    target = rtol * norm(rhs)
+    residual = direction = rhs
+    energy = inner(rhs, rhs)
+    growth, last_step = torch.zeros_like(energy), torch.ones_like(energy)
+    path = [_Shifted(shift - base, rhs, energy) for shift in shifts]
+    for _ in range(max_iter):
+        active = energy.sqrt() > target
+        if not bool(active.any()):
+            break
+        image = operator.normal(direction) + base * direction
+        step = torch.where(active, energy / torch.where(active, inner(direction, image), 1.0), 0.0)
+        for one in path:
+            one.advance(step, last_step, growth)
+        residual = residual - _scaled(step, image)
+        new_energy = inner(residual, residual)
+        growth = torch.where(active, new_energy / torch.where(active, energy, 1.0), 0.0)
+        energy = torch.where(active, new_energy, energy)
+        direction = residual + _scaled(growth, direction)
+        for one in path:
+            one.turn(residual, growth, energy.sqrt(), target)
+        last_step = torch.where(active, step, last_step)
+    return [one.value for one in path]
+
+
+class _Shifted:
+    """One system of :func:`tikhonov_path`; a sample that reached its tolerance is frozen."""
+
+    def __init__(self, shift: float, rhs: Tensor, energy: Tensor):
+        self.shift = shift
+        self.value, self.direction = torch.zeros_like(rhs), rhs
+        self.zeta, self.last_zeta = torch.ones_like(energy), torch.ones_like(energy)
+        self.active = energy > 0
+
+    def advance(self, step: Tensor, last_step: Tensor, growth: Tensor) -> None:
+        """``x += a p``, a the step of this system."""
+        self.active = self.active & (step > 0)
+        if not bool(self.active.any()):
+            return
+        old = self.last_zeta * last_step
+        bottom = step * growth * (self.last_zeta - self.zeta) + old * (1 + self.shift * step)
+        zeta = self.zeta * old / torch.where(self.active, bottom, 1.0)
+        own = torch.where(self.active, step * zeta / self.zeta, 0.0)
+        self.value = self.value + _scaled(own, self.direction)
+        self.last_zeta = torch.where(self.active, self.zeta, self.last_zeta)
+        self.zeta = torch.where(self.active, zeta, self.zeta)
+
+    def turn(self, residual: Tensor, growth: Tensor, size: Tensor, target: Tensor) -> None:
+        """``p = zeta r + g p``, g the growth of this system."""
+        if not bool(self.active.any()):
+            return
+        own = growth * (self.zeta / self.last_zeta) ** 2
+        self.direction = _scaled(self.zeta, residual) + _scaled(own, self.direction)
+        self.active = self.active & (self.zeta.abs() * size > target)
+
+
+def _scaled(factor: Tensor, image: Tensor) -> Tensor:
+    """A factor for each sample times an image, in the precision of the image."""
+    return per_sample(factor.to(image.real.dtype), image) * image

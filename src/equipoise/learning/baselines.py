@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.equilibrium.data_consistency import tikhonov
+from equipoise.equilibrium.data_consistency import tikhonov_path
 from equipoise.learning.metrics import psnr
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Image, KSpace
@@ -28,9 +28,8 @@ def best_sense(operator: LinearOperator, kspace: KSpace, target: Image) -> Sense
     """
     best_psnr = torch.full((kspace.shape[0],), -torch.inf, dtype=torch.float64)
     image, best_lam = torch.zeros_like(target), torch.zeros_like(best_psnr)
-    for lam in SENSE_LAMS:
+    for lam, trial in zip(SENSE_LAMS, tikhonov_path(operator, kspace, SENSE_LAMS, rtol=1e-4)):
         weights = torch.full_like(best_psnr, lam)
-        trial = tikhonov(operator, kspace, weights, rtol=1e-4)
         value = psnr(trial, target)
         better = value > best_psnr
         image = torch.where(better.reshape(-1, *[1] * (image.ndim - 1)), trial, image)
