@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -278,7 +279,7 @@ def reconstruct(
         started = time.perf_counter()
         problem = slice_problem(acquisition, index)
         unit, csm = problem.unit, problem.operator.csm
-        with torch.no_grad(), device:
+        with torch.no_grad(), _creating_on(device):
             moved = problem.to(device)
             solution = solve_slice(moved, model, lam, options)
             image, record = solution.value.cpu(), solution.history_of(0).cpu()
@@ -308,6 +309,11 @@ def reconstruct(
         notes=acquisition.notes,
         header=acquisition.header,
     )
+
+
+def _creating_on(device: torch.device) -> AbstractContextManager[Any]:
+    """New tensors go to the device; on the processor they do so anyway, without a function mode."""
+    return nullcontext() if device.type == "cpu" else device
 
 
 def _of_slice(array: Tensor, index: int) -> Tensor:

@@ -70,7 +70,9 @@ class CNN(nn.Module):
         for layer in range(self.layers - 1):
             h = torch.relu_(self._convolve(layer, h))
         h = self._convolve(self.layers - 1, h).permute(0, 2, 3, 1).contiguous()
-        return torch.view_as_complex(h.to(complex_dtype.to_real())).to(image.dtype)
+        # dtype.to_real() would be shorter; torch 2.3 frees the dtype that it returns.
+        real_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        return torch.view_as_complex(h.to(real_dtype)).to(image.dtype)
 
     def _convolve(self, layer: int, h: Tensor) -> Tensor:
         return self.convolutions[layer](h)
