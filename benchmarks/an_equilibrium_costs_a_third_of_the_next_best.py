@@ -142,7 +142,7 @@ def libraries(problem: str, deepinv: str | None) -> list[tuple[Library, str]]:
             "Anderson, ridge 1e-8": {"history_size": 5, "beta": 1.0, "eps": 1e-8},
         }
         for label, history in histories.items():
-            settings = {"anderson": history, "cg_tol": 1e-6}
+            settings = {"anderson": history, "cg_tol": 1e-6, "backward_tol": 1e-4}
             found.append((Library(f"deepinv {label}", deepinv, problem, settings), "tol"))
     return found
 

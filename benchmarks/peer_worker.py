@@ -124,6 +124,7 @@ def deepinv_run(problem: Problem, settings: dict[str, Any]) -> Tensor:
     )
     kspace = torch.stack([problem.kspace.real, problem.kspace.imag], 1)
     value = model(kspace, physics)
+    model.thres_conv = settings["backward_tol"]  # one tolerance serves both of its solves
     return torch.view_as_complex(value.permute(0, 2, 3, 1).contiguous())
 
 
