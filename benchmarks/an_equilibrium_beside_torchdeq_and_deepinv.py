@@ -2,7 +2,7 @@
 
     pip install torchdeq                      # into the environment of this package
     python -m venv DIR && DIR/bin/pip install deepinv    # needs torchvision: its own environment
-    python benchmarks/an_equilibrium_costs_a_third_of_the_next_best.py --deepinv DIR/bin/python
+    python benchmarks/an_equilibrium_beside_torchdeq_and_deepinv.py --deepinv DIR/bin/python
 
 Every library solves the problem of :mod:`peer_problem`. First each finds its loosest tolerance that
 gives a true relative distance of at most 1.3e-3, against a reference in double precision; then all
