@@ -18,7 +18,8 @@ from equipoise.demo import simulate_scan
 from equipoise.equilibrium.mol import MOL
 from equipoise.methods.weights import load_model
 from equipoise.physics.linop import norm
-from equipoise.reconstruction import load_experiment, slice_problem, solve_slice
+from equipoise.reconstruction import slice_problem, solve_slice
+from equipoise.retrospective import load_experiment
 from equipoise.robustness.lipschitz import lipschitz_lower
 
 RADIUS = 0.02

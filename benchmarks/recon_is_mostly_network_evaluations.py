@@ -21,7 +21,8 @@ import torch
 
 from equipoise.equilibrium.network import CNN
 from equipoise.methods.weights import load_model
-from equipoise.reconstruction import load_experiment, reconstruct, slice_problem, solve_slice
+from equipoise.reconstruction import reconstruct, slice_problem, solve_slice
+from equipoise.retrospective import load_experiment
 
 network_seconds: list[float] = []
 

@@ -20,8 +20,9 @@ from equipoise.methods.spectral import MOLSN
 from equipoise.methods.weights import load_model, save_model
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import norm
-from equipoise.reconstruction import load_experiment, reconstruct, slice_problem, solve_slice
+from equipoise.reconstruction import reconstruct, slice_problem, solve_slice
 from equipoise.report import certificate_schema
+from equipoise.retrospective import load_experiment
 from equipoise.robustness.detection import calibrate
 from equipoise.robustness.noise import agreement, noise_map
 from problems import contractive_cnn

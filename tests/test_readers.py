@@ -169,7 +169,8 @@ class TestIsmrmrd:
         assert "1 navigator readouts are left out" in found.notes
 
     def test_maps_from_elsewhere_are_whitened_like_the_data(self, scan, tmp_path):
-        from equipoise.reconstruction import load_experiment, slice_problem
+        from equipoise.reconstruction import slice_problem
+        from equipoise.retrospective import load_experiment
 
         rng = np.random.default_rng(1)
         mixing = rng.standard_normal((4, 4)) + 1j * rng.standard_normal((4, 4)) + 3 * np.eye(4)

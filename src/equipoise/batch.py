@@ -20,8 +20,9 @@ from equipoise.equilibrium.method import Method
 from equipoise.formats.write import check_target, companions
 from equipoise.memory import check_memory, peak_memory
 from equipoise.outcome import BadInputError, EquipoiseError
-from equipoise.reconstruction import SliceResult, load_experiment, reconstruct
+from equipoise.reconstruction import SliceResult, reconstruct
 from equipoise.result_file import save
+from equipoise.retrospective import load_experiment
 
 MANIFEST = "manifest.jsonl"
 

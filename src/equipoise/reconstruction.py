@@ -4,19 +4,15 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.method import Method
-from equipoise.formats import read
-from equipoise.formats.acquisition import Acquisition, as_maps, as_mask
-from equipoise.formats.arrays import read_array
+from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.header import Header
 from equipoise.learning.baselines import best_sense
 from equipoise.learning.metrics import psnr, ssim
@@ -25,15 +21,9 @@ from equipoise.physics.csm import estimate_csm, normalize_csm
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.linop import norm
 from equipoise.physics.noise_level import noise_level
-from equipoise.physics.sampling import make_mask
 from equipoise.physics.sense import SenseOp
 from equipoise.robustness.certificate import perturbation_bound
 from equipoise.robustness.detection import Features, features
-
-FULLY_SAMPLED = 0.7
-"""A scan with at least this share of its matrix measured can be undersampled in retrospect."""
-
-CALIBRATION = 24
 
 
 @dataclass
@@ -107,87 +97,6 @@ def _json_numbers(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class Experiment(NamedTuple):
-    """A scan to reconstruct, and the fully sampled one that it was undersampled from, if any."""
-
-    acquisition: Acquisition
-    full: Acquisition | None
-
-
-def load_experiment(
-    scan: Path,
-    *,
-    csm: Path | None = None,
-    mask: Path | None = None,
-    acceleration: float | None = None,
-    seed: int = 0,
-) -> Experiment:
-    """Read a scan, with coil maps and a mask from other files, or undersample it in retrospect.
-
-    Raises
-    ------
-    BadInputError
-        If a file cannot be used, or an undersampled scan is to be undersampled again.
-    """
-    original = read(scan)
-    kspace = original.kspace.numpy()
-    if csm is not None:
-        maps = as_maps(read_array(csm, "csm"), kspace.shape, str(csm))
-        original.csm = torch.from_numpy(original.header.whitened(maps))
-    full = original if is_fully_sampled(original) else None
-    if acceleration is not None:
-        return Experiment(undersample(original, acceleration, seed), full)
-    if mask is not None:
-        drawn = torch.from_numpy(np.array(as_mask(read_array(mask, "mask"), kspace, str(mask))))
-        return Experiment(apply_mask(original, drawn), full)
-    return Experiment(original, None)
-
-
-def undersample(
-    acquisition: Acquisition, acceleration: float, seed: int, kind: str = "variable-density-2d"
-) -> Acquisition:
-    """Keep the samples of a drawn mask; the fully sampled scan becomes the target.
-
-    Raises
-    ------
-    BadInputError
-        If the scan is undersampled already.
-    """
-    if not is_fully_sampled(acquisition):
-        raise BadInputError(
-            f"{acquisition.source} is undersampled already ({acquisition.acceleration:.2f}-fold): "
-            "leave out --acceleration to reconstruct it as it is"
-        )
-    y, x = acquisition.kspace.shape[2:]
-    half_of_the_samples = int((y * x / acceleration / 2) ** 0.5)
-    calibration = min(CALIBRATION, half_of_the_samples)
-    drawn_at = acceleration
-    for _ in range(5):
-        mask = make_mask(kind, (y, x), drawn_at, calibration, seed) & acquisition.mask
-        excess = mask.numel() / float(mask.sum()) / acceleration
-        if abs(excess - 1) < 0.01 or drawn_at / excess < 1:
-            break
-        drawn_at /= excess  # part of the matrix was not measured: draw more of the rest
-    return apply_mask(acquisition, mask)
-
-
-def apply_mask(acquisition: Acquisition, mask: Tensor) -> Acquisition:
-    """Keep the samples of a mask (1 or slices, y, x).
-
-    From a fully sampled scan the image combined from all samples becomes the target, once the
-    coil maps are known.
-    """
-    sampled = mask & acquisition.mask
-    if not bool(sampled.flatten(1).any(1).all()):
-        raise BadInputError(f"{acquisition.source}: the mask selects no sample that was measured")
-    return replace(acquisition, kspace=acquisition.kspace * sampled[:, None], mask=sampled)
-
-
-def is_fully_sampled(acquisition: Acquisition) -> bool:
-    """Whether enough of the matrix was measured for a retrospective experiment."""
-    return float(acquisition.mask.double().mean()) >= FULLY_SAMPLED
-
-
 class SliceProblem(NamedTuple):
     """``b = A x + n`` of one slice, divided by ``unit`` so that everything is of order one."""
 
@@ -231,7 +140,17 @@ def slice_problem(acquisition: Acquisition, index: int) -> SliceProblem:
 def solve_slice(
     problem: SliceProblem, model: Method, lam: float | None, options: SolverOptions | None
 ) -> Solution:
-    """The model's image of one slice."""
+    """The model's image of one slice.
+
+    Raises
+    ------
+    BadInputError
+        If the model is one for real images.
+    """
+    if getattr(model.network, "channels", 2) == 1:
+        raise BadInputError(
+            "the model is for photographs and a scan is complex: choose one of the -brain- models"
+        )
     weight = None if lam is None else torch.tensor([lam], dtype=torch.float64)
     return model.solve(
         problem.operator,

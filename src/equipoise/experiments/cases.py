@@ -20,7 +20,7 @@ from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling import make_mask
 from equipoise.physics.sense import SenseOp
-from equipoise.reconstruction import CALIBRATION, undersample
+from equipoise.retrospective import CALIBRATION, undersample
 
 N_COILS, IMAGE_STACK_AXES = 8, 3
 NOISE = (0.005, 0.08)

@@ -7,14 +7,17 @@ of every pixel, whose dominant eigenvector is the map and whose eigenvalue is cl
 where the maps explain the data.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.linop import norm
 from equipoise.physics.sampling import calibration_region
 from equipoise.physics.sense import hann_window
-from equipoise.shapes import CoilMaps, KSpace, Mask
+from equipoise.shapes import CoilMaps, KSpace, Mask, PerSample
 
 KERNEL = 6
 """Kernel width in k-space samples (the default of BART and sigpy)."""
@@ -32,8 +35,25 @@ SUPPORT_RANGE = (0.8, 0.97)
 """The eigenvalue that separates object from background is looked for in this range."""
 
 
+class CoilMapEstimate(NamedTuple):
+    """Maps (batch, coil, y, x), and their eigenvalue (batch, y, x): close to 1 where they hold."""
+
+    csm: Tensor
+    eigenvalue: Tensor
+
+
 def estimate_csm(kspace: KSpace, mask: Mask, kernel: int = KERNEL) -> CoilMaps:
     """ESPIRiT maps of each slice, (batch, coil, y, x), sum of squares 1 on the support, else 0.
+
+    See :func:`espirit`.
+    """
+    return espirit(kspace, mask, kernel).csm
+
+
+def espirit(
+    kspace: KSpace, mask: Mask, kernel: int = KERNEL, crop: float | None = None
+) -> CoilMapEstimate:
+    """ESPIRiT maps, sum of squares 1 on the support and 0 outside, with their confidence.
 
     Parameters
     ----------
@@ -43,20 +63,35 @@ def estimate_csm(kspace: KSpace, mask: Mask, kernel: int = KERNEL) -> CoilMaps:
         True where k-space was measured.
     kernel
         Width of the kernel in samples; lowered to fit a small calibration region.
+    crop
+        The support is where the eigenvalue exceeds this; found for each slice if not given.
 
     Raises
     ------
     BadInputError
         If the fully sampled centre is smaller than 4 x 4 samples, or holds no signal.
     """
-    maps = []
+    maps, eigenvalues = [], []
     for i in range(kspace.shape[0]):
         sampled = mask[i if len(mask) > 1 else 0]
         if kspace.shape[1] == 1:
-            maps.append(torch.ones_like(kspace[i]))
+            found = torch.ones_like(kspace[i]), torch.ones(kspace.shape[2:])
         else:
-            maps.append(_espirit(kspace[i], sampled, kernel)[0])
-    return torch.stack(maps)
+            found = _espirit(kspace[i], sampled, kernel, crop)
+        maps.append(found[0])
+        eigenvalues.append(found[1])
+    return CoilMapEstimate(torch.stack(maps), torch.stack(eigenvalues))
+
+
+def unexplained(coil_images: Tensor, csm: CoilMaps) -> PerSample:
+    """``||(I - S S^H) c|| / ||c||``: the part of coil images that maps do not explain, (batch,).
+
+    Phases of the maps do not enter. This is the null-space projection error of ESPIRiT's authors.
+    """
+    inside = (csm != 0).any(1, keepdim=True)
+    seen = coil_images * inside
+    explained = csm * (csm.conj() * seen).sum(1, keepdim=True)
+    return norm(seen - explained) / norm(seen)
 
 
 def normalize_csm(csm: CoilMaps) -> CoilMaps:
@@ -70,7 +105,9 @@ RSS_FLOOR = 1e-3
 """Maps weaker than this fraction of their maximum count as zero."""
 
 
-def _espirit(kspace: Tensor, mask: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+def _espirit(
+    kspace: Tensor, mask: Tensor, kernel: int, crop: float | None
+) -> tuple[Tensor, Tensor]:
     """Maps (coil, y, x) and the eigenvalue map (y, x)."""
     calibration = _calibration_data(kspace, mask)
     width = min(kernel, (min(calibration.shape[1:]) + 1) // 2)
@@ -78,7 +115,7 @@ def _espirit(kspace: Tensor, mask: Tensor, kernel: int) -> tuple[Tensor, Tensor]
     lowres = kspace_to_image(kspace * hann_window(mask.shape, calibration.shape[1:]))
     vectors, eigenvalue = _dominant_eigenvectors(pixel_operator, lowres)
     vectors = vectors * _reference_phase(calibration, vectors)
-    support = eigenvalue > _otsu(eigenvalue, *SUPPORT_RANGE)
+    support = eigenvalue > (_otsu(eigenvalue, *SUPPORT_RANGE) if crop is None else crop)
     return torch.where(support, vectors, 0).to(kspace.dtype), eigenvalue
 
 
