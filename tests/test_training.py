@@ -19,7 +19,7 @@ from equipoise.learning import train as training
 from equipoise.learning.config import load_config
 from equipoise.learning.images import load_images
 from equipoise.learning.metrics import nmse, psnr, ssim
-from equipoise.learning.simulate import Simulation, batch_samples
+from equipoise.learning.simulate import Simulation
 from equipoise.methods.registry import METHODS
 from equipoise.methods.weights import load_model, provenance
 from equipoise.outcome import BadInputError, EquipoiseError
@@ -286,12 +286,12 @@ class TestSimulation:
 
     def test_is_a_function_of_the_seed(self):
         one, again, other = self.sample(0), self.sample(0), self.sample(1)
-        assert torch.equal(one.kspace, again.kspace)
-        assert one.kspace.dtype == one.target.dtype == torch.complex64
-        assert not torch.equal(one.kspace[:, :3], other.kspace[:, :3])
+        assert torch.equal(one.data, again.data)
+        assert one.data.dtype == one.target.dtype == torch.complex64
+        assert not torch.equal(one.data[:, :3], other.data[:, :3])
 
     def test_every_option_changes_the_data(self):
-        reference = self.sample().kspace
+        reference = self.sample().data
         maps = torch.randn((32, 24, 24), dtype=torch.complex64)
         for change in (
             {"acceleration": 3.0},
@@ -303,7 +303,7 @@ class TestSimulation:
             {"zoom": (0.9, 0.9)},
             {"masked_maps": 0.0},
         ):
-            other = self.sample(**change).kspace
+            other = self.sample(**change).data
             assert other.shape != reference.shape or not torch.equal(other, reference), change
 
     def test_estimated_maps_and_noise_replace_the_true_ones(self):
@@ -315,10 +315,10 @@ class TestSimulation:
                 )
                 for share in (0.0, 1.0)
             )
-            assert torch.equal(true.kspace, estimated.kspace)
+            assert torch.equal(true.data, estimated.data)
             assert not torch.equal(true.operator.csm, estimated.operator.csm)
-            misfit = estimated.operator.forward(estimated.target) - estimated.kspace
-            relative = float(misfit.abs().square().sum() / estimated.kspace.abs().square().sum())
+            misfit = estimated.operator.forward(estimated.target) - estimated.data
+            relative = float(misfit.abs().square().sum() / estimated.data.abs().square().sum())
             assert relative < 0.05
 
     def test_the_noise_has_the_stated_level(self):
@@ -327,13 +327,13 @@ class TestSimulation:
         sample = simulation.sample(image, np.random.default_rng(0))
         assert 0.09 < float(sample.noise_level) < 0.14
         clean = sample.operator.forward(sample.target)
-        noise = (sample.kspace - clean)[:, :, sample.operator.mask[0]]
+        noise = (sample.data - clean)[:, :, sample.operator.mask[0]]
         assert float(noise.abs().square().mean().sqrt()) == pytest.approx(0.1, rel=0.05)
 
     def test_samples_with_different_coil_counts_make_a_batch(self):
-        batch = batch_samples([self.sample(0, coils=(3, 3)), self.sample(1, coils=(5, 5))])
-        assert batch.kspace.shape == (2, 5, 32, 32)
-        assert float(batch.kspace[0, 3:].abs().max()) == 0
+        batch = Simulation().batch([self.sample(0, coils=(3, 3)), self.sample(1, coils=(5, 5))])
+        assert batch.data.shape == (2, 5, 32, 32)
+        assert float(batch.data[0, 3:].abs().max()) == 0
 
 
 class TestMetrics:

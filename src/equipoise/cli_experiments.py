@@ -1,6 +1,7 @@
 """``equipoise experiment``: the tables and figures of the paper."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,6 +105,50 @@ def memory(
 
 
 @app.command()
+def superres(
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="photograph, or folder of them [one of the plotting library]"),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="comma-separated names, or model files as NAME=FILE [bicubic, tikhonov and all "
+            "of the package]",
+            metavar="LIST",
+        ),
+    ] = None,
+    factor: Annotated[int, typer.Option(min=2, help="the models are trained for 3")] = 3,
+    noise: Annotated[float, typer.Option(min=0, help="of the small image, white is 1")] = 0.01,
+    output: Folder = Path("superres"),
+    as_json: AsJson = False,
+) -> None:
+    """Super-resolution: PSNR, SSIM, time and Fig. 2 of every method on photographs."""
+    from equipoise.cli import failures
+
+    with failures():
+        from equipoise.experiments import superres as experiment
+        from equipoise.superresolution import DEFAULT_MODEL, superresolution_of
+
+        loaded = _superres_methods(methods)
+        source = replace(superresolution_of(DEFAULT_MODEL), factor=factor)
+        photographs = experiment.photographs(data or [], factor)
+        found = experiment.study(loaded, photographs, source, noise=noise, say=console.print)
+        settings = {
+            **_machine(),
+            "data": [path.name for path in data or []] or ["grace_hopper.jpg of matplotlib"],
+            "factor": factor,
+            "kernel": source.kernel,
+            "border": source.border,
+            "noise": noise,
+            "margin": found.margin,
+        }
+        result = experiment.write_study(output, found, settings)
+        console.print((output / "superres.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
 def detection(
     model: Annotated[str, typer.Option(help="calibrated model, name or file")] = "mol-lr-brain-4x",
     data: Annotated[list[Path] | None, typer.Option(help="images like those calibrated on")] = None,
@@ -150,35 +195,56 @@ ORDER = ("sense", "unet", "de-grad", "mol-sn", "mol-lr", "mol-m", "admm-net", "m
 """Rows of Table I."""
 
 
+SUPERRES_ORDER = ("bicubic", "tikhonov", "mol-lr", "modl")
+
+
 def _methods(names: str | None) -> dict[str, "Method | None"]:
+    return _load(names, ORDER, ("sense",), "-brain-4x")
+
+
+def _superres_methods(names: str | None) -> dict[str, "Method | None"]:
+    return _load(names, SUPERRES_ORDER, ("bicubic", "tikhonov"), "-superres-3x")
+
+
+def _load(
+    names: str | None, order: tuple[str, ...], untrained: tuple[str, ...], suffix: str
+) -> dict[str, "Method | None"]:
+    """The methods of a list; those that need no training are None."""
     from equipoise.methods.weights import available_models, load_model
     from equipoise.outcome import BadInputError
 
     if names is None:
-        there = ["sense", *(m.removesuffix("-brain-4x") for m in available_models())]
-        names = ",".join(name for name in ORDER if name in there)
+        trained = [m.removesuffix(suffix) for m in available_models() if m.endswith(suffix)]
+        names = ",".join(name for name in order if name in (*untrained, *trained))
     found: dict[str, Method | None] = {}
     for entry in names.split(","):
         name, _, file = entry.strip().partition("=")
         if name in found or not name:
             raise BadInputError(f"--methods is {names!r}: each method needs a name of its own")
-        found[name] = None if name == "sense" else load_model(file or f"{name}-brain-4x")
+        found[name] = None if name in untrained else load_model(file or f"{name}{suffix}")
     return found
 
 
 def _settings(data: list[Path] | None, acceleration: float, seeds: int) -> dict[str, Any]:
+    from equipoise.experiments.cases import NOISE
+
+    return {
+        **_machine(),
+        "data": [path.name for path in data or []] or ["head of matplotlib"],
+        "acceleration": acceleration,
+        "seeds": seeds,
+        "simulated_noise": list(NOISE),
+    }
+
+
+def _machine() -> dict[str, Any]:
     import platform
 
     import torch
 
     from equipoise import __version__
-    from equipoise.experiments.cases import NOISE
 
     return {
-        "data": [path.name for path in data or []] or ["head of matplotlib"],
-        "acceleration": acceleration,
-        "seeds": seeds,
-        "simulated_noise": list(NOISE),
         "version": __version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

@@ -92,6 +92,6 @@ def simulated_features(
 ) -> Features:
     """The features of one simulated scan."""
     sample = source.sample(image, np.random.default_rng(seed))
-    problem = SliceProblem(sample.operator, sample.kspace, sample.noise_level, 1.0)
+    problem = SliceProblem(sample.operator, sample.data, sample.noise_level, 1.0)
     with torch.no_grad():
         return slice_features(problem, solve_slice(problem, model, None, None))

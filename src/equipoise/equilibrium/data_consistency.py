@@ -85,6 +85,26 @@ def conjugate_gradient(
     return CGResult(x, residual, energy.sqrt(), iterations)
 
 
+def solve_regularized(
+    operator: LinearOperator,
+    rhs: Image,
+    weight: PerSample,
+    shift: PerSample,
+    *,
+    start: Image | None = None,
+    rtol: float = 1e-6,
+    max_iter: int = 100,
+) -> CGResult:
+    """The solution of :func:`conjugate_gradient`, in closed form where the operator has one."""
+    exact = operator.regularized_inverse(rhs, weight, shift)
+    if exact is None:
+        return conjugate_gradient(
+            operator, rhs, weight, shift, start=start, rtol=rtol, max_iter=max_iter
+        )
+    zero = torch.zeros_like(rhs)
+    return CGResult(exact, zero, norm(zero), 0)
+
+
 def tikhonov(
     operator: LinearOperator, data: Data, lam: PerSample, *, rtol: float = 1e-6, max_iter: int = 200
 ) -> Image:
@@ -95,7 +115,7 @@ def tikhonov(
     adjoint_image = operator.adjoint(data)
     rhs = per_sample(lam.to(adjoint_image.real.dtype), adjoint_image) * adjoint_image
     ones = torch.ones_like(lam)
-    return conjugate_gradient(operator, rhs, lam, ones, rtol=rtol, max_iter=max_iter).value
+    return solve_regularized(operator, rhs, lam, ones, rtol=rtol, max_iter=max_iter).value
 
 
 def tikhonov_path(

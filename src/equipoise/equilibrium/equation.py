@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.equilibrium.data_consistency import conjugate_gradient
+from equipoise.equilibrium.data_consistency import solve_regularized
 from equipoise.physics.linop import LinearOperator, norm, per_sample
 from equipoise.robustness.certificate import distance_bound, tight_distance_bound
 
@@ -84,7 +84,7 @@ class MonotoneEquation:
         rhs = -per_sample(alpha, residual) * residual
         dtype = torch.complex64 if self.single else torch.complex128
         identity_weight = 1 + alpha * self.shift
-        result = conjugate_gradient(
+        result = solve_regularized(
             self.operator,
             rhs.to(dtype),
             alpha * self.lam,

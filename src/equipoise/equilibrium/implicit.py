@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from equipoise.equilibrium.data_consistency import conjugate_gradient
+from equipoise.equilibrium.data_consistency import solve_regularized
 from equipoise.equilibrium.equation import MonotoneEquation, Step
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.outcome import BackwardRecord
@@ -134,7 +134,7 @@ class PicardOnQ(MonotoneEquation):
     def adjoint_from_q(self, q: Tensor) -> Tensor:
         """``p = alpha P^-1 q``, warm-started from the last p."""
         alpha = torch.full_like(self.lam, self.alpha)
-        self.p = conjugate_gradient(
+        self.p = solve_regularized(
             self.operator,
             self.alpha * q,
             alpha * self.lam,

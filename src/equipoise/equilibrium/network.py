@@ -14,12 +14,16 @@ class CNN(nn.Module):
     """``H``: convolutions with ReLU between them, no normalisation, no residual connection.
 
     Acts on the real and imaginary part as two channels, each sample alone, any image size. The
-    memory layout is channels-last, which is that of a complex tensor, so nothing is copied.
+    memory layout is channels-last, which is that of a complex tensor, so nothing is copied. With
+    one channel it acts on the real part and is zero in the imaginary one, so that the equilibrium
+    of real data is real.
 
     Parameters
     ----------
     features, layers, kernel_size
         Width, number of convolutions, and their (odd) size. The paper has 64, 5 and 3.
+    channels
+        2 for complex images, 1 for real ones.
     gain
         Start as ``gain`` times the identity: a ReLU network carries ``+x`` and ``-x`` in two
         channels each. 0 keeps the usual random start.
@@ -34,10 +38,12 @@ class CNN(nn.Module):
         kernel_size: int = 3,
         gain: float = 0.9,
         seed: int = 0,
+        channels: int = 2,
     ):
         super().__init__()
         self.features, self.layers, self.kernel_size = features, layers, kernel_size
-        widths = [2] + [features] * (layers - 1) + [2]
+        self.channels = channels
+        widths = [channels] + [features] * (layers - 1) + [channels]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(i, o, kernel_size, padding=kernel_size // 2)
             for i, o in itertools.pairwise(widths)
@@ -51,6 +57,7 @@ class CNN(nn.Module):
             "features": self.features,
             "layers": self.layers,
             "kernel_size": self.kernel_size,
+            "channels": self.channels,
         }
 
     @property
@@ -66,13 +73,17 @@ class CNN(nn.Module):
     def forward(self, image: Image) -> Image:
         """``H(x)`` in the precision of the weights, returned in the precision of x."""
         complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
-        h = torch.view_as_real(image.to(complex_dtype)).permute(0, 3, 1, 2).to(self.dtype)
+        parts = torch.view_as_real(image.to(complex_dtype))[..., : self.channels]
+        h = parts.permute(0, 3, 1, 2).to(self.dtype)
         for layer in range(self.layers - 1):
             h = torch.relu_(self._convolve(layer, h))
         h = self._convolve(self.layers - 1, h).permute(0, 2, 3, 1).contiguous()
         # dtype.to_real() would be shorter; torch 2.3 frees the dtype that it returns.
         real_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        return torch.view_as_complex(h.to(real_dtype)).to(image.dtype)
+        h = h.to(real_dtype)
+        if self.channels == 1:
+            h = torch.cat([h, torch.zeros_like(h)], -1)
+        return torch.view_as_complex(h).to(image.dtype)
 
     def _convolve(self, layer: int, h: Tensor) -> Tensor:
         return self.convolutions[layer](h)
@@ -93,11 +104,12 @@ class CNN(nn.Module):
             self._carry_identity(gain)
 
     def _carry_identity(self, gain: float) -> None:
-        """Channels 0 to 3 hold ``+re, -re, +im, -im`` from layer to layer."""
+        """Channels 0 to 3 hold ``+re, -re, +im, -im`` from layer to layer; 0 and 1 if real."""
         centre = self.kernel_size // 2
         first, *middle, last = self.kernels()
-        last[:, :4] = 0
-        for channel in range(4):
+        carried = 2 * self.channels
+        last[:, :carried] = 0
+        for channel in range(carried):
             part, sign = channel // 2, 1 - 2 * (channel % 2)
             first[channel] = 0
             first[channel, part, centre, centre] = sign
@@ -105,7 +117,7 @@ class CNN(nn.Module):
                 weight[channel] = 0
                 weight[channel, channel, centre, centre] = 1
             last[part, channel, centre, centre] = gain * sign
-        last[:, 4:] *= LAST_FRACTION
+        last[:, carried:] *= LAST_FRACTION
 
 
 class OnSupport(nn.Module):

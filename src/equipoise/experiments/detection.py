@@ -138,7 +138,7 @@ def study(
     rows: list[Row] = []
     for kind, image, rng in _scans(images, others, scans, seed):
         sample = source.sample(image, rng)
-        problem = SliceProblem(sample.operator, sample.kspace, sample.noise_level, 1.0)
+        problem = SliceProblem(sample.operator, sample.data, sample.noise_level, 1.0)
         problem = kind.change(problem, model, rng)
         with torch.no_grad():
             solution = solve_slice(problem, model, None, None)

@@ -17,6 +17,7 @@ from equipoise.experiments.results import Row, markdown_table, write_csv, write_
 from equipoise.formats.write import make_folder, replacing
 from equipoise.learning.baselines import best_sense
 from equipoise.learning.metrics import psnr, ssim
+from equipoise.physics.linop import LinearOperator
 
 SENSE = "sense"
 REFERENCE = "mol-lr"
@@ -50,7 +51,11 @@ def compare(
     for case in acquisitions:
         first = first or case
         for name, method in methods.items():
-            image, row = _sense(case) if method is None else _learned(method, case)
+            image, row = (
+                _sense(case)
+                if method is None
+                else learned(method, case.operator, case.kspace, case.noise_level)
+            )
             quality = {
                 "psnr": float(psnr(image, case.target)),
                 "ssim": float(ssim(image, case.target)),
@@ -73,9 +78,12 @@ def _sense(case: Case) -> tuple[Tensor, Row]:
 
 
 @torch.no_grad()
-def _learned(method: Method, case: Case) -> tuple[Tensor, Row]:
+def learned(
+    method: Method, operator: LinearOperator, data: Tensor, noise_level: Tensor
+) -> tuple[Tensor, Row]:
+    """The image of a trained method, and what is written of it."""
     started = time.perf_counter()
-    solution = method.solve(case.operator, case.kspace, noise_level=case.noise_level)
+    solution = method.solve(operator, data, noise_level=noise_level)
     seconds = time.perf_counter() - started
     bound = float(solution.distance_bound)
     return solution.value, {
@@ -126,7 +134,7 @@ def write_table(folder: Path, comparison: Comparison, settings: dict[str, Any]) 
     """``table1.{md,csv,json}``, ``slices.csv`` and ``figure1.png``; returns the JSON."""
     make_folder(folder)
     result = {**summary(comparison.rows), "settings": settings}
-    table = [_table_row(name, result) for name in result["methods"]]
+    table = [table_row(name, result) for name in result["methods"]]
     write_csv(folder / "slices.csv", comparison.rows)
     write_csv(folder / "table1.csv", table)
     write_json(folder / "table1.json", result)
@@ -136,7 +144,8 @@ def write_table(folder: Path, comparison: Comparison, settings: dict[str, Any]) 
     return result
 
 
-def _table_row(name: str, result: dict[str, Any]) -> Row:
+def table_row(name: str, result: dict[str, Any]) -> Row:
+    """One method of a :func:`summary` as it is printed."""
     m = result["methods"][name]
     paired = result["paired"].get(name)
     difference = ""

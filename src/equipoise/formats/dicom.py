@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.formats.header import Geometry, Header
-from equipoise.formats.optional import need
 from equipoise.formats.replacing import replacing
+from equipoise.optional import need
 
 LARGEST = 2**16 - 1
 WINDOW_PERCENTILE = 99.5

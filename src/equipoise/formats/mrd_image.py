@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.formats.header import Geometry, Header
-from equipoise.formats.optional import need
 from equipoise.formats.replacing import replacing
+from equipoise.optional import need
 
 MAGNITUDE, COMPLEX = 1, 5
 """``ISMRMRD_IMTYPE`` of the two series."""

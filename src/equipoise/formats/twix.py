@@ -14,9 +14,9 @@ import numpy as np
 from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.header import Geometry, Header
 from equipoise.formats.limits import check_size
-from equipoise.formats.optional import need
 from equipoise.formats.readouts import Readouts, Stack, assemble, whitening_of
 from equipoise.formats.xml_header import Limit, Space, XmlHeader
+from equipoise.optional import need
 from equipoise.outcome import BadInputError
 
 MAX_MEASUREMENTS = 64

@@ -1,5 +1,6 @@
 """Reconstructions that a learned one is compared with."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from equipoise.equilibrium.data_consistency import tikhonov_path
 from equipoise.learning.metrics import psnr
 from equipoise.physics.linop import LinearOperator
-from equipoise.shapes import Image, KSpace
+from equipoise.shapes import Data, Image
 
 SENSE_LAMS = tuple(10 ** (k / 4) for k in range(-2, 15))
 """Grid of lam from 0.3 to 3000, four to a decade."""
@@ -21,14 +22,19 @@ class SenseResult(NamedTuple):
     lam: Tensor
 
 
-def best_sense(operator: LinearOperator, kspace: KSpace, target: Image) -> SenseResult:
-    """Regularised SENSE at the lam of a grid that is best for the target.
+def best_sense(
+    operator: LinearOperator,
+    kspace: Data,
+    target: Image,
+    lams: Sequence[float] = SENSE_LAMS,
+) -> SenseResult:
+    """Regularised least squares (SENSE in MRI) at the lam of a grid that is best for the target.
 
     The choice looks at the target, which no real scan has: it is the most that SENSE can reach.
     """
     best_psnr = torch.full((kspace.shape[0],), -torch.inf, dtype=torch.float64)
     image, best_lam = torch.zeros_like(target), torch.zeros_like(best_psnr)
-    for lam, trial in zip(SENSE_LAMS, tikhonov_path(operator, kspace, SENSE_LAMS, rtol=1e-4)):
+    for lam, trial in zip(lams, tikhonov_path(operator, kspace, lams, rtol=1e-4)):
         weights = torch.full_like(best_psnr, lam)
         value = psnr(trial, target)
         better = value > best_psnr

@@ -37,6 +37,15 @@ class SimulationConfig(_Strict):
     estimated: float = Field(0.0, ge=0, le=1)
 
 
+class SuperResolutionConfig(_Strict):
+    """See :class:`equipoise.learning.photographs.SuperResolution`."""
+
+    factor: int = Field(3, ge=1)
+    kernel: Literal["gaussian", "bicubic"] = "gaussian"
+    border: Literal["zero", "circular", "reflect"] = "reflect"
+    noise: tuple[float, float] = (0.003, 0.03)
+
+
 class ModelConfig(_Strict):
     """The method, its network, its monotonicity, and the start of the data weight."""
 
@@ -71,6 +80,9 @@ class TrainConfig(_Strict):
     name: str
     data: DataConfig
     simulation: SimulationConfig = SimulationConfig()
+    super_resolution: SuperResolutionConfig | None = Field(
+        None, description="train on real photographs and small images of them instead of MRI"
+    )
     model: ModelConfig = ModelConfig()
     lipschitz: LipschitzConfig = LipschitzConfig()
     start: Path | None = Field(None, description="weights to continue from, instead of warming up")
@@ -95,6 +107,8 @@ class TrainConfig(_Strict):
     def _check(self) -> "TrainConfig":
         if self.start is not None and self.warmup_steps:
             raise ValueError("start replaces the warm-up: set warmup_steps to 0")
+        if self.super_resolution is not None and self.model.method == "unet":
+            raise ValueError("unet is a method for complex images: choose another model.method")
         if self.lipschitz.reserve >= 1 - self.model.m:
             raise ValueError("lipschitz.reserve must be smaller than T = 1 - m")
         return self

@@ -1,4 +1,4 @@
-"""Images to learn from: HDF5 stacks, npy, png, NIfTI."""
+"""Images to learn from: HDF5 stacks, npy, NIfTI, photographs."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.formats.photograph import PHOTOGRAPHS, read_photograph
 from equipoise.outcome import BadInputError
 
-SUFFIXES = (".h5", ".npy", ".png", ".nii", ".nii.gz")
+SUFFIXES = (".h5", ".npy", ".nii", ".nii.gz", *PHOTOGRAPHS)
 
 
 def load_images(paths: list[Path]) -> list[Tensor]:
@@ -17,7 +18,8 @@ def load_images(paths: list[Path]) -> list[Tensor]:
 
     A path is a file or a folder of files. HDF5 files hold ``real``, ``imag`` and ``scale`` (or
     ``magnitude``, ``image`` or ``reconstruction_rss``), shape (slices, y, x); NIfTI volumes are
-    read slice by slice along their last axis. Slices that are zero are left out.
+    read slice by slice along their last axis; of a photograph the luminance is taken. Slices that
+    are zero are left out.
 
     Raises
     ------
@@ -26,7 +28,7 @@ def load_images(paths: list[Path]) -> list[Tensor]:
     """
     slices: list[Tensor] = []
     for path in paths:
-        for file in _files(Path(path)):
+        for file in image_files(Path(path)):
             try:
                 stack = _read(file)
             except (OSError, KeyError, ValueError) as error:
@@ -42,9 +44,10 @@ def load_images(paths: list[Path]) -> list[Tensor]:
     return slices
 
 
-def _files(path: Path) -> list[Path]:
+def image_files(path: Path) -> list[Path]:
+    """The file, or the image files of a folder."""
     if path.is_dir():
-        return sorted(f for f in path.iterdir() if f.name.endswith(SUFFIXES))
+        return sorted(f for f in path.iterdir() if f.name.lower().endswith(SUFFIXES))
     if not path.exists():
         raise BadInputError(f"{path} does not exist")
     return [path]
@@ -57,11 +60,8 @@ def _read(path: Path) -> np.ndarray:
     if path.name.endswith(".npy"):
         array = np.load(path, allow_pickle=False)
         return array if array.ndim == 3 else array[None]
-    if path.name.endswith(".png"):
-        from matplotlib.image import imread
-
-        array = imread(path)
-        return (array if array.ndim == 2 else array[..., :3].mean(-1))[None]
+    if path.name.lower().endswith(PHOTOGRAPHS):
+        return read_photograph(path).luminance[None]
     import nibabel
 
     return np.moveaxis(np.atleast_3d(np.asarray(nibabel.load(path).dataobj)), -1, 0)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Image quality on magnitude images, per sample, with ``data_range = max |target|``."""
+"""Image quality on magnitude images, per sample, with ``data_range = max |target|`` by default."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,14 @@ from torch import Tensor
 from equipoise.shapes import Image, PerSample
 
 
-def psnr(image: Image, target: Image) -> PerSample:
-    """``10 log10(max|target|^2 / mean (|image| - |target|)^2)`` in dB, (batch,)."""
+def psnr(image: Image, target: Image, data_range: float | None = None) -> PerSample:
+    """``10 log10(data_range^2 / mean (|image| - |target|)^2)`` in dB, (batch,)."""
     error, reference = _magnitudes(image, target)
     mse = (error - reference).square().flatten(1).mean(1)
-    return 10 * torch.log10(_data_range(reference).square() / mse)
+    return 10 * torch.log10(_data_range(reference, data_range).square() / mse)
 
 
-def ssim(image: Image, target: Image) -> PerSample:
+def ssim(image: Image, target: Image, data_range: float | None = None) -> PerSample:
     """Structural similarity with a Gaussian window of 11 pixels, sigma 1.5 (Wang et al. 2004)."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -22,7 +22,7 @@ def ssim(image: Image, target: Image) -> PerSample:
         structural_similarity_index_measure(
             a[None, None], b[None, None], sigma=1.5, kernel_size=11, data_range=float(r)
         )
-        for a, b, r in zip(magnitude, reference, _data_range(reference))
+        for a, b, r in zip(magnitude, reference, _data_range(reference, data_range))
     ]
     return torch.stack([torch.as_tensor(v) for v in values]).double()
 
@@ -38,5 +38,6 @@ def _magnitudes(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return image.abs().double(), target.abs().double()
 
 
-def _data_range(reference: Tensor) -> Tensor:
-    return reference.flatten(1).amax(1)
+def _data_range(reference: Tensor, given: float | None) -> Tensor:
+    largest = reference.flatten(1).amax(1)
+    return largest if given is None else torch.full_like(largest, given)

@@ -1,9 +1,9 @@
 """Simulated parallel MRI from images: coil maps, phase, mask and noise, all from one seed."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from equipoise.learning.sample import Sample, Source
 from equipoise.outcome import BadInputError
 from equipoise.physics.coils import biot_savart_maps, resize_maps
 from equipoise.physics.csm import estimate_csm, normalize_csm
@@ -22,18 +23,16 @@ from equipoise.physics.sense import SenseOp
 Shape = tuple[int, int]
 
 
-class Sample(NamedTuple):
-    """One simulated acquisition: A, b, the image behind it, and what its noise may read."""
+@dataclass(frozen=True)
+class Scan(Sample):
+    """A simulated acquisition; ``data`` is its k-space."""
 
     operator: SenseOp
-    kspace: Tensor
-    target: Tensor
-    noise_level: Tensor
 
 
 @dataclass(frozen=True)
-class Simulation:
-    """The distribution that samples are drawn from.
+class Simulation(Source):
+    """Parallel MRI: the distribution that scans are drawn from.
 
     Attributes
     ----------
@@ -69,7 +68,7 @@ class Simulation:
     masked_maps: float = 0.5
     estimated: float = 0.0
 
-    def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Sample:
+    def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Scan:
         """Draw one acquisition of an image (y, x), of a random crop of it if asked."""
         image = _lower_resolution(image, rng.uniform(*self.zoom), crop)
         full = (image.shape[0], image.shape[1])
@@ -85,7 +84,7 @@ class Simulation:
         image, csm = _turn(image, turn, flip), _turn(csm, turn, flip)
         return self.acquire(image[None], csm, rng)
 
-    def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Sample:
+    def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Scan:
         """Undersampled noisy k-space of an image (1, y, x) seen through given coil maps."""
         shape = (image.shape[1], image.shape[2])
         calibration = max(round(self.calibration * min(shape) / 256), 6)
@@ -99,9 +98,24 @@ class Simulation:
         if rng.random() < self.estimated:
             maps = estimate_csm(noisy, mask)
             target = (maps.conj() * csm).sum(1) * image
-            return Sample(SenseOp(maps, mask), noisy, target, noise_level(noisy, mask))
+            return Scan(SenseOp(maps, mask), noisy, target, noise_level(noisy, mask))
         reading = torch.tensor([sigma * rng.uniform(*MISREADING)], dtype=torch.float64)
-        return Sample(operator, noisy, target, reading)
+        return Scan(operator, noisy, target, reading)
+
+    def batch(self, samples: Sequence[Scan]) -> Scan:
+        """Scans of one shape as one; fewer coils are filled up with zero maps."""
+        n_coils = max(s.data.shape[1] for s in samples)
+
+        def stack(tensors: list[Tensor]) -> Tensor:
+            return torch.cat([F.pad(t, (0, 0, 0, 0, 0, n_coils - t.shape[1])) for t in tensors])
+
+        maps = stack([s.operator.csm for s in samples])
+        return Scan(
+            SenseOp(maps, torch.cat([s.operator.mask for s in samples])),
+            stack([s.data for s in samples]),
+            torch.cat([s.target for s in samples]),
+            torch.cat([s.noise_level for s in samples]),
+        )
 
     def _coil_maps(self, shape: Shape, rng: np.random.Generator) -> Tensor:
         n_coils = int(rng.integers(self.coils[0], self.coils[1] + 1))
@@ -186,21 +200,3 @@ def _crop_with_content(image: Tensor, size: int, rng: np.random.Generator) -> tu
 def _turn(array: Tensor, quarter_turns: int, flip: bool) -> Tensor:
     array = torch.rot90(array, quarter_turns, (-2, -1))
     return (array.flip(-1) if flip else array).contiguous()
-
-
-def batch_samples(samples: list[Sample]) -> Sample:
-    """Stack samples of one shape into a batch; fewer coils are filled up with zero maps."""
-    n_coils = max(s.kspace.shape[1] for s in samples)
-
-    def stack(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([F.pad(t, (0, 0, 0, 0, 0, n_coils - t.shape[1])) for t in tensors])
-
-    operator = SenseOp(
-        stack([s.operator.csm for s in samples]), torch.cat([s.operator.mask for s in samples])
-    )
-    return Sample(
-        operator,
-        stack([s.kspace for s in samples]),
-        torch.cat([s.target for s in samples]),
-        torch.cat([s.noise_level for s in samples]),
-    )

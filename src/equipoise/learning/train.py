@@ -25,13 +25,9 @@ from equipoise.learning.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.learning.config import TrainConfig
 from equipoise.learning.images import load_images
 from equipoise.learning.metrics import psnr
-from equipoise.learning.simulate import (
-    Sample,
-    Simulation,
-    batch_samples,
-    complex_noise,
-    load_coils,
-)
+from equipoise.learning.photographs import SuperResolution
+from equipoise.learning.sample import Sample, Source
+from equipoise.learning.simulate import Simulation, complex_noise, load_coils
 from equipoise.learning.validation import evaluate, sense_psnr, validation_set
 from equipoise.methods.registry import new_method
 from equipoise.methods.weights import load_model, provenance, save_model
@@ -121,9 +117,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, folder: Path, say: Callable[[str], None]):
         self.config, self.folder, self.say = config, folder, say
-        coils = load_coils(config.data.coils) if config.data.coils else None
-        options = config.simulation.model_dump()
-        self.simulation = Simulation(**options, measured_coils=coils)
+        self.source = _source(config)
         self.images = load_images(config.data.train)
         smallest = min(min(image.shape) for image in self.images)
         if config.batch > 1 and (config.crop is None or smallest < config.crop):
@@ -131,7 +125,7 @@ class _Run:
                 f"a training image has a side of {smallest} pixels, less than crop {config.crop}, "
                 "so a batch cannot be stacked: lower crop, or use batch 1"
             )
-        self.validation = validation_set(config, self.simulation)
+        self.validation = validation_set(config, self.source)
         self.sense_psnr = sense_psnr(self.validation)
         self.model = _first_model(config)
         self.optimizer = torch.optim.Adam(
@@ -202,12 +196,12 @@ class _Run:
         for i in range(self.config.batch):
             rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, i])
             image = self.images[int(rng.integers(len(self.images)))]
-            samples.append(self.simulation.sample(image, rng, self.config.crop))
-        return batch_samples(samples)
+            samples.append(self.source.sample(image, rng, self.config.crop))
+        return self.source.batch(samples)
 
     def _denoise(self, samples: Sample) -> tuple[Tensor, Tensor, float]:
         """Warm-up: H removes white noise, one evaluation a step instead of thirty."""
-        scale = samples.operator.intensity_scale(samples.kspace)
+        scale = samples.operator.intensity_scale(samples.data)
         rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, 2**20])
         level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
         noise = complex_noise(samples.target.shape, rng) * per_sample(level, samples.target)
@@ -220,7 +214,7 @@ class _Run:
         rtol = first * (last / first) ** progress
         solution = self.model.solve(
             samples.operator,
-            samples.kspace,
+            samples.data,
             noise_level=samples.noise_level,
             options=self.model.training_options(rtol, TRAINING_ITERATIONS),
             backward_rtol=self.config.backward_rtol,
@@ -360,10 +354,19 @@ class _Run:
             file.write(json.dumps(entry) + "\n")
 
 
+def _source(config: TrainConfig) -> Source:
+    """What samples are drawn from."""
+    if config.super_resolution is not None:
+        return SuperResolution(**config.super_resolution.model_dump())
+    coils = load_coils(config.data.coils) if config.data.coils else None
+    return Simulation(**config.simulation.model_dump(), measured_coils=coils)
+
+
 def _first_model(config: TrainConfig) -> Method:
     """A new model, or the one that the run continues from."""
     wanted = config.model
     network = {key: getattr(wanted, key) for key in ("features", "layers", "kernel_size")}
+    network["channels"] = 2 if config.super_resolution is None else 1
     model = new_method(
         wanted.method,
         network=network,

@@ -9,7 +9,7 @@ from equipoise.learning.baselines import best_sense
 from equipoise.learning.config import TrainConfig
 from equipoise.learning.images import load_images
 from equipoise.learning.metrics import psnr
-from equipoise.learning.simulate import Sample, Simulation
+from equipoise.learning.sample import Sample, Source
 from equipoise.outcome import Solution
 from equipoise.physics.linop import per_sample
 
@@ -18,20 +18,20 @@ VALIDATION_STREAM = 1
 """Keeps the random numbers of validation apart from those of training."""
 
 
-def validation_set(config: TrainConfig, simulation: Simulation) -> list[Sample]:
+def validation_set(config: TrainConfig, source: Source) -> list[Sample]:
     """One acquisition of each of ``validation_samples`` evenly spaced validation images."""
     images = load_images(config.data.validation)
     chosen = np.linspace(0, len(images) - 1, min(config.validation_samples, len(images)))
     samples = []
     for i in chosen.round().astype(int):
         rng = np.random.default_rng([config.seed, VALIDATION_STREAM, int(i)])
-        samples.append(simulation.sample(images[i], rng, config.validation_crop))
+        samples.append(source.sample(images[i], rng, config.validation_crop))
     return samples
 
 
 def sense_psnr(samples: list[Sample]) -> float:
     """Mean PSNR of regularised SENSE, each sample at its best lam."""
-    values = [psnr(best_sense(s.operator, s.kspace, s.target).image, s.target) for s in samples]
+    values = [psnr(best_sense(s.operator, s.data, s.target).image, s.target) for s in samples]
     return float(torch.cat(values).mean())
 
 
@@ -47,7 +47,7 @@ def evaluate(model: Method, samples: list[Sample], lipschitz_steps: int) -> dict
     for sample in samples:
         solution = model.solve(
             sample.operator,
-            sample.kspace,
+            sample.data,
             noise_level=sample.noise_level,
             options=model.training_options(RTOL, MAX_ITERATIONS),
         )

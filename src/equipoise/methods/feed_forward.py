@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equipoise.equilibrium.data_consistency import conjugate_gradient
+from equipoise.equilibrium.data_consistency import solve_regularized
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.method import Method
 from equipoise.outcome import Outcome, Solution
@@ -30,7 +30,7 @@ class _DataConsistency(torch.autograd.Function):
     ) -> Any:
         """``x``, from a start that changes the iterations but not the solution."""
         ones = torch.ones_like(lam)
-        x = conjugate_gradient(operator, rhs, lam, ones, start=start, rtol=CG_RTOL[rhs.dtype]).value
+        x = solve_regularized(operator, rhs, lam, ones, start=start, rtol=CG_RTOL[rhs.dtype]).value
         ctx.operator = operator
         ctx.save_for_backward(x, lam)
         return x
@@ -39,7 +39,7 @@ class _DataConsistency(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Gradients for rhs and lam."""
         x, lam = ctx.saved_tensors
-        p = conjugate_gradient(
+        p = solve_regularized(
             ctx.operator, gradients[0], lam, torch.ones_like(lam), rtol=CG_RTOL[x.dtype]
         ).value
         return None, p, -inner(p, ctx.operator.normal(x)).to(lam.dtype), None

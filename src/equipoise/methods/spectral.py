@@ -31,7 +31,7 @@ class SpectralCNN(CNN):
     ----------
     bound
         Proved Lipschitz constant of what :meth:`baked` returns.
-    features, layers, kernel_size, seed
+    features, layers, kernel_size, seed, channels
         As for :class:`CNN`.
     """
 
@@ -77,20 +77,20 @@ class SpectralCNN(CNN):
 
     @torch.no_grad()
     def _carry_image(self) -> None:
-        """Channels 0 and 1 hold the real and imaginary part plus an offset."""
+        """The first channels hold the real and imaginary part plus an offset."""
         centre = self.kernel_size // 2
         first, *middle, last = self.kernels()
         for kernel in (first, *middle, last):
             kernel.mul_(RANDOM_FRACTION)
         last.mul_(RANDOM_FRACTION)
-        for part in range(2):
+        for part in range(self.channels):
             for kernel in (first, *middle, last):
                 kernel[part] = 0
                 kernel[:, part] = 0 if kernel is not first else kernel[:, part]
             for kernel in (first, *middle, last):
                 kernel[part, part, centre, centre] = 1
         first_convolution: Any = self.convolutions[0]
-        first_convolution.bias[:2] = LINEAR_RANGE
+        first_convolution.bias[: self.channels] = LINEAR_RANGE
 
     @torch.no_grad()
     def _remove_offset(self) -> None:
@@ -98,7 +98,7 @@ class SpectralCNN(CNN):
         zero = torch.zeros((1, size, size), dtype=torch.complex64)
         middle = torch.view_as_real(self(zero)[0, size // 2, size // 2])
         last_convolution: Any = self.convolutions[-1]
-        last_convolution.bias.sub_(middle)
+        last_convolution.bias.sub_(middle[: self.channels])
 
 
 RANDOM_FRACTION = 0.3

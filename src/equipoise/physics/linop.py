@@ -48,6 +48,10 @@ class LinearOperator(ABC):
         """``A^H A x``."""
         return self.adjoint(self.forward(image))
 
+    def regularized_inverse(self, rhs: Image, weight: PerSample, shift: PerSample) -> Image | None:
+        """``(shift I + weight A^H A)^-1 rhs`` in closed form; None where there is none."""
+        return None
+
     def support(self) -> Mask | None:
         """Pixels that A can see, (batch or 1, y, x); None if it sees all of them.
 

@@ -1,4 +1,4 @@
-"""Libraries that only some formats need."""
+"""Libraries that only some formats and adapters need."""
 
 from importlib import import_module
 from typing import Any

@@ -1,0 +1,183 @@
+"""Super-resolution of photographs (section III of the supplement): table and Fig. 2."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.method import Method
+from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
+from equipoise.experiments.table1 import learned, summary, table_row
+from equipoise.formats.photograph import read_photograph
+from equipoise.formats.write import make_folder, replacing
+from equipoise.learning.baselines import best_sense
+from equipoise.learning.images import image_files
+from equipoise.learning.metrics import psnr, ssim
+from equipoise.learning.photographs import SuperResolution
+from equipoise.learning.sample import Sample
+from equipoise.physics.superres import BlurDownsampleOp, resize_bicubic
+
+BICUBIC, TIKHONOV = "bicubic", "tikhonov"
+NOISE = 0.01
+LAMS = tuple(10 ** (k / 4) for k in range(4, 25))
+"""Grid of lam for Tikhonov, 10 to a million."""
+
+CROP = 96
+"""Side of the crop in the figure."""
+
+
+@dataclass
+class Study:
+    """Rows of one photograph and method each, and the images of the first for the figure."""
+
+    rows: list[Row]
+    images: dict[str, Tensor]
+    first: Sample
+
+    @property
+    def margin(self) -> int:
+        """Pixels along the border that are not measured."""
+        return _operator(self.first).margin
+
+
+def photographs(paths: list[Path], factor: int) -> Iterator[tuple[str, Tensor]]:
+    """Name and luminance (y, x), cropped to multiples of the factor."""
+    for file in (f for path in paths or [default_photograph()] for f in image_files(path)):
+        luminance = torch.from_numpy(read_photograph(file).luminance).float()
+        y, x = (n // factor * factor for n in luminance.shape)
+        yield file.stem, luminance[:y, :x]
+
+
+def default_photograph() -> Path:
+    """A photograph that comes with the plotting library."""
+    from matplotlib import cbook
+
+    return Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+
+
+def study(
+    methods: dict[str, Method | None],
+    images: Iterable[tuple[str, Tensor]],
+    source: SuperResolution,
+    *,
+    noise: float = NOISE,
+    say: Callable[[str], None] = lambda text: None,
+) -> Study:
+    """Reduce every photograph, add noise, and enlarge it with every method.
+
+    ``bicubic`` and ``tikhonov`` are the methods that are None; Tikhonov is at the lam of a grid
+    that is best for the target, and its time is that of one solve. PSNR and SSIM are of the
+    luminance, clipped to 0 to 1, data range 1, without the border that depends on what lies outside
+    of the photograph.
+    """
+    rows: list[Row] = []
+    shown: dict[str, Tensor] = {}
+    first: Sample | None = None
+    for index, (name, image) in enumerate(images):
+        sample = source.acquire(image, noise, np.random.default_rng(index))
+        first = first or sample
+        for method_name, method in methods.items():
+            result, row = _reconstruct(method_name, method, sample)
+            inner, target = _inner(result, sample), _inner(sample.target, sample)
+            quality = {
+                "psnr": float(psnr(inner, target, 1.0)),
+                "ssim": float(ssim(inner, target, 1.0)),
+            }
+            rows.append({"slice": name, "method": method_name, **quality, **row})
+            if sample is first:
+                shown[method_name] = inner
+        done = {r["method"]: f"{r['psnr']:.2f}" for r in rows[-len(methods) :]}
+        say(f"{name}: {done}")
+    assert first is not None
+    return Study(rows, shown, first)
+
+
+def _reconstruct(name: str, method: Method | None, sample: Sample) -> tuple[Tensor, Row]:
+    if method is not None:
+        return learned(method, sample.operator, sample.data, sample.noise_level)
+    if name == BICUBIC:
+        started = time.perf_counter()
+        shape = (sample.target.shape[1], sample.target.shape[2])
+        image = resize_bicubic(sample.data, shape)
+    else:
+        image, lam = best_sense(sample.operator, sample.data, sample.target, LAMS)
+        started = time.perf_counter()
+        rhs = sample.operator.adjoint(sample.data) * float(lam)
+        _operator(sample).regularized_inverse(rhs, lam, torch.ones_like(lam))
+    seconds = time.perf_counter() - started
+    return image, {"seconds": seconds, "evaluations": 0, "outcome": name, "bound": None}
+
+
+def _inner(image: Tensor, sample: Sample) -> Tensor:
+    """Clipped, without the margin of the blur."""
+    margin = _operator(sample).margin
+    return image.real.clamp(0, 1)[:, margin:-margin, margin:-margin].to(torch.complex64)
+
+
+def _operator(sample: Sample) -> BlurDownsampleOp:
+    assert isinstance(sample.operator, BlurDownsampleOp)
+    return sample.operator
+
+
+def write_study(folder: Path, found: Study, settings: dict[str, Any]) -> dict[str, Any]:
+    """``superres.{md,csv,json}``, ``photographs.csv`` and ``figure2.png``; returns the JSON."""
+    make_folder(folder)
+    result = {**summary(found.rows), "settings": settings}
+    table = [table_row(name, result) for name in result["methods"]]
+    write_csv(folder / "photographs.csv", found.rows)
+    write_csv(folder / "superres.csv", table)
+    write_json(folder / "superres.json", result)
+    note = (
+        "Luminance, data range 1, without a border of "
+        f"{settings['margin']} pixels (reach of the blur). Tikhonov is at the lam that is best for "
+        "each target. Standard deviations are over photographs.\n"
+    )
+    write_text(folder / "superres.md", f"{markdown_table(table)}\n{note}")
+    figure(folder / "figure2.png", found)
+    return result
+
+
+def figure(path: Path, found: Study) -> None:
+    """Fig. 2: the most detailed crop of the first photograph with its error and PSNR."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    target = _inner(found.first.target, found.first)[0].real
+    cut = _detailed(target)
+    quality = {row["method"]: row["psnr"] for row in found.rows[: len(found.images)]}
+    n_columns = len(found.images) + 1
+    figure, axes = plt.subplots(2, n_columns, figsize=(2.4 * n_columns, 5.6), layout="constrained")
+    axes[0, 0].imshow(target[cut], cmap="gray", vmin=0, vmax=1)
+    axes[0, 0].set_title("target", fontsize=9)
+    axes[1, 0].imshow(found.first.data[0].real, cmap="gray", vmin=0, vmax=1)
+    axes[1, 0].set_title("the small image, whole", fontsize=9)
+    for column, (name, image) in enumerate(found.images.items(), start=1):
+        axes[0, column].imshow(image[0].real[cut], cmap="gray", vmin=0, vmax=1)
+        axes[0, column].set_title(f"{name}\n{quality[name]:.2f} dB", fontsize=9)
+        error = (image[0].real - target).abs()[cut]
+        shown = axes[1, column].imshow(error, cmap="magma", vmin=0, vmax=0.25)
+    figure.colorbar(shown, ax=axes[1, -1], label="|error|")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)
+
+
+def _detailed(image: Tensor) -> tuple[slice, slice]:
+    """The crop with the largest variance, of those on a grid of half a crop."""
+    best, found = -1.0, (slice(0, CROP), slice(0, CROP))
+    for top in range(0, max(image.shape[0] - CROP, 0) + 1, CROP // 2):
+        for left in range(0, max(image.shape[1] - CROP, 0) + 1, CROP // 2):
+            cut = (slice(top, top + CROP), slice(left, left + CROP))
+            variance = float(image[cut].var())
+            if variance > best:
+                best, found = variance, cut
+    return found

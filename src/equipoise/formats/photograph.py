@@ -1,0 +1,163 @@
+"""Photographs: PNG, JPEG, TIFF and what else Pillow reads, as luminance and what goes with it."""
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.formats.replacing import replacing
+from equipoise.outcome import BadInputError
+
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+
+TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+"""ITU-R BT.601 in full range, as in JPEG."""
+
+JPEG_QUALITY = 95
+GRAY_16 = ("I;16", "I;16B", "I;16L")
+
+
+@dataclass
+class Photograph:
+    """An image as luminance and what goes with it.
+
+    Attributes
+    ----------
+    luminance
+        (y, x), 0 black to 1 white, in the encoding of the file (not linear light).
+    chroma
+        Cb and Cr, (2, y, x) about 0; None for a grey image.
+    alpha
+        (y, x), 0 to 1, or None.
+    bits
+        8 or 16, of each channel.
+    profile
+        ICC profile, if the file has one.
+    notes
+        What reading ignored.
+    """
+
+    luminance: np.ndarray
+    chroma: np.ndarray | None = None
+    alpha: np.ndarray | None = None
+    bits: int = 8
+    profile: bytes | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def read_photograph(path: Path) -> Photograph:
+    """Read a photograph, turned upright as its EXIF tag says.
+
+    Raises
+    ------
+    BadInputError
+        If the file does not exist, is no image, or is broken.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                notes = _ignored(file)
+                image: Any = ImageOps.exif_transpose(file)
+                image.load()
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path} does not exist") from error
+    except UnidentifiedImageError as error:
+        raise BadInputError(f"{path} is no image that can be read") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise BadInputError(f"{path} is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise BadInputError(f"{path} cannot be read as an image: {error}") from error
+    return _split(image, notes)
+
+
+def _ignored(file: Any) -> list[str]:
+    notes = []
+    frames = getattr(file, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"the first of {frames} frames is used")
+    rawmode = file.tile[0][3] if file.tile else ""
+    if file.mode in ("RGB", "RGBA") and "16" in str(rawmode):
+        notes.append("colours of 16 bits are read with 8")
+    return notes
+
+
+def _split(image: Any, notes: list[str]) -> Photograph:
+    profile = image.info.get("icc_profile")
+    if image.mode in GRAY_16 or image.mode == "I":
+        values = np.asarray(image, np.float64)
+        if values.min() < 0 or values.max() > 2**16 - 1:
+            raise BadInputError(
+                f"the image has values from {values.min():g} to {values.max():g}: integers of 16 "
+                "bits are the most that can be used"
+            )
+        return Photograph(values / (2**16 - 1), bits=16, profile=profile, notes=notes)
+    if image.mode == "F":
+        raise BadInputError("the image holds floating-point values: convert it to 16-bit integers")
+    has_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+    grey = image.mode in ("1", "L", "LA", "La")
+    wanted = ("LA" if grey else "RGBA") if has_alpha else ("L" if grey else "RGB")
+    if image.mode == "CMYK":
+        profile = None
+    array = np.asarray(image.convert(wanted), np.float64) / 255
+    array = array[..., None] if array.ndim == 2 else array
+    alpha = array[..., -1] if has_alpha else None
+    if grey:
+        return Photograph(array[..., 0], None, alpha, profile=profile, notes=notes)
+    ycc = np.moveaxis(array[..., :3] @ TO_YCC.T, -1, 0)
+    return Photograph(ycc[0], ycc[1:], alpha, profile=profile, notes=notes)
+
+
+def check_photograph_target(path: Path, photograph: Photograph, *, overwrite: bool) -> None:
+    """Whether :func:`write_photograph` will be able to write, before the work is done.
+
+    Raises
+    ------
+    BadInputError
+        If the format is not one that is written or cannot hold the image, or the file exists.
+    """
+    if path.suffix.lower() not in WRITTEN:
+        raise BadInputError(f"{path} ends in no known format: use {', '.join(WRITTEN)}")
+    if photograph.alpha is not None and WRITTEN[path.suffix.lower()] == "JPEG":
+        raise BadInputError(f"{path}: JPEG has no alpha channel, the image has one: use .png")
+    if not path.parent.is_dir():
+        raise BadInputError(f"{path.parent} is not a folder: create it first")
+    if path.exists() and not overwrite:
+        raise BadInputError(f"{path} exists: give another name with -o, or --overwrite")
+
+
+def write_photograph(path: Path, photograph: Photograph) -> None:
+    """Write atomically, clipped to 0 to 1, with the bits that the format can hold."""
+    from PIL import Image
+
+    kind = WRITTEN[path.suffix.lower()]
+    if photograph.bits == 16 and kind != "JPEG":
+        image = Image.fromarray(_integers(photograph.luminance, np.uint16))
+    else:
+        image = Image.fromarray(_integers(_channels(photograph), np.uint8).squeeze())
+    options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
+    if photograph.profile:
+        options["icc_profile"] = photograph.profile  # type: ignore[assignment]
+    with replacing(path) as temporary:
+        image.save(temporary, format=kind, **options)
+
+
+def _channels(photograph: Photograph) -> np.ndarray:
+    if photograph.chroma is None:
+        colours = photograph.luminance[..., None]
+    else:
+        ycc = np.concatenate([photograph.luminance[None], photograph.chroma])
+        colours = np.moveaxis(ycc, 0, -1) @ np.linalg.inv(TO_YCC).T
+    if photograph.alpha is None:
+        return colours
+    return np.concatenate([colours, photograph.alpha[..., None]], -1)
+
+
+def _integers(values: np.ndarray, kind: Any) -> np.ndarray:
+    white = np.iinfo(kind).max
+    return np.rint(np.clip(values, 0, 1) * white).astype(kind)

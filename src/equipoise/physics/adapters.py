@@ -1,0 +1,159 @@
+"""Operators of sigpy, pylops and deepinv as operators of this package, and the other way.
+
+Nothing of theirs is imported with the package: sigpy and pylops are extras, deepinv needs a torch
+with torchvision and is brought by its user.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.optional import need
+from equipoise.physics.generic import FunctionOp
+from equipoise.physics.linop import LinearOperator
+
+
+def from_sigpy(linop: Any, batch: int = 1) -> FunctionOp:
+    """A ``sigpy.linop.Linop``, applied to every image of a batch; runs on the processor.
+
+    Raises
+    ------
+    BadInputError
+        If its adjoint is not that of the operator.
+    """
+
+    def on(operator: Any) -> Any:
+        return lambda x: _numpy_map(lambda one: operator(one), x)
+
+    return FunctionOp(on(linop), on(linop.H), (batch, *map(int, linop.ishape)))
+
+
+def to_sigpy(operator: LinearOperator, data_shape: tuple[int, ...]) -> Any:
+    """A ``sigpy.linop.Linop`` for one image on the processor, without the batch."""
+    linop = need("sigpy.linop", "sigpy", "operators of sigpy")
+    image_shape = operator.image_shape[1:]
+
+    class _Forward(linop.Linop):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__(data_shape, image_shape, repr_str=type(operator).__name__)
+
+        def _apply(self, array: Any) -> Any:
+            return _torch_map(operator.forward, array)
+
+        def _adjoint_linop(self) -> Any:
+            return _Adjoint()
+
+    class _Adjoint(linop.Linop):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__(image_shape, data_shape, repr_str=f"{type(operator).__name__}.H")
+
+        def _apply(self, array: Any) -> Any:
+            return _torch_map(operator.adjoint, array)
+
+        def _adjoint_linop(self) -> Any:
+            return _Forward()
+
+    return _Forward()
+
+
+def from_pylops(operator: Any, batch: int = 1) -> FunctionOp:
+    """A ``pylops.LinearOperator``, applied to every image of a batch; runs on the processor.
+
+    Raises
+    ------
+    BadInputError
+        If its adjoint is not that of the operator.
+    """
+    image_shape, data_shape = (tuple(map(int, d)) for d in (operator.dims, operator.dimsd))
+
+    def forward(x: Tensor) -> Tensor:
+        return _numpy_map(lambda one: operator.matvec(one.ravel()).reshape(data_shape), x)
+
+    def adjoint(b: Tensor) -> Tensor:
+        return _numpy_map(lambda one: operator.rmatvec(one.ravel()).reshape(image_shape), b)
+
+    return FunctionOp(forward, adjoint, (batch, *image_shape))
+
+
+def to_pylops(operator: LinearOperator, data_shape: tuple[int, ...]) -> Any:
+    """A ``pylops.LinearOperator`` of an operator for one image."""
+    pylops = need("pylops", "pylops", "operators of pylops")
+    image_shape = operator.image_shape[1:]
+
+    class _Operator(pylops.LinearOperator):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__(dtype=np.complex128, dims=image_shape, dimsd=data_shape)
+
+        def _matvec(self, x: Any) -> Any:
+            return _torch_map(operator.forward, x.reshape(image_shape)).ravel()
+
+        def _rmatvec(self, x: Any) -> Any:
+            return _torch_map(operator.adjoint, x.reshape(data_shape)).ravel()
+
+    return _Operator()
+
+
+def from_deepinv(physics: Any, image_shape: tuple[int, ...]) -> FunctionOp:
+    """A ``deepinv.physics.LinearPhysics`` whose images have two channels, or one for real images.
+
+    Parameters
+    ----------
+    physics
+        Noise is left out: ``A`` and ``A_adjoint`` are used.
+    image_shape
+        (batch, channels, y, x) of its images; the operator acts on (batch, y, x) complex ones.
+    """
+    batch, channels, *space = image_shape
+
+    def forward(x: Tensor) -> Tensor:
+        if channels == 2:
+            return _as_complex(physics.A(_as_channels(x)))
+        real, imaginary = physics.A(x.real[:, None]), physics.A(x.imag[:, None])
+        return torch.complex(real, imaginary)
+
+    def adjoint(b: Tensor) -> Tensor:
+        if channels == 2:
+            return _as_complex(physics.A_adjoint(_as_channels(b)))
+        real, imaginary = physics.A_adjoint(b.real), physics.A_adjoint(b.imag)
+        return torch.complex(real, imaginary)[:, 0]
+
+    return FunctionOp(forward, adjoint, (batch, *space))
+
+
+def to_deepinv(operator: LinearOperator) -> Any:
+    """A ``deepinv.physics.LinearPhysics`` with real and imaginary part as two channels."""
+    physics = import_module("deepinv.physics")
+
+    class _Physics(physics.LinearPhysics):  # type: ignore[misc, name-defined]
+        def A(self, x: Tensor, **_: Any) -> Tensor:
+            return _as_channels(operator.forward(_as_complex(x)))
+
+        def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
+            return _as_channels(operator.adjoint(_as_complex(y)))
+
+    return _Physics()
+
+
+def _as_channels(array: Tensor) -> Tensor:
+    """(batch, ...) complex to (batch, 2, ...) real."""
+    return torch.view_as_real(array.resolve_conj()).movedim(-1, 1).contiguous()
+
+
+def _as_complex(array: Tensor) -> Tensor:
+    """(batch, 2, ...) real to (batch, ...) complex."""
+    return torch.view_as_complex(array.movedim(1, -1).contiguous())
+
+
+def _numpy_map(function: Any, batch: Tensor) -> Tensor:
+    """A function of numpy arrays on every sample of a batch, in the precision of the batch."""
+    found = [np.asarray(function(one)) for one in batch.detach().cpu().resolve_conj().numpy()]
+    return torch.from_numpy(np.stack(found)).to(batch)
+
+
+def _torch_map(function: Any, array: Any) -> Any:
+    """A function of batches of tensors on one numpy array, complex, in its precision."""
+    kind = np.complex64 if array.dtype in (np.complex64, np.float32) else np.complex128
+    return function(torch.from_numpy(np.ascontiguousarray(array, kind))[None])[0].numpy()

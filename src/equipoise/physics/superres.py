@@ -1,0 +1,177 @@
+"""Super-resolution: ``A = D B``, a blur against aliasing and then every ``factor``-th pixel."""
+
+import math
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equipoise.outcome import BadInputError
+from equipoise.physics.linop import LinearOperator, per_sample, percentile
+from equipoise.shapes import Data, Image, PerSample
+
+Kernel = Literal["gaussian", "bicubic"]
+Border = Literal["zero", "circular", "reflect"]
+
+GAUSSIAN_SIGMA = 1.6 / 3
+"""Standard deviation of the Gaussian in pixels of the small image; 1.6 pixels at three-fold."""
+
+BICUBIC_A = -0.5
+"""Keys, IEEE Trans. ASSP 29:1153-1160, 1981."""
+
+
+class BlurDownsampleOp(LinearOperator):
+    """``A X = R_y X R_x^T``: blur with a separable kernel and keep every ``factor``-th pixel.
+
+    Row i of R holds the kernel centred at ``factor i + (factor - 1) / 2``, so the two grids have
+    the same centre. Both kernels sum to one: a constant image keeps its value, away from a zero
+    border. As A is a Kronecker product, ``A^H A`` is diagonal in the right singular vectors of R_y
+    and R_x and (I + lam A^H A)^-1 is known in closed form, whatever the border.
+
+    Parameters
+    ----------
+    shape
+        (y, x) of the large image; the small one has ``ceil(n / factor)`` pixels along an axis.
+    factor
+        Ratio of the two pixel sizes, 1 or more.
+    kernel
+        ``gaussian``, sigma ``1.6 / 3 factor`` pixels, cut at two sigma; or ``bicubic``, widened by
+        the factor.
+    border
+        What lies outside the image: ``zero``, ``circular`` repetition, or its ``reflect``-ion.
+    batch
+        Number of images.
+
+    Raises
+    ------
+    BadInputError
+        If the image is smaller than the kernel, or does not repeat on the small grid.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        factor: int = 3,
+        kernel: Kernel = "gaussian",
+        border: Border = "zero",
+        batch: int = 1,
+    ):
+        if factor < 1:
+            raise BadInputError(f"factor is {factor}: it must be 1 or more")
+        if border == "circular" and any(n % factor for n in shape):
+            raise BadInputError(
+                f"an image of {shape[0]} x {shape[1]} pixels does not repeat on a grid of every "
+                f"{factor} pixels: crop it to multiples of {factor}, or use another border"
+            )
+        self.shape, self.factor, self.batch = shape, factor, batch
+        self.kernel, self.border = kernel, border
+        self._rows = [_resampling(n, factor, kernel, border) for n in shape]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(batch, y, x)."""
+        return (self.batch, *self.shape)
+
+    @property
+    def margin(self) -> int:
+        """Pixels of the large image along its border whose data depend on what lies outside."""
+        return math.ceil(_radius(self.factor, self.kernel)) + self.factor
+
+    def forward(self, image: Image) -> Data:
+        """``R_y X R_x^T``, (batch, y / factor, x / factor)."""
+        y, x = self._matrices(image)
+        return y @ image @ x.mT
+
+    def adjoint(self, data: Data) -> Image:
+        """``R_y^T B R_x``."""
+        y, x = self._matrices(data)
+        return y.mT @ data @ x
+
+    def regularized_inverse(self, rhs: Image, weight: PerSample, shift: PerSample) -> Image:
+        """``(shift I + weight A^H A)^-1 rhs`` in closed form.
+
+        With ``R = U S V^T`` along each axis: what lies in the range of ``A^H`` is divided by
+        ``shift + weight S_y^2 S_x^2``, the rest by ``shift``.
+        """
+        (y, s_y), (x, s_x) = ((v.to(rhs), s.to(rhs.real)) for v, s in self._singular)
+        weights, shifts = (per_sample(v.to(rhs.real), rhs) for v in (weight, shift))
+        power = (s_y[:, None] * s_x).square()
+        seen = (y.mT @ rhs @ x) * (1 / (shifts + weights * power) - 1 / shifts)
+        return rhs / shifts + y @ seen @ x.mT
+
+    def intensity_scale(self, data: Data) -> PerSample:
+        """99th percentile of the small image: A keeps the values of an image."""
+        return percentile(data.abs(), 0.99)
+
+    def _matrices(self, like: Tensor) -> list[Tensor]:
+        return [rows.to(like) for rows in self._rows]
+
+    @cached_property
+    def _singular(self) -> list[tuple[Tensor, Tensor]]:
+        found = []
+        for rows in self._rows:
+            _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
+            found.append((vectors.mT.contiguous(), values))
+        return found
+
+
+def resize_bicubic(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Bicubic interpolation of images (batch, y, x), real or complex, to a larger shape (Keys)."""
+    y, x = (_interpolation(n, m).to(image) for n, m in zip(image.shape[1:], shape))
+    return y @ image @ x.mT
+
+
+def _radius(factor: float, kernel: Kernel) -> float:
+    return 2 * GAUSSIAN_SIGMA * factor if kernel == "gaussian" else 2 * factor
+
+
+def _weights(distance: Tensor, factor: float, kernel: Kernel) -> Tensor:
+    """The kernel at distances in pixels of the large image, before it is normalised."""
+    if kernel == "gaussian":
+        inside = distance.abs() <= _radius(factor, kernel)
+        return inside * torch.exp(-0.5 * (distance / (GAUSSIAN_SIGMA * factor)) ** 2)
+    return _keys(distance.abs() / factor)
+
+
+def _keys(t: Tensor) -> Tensor:
+    near = (BICUBIC_A + 2) * t**3 - (BICUBIC_A + 3) * t**2 + 1
+    far = BICUBIC_A * (t**3 - 5 * t**2 + 8 * t - 4)
+    return torch.where(t <= 1, near, torch.where(t < 2, far, 0.0))
+
+
+def _resampling(n: int, factor: int, kernel: Kernel, border: Border) -> Tensor:
+    """R: (ceil(n / factor), n) in double precision."""
+    width = 2 * math.floor(_radius(factor, kernel)) + 1
+    if n < width:
+        raise BadInputError(
+            f"the image has a side of {n} pixels and the kernel {width}: it is too small for a "
+            f"factor of {factor}"
+        )
+    centres = factor * torch.arange(-(-n // factor)).double() + (factor - 1) / 2
+    return _taps(centres, n, factor, kernel, border)
+
+
+def _interpolation(n: int, larger: int) -> Tensor:
+    """Bicubic interpolation from n to ``larger`` points with the same centre, reflected border."""
+    centres = (torch.arange(larger).double() + 0.5) * n / larger - 0.5
+    return _taps(centres, n, 1, "bicubic", "reflect")
+
+
+def _taps(centres: Tensor, n: int, factor: int, kernel: Kernel, border: Border) -> Tensor:
+    """A row for each centre: kernel values at the pixels, those outside by the border's rule."""
+    reach = math.ceil(_radius(factor, kernel)) + 1
+    offsets = torch.arange(-reach, reach + 1)
+    positions = centres.floor().long()[:, None] + offsets
+    weights = _weights(positions - centres[:, None], factor, kernel)
+    weights = weights / weights.sum(1, keepdim=True)
+    if border == "zero":
+        weights = torch.where((positions >= 0) & (positions < n), weights, 0.0)
+        columns = positions.clamp(0, n - 1)
+    elif border == "circular":
+        columns = positions % n
+    else:
+        columns = positions % (2 * n)
+        columns = torch.where(columns < n, columns, 2 * n - 1 - columns)
+    rows = torch.zeros(len(centres), n, dtype=torch.float64)
+    return rows.scatter_add_(1, columns, weights)
