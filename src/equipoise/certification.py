@@ -136,14 +136,21 @@ class Certificate:
 class CertifiedSlice:
     """The image with its certificate and, where asked for, its noise map and an attack.
 
-    Everything but the attack is in units of the scan; the attack is to be multiplied by ``unit``.
+    Image and noise map are in units of the scan, problem and attack divided by its ``unit``.
+    ``history`` holds the relative residual and the distance bound by iteration.
     """
 
     certificate: Certificate
     image: Tensor
-    unit: float
+    problem: SliceProblem
+    history: Tensor
     noise: NoiseMap | None
     attack: WorstCase | None
+
+    @property
+    def unit(self) -> float:
+        """What the data were divided by."""
+        return self.problem.unit
 
 
 def certify_slice(
@@ -242,7 +249,8 @@ def certify_slice(
         deviations=None if calibration is None else {**calibration.deviation(found)},
         statements=bounds,
     )
-    return CertifiedSlice(certificate, solution.value * problem.unit, problem.unit, noise, attack)
+    image, history = solution.value * problem.unit, solution.history_of(0)
+    return CertifiedSlice(certificate, image, problem, history, noise, attack)
 
 
 def _constants(

@@ -51,6 +51,7 @@ def certify(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="folder [SCAN_certificate]")
     ] = None,
+    report: Annotated[Path | None, typer.Option(help="page of the result, .html")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace results that exist")] = False,
 ) -> None:
@@ -71,14 +72,17 @@ def certify(
         from equipoise.formats.write import make_folder
         from equipoise.methods.weights import load_model
         from equipoise.outcome import BadInputError
-        from equipoise.reconstruction import load_experiment, slice_problem
+        from equipoise.reconstruction import slice_problem
+        from equipoise.retrospective import load_experiment
 
         if (folder / CERTIFICATE).exists() and not overwrite:
             raise BadInputError(f"{folder} holds a certificate: another -o, or --overwrite")
+        check_report_target(report, overwrite)
         network = load_model(model)
-        acquisition = load_experiment(
+        experiment = load_experiment(
             scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
-        ).acquisition
+        )
+        acquisition = experiment.acquisition
         make_folder(folder)
         found: list[CertifiedSlice] = []
         try:
@@ -105,12 +109,34 @@ def certify(
         finally:  # a slice that fails does not take the others with it
             if found:
                 content = _write(folder, found, str(scan), model)
+        if report is not None:
+            from equipoise.html_page import write_report
+            from equipoise.html_report import of_certificates
+
+            write_report(report, of_certificates(found, experiment, model, command_line()))
     console.print(f"written: {folder}", markup=False)
     if as_json:
         print(content)
 
 
 CERTIFICATE = "certificate.json"
+
+
+def check_report_target(report: Path | None, overwrite: bool) -> None:
+    """Refuse a page that cannot be written, before the work."""
+    if report is None:
+        return
+    from equipoise.formats.write import check_target
+
+    check_target(report, overwrite=overwrite, suffixes=(".html",))
+
+
+def command_line() -> str:
+    """What was typed, as it can be typed again."""
+    import shlex
+    import sys
+
+    return shlex.join(["equipoise", *sys.argv[1:]])
 
 
 def _print(c: "Certificate") -> None:

@@ -1,0 +1,125 @@
+"""The HTML report: complete, self-contained, and working in a real browser."""
+
+import html
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from equipoise.cli import app
+from equipoise.html_page import Report, ReportSlice, render, write_report
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+LARGEST = 5_000_000
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def many_slices(count, size=256):
+    """Noisy images, which compress badly."""
+    rng = np.random.default_rng(0)
+    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    head = (y**2 + x**2 < 0.7) * (1 + 0.3 * np.sin(20 * x * y))
+    slices = []
+    for index in range(count):
+        noisy = head + 0.03 * rng.standard_normal((3, size, size))
+        slices.append(
+            ReportSlice(
+                index=index,
+                image=noisy[0],
+                sense=noisy[1],
+                sense_label="SENSE",
+                csm=np.stack([np.exp(-((y - a) ** 2) - x**2) for a in np.linspace(-1, 1, 8)]),
+                mask=rng.random((size, size)) > 0.75,
+                history=np.logspace([0, 1], [-5, -3], 9),
+                facts=[("outcome", "converged"), ("m", "0.02 (measured)"), ("note", f"<{index}>")],
+                target=noisy[2],
+                noise=np.abs(noisy[0]),
+            )
+        )
+    return Report("scan.h5", "a-model", "mol-lr", "equipoise recon", (8, size, size), 4.0, slices)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, many_slices(3, 64))
+    return path
+
+
+def browse(*arguments):
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_twenty_slices_stay_small_and_load_nothing():
+    text = render(many_slices(20))
+    assert len(text.encode()) < LARGEST
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', text)
+    assert len(sources) == 20 * 8
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert not re.search(r"https?://", text)
+    assert "&lt;19&gt;" in text  # what a file says is text and no markup
+
+
+def test_recon_writes_one(full_scan, tmp_path):
+    page = tmp_path / "r.html"
+    options = ("--acceleration", 3, "-o", tmp_path / "i.h5", "--report", page)
+    done = run("recon", full_scan, *options)
+    assert done.exit_code == 0, done.output
+    text = html.unescape(page.read_text())
+    for wanted in ("scan.h5", "PSNR, SSIM", "error of SENSE", "ESPIRiT", "Pramanik", "torch"):
+        assert wanted in text, wanted
+    assert text.count("<polyline") == 2
+    again = run("recon", full_scan, *options)
+    assert again.exit_code == 1
+    assert run("recon", full_scan, "-o", tmp_path / "j.h5", "--report", "r.txt").exit_code == 1
+
+
+def test_certify_writes_one_with_its_statements(full_scan, tmp_path):
+    page = tmp_path / "r.html"
+    options = ("--acceleration", 3, "--noise-map", "--probes", 4, "-o", tmp_path / "c")
+    done = run("certify", full_scan, *options, "--report", page)
+    assert done.exit_code == 0, done.output
+    text = html.unescape(page.read_text())
+    for wanted in ("perturbation bound", "noise, standard deviation", "measured", "Certificate"):
+        assert wanted in text, wanted
+    assert "SENSE at the same lam" in text
+
+
+def test_many_scans_have_no_page(full_scan, tmp_path):
+    done = run("recon", full_scan, full_scan, "-o", tmp_path / "d", "--report", "r.html")
+    assert done.exit_code == 2
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium: apt install chromium")
+class TestInABrowser:
+    def test_the_slider_shows_one_slice(self, page):
+        for position in (0, 2):
+            text = browse("--dump-dom", f"file://{page}#slice={position}")
+            shown = re.findall(r'<section class="slice" data-position="(\d)">', text)
+            assert shown == [str(position)]
+            assert f'<output id="number">{position + 1}</output>' in text
+
+    def test_windowing_sets_the_filter(self, page):
+        text = browse("--dump-dom", f"file://{page}")
+        assert text.count('slope="1"') == 3
+        assert text.count('intercept="0"') == 3
+
+    def test_it_draws_and_prints_every_slice(self, page, tmp_path):
+        picture, paper = tmp_path / "page.png", tmp_path / "page.pdf"
+        browse(f"--screenshot={picture}", "--window-size=1200,900", f"file://{page}")
+        from matplotlib.image import imread
+
+        pixels = imread(picture)
+        assert pixels.shape[:2] == (900, 1200)
+        assert pixels[..., :3].std() > 0.05
+        browse(f"--print-to-pdf={paper}", f"file://{page}")
+        assert paper.read_bytes().count(b"/Subtype /Image") > 3 * 5
