@@ -11,7 +11,7 @@ import equipoise
 
 SOURCE = Path(equipoise.__file__).parent
 FLOORS = [  # modules on the same floor may import each other
-    {"shapes", "outcome"},
+    {"shapes", "outcome", "optional"},
     {"physics"},
     {"formats", "robustness"},
     {"equilibrium"},
@@ -19,6 +19,11 @@ FLOORS = [  # modules on the same floor may import each other
     {"learning"},
     {
         "reconstruction",
+        "retrospective",
+        "calibration_maps",
+        "superresolution",
+        "html_page",
+        "html_report",
         "result_file",
         "memory",
         "device",
@@ -32,9 +37,13 @@ FLOORS = [  # modules on the same floor may import each other
     {
         "cli",
         "cli_batch",
+        "cli_calib",
         "cli_certify",
+        "cli_doctor",
         "cli_experiments",
         "cli_files",
+        "cli_models",
+        "cli_superres",
         "cli_verbosity",
         "__main__",
         "__init__",

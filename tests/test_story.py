@@ -285,11 +285,46 @@ class TestModels:
     def test_the_shipped_model_says_where_it_comes_from(self):
         result = run("models", "--json")
         found = json.loads(result.stdout)
-        origin = found[weights.DEFAULT_MODEL]
+        origin = found[weights.DEFAULT_MODEL]["provenance"]
         assert origin["validation"]["constraint"] < 1 - weights.load_model().m
         assert origin["config"]["seed"] == 0
         assert "siat_subject6.h5" in origin["config"]["data"]["validation"]
         assert weights.DEFAULT_MODEL in run("models").stdout
+        shown = run("models", "show", weights.DEFAULT_MODEL)
+        assert "m_evidence   measured" in shown.stdout
+        assert "siat_subject6.h5" in shown.stdout
+
+    def test_every_shipped_model_is_as_it_was_written(self):
+        done = run("models", "verify")
+        assert done.exit_code == 0, done.output
+        assert len(done.stdout.splitlines()) == len(weights.packaged_models())
+
+    def test_a_model_travels_in_one_file(self, tmp_path, monkeypatch, full_scan):
+        monkeypatch.setenv("EQUIPOISE_MODELS", str(tmp_path / "installed"))
+        file = tmp_path / "hospital.safetensors"
+        assert run("models", "export", weights.DEFAULT_MODEL, "-o", file).exit_code == 0
+        assert run("models", "export", weights.DEFAULT_MODEL, "-o", file).exit_code == 1
+        assert run("models", "install", file).exit_code == 0
+        assert run("models", "install", file).exit_code == 1
+        assert "hospital" in weights.available_models()
+        target = tmp_path / "image.npy"
+        assert run("recon", full_scan, "--model", "hospital", "-o", target).exit_code == 0
+        taken = run("models", "install", file, "--name", weights.DEFAULT_MODEL)
+        assert taken.exit_code == 1
+        assert "cannot be the name" in taken.stderr
+
+    def test_damage_is_found(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("EQUIPOISE_MODELS", str(tmp_path / "installed"))
+        file = tmp_path / "m.safetensors"
+        weights.save_model(file, MOL(CNN(6, 3), FixedWeight(7.0), 0.2), {"note": "x"})
+        content = bytearray(file.read_bytes())
+        content[-100] ^= 1
+        file.write_bytes(content)
+        for command in (("verify",), ("install",)):
+            done = run("models", *command, file)
+            assert done.exit_code == 1
+            assert "is damaged" in done.stderr
+        assert not (tmp_path / "installed").exists()
 
     def test_a_model_comes_back_from_its_file(self, tmp_path):
         model = MOL(CNN(6, 3), FixedWeight(7.0), 0.2, m_evidence="proved", shift=0.1)

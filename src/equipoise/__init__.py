@@ -33,7 +33,7 @@ _PUBLIC = {
     "reconstruct": "equipoise.reconstruction",
     "save_model": "equipoise.methods.weights",
     "slice_problem": "equipoise.reconstruction",
-    "undersample": "equipoise.reconstruction",
+    "undersample": "equipoise.retrospective",
 }
 __all__ = ["__version__", *_PUBLIC]
 
@@ -51,8 +51,9 @@ if TYPE_CHECKING:
     from equipoise.physics.noise_level import noise_level
     from equipoise.physics.sampling import make_mask
     from equipoise.physics.sense import SenseOp
-    from equipoise.reconstruction import reconstruct, slice_problem, undersample
+    from equipoise.reconstruction import reconstruct, slice_problem
     from equipoise.report import certificate_schema
+    from equipoise.retrospective import undersample
     from equipoise.robustness.lipschitz import lipschitz_lower
 
 

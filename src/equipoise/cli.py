@@ -15,11 +15,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from equipoise import cli_batch, cli_certify, cli_experiments, cli_files
+from equipoise import (
+    cli_batch,
+    cli_calib,
+    cli_certify,
+    cli_experiments,
+    cli_files,
+    cli_superres,
+)
 from equipoise.cli_batch import BatchOptions, is_batch, recon_many
-from equipoise.cli_certify import calibrate, certify
+from equipoise.cli_calib import calib
+from equipoise.cli_certify import calibrate, certify, check_report_target, command_line
+from equipoise.cli_doctor import doctor
 from equipoise.cli_experiments import app as experiments
 from equipoise.cli_files import convert, info
+from equipoise.cli_models import app as models
+from equipoise.cli_superres import superres
 from equipoise.cli_verbosity import VerboseGroup, errors, verbosity
 
 if TYPE_CHECKING:
@@ -27,7 +38,8 @@ if TYPE_CHECKING:
 
     from equipoise.equilibrium.method import Method
     from equipoise.formats import Acquisition
-    from equipoise.reconstruction import Experiment, Reconstruction
+    from equipoise.reconstruction import Reconstruction
+    from equipoise.retrospective import Experiment
 
 app = typer.Typer(
     help="MRI reconstruction at an equilibrium, with a bound on its error.",
@@ -37,10 +49,14 @@ app = typer.Typer(
     cls=VerboseGroup,
 )
 app.add_typer(experiments, name="experiment")
+app.add_typer(models, name="models")
+app.command()(doctor)
 app.command()(certify)
 app.command()(calibrate)
+app.command()(calib)
 app.command()(info)
 app.command()(convert)
+app.command()(superres)
 # Away from a terminal (a log, a pipe) tables keep their full width.
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
 NOT_CONVERGED = 3
@@ -54,7 +70,14 @@ def _verbosity(
 ) -> None:
     """MRI reconstruction at an equilibrium, with a bound on its error."""
     verbosity.quiet, verbosity.verbose, verbosity.debug = quiet, verbose, debug
-    for module in (cli_batch, cli_certify, cli_experiments, cli_files):
+    for module in (
+        cli_batch,
+        cli_calib,
+        cli_certify,
+        cli_experiments,
+        cli_files,
+        cli_superres,
+    ):
         module.console.quiet = quiet
     console.quiet = quiet
 
@@ -104,6 +127,7 @@ def recon(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
     strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
+    report: Annotated[Path | None, typer.Option(help="one scan: page of the result, .html")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps")] = "auto",
     suffix: Annotated[str, typer.Option(help="many: format of the images")] = ".h5",
     resume: Annotated[bool, typer.Option(help="many: skip what is complete")] = False,
@@ -123,6 +147,8 @@ def recon(
     check_scan_options(mask, acceleration, seed, rtol)
     options = BatchOptions(suffix, resume, num_parts, part_id, slurm, slurm_option or [], device)
     if is_batch(scans, output, options):
+        if report is not None:
+            raise typer.BadParameter("--report is for one scan")
         from equipoise.batch import Settings
 
         settings = Settings(model, weight, rtol, acceleration, seed or 0, csm, mask)
@@ -134,17 +160,26 @@ def recon(
     with failures():
         from equipoise.formats.write import check_target
         from equipoise.methods.weights import load_model
-        from equipoise.reconstruction import load_experiment
         from equipoise.result_file import save
+        from equipoise.retrospective import load_experiment
 
         check_target(target, overwrite=overwrite)
+        check_report_target(report, overwrite)
         network = load_model(model)
         experiment = load_experiment(
             scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
         )
         result = _run(experiment, network, weight, rtol, device)
         save(target, result, str(scan), model, overwrite=overwrite)
+        if report is not None:
+            from equipoise.html_page import write_report
+            from equipoise.html_report import of_reconstruction
+
+            page = of_reconstruction(result, experiment, model, network.name, command_line())
+            write_report(report, page)
     _announce(result, target, as_json, scan, model)
+    if report is not None:
+        console.print(f"report: {report}", markup=False, soft_wrap=True)
     if strict and result.outcome.value != "converged":
         raise typer.Exit(NOT_CONVERGED)
 
@@ -263,9 +298,9 @@ def demo(
         from equipoise.demo import simulate_scan, zero_filled
         from equipoise.formats.write import make_folder
         from equipoise.methods.weights import DEFAULT_MODEL, load_model
-        from equipoise.reconstruction import load_experiment
         from equipoise.report import comparison_figure
         from equipoise.result_file import save
+        from equipoise.retrospective import load_experiment
 
         make_folder(folder)
         scan = folder / "scan.h5"
@@ -301,23 +336,6 @@ def train(
                 settings, folder, resume=resume, report=progress.report, say=console.print
             )
     console.print(f"best validated weights: {weights}", markup=False)
-
-
-@app.command()
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-) -> None:
-    """List the models that come with the package and where their weights come from."""
-    with failures():
-        from equipoise.methods.weights import available_models, provenance
-
-        found = {name: provenance(name) for name in available_models()}
-    if as_json:
-        print(json.dumps(found))
-        return
-    for name, origin in found.items():
-        print(name)
-        print(json.dumps(origin, indent=2))
 
 
 @app.command("import-model")

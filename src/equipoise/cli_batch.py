@@ -205,7 +205,7 @@ def _duration(seconds: float) -> str:
 
 def _submit(folder: Path, parts: int, slurm_options: Sequence[str]) -> None:
     """The same command once for each part, as one array; without SLURM as local processes."""
-    from equipoise.formats.optional import need
+    from equipoise.optional import need
 
     submitit = need("submitit", "slurm", "--slurm")
     executor = submitit.AutoExecutor(folder=folder / "slurm", slurm_array_parallelism=parts)

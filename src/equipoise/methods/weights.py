@@ -1,6 +1,9 @@
 """Model files: safetensors with the configuration and the provenance in the header, no pickle."""
 
+import hashlib
 import json
+import os
+import shutil
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -21,6 +24,7 @@ from equipoise.outcome import BadInputError
 from equipoise.robustness.detection import Calibration
 
 FORMAT = "equipoise-1"
+SUFFIX = ".safetensors"
 DEFAULT_MODEL = "mol-lr-brain-4x"
 AUTHORS_SHIFT = 0.1
 """The authors' code solves with 1.001 I at alpha = 0.01: a term 0.1 x in F."""
@@ -57,10 +61,57 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
     if calibration is not None:
         metadata["calibration"] = json.dumps(asdict(calibration))
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    metadata["checksum"] = checksum(metadata, state)
     if not path.parent.is_dir():
         raise BadInputError(f"{path.parent} is not a folder: create it first")
     with replacing(path) as temporary:
         save_file(state, temporary, metadata=metadata)
+
+
+def checksum(metadata: dict[str, str], state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over everything that a model file holds: weights, configuration, provenance.
+
+    It shows damage, not forgery: whoever changes a file on purpose can renew it.
+    """
+    digest = hashlib.sha256()
+    for key, text in sorted(metadata.items()):
+        if key != "checksum":
+            digest.update(f"{key}={text}\n".encode())
+    for key, tensor in sorted(state.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def verify(name: str | Path) -> str:
+    """The checksum of a model that is as it was written.
+
+    Raises
+    ------
+    BadInputError
+        If the file is damaged, or has no checksum.
+    """
+    path = find_model(name)
+    metadata, state = _read(path)
+    written = metadata.get("checksum")
+    if written is None:
+        raise BadInputError(f"{path} has no checksum: it was written by an older version")
+    found = checksum(metadata, state)
+    if found != written:
+        raise BadInputError(
+            f"{path} is damaged: its checksum is {found[:16]}..., written was {written[:16]}...: "
+            "copy it again"
+        )
+    return found
+
+
+def damage(name: str | Path) -> str | None:
+    """What :func:`verify` finds wrong, None if nothing."""
+    try:
+        verify(name)
+    except BadInputError as error:
+        return str(error)
+    return None
 
 
 def load_model(name: str | Path = DEFAULT_MODEL) -> Any:
@@ -95,27 +146,90 @@ def provenance(name: str | Path = DEFAULT_MODEL) -> dict[str, Any]:
     return json.loads(metadata.get("provenance", "{}"))
 
 
-def available_models() -> list[str]:
+def packaged_models() -> list[str]:
     """Names of the models that come with the package."""
-    folder = resources.files("equipoise") / "weights"
-    return sorted(
-        entry.name.removesuffix(".safetensors")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".safetensors")
-    )
+    return _names(_packaged())
+
+
+def available_models() -> list[str]:
+    """Names of the models that come with the package or were installed."""
+    return sorted({*packaged_models(), *_names(user_folder())})
+
+
+def user_folder() -> Path:
+    """Where models are installed: ``EQUIPOISE_MODELS``, or the user's data folder."""
+    given = os.environ.get("EQUIPOISE_MODELS")
+    if given:
+        return Path(given)
+    from platformdirs import user_data_path
+
+    return user_data_path("equipoise", appauthor=False) / "models"
+
+
+def _packaged() -> Path:
+    return Path(str(resources.files("equipoise"))) / "weights"
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}"))
 
 
 def find_model(name: str | Path) -> Path:
-    """Path of a model given by name or path."""
-    packaged = Path(str(resources.files("equipoise"))) / "weights" / f"{name}.safetensors"
-    if packaged.exists():
-        return packaged
+    """Path of a model given by name or path.
+
+    Raises
+    ------
+    BadInputError
+        If there is no such model.
+    """
+    for folder in (_packaged(), user_folder()):
+        path = folder / f"{name}{SUFFIX}"
+        if path.is_file():
+            return path
     if Path(name).is_file():
         return Path(name)
     raise BadInputError(
-        f"there is no model {str(name)!r}: it is no file, and the package has "
+        f"there is no model {str(name)!r}: it is no file, and there are "
         f"{', '.join(available_models())}"
     )
+
+
+def install_model(path: Path, name: str | None = None, *, overwrite: bool = False) -> Path:
+    """Copy a model file to where it is found by name, on this machine; its checksum is verified.
+
+    Raises
+    ------
+    BadInputError
+        If the file is no model or damaged, or the name is taken.
+    """
+    load_model(path)
+    verify(path)
+    name = name or path.name.removesuffix(SUFFIX)
+    target = user_folder() / f"{name}{SUFFIX}"
+    if Path(name).name != name or name in packaged_models():
+        raise BadInputError(
+            f"{name!r} cannot be the name of an installed model: choose another with --name"
+        )
+    if target.exists() and not overwrite:
+        raise BadInputError(f"{target} exists: give another --name, or --overwrite")
+    copy_model(path, target)
+    return target
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a model file atomically.
+
+    Raises
+    ------
+    BadInputError
+        If the target cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+    except OSError as error:
+        raise BadInputError(f"{target} cannot be written: {error.strerror}") from error
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
