@@ -317,6 +317,37 @@ def test_the_memory_estimate_is_checked_before_the_work(scans, tmp_path, monkeyp
     assert not (tmp_path / "o.h5").exists()
 
 
+def test_where_memory_is_short_maps_are_dropped_and_the_image_is_the_same(
+    full_scan, tmp_path, monkeypatch
+):
+    import equipoise.memory
+    from equipoise.formats import read
+    from equipoise.methods.weights import load_model
+
+    acquisition, model = read(full_scan), load_model()
+    monkeypatch.setattr(equipoise.memory, "TILE", 32)
+    estimates = [
+        equipoise.memory.estimate(acquisition, model, keep_maps=keep, tile=tile)
+        for keep, tile in ((True, None), (False, None), (False, 32))
+    ]
+    assert estimates == sorted(estimates, reverse=True)
+    images, scores = [], []
+    for name, free in zip("abc", estimates):
+        monkeypatch.setattr(equipoise.memory, "available_memory", lambda free=free: free)
+        target = tmp_path / f"{name}.h5"
+        result = run("recon", full_scan, "-o", target, "--acceleration", "3", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert ("memory is short" in result.stderr) == (name != "a")
+        with h5py.File(target) as file:
+            images.append(file["image"][:])
+            assert ("csm" in file) == (name == "a")
+        scores.append(json.loads(result.stdout)["slices"][0]["in_range"])
+    assert np.array_equal(images[0], images[1])
+    assert np.abs(images[0] - images[2]).max() < 1e-4 * np.abs(images[0]).max()
+    assert scores[0] is not None
+    assert scores[0] == scores[1] == scores[2]
+
+
 @pytest.mark.parametrize(
     ("name", "match"),
     [("cuda:99", "has 0 CUDA devices"), ("mps", "no float64"), ("toaster", "must be auto")],

@@ -18,7 +18,7 @@ import torch
 from equipoise import __version__
 from equipoise.equilibrium.method import Method
 from equipoise.formats.write import check_target, companions
-from equipoise.memory import check_memory, peak_memory
+from equipoise.memory import fit_memory, peak_memory
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.reconstruction import SliceResult, reconstruct
 from equipoise.result_file import save
@@ -233,15 +233,17 @@ def _one(
         acceleration=settings.acceleration,
         seed=settings.seed,
     )
-    check_memory(experiment.acquisition, model)
+    fitting = fit_memory(experiment.acquisition, model)
+    rtol = model.options.rtol if settings.rtol is None else settings.rtol
     result = reconstruct(
         experiment.acquisition,
         model,
         full=experiment.full,
         lam=settings.lam,
-        options=None if settings.rtol is None else replace(model.options, rtol=settings.rtol),
+        options=replace(model.options, rtol=rtol, tile=fitting.tile),
         on_slice=on_slice,
         device=device,
+        keep_maps=fitting.keep_maps,
     )
     save(job.target, result, str(job.scan), settings.model, overwrite=True)
     as_json = result.as_json(str(job.scan), settings.model)["slices"]

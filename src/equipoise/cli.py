@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     import torch
 
     from equipoise.equilibrium.method import Method
-    from equipoise.formats import Acquisition
     from equipoise.reconstruction import Reconstruction
     from equipoise.retrospective import Experiment
 
@@ -219,16 +218,19 @@ def _run(
     from dataclasses import replace
 
     from equipoise.device import pick_device
-    from equipoise.memory import check_memory
+    from equipoise.memory import fit_memory
     from equipoise.reconstruction import reconstruct
 
     acquisition = experiment.acquisition
-    check_memory(acquisition, model)
+    fitting = fit_memory(acquisition, model)
     if verbosity.verbose:
-        say_more(acquisition, model, pick_device(device))
+        say_more(fitting.needed, pick_device(device))
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
-    options = None if rtol is None else replace(model.options, rtol=rtol)
+    if fitting.note:
+        console.print(f"note: {fitting.note}", style="yellow", markup=False)
+    accuracy = model.options.rtol if rtol is None else rtol
+    options = replace(model.options, rtol=accuracy, tile=fitting.tile)
     with console.status(f"{len(acquisition.kspace)} slices, {acquisition.acceleration:.2f}-fold"):
         return reconstruct(
             acquisition,
@@ -237,10 +239,11 @@ def _run(
             lam=lam,
             options=options,
             device=pick_device(device),
+            keep_maps=fitting.keep_maps,
         )
 
 
-def say_more(acquisition: "Acquisition", model: "Method", device: "torch.device") -> None:
+def say_more(needed: int, device: "torch.device") -> None:
     """What ``-v`` adds: versions, where it runs, and the memory that it is thought to take."""
     import platform
 
@@ -248,12 +251,11 @@ def say_more(acquisition: "Acquisition", model: "Method", device: "torch.device"
 
     from equipoise import __version__
     from equipoise.formats.limits import size_text
-    from equipoise.memory import estimate
 
     console.print(
         f"equipoise {__version__}, python {platform.python_version()}, torch {torch.__version__}, "
         f"{device}, {torch.get_num_threads()} threads; memory beside the scan: about "
-        f"{size_text(estimate(acquisition, model))}",
+        f"{size_text(needed)}",
         style="dim",
         markup=False,
     )
@@ -309,8 +311,10 @@ def demo(
         image = folder / "reconstruction.h5"
         save(image, result, str(scan), DEFAULT_MODEL, overwrite=True)
         picture = folder / "demo.png"
+        assert result.csm is not None
+        maps = result.csm
         title = "T1w head, 8 simulated coils, 4-fold, noise 2 %"
-        comparison_figure(picture, result, zero_filled(scan, result.csm), title)
+        comparison_figure(picture, result, zero_filled(scan, maps), title)
     _announce(result, image, False, scan, DEFAULT_MODEL)
     console.print(f"picture: {picture}", markup=False)
 

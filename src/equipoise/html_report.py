@@ -1,6 +1,7 @@
 """The report of a reconstruction or of its certificates: what the page shows of each slice."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def of_reconstruction(
                 image=result.image[s.index].numpy(),
                 sense=sense,
                 sense_label=label,
-                csm=result.csm[s.index].numpy(),
+                csm=problem.operator.csm[0].numpy(),
                 mask=problem.operator.mask[0].numpy(),
                 history=result.history[s.index].numpy(),
                 facts=facts,
@@ -96,8 +97,8 @@ def of_certificates(
 def slice_problem_with(experiment: Experiment, result: Reconstruction, index: int) -> SliceProblem:
     """The problem of a slice with the coil maps that it was reconstructed with."""
     acquisition = experiment.acquisition
-    with_maps = type(acquisition)(**{**vars(acquisition), "csm": result.csm})
-    return slice_problem(with_maps, index)
+    csm = acquisition.csm if result.csm is None else result.csm
+    return slice_problem(replace(acquisition, csm=csm), index)
 
 
 def _sense(

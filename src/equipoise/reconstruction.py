@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -60,12 +60,12 @@ class Reconstruction:
     """The images of a scan and how each was reached.
 
     ``image`` and, with a target, ``target`` and ``sense`` are (slices, y, x) complex64; ``csm``
-    is (slices, coils, y, x); ``history`` holds, for each slice, the
-    relative residual and the distance bound by iteration, (iterations + 1, 2).
+    is (slices, coils, y, x), None where the maps were not kept; ``history`` holds, for each slice,
+    the relative residual and the distance bound by iteration, (iterations + 1, 2).
     """
 
     image: Tensor
-    csm: Tensor
+    csm: Tensor | None
     mask: Tensor
     slices: list[SliceResult]
     target: Tensor | None = None
@@ -170,6 +170,7 @@ def reconstruct(
     options: SolverOptions | None = None,
     on_slice: Callable[[SliceResult], None] | None = None,
     device: torch.device | None = None,
+    keep_maps: bool = True,
 ) -> Reconstruction:
     """Reconstruct every slice of a scan.
 
@@ -190,6 +191,8 @@ def reconstruct(
         Called with each slice when it is reconstructed.
     device
         Where to solve; maps and comparisons stay on the processor.
+    keep_maps
+        Return the coil maps of all slices.
     """
     device = torch.device("cpu") if device is None else device
     model = model.to(device)
@@ -203,7 +206,7 @@ def reconstruct(
             solution = solve_slice(moved, model, lam, options)
             image, record = solution.value.cpu(), solution.history_of(0).cpu()
             seconds = time.perf_counter() - started
-            usual = lam is None and options in (None, model.options)
+            usual = lam is None and _same_equilibrium(options, model)
             result = _slice_result(index, solution, model, moved, seconds, usual)
         target = _target_of(acquisition, full, csm, index, unit)
         if target is not None:
@@ -213,13 +216,14 @@ def reconstruct(
             senses.append(sense * unit)
         slices.append(result)
         images.append(image * unit)
-        maps.append(csm)
+        if keep_maps:
+            maps.append(csm)
         history.append(record)
         if on_slice is not None:
             on_slice(result)
     return Reconstruction(
         image=torch.cat(images),
-        csm=torch.cat(maps),
+        csm=torch.cat(maps) if keep_maps else None,
         mask=acquisition.mask,
         slices=slices,
         target=torch.cat(targets) if targets else None,
@@ -228,6 +232,12 @@ def reconstruct(
         notes=acquisition.notes,
         header=acquisition.header,
     )
+
+
+def _same_equilibrium(options: SolverOptions | None, model: Method) -> bool:
+    """Whether the options are those of the model; tiles change nothing but memory."""
+    usual = model.options
+    return options is None or replace(options, tile=usual.tile, recompute=usual.recompute) == usual
 
 
 def _creating_on(device: torch.device) -> AbstractContextManager[Any]:

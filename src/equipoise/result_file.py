@@ -28,9 +28,10 @@ def save(target: Path, result: Reconstruction, scan: str, model: str, *, overwri
     }
     content = {
         "image": cut(result.image.numpy(), result.header.crop),
-        "csm": result.csm.numpy(),
         "mask": result.mask.numpy(),
         "header": result.header,
         "attributes": attributes,
     }
+    if result.csm is not None:
+        content["csm"] = result.csm.numpy()
     write_image(target, content, overwrite=overwrite)

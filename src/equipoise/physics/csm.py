@@ -2,9 +2,9 @@
 
 Uecker et al., MRM 71:990-1001, 2014. It is the method that sigpy and BART use and that the maps
 of the MoDL data set were made with. The projector onto the row space of the calibration matrix is
-accumulated once into a kernel of size ``2 k - 1``; one FFT then gives the ``coil x coil`` operator
-of every pixel, whose dominant eigenvector is the map and whose eigenvalue is close to 1 exactly
-where the maps explain the data.
+accumulated once into a kernel of size ``2 k - 1``; its Fourier sum gives the ``coil x coil``
+operator of every pixel, whose dominant eigenvector is the map and whose eigenvalue is close to 1
+exactly where the maps explain the data. Pixels are independent: a few rows are held at a time.
 """
 
 from typing import NamedTuple
@@ -111,9 +111,8 @@ def _espirit(
     """Maps (coil, y, x) and the eigenvalue map (y, x)."""
     calibration = _calibration_data(kspace, mask)
     width = min(kernel, (min(calibration.shape[1:]) + 1) // 2)
-    pixel_operator = _pixel_operators(calibration, width, kspace.shape[1:])
     lowres = kspace_to_image(kspace * hann_window(mask.shape, calibration.shape[1:]))
-    vectors, eigenvalue = _dominant_eigenvectors(pixel_operator, lowres)
+    vectors, eigenvalue = _dominant_eigenvectors(_projector_kernel(calibration, width), lowres)
     vectors = vectors * _reference_phase(calibration, vectors)
     support = eigenvalue > (_otsu(eigenvalue, *SUPPORT_RANGE) if crop is None else crop)
     return torch.where(support, vectors, 0).to(kspace.dtype), eigenvalue
@@ -133,8 +132,8 @@ def _calibration_data(kspace: Tensor, mask: Tensor) -> Tensor:
     return data / data.abs().max()
 
 
-def _pixel_operators(calibration: Tensor, width: int, shape: torch.Size) -> Tensor:
-    """``G(r)``, (y, x, coil, coil): the row-space projector seen at each pixel."""
+def _projector_kernel(calibration: Tensor, width: int) -> Tensor:
+    """The row-space projector as a kernel between coils, (2 k - 1, 2 k - 1, coil, coil)."""
     n_coils = calibration.shape[0]
     windows = calibration.unfold(1, width, 1).unfold(2, width, 1)
     matrix = windows.permute(1, 2, 0, 3, 4).reshape(-1, n_coils * width**2)
@@ -146,33 +145,46 @@ def _pixel_operators(calibration: Tensor, width: int, shape: torch.Size) -> Tens
     spectrum = torch.fft.fft2(kernels, s=(2 * width - 1, 2 * width - 1))
     product = torch.einsum("vayx,vbyx->abyx", spectrum, spectrum.conj())
     correlation = torch.fft.fftshift(torch.fft.ifft2(product), dim=(-2, -1))
-    padded = torch.zeros((n_coils, n_coils, *shape), dtype=torch.complex64)
-    (y, from_y), (x, from_x) = (_centred_span(n, 2 * width - 1) for n in shape)
-    padded[:, :, y, x] = correlation[:, :, from_y, from_x].to(torch.complex64)
-    images = torch.fft.fftshift(
-        torch.fft.ifft2(torch.fft.ifftshift(padded, dim=(-2, -1)), norm="forward"), dim=(-2, -1)
-    )
-    return (images / width**2).permute(2, 3, 0, 1)
+    return (correlation / width**2).permute(2, 3, 0, 1).to(torch.complex64)
 
 
-def _centred_span(n: int, width: int) -> tuple[slice, slice]:
-    """Where a centred block of ``width`` lies on an axis of ``n``, and which part of it fits."""
-    start = n // 2 - width // 2
-    inside = slice(max(start, 0), min(start + width, n))
-    return inside, slice(inside.start - start, inside.stop - start)
+def _fourier_sum(n: int, size: int) -> Tensor:
+    """``exp(2 pi i k (r - n // 2) / n)`` for pixels r and the ``size`` frequencies k about 0."""
+    pixels, frequencies = torch.arange(n) - n // 2, torch.arange(size) - size // 2
+    angle = 2 * torch.pi * torch.outer(pixels, frequencies).double() / n
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
-def _dominant_eigenvectors(operators: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Power iteration in every pixel: unit vectors (coil, y, x) and their eigenvalues (y, x)."""
+def _dominant_eigenvectors(kernel: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors (coil, y, x) and eigenvalues (y, x) of the operator of every pixel."""
+    size, n_coils = kernel.shape[0], kernel.shape[2]
+    y, x = start.shape[1:]
+    along_y = _fourier_sum(y, size)
+    partial = torch.einsum("xq,pqab->pxab", _fourier_sum(x, size), kernel).flatten(1)
+    begin = start.to(torch.complex64).permute(1, 2, 0)
+    begin = begin / begin.abs().max() + 1e-6
+    rows = max(1, CHUNK_BYTES // (partial.shape[1] * partial.element_size()))
+    found = []
+    for chunk, vectors in zip(torch.split(along_y, rows), torch.split(begin, rows)):
+        operators = (chunk @ partial).reshape(-1, x, n_coils, n_coils)
+        found.append(_power_iteration(operators, vectors[..., None]))
+    vectors, values = (torch.cat(parts) for parts in zip(*found))
+    return vectors.permute(2, 0, 1), values
+
+
+CHUNK_BYTES = 2**22
+"""Operators of as many rows of pixels are held at a time."""
+
+
+def _power_iteration(operators: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Dominant eigenvectors (y, x, coil) and eigenvalues (y, x)."""
     tiny = torch.finfo(torch.float32).tiny
-    vectors = start.to(torch.complex64).permute(1, 2, 0)[..., None]
-    vectors = vectors / vectors.abs().max() + 1e-6
     magnitude = torch.ones(())
     for _ in range(POWER_ITERATIONS):
         vectors = operators @ vectors
         magnitude = torch.view_as_real(vectors).square().sum((-3, -2, -1)).sqrt()[..., None, None]
         vectors = vectors / magnitude.clamp(min=tiny)
-    return vectors[..., 0].permute(2, 0, 1), magnitude[..., 0, 0]
+    return vectors[..., 0], magnitude[..., 0, 0]
 
 
 def _reference_phase(calibration: Tensor, vectors: Tensor) -> Tensor:
