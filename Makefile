@@ -3,18 +3,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check browser clean
 
 demo: $(STAMP)
 	$(BIN)/equipoise demo
 
-test: check
+test: check browser
 	$(BIN)/python -m pytest
 
 check: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+# The report is tested in Chromium; where it cannot be installed, those tests are skipped.
+browser:
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
+	  (timeout 60 apt-get -qq update; timeout 240 apt-get -qq install -y --no-install-recommends \
+	  chromium) > /dev/null 2>&1; } || echo "no Chromium: its tests are skipped"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -8,11 +8,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Acquisition": "equipoise.formats",
     "BadInputError": "equipoise.outcome",
+    "BlurDownsampleOp": "equipoise.physics.superres",
     "CNN": "equipoise.equilibrium.network",
     "Certificate": "equipoise.certification",
     "DataWeight": "equipoise.equilibrium.data_weight",
     "EquipoiseError": "equipoise.outcome",
     "FixedWeight": "equipoise.equilibrium.data_weight",
+    "FunctionOp": "equipoise.physics.generic",
     "LinearOperator": "equipoise.physics.linop",
     "MOL": "equipoise.equilibrium.mol",
     "Outcome": "equipoise.outcome",
@@ -22,6 +24,8 @@ _PUBLIC = {
     "adjoint_error": "equipoise.physics.linop",
     "certificate_schema": "equipoise.report",
     "certify_slice": "equipoise.certification",
+    "enlarge": "equipoise.superresolution",
+    "espirit": "equipoise.physics.csm",
     "estimate_csm": "equipoise.physics.csm",
     "import_authors_checkpoint": "equipoise.methods.weights",
     "lipschitz_lower": "equipoise.robustness.lipschitz",
@@ -46,15 +50,18 @@ if TYPE_CHECKING:
     from equipoise.formats import Acquisition, read
     from equipoise.methods.weights import import_authors_checkpoint, load_model, save_model
     from equipoise.outcome import BadInputError, EquipoiseError, Outcome, Solution
-    from equipoise.physics.csm import estimate_csm
+    from equipoise.physics.csm import espirit, estimate_csm
+    from equipoise.physics.generic import FunctionOp
     from equipoise.physics.linop import LinearOperator, adjoint_error, operator_norm
     from equipoise.physics.noise_level import noise_level
     from equipoise.physics.sampling import make_mask
     from equipoise.physics.sense import SenseOp
+    from equipoise.physics.superres import BlurDownsampleOp
     from equipoise.reconstruction import reconstruct, slice_problem
     from equipoise.report import certificate_schema
     from equipoise.retrospective import undersample
     from equipoise.robustness.lipschitz import lipschitz_lower
+    from equipoise.superresolution import enlarge
 
 
 def __getattr__(name: str) -> Any:

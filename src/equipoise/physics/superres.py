@@ -14,8 +14,8 @@ from equipoise.shapes import Data, Image, PerSample
 Kernel = Literal["gaussian", "bicubic"]
 Border = Literal["zero", "circular", "reflect"]
 
-GAUSSIAN_SIGMA = 1.6 / 3
-"""Standard deviation of the Gaussian in pixels of the small image; 1.6 pixels at three-fold."""
+CUT = 3.0
+"""The Gaussian is cut at so many standard deviations."""
 
 BICUBIC_A = -0.5
 """Keys, IEEE Trans. ASSP 29:1153-1160, 1981."""
@@ -36,8 +36,8 @@ class BlurDownsampleOp(LinearOperator):
     factor
         Ratio of the two pixel sizes, 1 or more.
     kernel
-        ``gaussian``, sigma ``1.6 / 3 factor`` pixels, cut at two sigma; or ``bicubic``, widened by
-        the factor.
+        ``gaussian``, sigma ``(factor - 1) / 2`` pixels as in scikit-image's antialiasing, cut at
+        three sigma; or ``bicubic``, widened by the factor.
     border
         What lies outside the image: ``zero``, ``circular`` repetition, or its ``reflect``-ion.
     batch
@@ -122,15 +122,20 @@ def resize_bicubic(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return y @ image @ x.mT
 
 
-def _radius(factor: float, kernel: Kernel) -> float:
-    return 2 * GAUSSIAN_SIGMA * factor if kernel == "gaussian" else 2 * factor
+def _sigma(factor: int) -> float:
+    return (factor - 1) / 2
 
 
-def _weights(distance: Tensor, factor: float, kernel: Kernel) -> Tensor:
+def _radius(factor: int, kernel: Kernel) -> float:
+    return CUT * _sigma(factor) if kernel == "gaussian" else 2.0 * factor
+
+
+def _weights(distance: Tensor, factor: int, kernel: Kernel) -> Tensor:
     """The kernel at distances in pixels of the large image, before it is normalised."""
     if kernel == "gaussian":
-        inside = distance.abs() <= _radius(factor, kernel)
-        return inside * torch.exp(-0.5 * (distance / (GAUSSIAN_SIGMA * factor)) ** 2)
+        sigma = max(_sigma(factor), torch.finfo().tiny)
+        inside = distance.abs() <= CUT * sigma
+        return inside * torch.exp(-0.5 * (distance / sigma) ** 2)
     return _keys(distance.abs() / factor)
 
 
