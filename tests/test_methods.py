@@ -176,6 +176,7 @@ def test_a_zero_kernel_has_the_bound_zero():
 
 
 def test_the_estimate_of_a_norm_has_the_gradient_of_the_norm():
+    torch.manual_seed(0)
     layer = nn.Conv2d(2, 3, 3, padding=1).double()
     estimate = NormEstimate(tuple(layer.weight.shape), 10).double()
     estimate.update(layer.weight, 2000)

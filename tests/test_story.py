@@ -365,7 +365,8 @@ class TestAuthorsCheckpoint:
             out = tmp_path / f"m{shift}.safetensors"
             assert run("import-model", checkpoint, "-o", out, "--shift", shift).exit_code == 0
             model = weights.load_model(out)
-            assert model.network.configuration() == {"features": 12, "layers": 4, "kernel_size": 3}
+            size = {"features": 12, "layers": 4, "kernel_size": 3, "channels": 2}
+            assert model.network.configuration() == size
             assert model.m == pytest.approx(0.02 + float(shift))
             scan = ("recon", full_scan, "--acceleration", 3, "--model", out)
             bounds[shift] = run_json(*scan, "-o", tmp_path / f"{shift}.npy")["slices"][0]

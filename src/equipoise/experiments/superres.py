@@ -149,19 +149,21 @@ def figure(path: Path, found: Study) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    target = _inner(found.first.target, found.first)[0].real
-    cut = _detailed(target)
+    whole = _inner(found.first.target, found.first)[0].real
+    cut = _detailed(whole)
+    target = whole[cut].numpy()
     quality = {row["method"]: row["psnr"] for row in found.rows[: len(found.images)]}
     n_columns = len(found.images) + 1
     figure, axes = plt.subplots(2, n_columns, figsize=(2.4 * n_columns, 5.6), layout="constrained")
-    axes[0, 0].imshow(target[cut], cmap="gray", vmin=0, vmax=1)
+    axes[0, 0].imshow(target, cmap="gray", vmin=0, vmax=1)
     axes[0, 0].set_title("target", fontsize=9)
-    axes[1, 0].imshow(found.first.data[0].real, cmap="gray", vmin=0, vmax=1)
+    axes[1, 0].imshow(found.first.data[0].real.numpy(), cmap="gray", vmin=0, vmax=1)
     axes[1, 0].set_title("the small image, whole", fontsize=9)
     for column, (name, image) in enumerate(found.images.items(), start=1):
-        axes[0, column].imshow(image[0].real[cut], cmap="gray", vmin=0, vmax=1)
+        shown_image = image[0].real[cut].numpy()
+        axes[0, column].imshow(shown_image, cmap="gray", vmin=0, vmax=1)
         axes[0, column].set_title(f"{name}\n{quality[name]:.2f} dB", fontsize=9)
-        error = (image[0].real - target).abs()[cut]
+        error = np.abs(shown_image - target)
         shown = axes[1, column].imshow(error, cmap="magma", vmin=0, vmax=0.25)
     figure.colorbar(shown, ax=axes[1, -1], label="|error|")
     for axis in axes.flat:
