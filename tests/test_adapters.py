@@ -44,6 +44,15 @@ class TestSigpy:
         assert (linop.oshape, linop.ishape) == (list(SMALL), list(SHAPE))
         assert_equal_operators(adapters.from_sigpy(linop), operator, image)
 
+    def test_gradients_pass_through(self, operator, image):
+        theirs = adapters.from_sigpy(adapters.to_sigpy(operator, SMALL))
+        found = []
+        for one in (operator, theirs):
+            x = image.clone().requires_grad_()
+            one.adjoint(one.forward(x)).abs().square().sum().backward()
+            found.append(x.grad)
+        assert torch.allclose(*found, atol=1e-12)
+
     def test_an_operator_of_sigpy_is_reconstructed(self):
         import sigpy
 
@@ -100,6 +109,20 @@ class TestDeepinv:
 
         def A_adjoint(self, y):
             return adapters._as_channels(self.operator.adjoint(adapters._as_complex(y)))
+
+    def test_the_channels_are_real_and_imaginary_part(self, operator, image):
+        seen = []
+
+        class Spy(self.Physics):
+            def A(self, x):
+                seen.append(x)
+                return super().A(x)
+
+        ours = adapters.from_deepinv(Spy(operator), (1, 2, *SHAPE))
+        ours.forward(image)
+        assert torch.equal(seen[-1], torch.stack([image.real, image.imag], 1))
+        with pytest.raises(BadInputError, match="3 channels"):
+            adapters.from_deepinv(Spy(operator), (1, 3, *SHAPE))
 
     def test_physics_with_two_channels(self, operator, image):
         physics = self.Physics(operator)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from equipoise.cli import app
 from equipoise.formats import read
+from equipoise.outcome import BadInputError
 from equipoise.physics.channels import combine, compression, noise_whitening
 from equipoise.physics.csm import espirit, unexplained
 from equipoise.physics.fourier import kspace_to_image
@@ -71,6 +72,13 @@ class TestChannels:
         covariance = mixing @ mixing.conj().T
         white = matrix @ covariance @ matrix.conj().T
         assert np.linalg.cond(white) < 1.3 < 20 < np.linalg.cond(covariance)
+
+    def test_channels_that_depend_on_each_other_cannot_be_whitened(self, rng):
+        white = rng.standard_normal((1, 3, 40, 40)) + 1j * rng.standard_normal((1, 3, 40, 40))
+        kspace = np.concatenate([white, white[:, :1] + white[:, 1:2]], 1)
+        mask = torch.ones((1, 40, 40), dtype=torch.bool)
+        with pytest.raises(BadInputError, match="linearly dependent"):
+            noise_whitening(torch.from_numpy(kspace), mask)
 
 
 class TestCommand:

@@ -22,14 +22,15 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def many_slices(count, size=256):
+def many_slices(count, height=256, width=None):
     """Noisy images, which compress badly."""
     rng = np.random.default_rng(0)
-    y, x = np.meshgrid(*[np.linspace(-1, 1, size)] * 2, indexing="ij")
+    shape = (height, width or height)
+    y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     head = (y**2 + x**2 < 0.7) * (1 + 0.3 * np.sin(20 * x * y))
     slices = []
     for index in range(count):
-        noisy = head + 0.03 * rng.standard_normal((3, size, size))
+        noisy = head + 0.03 * rng.standard_normal((3, *shape))
         slices.append(
             ReportSlice(
                 index=index,
@@ -37,14 +38,23 @@ def many_slices(count, size=256):
                 sense=noisy[1],
                 sense_label="SENSE",
                 csm=np.stack([np.exp(-((y - a) ** 2) - x**2) for a in np.linspace(-1, 1, 8)]),
-                mask=rng.random((size, size)) > 0.75,
+                mask=rng.random(shape) > 0.75,
                 history=np.logspace([0, 1], [-5, -3], 9),
                 facts=[("outcome", "converged"), ("m", "0.02 (measured)"), ("note", f"<{index}>")],
                 target=noisy[2],
                 noise=np.abs(noisy[0]),
             )
         )
-    return Report("scan.h5", "a-model", "mol-lr", "equipoise recon", (8, size, size), 4.0, slices)
+    return Report("scan.h5", "a-model", "mol-lr", "equipoise recon", (8, *shape), 4.0, slices)
+
+
+def test_curves_stay_inside_their_frame():
+    report = many_slices(1, 16)
+    report.slices[0].history = np.logspace([-2, np.log10(0.5)], [-5, -3], 9)
+    heights = re.findall(r'points="([^"]*)"', render(report))
+    values = [float(pair.split(",")[1]) for points in heights for pair in points.split()]
+    assert len(values) == 18
+    assert all(0 <= value <= 240 for value in values)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +69,9 @@ def browse(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-def test_twenty_slices_stay_small_and_load_nothing():
-    text = render(many_slices(20))
+@pytest.mark.parametrize("shape", [(256, 256), (640, 368)])
+def test_twenty_slices_stay_small_and_load_nothing(shape):
+    text = render(many_slices(20, *shape))
     assert len(text.encode()) < LARGEST
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', text)
     assert len(sources) == 20 * 8
@@ -77,6 +88,7 @@ def test_recon_writes_one(full_scan, tmp_path):
     text = html.unescape(page.read_text())
     for wanted in ("scan.h5", "PSNR, SSIM", "error of SENSE", "ESPIRiT", "Pramanik", "torch"):
         assert wanted in text, wanted
+    assert "lam follows the noise" in text
     assert text.count("<polyline") == 2
     again = run("recon", full_scan, *options)
     assert again.exit_code == 1
@@ -89,7 +101,15 @@ def test_certify_writes_one_with_its_statements(full_scan, tmp_path):
     done = run("certify", full_scan, *options, "--report", page)
     assert done.exit_code == 0, done.output
     text = html.unescape(page.read_text())
-    for wanted in ("perturbation bound", "noise, standard deviation", "measured", "Certificate"):
+    for wanted in (
+        "perturbation bound",
+        "noise, standard deviation",
+        "measured",
+        "Certificate",
+        "error of SENSE",
+        "in retrospect",
+        "seconds",
+    ):
         assert wanted in text, wanted
     assert "SENSE at the same lam" in text
 

@@ -65,7 +65,8 @@ class TestOperator:
         inside = small if border != "zero" else small[:, 3:-3, 3:-3]
         assert torch.allclose(inside, torch.full_like(inside, 0.7))
         assert small.shape == (1, SHAPE[0] // factor, SHAPE[1] // factor)
-        assert float(operator_norm(operator)) < 1
+        sizes = [float(torch.linalg.matrix_norm(rows, 2)) for rows in operator._rows]
+        assert 0.98 < float(operator_norm(operator, 60)) / (sizes[0] * sizes[1]) < 1 + 1e-6
 
 
 class TestBlur:
@@ -260,7 +261,7 @@ class TestCommand:
         Image.fromarray(np.full((9, 9), 99, np.uint8)).save(good)
         self.fails(tmp_path, tiny, "out.png", "too small")
         self.fails(tmp_path, clear, "out.jpg", "JPEG has no alpha channel")
-        self.fails(tmp_path, good, "out.xyz", "ends in no known format")
+        self.fails(tmp_path, good, "out.xyz", "the suffix says no known format")
         self.fails(tmp_path, good, "nowhere/out.png", "is not a folder")
         self.fails(tmp_path, tmp_path / "missing.png", "out.png", "does not exist")
         (tmp_path / "out.png").write_bytes(b"mine")
@@ -292,6 +293,16 @@ class TestCommand:
         assert sorted(folder.rglob("*")) == before
 
 
+def test_the_experiment_refuses_what_it_cannot_measure(tmp_path):
+    done = run("experiment", "superres", "--data", tmp_path, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "no photograph in there" in done.stderr
+    Image.fromarray(np.full((15, 60), 99, np.uint8)).save(tmp_path / "a.png")
+    done = run("experiment", "superres", "--data", tmp_path, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "sides of at least 36 are needed" in done.stderr
+
+
 def read_photograph_of(luminance):
     return Photograph(luminance)
 
@@ -308,7 +319,11 @@ def test_the_experiment(tmp_path):
     assert list(methods) == ["bicubic", "tikhonov", "mol-lr", "modl"]
     for found in methods.values():
         assert found["n"] == 2
-        assert len(found["psnr"]) == len(found["ssim"]) == len(found["seconds"]) == 2
+        assert 15 < found["psnr"][0] < 45
+        assert 0 < found["ssim"][0] < 1
+    assert methods["mol-lr"]["converged"] == 2
+    assert methods["mol-lr"]["largest_bound"] <= 1e-3
+    assert methods["mol-lr"]["psnr"][0] > methods["tikhonov"]["psnr"][0]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     wanted = {"superres.md", "superres.csv", "superres.json", "photographs.csv", "figure2.png"}
     assert names == wanted

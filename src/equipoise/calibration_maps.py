@@ -13,9 +13,10 @@ from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.bart import cfl_bytes
 from equipoise.formats.hdf5 import is_hdf5, open_hdf5
 from equipoise.formats.replacing import replacing
+from equipoise.formats.write import check_target
 from equipoise.outcome import BadInputError
 from equipoise.physics.channels import combine, compression, noise_whitening
-from equipoise.physics.csm import KERNEL, espirit, unexplained
+from equipoise.physics.csm import KERNEL, MAX_CALIBRATION, espirit, unexplained
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.linop import operator_norm
 from equipoise.physics.sampling import calibration_region
@@ -112,14 +113,14 @@ def calibrate_maps(
 def _examine(
     index: int, kspace: Tensor, mask: Tensor, csm: Tensor, eigenvalue: Tensor
 ) -> SliceMaps:
-    region = calibration_region(mask[0])
+    region = [min(n, MAX_CALIBRATION) for n in calibration_region(mask[0])]
     inside = (csm[0] != 0).any(0)
     if not bool(inside.any()):
         raise BadInputError(
             f"slice {index}: no pixel has an eigenvalue above the crop: lower --crop, the largest "
             f"is {float(eigenvalue.max()):.3f}"
         )
-    window = hann_window(mask.shape[1:], region)
+    window = hann_window(mask.shape[1:], tuple(region))
     size = float(operator_norm(SenseOp(csm, mask)).max())
     if size > 1 + NORM_TOLERANCE:
         raise BadInputError(f"slice {index}: ||A|| is {size:.4f} by power iteration, above 1")
@@ -141,16 +142,11 @@ def check_maps_target(path: Path, *, changed: bool, overwrite: bool) -> None:
     BadInputError
         If the format is unknown or cannot hold the matrix of the channels, or the file exists.
     """
-    if path.suffix not in SUFFIXES:
-        raise BadInputError(f"{path} ends in no known format: use {', '.join(SUFFIXES)}")
+    check_target(path, overwrite=overwrite, suffixes=SUFFIXES)
     if changed and path.suffix != ".h5":
         raise BadInputError(
             f"{path} cannot hold the matrix of the channels that --whiten and --coils need: use .h5"
         )
-    if not path.parent.is_dir():
-        raise BadInputError(f"{path.parent} is not a folder: create it first")
-    if path.exists() and not overwrite:
-        raise BadInputError(f"{path} exists: give another name with -o, or --overwrite")
 
 
 def save_maps(path: Path, result: CoilMapResult) -> None:

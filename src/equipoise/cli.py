@@ -174,7 +174,14 @@ def recon(
             from equipoise.html_page import write_report
             from equipoise.html_report import of_reconstruction
 
-            page = of_reconstruction(result, experiment, model, network.name, command_line())
+            page = of_reconstruction(
+                result,
+                experiment,
+                model,
+                network.name,
+                command_line(),
+                lam_given=weight is not None,
+            )
             write_report(report, page)
     _announce(result, target, as_json, scan, model)
     if report is not None:

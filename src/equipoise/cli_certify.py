@@ -77,13 +77,13 @@ def certify(
 
         if (folder / CERTIFICATE).exists() and not overwrite:
             raise BadInputError(f"{folder} holds a certificate: another -o, or --overwrite")
-        check_report_target(report, overwrite)
         network = load_model(model)
         experiment = load_experiment(
             scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
         )
         acquisition = experiment.acquisition
         make_folder(folder)
+        check_report_target(report, overwrite)
         found: list[CertifiedSlice] = []
         try:
             for index in range(len(acquisition.kspace)):

@@ -1,6 +1,7 @@
 """``equipoise doctor``: does it work on this machine, and what is missing."""
 
 import json
+from math import isfinite
 from typing import Annotated, Any
 
 import typer
@@ -22,8 +23,12 @@ CORE = (
     "matplotlib",
     "torchmetrics",
     "pillow",
+    "platformdirs",
     "pydantic",
+    "pyyaml",
+    "jaxtyping",
     "typer",
+    "rich",
 )
 
 
@@ -90,13 +95,23 @@ def _devices(problems: list[str]) -> dict[str, Any]:
     names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     devices, reference = [], None
     for name in names:
-        image, seconds, outcome = _phantom(name)
+        tried = _tried(name)
+        if isinstance(tried, str):
+            problems.append(f"{name}: {tried}")
+            continue
+        image, seconds, outcome = tried
         reference = image if reference is None else reference
         difference = float((image - reference).norm() / reference.norm())
+        same = difference <= SAME
         devices.append(
-            {"device": name, "outcome": outcome, "seconds": seconds, "difference": difference}
+            {
+                "device": name,
+                "outcome": outcome,
+                "seconds": seconds,
+                "difference": difference if isfinite(difference) else None,
+            }
         )
-        if outcome != "converged" or difference > SAME:
+        if outcome != "converged" or not same:
             problems.append(f"{name}: {outcome}, {difference:.1e} from the processor's image")
     return {
         "threads": torch.get_num_threads(),
@@ -107,6 +122,14 @@ def _devices(problems: list[str]) -> dict[str, Any]:
 
 SAME = 2e-3
 """Two images certified to 1e-3 each differ by no more."""
+
+
+def _tried(device: str) -> tuple[Any, float, str] | str:
+    """What :func:`_phantom` gives, or what went wrong: one card must not end the report."""
+    try:
+        return _phantom(device)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _phantom(device: str) -> tuple[Any, float, str]:
@@ -121,6 +144,7 @@ def _phantom(device: str) -> tuple[Any, float, str]:
     from equipoise.physics.fourier import image_to_kspace, kspace_to_image
     from equipoise.physics.sampling import make_mask
     from equipoise.physics.sense import SenseOp
+    from equipoise.reconstruction import creating_on
 
     kspace = image_to_kspace(head_slice())
     y, x = (slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(kspace.shape[1:], (96, 80)))
@@ -131,7 +155,7 @@ def _phantom(device: str) -> tuple[Any, float, str]:
     model = load_model().to(device)
     noise = torch.tensor([0.01], dtype=torch.float64, device=device)
     started = time.perf_counter()
-    with torch.no_grad():
+    with torch.no_grad(), creating_on(torch.device(device)):
         solution = model.solve(operator, data, noise_level=noise)
     value = solution.value.cpu()
     return value, time.perf_counter() - started, solution.outcome[0].value
@@ -152,7 +176,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         for d in found["devices"]:
             lines.append(
                 f"phantom on {d['device']}: {d['outcome']} in {d['seconds']:.2f} s, "
-                f"{d['difference']:.1e} from that of the processor"
+                f"{d['difference'] or 0:.1e} from that of the processor"
             )
         if len(found["devices"]) == 1:
             lines.append("no CUDA device that torch can use: everything runs on the processor")

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from equipoise.cli_verbosity import errors
+
 
 class _ListByDefault(TyperGroup):
     """``models`` alone is ``models list``."""
@@ -25,6 +27,7 @@ app = typer.Typer(
     cls=_ListByDefault,
 )
 console = Console(stderr=True, soft_wrap=True)
+LICENCE = "Apache-2.0"
 
 Name = Annotated[str, typer.Argument(help="name or file")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
@@ -37,9 +40,12 @@ def models(as_json: AsJson = False) -> None:
     from equipoise.cli import failures
 
     with failures():
-        from equipoise.methods.weights import available_models
+        from equipoise.methods.weights import available_models, damage
 
-        found = {name: _summary(name) for name in available_models()}
+        problems = {name: damage(name) for name in available_models()}
+        found = {name: _summary(name) for name, problem in problems.items() if not problem}
+    for problem in filter(None, problems.values()):
+        errors.print(f"warning: {problem}", style="yellow", markup=False)
     if as_json:
         print(json.dumps(found, allow_nan=False))
         return
@@ -78,7 +84,6 @@ def verify(
 ) -> None:
     """Compare the checksum of models with the one that was written into them."""
     from equipoise.cli import failures
-    from equipoise.cli_verbosity import errors
 
     with failures():
         from equipoise.methods.weights import available_models, damage
@@ -132,9 +137,9 @@ def install(
 
 
 def _summary(name: str) -> dict[str, Any]:
-    from equipoise.methods.weights import find_model, load_model, provenance
+    from equipoise.methods.weights import find_model, load_model, packaged_models, provenance
 
-    model = load_model(name)
+    model, origin = load_model(name), provenance(name)
     return {
         "file": str(find_model(name)),
         "method": model.name,
@@ -142,8 +147,8 @@ def _summary(name: str) -> dict[str, Any]:
         "m": model.m,
         "m_evidence": model.m_evidence,
         "calibrated": model.calibration is not None,
-        "licence": "Apache-2.0 (weights); data: see docs/model.md",
-        "provenance": provenance(name),
+        "licence": LICENCE if name in packaged_models() else origin.get("licence", "not stated"),
+        "provenance": origin,
     }
 
 

@@ -49,8 +49,8 @@ def superres(
         from equipoise.superresolution import enlarge, superresolution_of
 
         photograph = read_photograph(image)
-        check_photograph_target(output, photograph, overwrite=overwrite)
         network, source = load_model(model), superresolution_of(model)
+        check_photograph_target(output, photograph, source.factor, overwrite=overwrite)
         options = None if rtol is None else replace(network.options, rtol=rtol)
         with console.status(f"{photograph.luminance.shape[1]} x {photograph.luminance.shape[0]}"):
             result = enlarge(photograph, network, source, noise=noise, lam=weight, options=options)

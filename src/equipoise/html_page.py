@@ -23,6 +23,9 @@ from equipoise.formats.replacing import replacing
 from equipoise.robustness.certificate import Statement
 
 QUALITY = 80
+LARGEST_SIDE = 400
+"""Pixels of an embedded image along its longer side: twenty slices stay below 5 MB."""
+
 ERROR_SHARE = 0.15
 """Error images end at this share of the largest target intensity."""
 
@@ -73,6 +76,10 @@ class Report:
     acceleration: float
     slices: list[ReportSlice]
     notes: list[str] = field(default_factory=list)
+    lam_given: bool = False
+    maps: str = "were estimated from the calibration region by ESPIRiT [3]"
+    retrospective: bool = False
+    not_converged: list[int] = field(default_factory=list)
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -195,10 +202,14 @@ def _montage(csm: np.ndarray) -> str:
 
 
 def _embedded(colours: np.ndarray) -> str:
+    """As WebP, of large images the means of blocks of pixels."""
     from PIL import Image
 
     content = io.BytesIO()
-    pixels = np.rint(colours * 255).astype(np.uint8)
+    block = -(-max(colours.shape[:2]) // LARGEST_SIDE)
+    y, x = (n // block * block for n in colours.shape[:2])
+    cells = colours[:y, :x].reshape(y // block, block, x // block, block, 3)
+    pixels = np.rint(cells.mean((1, 3)) * 255).astype(np.uint8)
     Image.fromarray(pixels).save(content, format="WEBP", quality=QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
 
@@ -212,7 +223,7 @@ def _curve(history: np.ndarray) -> str:
     if len(values) < 2 or np.isnan(values).all():
         return ""
     low = math.floor(math.log10(float(np.nanmin(values))))
-    high = math.ceil(math.log10(float(np.nanmax(values)))) or low + 1
+    high = math.ceil(math.log10(float(np.nanmax(values))))
     high = max(high, low + 1)
     span = len(values) - 1
 
@@ -250,17 +261,20 @@ def _methods(report: Report) -> str:
     first = dict(report.slices[0].facts)
     text = (
         f"K-space of {_count(report)} ({coils} receiver coils, matrix {y} x {x}, "
-        f"{report.acceleration:.2f}-fold undersampled) was reconstructed with Equipoise "
-        f"{__version__} (model {report.model}). Coil sensitivity maps were estimated by ESPIRiT "
-        "[3] unless the scan brought its own. "
+        f"{report.acceleration:.2f}-fold undersampled"
+        f"{' in retrospect' if report.retrospective else ''}) was reconstructed with Equipoise "
+        f"{__version__} (model {report.model}). Coil sensitivity maps {report.maps}. "
     )
     if report.method.startswith("mol"):
         text += (
             "The image is the equilibrium of lam A^H (A x - b) + x - H(x) = 0, H a convolutional "
-            "network kept monotone (monotone operator learning [1]); lam follows the noise of the "
-            "scan. Iterations were stopped by a bound on the relative distance to the equilibrium "
-            f"that rests on the monotonicity constant m = {first['m']}. "
+            "network kept monotone (monotone operator learning [1]); lam "
+            f"{'was given' if report.lam_given else 'follows the noise of the scan'}. Iterations "
+            "are stopped by a bound on the relative distance to the equilibrium that rests on the "
+            f"monotonicity constant m = {first['m']}. "
         )
+    if report.not_converged:
+        text += f"Slices that did not converge: {', '.join(map(str, report.not_converged))}. "
     return text + "SENSE images are regularised least-squares reconstructions [2]."
 
 

@@ -9,14 +9,20 @@ import torch
 from equipoise.certification import CertifiedSlice
 from equipoise.equilibrium.data_consistency import tikhonov
 from equipoise.html_page import Report, ReportSlice, number
-from equipoise.reconstruction import Reconstruction, SliceProblem, slice_problem
+from equipoise.reconstruction import Reconstruction, SliceProblem, slice_problem, target_of
 from equipoise.retrospective import Experiment
 
 SENSE_RTOL = 1e-4
 
 
 def of_reconstruction(
-    result: Reconstruction, experiment: Experiment, model: str, method: str, command: str
+    result: Reconstruction,
+    experiment: Experiment,
+    model: str,
+    method: str,
+    command: str,
+    *,
+    lam_given: bool = False,
 ) -> Report:
     """The report of ``equipoise recon``; SENSE is solved here where there is no target."""
     slices = []
@@ -52,7 +58,7 @@ def of_reconstruction(
                 target=None if result.target is None else result.target[s.index].numpy(),
             )
         )
-    return _report(experiment, str(experiment.acquisition.source), model, method, command, slices)
+    return _report(experiment, model, method, command, slices, lam_given)
 
 
 def of_certificates(
@@ -67,6 +73,7 @@ def of_certificates(
         facts = [
             ("outcome", c.outcome),
             ("lam", f"{c.lam:.3g} ({c.lam_source})"),
+            ("seconds", f"{one.seconds:.2f}"),
             ("m", "none" if c.m is None else f"{c.m:.3g} ({c.m_evidence})"),
             ("m_local (measured)", number(min(c.m_local) if c.m_local else None)),
             ("lipschitz_lower (measured)", number(c.lipschitz_lower)),
@@ -86,12 +93,21 @@ def of_certificates(
                 mask=problem.operator.mask[0].numpy(),
                 history=one.history.numpy(),
                 facts=facts,
+                target=_target(experiment, one),
                 noise=None if one.noise is None else one.noise.std.numpy(),
                 statements=c.statements,
             )
         )
-    method = found[0].certificate.model
-    return _report(experiment, str(experiment.acquisition.source), model, method, command, slices)
+    first = found[0].certificate
+    given = first.lam_source == "given"
+    return _report(experiment, model, first.model, command, slices, given)
+
+
+def _target(experiment: Experiment, one: CertifiedSlice) -> np.ndarray | None:
+    """The image of all samples of the slice, or that of the file."""
+    index, csm = one.certificate.index, one.problem.operator.csm
+    found = target_of(experiment.acquisition, experiment.full, csm, index, one.unit)
+    return None if found is None else np.asarray((found[0] * one.unit).numpy())
 
 
 def slice_problem_with(experiment: Experiment, result: Reconstruction, index: int) -> SliceProblem:
@@ -117,24 +133,31 @@ def _at_lam(problem: SliceProblem, lam: float) -> np.ndarray:
 
 def _report(
     experiment: Experiment,
-    scan: str,
     model: str,
     method: str,
     command: str,
     slices: list[ReportSlice],
+    lam_given: bool,
 ) -> Report:
     acquisition = experiment.acquisition
     _, coils, y, x = acquisition.kspace.shape
-    return Report(
-        scan,
-        model,
-        method,
-        command,
-        (coils, y, x),
-        acquisition.acceleration,
-        slices,
-        acquisition.notes,
+    report = Report(
+        scan=str(acquisition.source),
+        model=model,
+        method=method,
+        command=command,
+        shape=(coils, y, x),
+        acceleration=acquisition.acceleration,
+        slices=slices,
+        notes=acquisition.notes,
+        lam_given=lam_given,
+        retrospective=experiment.full is not None,
+        not_converged=[s.index for s in slices if dict(s.facts)["outcome"] not in DONE],
     )
+    return report if acquisition.csm is None else replace(report, maps="were given")
+
+
+DONE = ("converged", "feed_forward")
 
 
 def _percent(value: float | None) -> str:

@@ -201,14 +201,14 @@ def reconstruct(
         started = time.perf_counter()
         problem = slice_problem(acquisition, index)
         unit, csm = problem.unit, problem.operator.csm
-        with torch.no_grad(), _creating_on(device):
+        with torch.no_grad(), creating_on(device):
             moved = problem.to(device)
             solution = solve_slice(moved, model, lam, options)
             image, record = solution.value.cpu(), solution.history_of(0).cpu()
             seconds = time.perf_counter() - started
             usual = lam is None and _same_equilibrium(options, model)
             result = _slice_result(index, solution, model, moved, seconds, usual)
-        target = _target_of(acquisition, full, csm, index, unit)
+        target = target_of(acquisition, full, csm, index, unit)
         if target is not None:
             sense = best_sense(problem.operator, problem.kspace, target).image
             _compare(result, image, sense, target)
@@ -240,7 +240,7 @@ def _same_equilibrium(options: SolverOptions | None, model: Method) -> bool:
     return options is None or replace(options, tile=usual.tile, recompute=usual.recompute) == usual
 
 
-def _creating_on(device: torch.device) -> AbstractContextManager[Any]:
+def creating_on(device: torch.device) -> AbstractContextManager[Any]:
     """New tensors go to the device; on the processor they do so anyway, without a function mode."""
     return nullcontext() if device.type == "cpu" else device
 
@@ -249,9 +249,10 @@ def _of_slice(array: Tensor, index: int) -> Tensor:
     return array if len(array) == 1 else array[index : index + 1]
 
 
-def _target_of(
+def target_of(
     acquisition: Acquisition, full: Acquisition | None, csm: Tensor, index: int, unit: float
 ) -> Tensor | None:
+    """What a slice should be, (1, y, x), divided by its unit; None where nothing says so."""
     if full is not None:
         coil_images = kspace_to_image(full.kspace[index : index + 1] / unit)
         return (csm.conj() * coil_images).sum(1)

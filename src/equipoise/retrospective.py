@@ -82,6 +82,10 @@ def undersample(
     drawn_at = acceleration
     for _ in range(5):
         mask = make_mask(kind, (y, x), drawn_at, calibration, seed) & acquisition.mask
+        if not bool(mask.any()):
+            raise BadInputError(
+                f"an acceleration of {acceleration:g} leaves no sample of {y} x {x}: lower it"
+            )
         excess = mask.numel() / float(mask.sum()) / acceleration
         if abs(excess - 1) < 0.01 or drawn_at / excess < 1:
             break

@@ -10,22 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.equilibrium.data_consistency import tikhonov
 from equipoise.equilibrium.method import Method
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
 from equipoise.experiments.table1 import learned, summary, table_row
-from equipoise.formats.photograph import read_photograph
+from equipoise.formats.photograph import PHOTOGRAPHS, read_photograph
 from equipoise.formats.write import make_folder, replacing
-from equipoise.learning.baselines import best_sense
 from equipoise.learning.images import image_files
 from equipoise.learning.metrics import psnr, ssim
 from equipoise.learning.photographs import SuperResolution
 from equipoise.learning.sample import Sample
+from equipoise.outcome import BadInputError
 from equipoise.physics.superres import BlurDownsampleOp, resize_bicubic
 
 BICUBIC, TIKHONOV = "bicubic", "tikhonov"
 NOISE = 0.01
 LAMS = tuple(10 ** (k / 4) for k in range(4, 25))
 """Grid of lam for Tikhonov, 10 to a million."""
+
+SMALLEST = 12
+"""Pixels of the small image along its shorter side."""
 
 CROP = 96
 """Side of the crop in the figure."""
@@ -46,10 +50,25 @@ class Study:
 
 
 def photographs(paths: list[Path], factor: int) -> Iterator[tuple[str, Tensor]]:
-    """Name and luminance (y, x), cropped to multiples of the factor."""
-    for file in (f for path in paths or [default_photograph()] for f in image_files(path)):
+    """Name and luminance (y, x), cropped to multiples of the factor.
+
+    Raises
+    ------
+    BadInputError
+        If there is no photograph, or one is too small to be measured without its border.
+    """
+    files = [f for path in paths or [default_photograph()] for f in image_files(path)]
+    files = [f for f in files if f.name.lower().endswith(PHOTOGRAPHS)]
+    if not files:
+        raise BadInputError(f"{', '.join(map(str, paths))}: there is no photograph in there")
+    for file in files:
         luminance = torch.from_numpy(read_photograph(file).luminance).float()
         y, x = (n // factor * factor for n in luminance.shape)
+        if min(y, x) < SMALLEST * factor:
+            raise BadInputError(
+                f"{file} has {luminance.shape[0]} x {luminance.shape[1]} pixels: sides of at least "
+                f"{SMALLEST * factor} are needed to measure a factor of {factor}"
+            )
         yield file.stem, luminance[:y, :x]
 
 
@@ -71,7 +90,7 @@ def study(
     """Reduce every photograph, add noise, and enlarge it with every method.
 
     ``bicubic`` and ``tikhonov`` are the methods that are None; Tikhonov is at the lam of a grid
-    that is best for the target, and its time is that of one solve. PSNR and SSIM are of the
+    whose PSNR is best for each target, and its time is that of one solve. PSNR and SSIM are of the
     luminance, clipped to 0 to 1, data range 1, without the border that depends on what lies outside
     of the photograph.
     """
@@ -105,12 +124,19 @@ def _reconstruct(name: str, method: Method | None, sample: Sample) -> tuple[Tens
         shape = (sample.target.shape[1], sample.target.shape[2])
         image = resize_bicubic(sample.data, shape)
     else:
-        image, lam = best_sense(sample.operator, sample.data, sample.target, LAMS)
+        target = _inner(sample.target, sample)
+        best = max(
+            LAMS, key=lambda lam: float(psnr(_inner(_tikhonov(sample, lam), sample), target))
+        )
         started = time.perf_counter()
-        rhs = sample.operator.adjoint(sample.data) * float(lam)
-        _operator(sample).regularized_inverse(rhs, lam, torch.ones_like(lam))
+        image = _tikhonov(sample, best)
     seconds = time.perf_counter() - started
     return image, {"seconds": seconds, "evaluations": 0, "outcome": name, "bound": None}
+
+
+def _tikhonov(sample: Sample, lam: float) -> Tensor:
+    weight = torch.tensor([lam], dtype=torch.float64)
+    return tikhonov(sample.operator, sample.data, weight)
 
 
 def _inner(image: Tensor, sample: Sample) -> Tensor:
@@ -128,6 +154,11 @@ def write_study(folder: Path, found: Study, settings: dict[str, Any]) -> dict[st
     """``superres.{md,csv,json}``, ``photographs.csv`` and ``figure2.png``; returns the JSON."""
     make_folder(folder)
     result = {**summary(found.rows), "settings": settings}
+    for name, method in result["methods"].items():
+        rows = [row for row in found.rows if row["method"] == name]
+        bounds = [row["bound"] for row in rows]
+        method["converged"] = sum(row["outcome"] == "converged" for row in rows)
+        method["largest_bound"] = None if None in bounds else max(bounds)
     table = [table_row(name, result) for name in result["methods"]]
     write_csv(folder / "photographs.csv", found.rows)
     write_csv(folder / "superres.csv", table)

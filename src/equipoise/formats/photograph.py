@@ -1,5 +1,6 @@
-"""Photographs: PNG, JPEG, TIFF and what else Pillow reads, as luminance and what goes with it."""
+"""Photographs: PNG, JPEG, TIFF and BMP, as luminance and what goes with it."""
 
+import struct
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.formats.replacing import replacing
+from equipoise.formats.write import check_target
 from equipoise.outcome import BadInputError
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -16,7 +18,11 @@ WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tif
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 """ITU-R BT.601 in full range, as in JPEG."""
 
-JPEG_QUALITY = 95
+READ = ("PNG", "JPEG", "TIFF", "BMP")
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError)
+"""What Pillow raises for damaged files."""
+
+JPEG_QUALITY, JPEG_SIDE = 95, 65500
 GRAY_16 = ("I;16", "I;16B", "I;16L")
 
 
@@ -61,7 +67,7 @@ def read_photograph(path: Path) -> Photograph:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            with Image.open(path, formats=READ) as file:
                 notes = _ignored(file)
                 image: Any = ImageOps.exif_transpose(file)
                 image.load()
@@ -71,7 +77,7 @@ def read_photograph(path: Path) -> Photograph:
         raise BadInputError(f"{path} is no image that can be read") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadInputError(f"{path} is too large: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (*DAMAGE, struct.error) as error:
         raise BadInputError(f"{path} cannot be read as an image: {error}") from error
     return _split(image, notes)
 
@@ -113,7 +119,9 @@ def _split(image: Any, notes: list[str]) -> Photograph:
     return Photograph(ycc[0], ycc[1:], alpha, profile=profile, notes=notes)
 
 
-def check_photograph_target(path: Path, photograph: Photograph, *, overwrite: bool) -> None:
+def check_photograph_target(
+    path: Path, photograph: Photograph, factor: int, *, overwrite: bool
+) -> None:
     """Whether :func:`write_photograph` will be able to write, before the work is done.
 
     Raises
@@ -121,18 +129,23 @@ def check_photograph_target(path: Path, photograph: Photograph, *, overwrite: bo
     BadInputError
         If the format is not one that is written or cannot hold the image, or the file exists.
     """
-    if path.suffix.lower() not in WRITTEN:
-        raise BadInputError(f"{path} ends in no known format: use {', '.join(WRITTEN)}")
+    known = [suffix for suffix in (*WRITTEN, path.suffix) if suffix.lower() in WRITTEN]
+    check_target(path, overwrite=overwrite, suffixes=known)
     if photograph.alpha is not None and WRITTEN[path.suffix.lower()] == "JPEG":
         raise BadInputError(f"{path}: JPEG has no alpha channel, the image has one: use .png")
-    if not path.parent.is_dir():
-        raise BadInputError(f"{path.parent} is not a folder: create it first")
-    if path.exists() and not overwrite:
-        raise BadInputError(f"{path} exists: give another name with -o, or --overwrite")
+    side = factor * max(photograph.luminance.shape)
+    if side > JPEG_SIDE and WRITTEN[path.suffix.lower()] == "JPEG":
+        raise BadInputError(f"{path}: a side of {side} pixels is too long for JPEG: use .png")
 
 
 def write_photograph(path: Path, photograph: Photograph) -> None:
-    """Write atomically, clipped to 0 to 1, with the bits that the format can hold."""
+    """Write atomically, clipped to 0 to 1, with the bits that the format can hold.
+
+    Raises
+    ------
+    BadInputError
+        If the file cannot be written.
+    """
     from PIL import Image
 
     kind = WRITTEN[path.suffix.lower()]
@@ -143,8 +156,11 @@ def write_photograph(path: Path, photograph: Photograph) -> None:
     options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
     if photograph.profile:
         options["icc_profile"] = photograph.profile  # type: ignore[assignment]
-    with replacing(path) as temporary:
-        image.save(temporary, format=kind, **options)
+    try:
+        with replacing(path) as temporary:
+            image.save(temporary, format=kind, **options)
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be written: {error}") from error
 
 
 def _channels(photograph: Photograph) -> np.ndarray:

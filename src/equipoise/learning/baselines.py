@@ -1,6 +1,5 @@
 """Reconstructions that a learned one is compared with."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,19 +21,14 @@ class SenseResult(NamedTuple):
     lam: Tensor
 
 
-def best_sense(
-    operator: LinearOperator,
-    kspace: Data,
-    target: Image,
-    lams: Sequence[float] = SENSE_LAMS,
-) -> SenseResult:
+def best_sense(operator: LinearOperator, kspace: Data, target: Image) -> SenseResult:
     """Regularised least squares (SENSE in MRI) at the lam of a grid that is best for the target.
 
     The choice looks at the target, which no real scan has: it is the most that SENSE can reach.
     """
     best_psnr = torch.full((kspace.shape[0],), -torch.inf, dtype=torch.float64)
     image, best_lam = torch.zeros_like(target), torch.zeros_like(best_psnr)
-    for lam, trial in zip(lams, tikhonov_path(operator, kspace, lams, rtol=1e-4)):
+    for lam, trial in zip(SENSE_LAMS, tikhonov_path(operator, kspace, SENSE_LAMS, rtol=1e-4)):
         weights = torch.full_like(best_psnr, lam)
         value = psnr(trial, target)
         better = value > best_psnr

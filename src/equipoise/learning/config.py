@@ -2,10 +2,10 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from equipoise.outcome import BadInputError
 
@@ -22,6 +22,15 @@ class DataConfig(_Strict):
     coils: Path | None = Field(None, description="measured coil maps, HDF5 with dataset csm")
 
 
+def _rising(noise: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < noise[0] <= noise[1]:
+        raise ValueError(f"noise is {noise}: two positive numbers, the smaller one first")
+    return noise
+
+
+NoiseRange = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+
 class SimulationConfig(_Strict):
     """See :class:`equipoise.learning.simulate.Simulation`."""
 
@@ -30,7 +39,7 @@ class SimulationConfig(_Strict):
     mask: Literal["variable-density-2d", "variable-density-1d", "uniform", "poisson-disc"] = (
         "variable-density-2d"
     )
-    noise: tuple[float, float] = (0.005, 0.08)
+    noise: NoiseRange = (0.005, 0.08)
     coils: tuple[int, int] = (8, 16)
     zoom: tuple[float, float] = (0.5, 1.0)
     masked_maps: float = Field(0.5, ge=0, le=1)
@@ -43,7 +52,7 @@ class SuperResolutionConfig(_Strict):
     factor: int = Field(3, ge=1)
     kernel: Literal["gaussian", "bicubic"] = "gaussian"
     border: Literal["zero", "circular", "reflect"] = "reflect"
-    noise: tuple[float, float] = (0.003, 0.03)
+    noise: NoiseRange = (0.003, 0.03)
 
 
 class ModelConfig(_Strict):

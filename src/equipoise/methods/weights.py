@@ -202,6 +202,7 @@ def install_model(path: Path, name: str | None = None, *, overwrite: bool = Fals
     BadInputError
         If the file is no model or damaged, or the name is taken.
     """
+    path = find_model(path)
     load_model(path)
     verify(path)
     name = name or path.name.removesuffix(SUFFIX)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equipoise.optional import need
+from equipoise.outcome import BadInputError
 from equipoise.physics.generic import FunctionOp
 from equipoise.physics.linop import LinearOperator
 
@@ -25,10 +26,8 @@ def from_sigpy(linop: Any, batch: int = 1) -> FunctionOp:
         If its adjoint is not that of the operator.
     """
 
-    def on(operator: Any) -> Any:
-        return lambda x: _numpy_map(lambda one: operator(one), x)
-
-    return FunctionOp(on(linop), on(linop.H), (batch, *map(int, linop.ishape)))
+    forward, adjoint = _differentiable(linop, linop.H)
+    return FunctionOp(forward, adjoint, (batch, *map(int, linop.ishape)))
 
 
 def to_sigpy(operator: LinearOperator, data_shape: tuple[int, ...]) -> Any:
@@ -69,12 +68,10 @@ def from_pylops(operator: Any, batch: int = 1) -> FunctionOp:
     """
     image_shape, data_shape = (tuple(map(int, d)) for d in (operator.dims, operator.dimsd))
 
-    def forward(x: Tensor) -> Tensor:
-        return _numpy_map(lambda one: operator.matvec(one.ravel()).reshape(data_shape), x)
-
-    def adjoint(b: Tensor) -> Tensor:
-        return _numpy_map(lambda one: operator.rmatvec(one.ravel()).reshape(image_shape), b)
-
+    forward, adjoint = _differentiable(
+        lambda one: operator.matvec(one.ravel()).reshape(data_shape),
+        lambda one: operator.rmatvec(one.ravel()).reshape(image_shape),
+    )
     return FunctionOp(forward, adjoint, (batch, *image_shape))
 
 
@@ -107,6 +104,10 @@ def from_deepinv(physics: Any, image_shape: tuple[int, ...]) -> FunctionOp:
         (batch, channels, y, x) of its images; the operator acts on (batch, y, x) complex ones.
     """
     batch, channels, *space = image_shape
+    if channels not in (1, 2):
+        raise BadInputError(
+            f"images have {channels} channels: 1 (real) or 2 (complex) are possible"
+        )
 
     def forward(x: Tensor) -> Tensor:
         if channels == 2:
@@ -125,7 +126,10 @@ def from_deepinv(physics: Any, image_shape: tuple[int, ...]) -> FunctionOp:
 
 def to_deepinv(operator: LinearOperator) -> Any:
     """A ``deepinv.physics.LinearPhysics`` with real and imaginary part as two channels."""
-    physics = import_module("deepinv.physics")
+    try:
+        physics = import_module("deepinv.physics")
+    except ImportError as error:
+        raise BadInputError("deepinv is not installed: pip install deepinv") from error
 
     class _Physics(physics.LinearPhysics):  # type: ignore[misc, name-defined]
         def A(self, x: Tensor, **_: Any) -> Tensor:
@@ -145,6 +149,34 @@ def _as_channels(array: Tensor) -> Tensor:
 def _as_complex(array: Tensor) -> Tensor:
     """(batch, 2, ...) real to (batch, ...) complex."""
     return torch.view_as_complex(array.movedim(1, -1).contiguous())
+
+
+class _Linear(torch.autograd.Function):
+    """A linear function of numpy arrays on every sample; its gradient is the adjoint's value."""
+
+    @staticmethod
+    def forward(ctx: Any, batch: Tensor, function: Any, adjoint: Any) -> Any:
+        """The function."""
+        ctx.pair = (function, adjoint)
+        return _numpy_map(function, batch)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """The adjoint of the gradient, differentiable in turn."""
+        function, adjoint = ctx.pair
+        return _Linear.apply(gradients[0], adjoint, function), None, None  # type: ignore[no-untyped-call]
+
+
+def _differentiable(function: Any, adjoint: Any) -> tuple[Any, Any]:
+    """A pair of functions of numpy arrays as functions of batches of tensors, with gradients."""
+
+    def forward(x: Tensor) -> Tensor:
+        return _Linear.apply(x, function, adjoint)  # type: ignore[no-untyped-call]
+
+    def backward(b: Tensor) -> Tensor:
+        return _Linear.apply(b, adjoint, function)  # type: ignore[no-untyped-call]
+
+    return forward, backward
 
 
 def _numpy_map(function: Any, batch: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ from equipoise.shapes import KSpace, Mask
 OUTER_SHARE = 0.1
 """Share of the samples, those farthest from DC, that are taken for noise."""
 
+SINGULAR = 1e-6
+"""Smallest over largest eigenvalue of a noise covariance that can be inverted."""
+
 SAMPLES_PER_COIL = 10
 """Noise samples that a covariance needs for each coil."""
 
@@ -33,7 +36,7 @@ def noise_whitening(kspace: KSpace, mask: Mask) -> Tensor:
     Raises
     ------
     BadInputError
-        If there are too few samples, or a channel is empty.
+        If there are too few samples, or the channels are linearly dependent.
     """
     n_coils, shape = kspace.shape[1], kspace.shape[2:]
     grids = torch.meshgrid(*((torch.arange(n) - n // 2) / n for n in shape), indexing="ij")
@@ -41,8 +44,8 @@ def noise_whitening(kspace: KSpace, mask: Mask) -> Tensor:
     found = []
     for i in range(len(kspace)):
         measured = mask[i if len(mask) > 1 else 0] & (kspace[i] != 0).any(0)
-        distance = radius[measured]
-        outer = distance >= torch.quantile(distance, 1 - OUTER_SHARE)
+        order = radius[measured].argsort()
+        outer = order[int(len(order) * (1 - OUTER_SHARE)) :]
         found.append(kspace[i][:, measured][:, outer].to(torch.complex128))
     samples = torch.cat(found, 1)
     if samples.shape[1] < SAMPLES_PER_COIL * n_coils:
@@ -52,8 +55,11 @@ def noise_whitening(kspace: KSpace, mask: Mask) -> Tensor:
         )
     covariance = samples @ samples.mH / samples.shape[1]
     power = covariance.diagonal().real
-    if not bool((power > 0).all()):
-        raise BadInputError("a channel holds no signal: its noise cannot be whitened")
+    spectrum = torch.linalg.eigvalsh(covariance)
+    if not bool(spectrum[0] > SINGULAR * spectrum[-1]):
+        raise BadInputError(
+            "the channels are linearly dependent, or one is empty: their noise cannot be whitened"
+        )
     return torch.linalg.inv(torch.linalg.cholesky(covariance)) * power.mean().sqrt()
 
 
