@@ -157,8 +157,10 @@ def write_study(folder: Path, found: Study, settings: dict[str, Any]) -> dict[st
     for name, method in result["methods"].items():
         rows = [row for row in found.rows if row["method"] == name]
         bounds = [row["bound"] for row in rows]
-        method["converged"] = sum(row["outcome"] == "converged" for row in rows)
-        method["largest_bound"] = None if None in bounds else max(bounds)
+        iterated = None not in bounds
+        converged = sum(row["outcome"] == "converged" for row in rows)
+        method["converged"] = converged if iterated else None
+        method["largest_bound"] = max(bounds) if iterated else None
     table = [table_row(name, result) for name in result["methods"]]
     write_csv(folder / "photographs.csv", found.rows)
     write_csv(folder / "superres.csv", table)
