@@ -123,3 +123,10 @@ class TestConfiguration:
         (tmp_path / "c.yaml").write_text("3")
         with pytest.raises(BadInputError, match="valid dictionary"):
             load_config(tmp_path / "c.yaml")
+
+
+def test_a_reader_that_stops_early_is_no_fault():
+    command = f"{sys.executable} -m equipoise models show mol-m-brain-4x | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert "mol-m-brain-4x" in done.stdout
+    assert done.stderr == ""

@@ -1,5 +1,7 @@
 """``-q``, ``-v`` and ``--debug``, anywhere in the line; a traceback only with ``--debug``."""
 
+import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +47,10 @@ class VerboseGroup(TyperGroup):
             return super().invoke(ctx)
         except ENDINGS:
             raise
+        except BrokenPipeError as error:
+            # The reader, as `head`, has seen enough; nothing is to be flushed at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from error
         except Exception as error:
             if verbosity.debug:
                 raise
