@@ -80,7 +80,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
 
 
-def attacks_on_slices(model_name: str, data: list[Path], attacks: int) -> list[dict[str, float]]:
+def attacks_on_slices(model_name: str, data: list[Path], attacks: range) -> list[dict[str, float]]:
     """Measured over bound, for (7) and (8), of attacks of random size on slices in turn."""
     model = load_model(model_name)
     if model.m is None:
@@ -91,7 +91,7 @@ def attacks_on_slices(model_name: str, data: list[Path], attacks: int) -> list[d
     ]
     one = torch.ones(1, dtype=torch.float64)
     rows = []
-    for i in range(attacks):
+    for i in attacks:
         rng = np.random.default_rng(i)
         problem = problems[i % len(problems)]
         loose = SolverOptions(rtol=float(10 ** rng.uniform(-3, -1)))
@@ -123,9 +123,11 @@ def main() -> int:
     parser.add_argument("--data", type=Path, action="append", help="scans or images")
     parser.add_argument("--model", default="mol-sn-brain-4x")
     parser.add_argument("--attacks", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0, help="continue a study at this attack")
     options = parser.parse_args()
     if options.data:
-        rows = attacks_on_slices(options.model, options.data, options.attacks)
+        chosen = range(options.first, options.attacks)
+        rows = attacks_on_slices(options.model, options.data, chosen)
     else:
         rows = [random_problem(seed) for seed in range(options.problems)]
     found = {key: [row[key] for row in rows] for key in rows[0]}
