@@ -20,7 +20,7 @@ check: $(STAMP)
 browser:
 	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || { \
 	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
-	  (timeout 60 apt-get -qq update; timeout 240 apt-get -qq install -y --no-install-recommends \
+	  (timeout 30 apt-get -qq update; timeout 120 apt-get -qq install -y --no-install-recommends \
 	  chromium) > /dev/null 2>&1; } || echo "no Chromium: its tests are skipped"
 
 $(STAMP): pyproject.toml constraints.txt
