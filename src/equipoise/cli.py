@@ -23,7 +23,7 @@ from equipoise import (
     cli_files,
     cli_superres,
 )
-from equipoise.cli_batch import BatchOptions, is_batch, recon_many
+from equipoise.cli_batch import NOT_CONVERGED, BatchOptions, is_batch, recon_many
 from equipoise.cli_calib import calib
 from equipoise.cli_certify import calibrate, certify, check_report_target, command_line
 from equipoise.cli_doctor import doctor
@@ -58,7 +58,6 @@ app.command()(convert)
 app.command()(superres)
 # Away from a terminal (a log, a pipe) tables keep their full width.
 console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
-NOT_CONVERGED = 3
 
 
 @app.callback()

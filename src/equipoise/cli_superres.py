@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from equipoise.cli_batch import NOT_CONVERGED
 from equipoise.cli_verbosity import errors
 
 if TYPE_CHECKING:
     from equipoise.superresolution import Enlargement
 
 console = Console(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty() else 140)
-NOT_CONVERGED = 3
 
 
 def superres(
@@ -34,11 +34,10 @@ def superres(
     strict: Annotated[bool, typer.Option(help="exit 3 if a block did not converge")] = False,
 ) -> None:
     """Enlarge a photograph: the luminance by the model, colour and transparency interpolated."""
-    from equipoise.cli import failures, parse_lam
+    from equipoise.cli import check_scan_options, failures, parse_lam
 
     weight = parse_lam(lam)
-    if rtol is not None and not rtol > 0:
-        raise typer.BadParameter(f"--rtol is {rtol}: it must be positive")
+    check_scan_options(None, None, None, rtol)
     with failures():
         from equipoise.formats.photograph import (
             check_photograph_target,

@@ -261,6 +261,14 @@ def target_of(
     return None
 
 
+def amplification_bound(model: Method, solution: Solution) -> float | None:
+    """(8): the most that ``||dx|| / ||db||`` can be; None where nothing is promised."""
+    if model.m is None or solution.outcome[0] is Outcome.DIVERGED:
+        return None
+    one = torch.ones(1, dtype=torch.float64)
+    return float(perturbation_bound(solution.lam, model.m, one)[0])
+
+
 def _slice_result(
     index: int,
     solution: Solution,
@@ -269,10 +277,7 @@ def _slice_result(
     seconds: float,
     usual: bool,
 ) -> SliceResult:
-    amplification = None
-    if model.m is not None and solution.outcome[0] is not Outcome.DIVERGED:
-        one = torch.ones(1, dtype=torch.float64)
-        amplification = float(perturbation_bound(solution.lam, model.m, one)[0])
+    amplification = amplification_bound(model, solution)
     return SliceResult(
         index=index,
         outcome=solution.outcome[0].value,

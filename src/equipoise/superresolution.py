@@ -18,7 +18,7 @@ from equipoise.methods.weights import provenance
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.linop import percentile
 from equipoise.physics.superres import resize_bicubic
-from equipoise.robustness.certificate import perturbation_bound
+from equipoise.reconstruction import amplification_bound
 
 DEFAULT_MODEL = "mol-lr-superres-3x"
 
@@ -188,10 +188,6 @@ def _luminance(
 
 
 def _block_result(top: int, left: int, solution: Solution, model: Method) -> BlockResult:
-    amplification = None
-    if model.m is not None and solution.outcome[0] is not Outcome.DIVERGED:
-        one = torch.ones(1, dtype=torch.float64)
-        amplification = float(perturbation_bound(solution.lam, model.m, one))
     bound = float(solution.distance_bound)
     return BlockResult(
         top=top,
@@ -201,7 +197,7 @@ def _block_result(top: int, left: int, solution: Solution, model: Method) -> Blo
         network_evaluations=int(solution.network_evaluations),
         lam=float(solution.lam),
         distance_bound=bound if np.isfinite(bound) else None,
-        perturbation_bound=amplification,
+        perturbation_bound=amplification_bound(model, solution),
         m=model.m,
         m_evidence=model.m_evidence,
     )
