@@ -27,7 +27,8 @@ from equipoise.physics.coils import biot_savart_maps
 from equipoise.physics.linop import norm
 from equipoise.physics.sampling import make_mask
 from equipoise.physics.sense import SenseOp
-from equipoise.reconstruction import SliceProblem, solve_slice
+from equipoise.problem import Problem
+from equipoise.reconstruction import solve_slice
 from equipoise.robustness.certificate import (
     distance_bound,
     perturbation_bound,
@@ -86,7 +87,7 @@ def attacks_on_slices(model_name: str, data: list[Path], attacks: range) -> list
     if model.m is None:
         sys.exit(f"{model_name} has no bound that an attack could exceed")
     problems = [
-        SliceProblem(case.operator, case.kspace, case.noise_level, 1.0)
+        Problem(case.operator, case.kspace, case.noise_level)
         for case in cases(data, acceleration=4.0, seeds=1)
     ]
     one = torch.ones(1, dtype=torch.float64)
@@ -102,9 +103,7 @@ def attacks_on_slices(model_name: str, data: list[Path], attacks: range) -> list
         reconstruct = attackable(problem.operator, model, exact, ATTACKED)
         epsilon = float(10 ** rng.uniform(-2, -0.5))
         measured = problem.operator.mask[:, None]
-        attack = worst_case(
-            reconstruct, problem.kspace, measured, epsilon, steps=3, starts=1, seed=i
-        )
+        attack = worst_case(reconstruct, problem.data, measured, epsilon, steps=3, starts=1, seed=i)
         rows.append(
             {
                 "(7)": float(distance / early.distance_bound),

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from conftest import small_head
-from equipoise.certification import certify_slice, slice_noise_map
+from equipoise.certification import certify_slice
 from equipoise.cli import app
 from equipoise.equilibrium.data_weight import DataWeight
 from equipoise.equilibrium.mol import MOL
@@ -24,7 +24,8 @@ from equipoise.reconstruction import reconstruct, slice_problem, solve_slice
 from equipoise.report import certificate_schema
 from equipoise.retrospective import load_experiment
 from equipoise.robustness.detection import calibrate
-from equipoise.robustness.noise import agreement, noise_map
+from equipoise.robustness.noise import agreement
+from equipoise.slice_noise import replica_noise_map, slice_noise_map
 from problems import contractive_cnn
 
 KEYS = {
@@ -146,23 +147,7 @@ def test_the_noise_map_of_a_scan_agrees_with_pseudo_replicas(full_scan):
         solution = solve_slice(problem, model, None, None)
     linear = slice_noise_map(problem, model, solution, probes=200)
     assert linear.accuracy <= 0.01
-
-    def replica(noise):
-        with torch.no_grad():
-            moved = [
-                model.solve(
-                    problem.operator,
-                    problem.kspace + n[None],
-                    lam=solution.lam,
-                    scale=solution.scale,
-                    start=solution.value,
-                ).value
-                for n in noise
-            ]
-        return (torch.cat(moved) - solution.value) * problem.unit
-
-    sigma = float(problem.noise_level)
-    replicas = noise_map(replica, 6, problem.operator.mask, sigma, probes=200, seed=1)
+    replicas = replica_noise_map(problem, model, solution, probes=200, seed=1)
     inside = solution.value[0] != 0
     assert agreement(linear.std, replicas.std, inside).ratio == pytest.approx(1, abs=0.02)
     error = (linear.error.square() + replicas.error.square()).sqrt()

@@ -537,6 +537,11 @@ def test_16_the_linear_response_is_the_derivative_and_its_transpose():
     assert left == pytest.approx(right, rel=1e-7)
 
 
+def coils_of(operator):
+    """Where the data of the operator hold a measurement, in their shape."""
+    return operator.mask[:, None].expand(-1, operator.csm.shape[1], -1, -1)
+
+
 def test_16_the_noise_map_of_sense_is_the_analytic_one():
     operator, _ = sense_problem(batch=1)
     shape, lam, sigma = (10, 8), 4.0, 0.3
@@ -549,12 +554,12 @@ def test_16_the_noise_map_of_sense_is_the_analytic_one():
         weights = torch.full((len(noise),), lam, dtype=torch.float64)
         return tikhonov(operator, noise.to(DOUBLE), weights, rtol=1e-10)
 
-    found = noise_map(respond, 3, operator.mask, sigma, probes=2000, batch=100)
+    found = noise_map(respond, coils_of(operator), sigma, probes=2000, batch=100)
     deviation = (found.std - exact) / found.error
     assert float(deviation.abs().mean()) == pytest.approx((2 / torch.pi) ** 0.5, rel=0.3)
     assert agreement(found.std, exact, exact > 0).ratio == pytest.approx(1, abs=0.01)
     with pytest.raises(BadInputError, match="at least 2"):
-        noise_map(respond, 3, operator.mask, sigma, probes=1)
+        noise_map(respond, coils_of(operator), sigma, probes=1)
 
 
 def test_16_the_noise_map_of_an_equilibrium_agrees_with_pseudo_replicas():
@@ -562,14 +567,14 @@ def test_16_the_noise_map_of_an_equilibrium_agrees_with_pseudo_replicas():
     model, sigma = model_of(0.8), 0.05
     solution = solve(model, operator, data, options=TIGHT)
     response = LinearResponse(model, operator, solution, batch=50)
-    linear = noise_map(response, 3, operator.mask, sigma, probes=400, batch=50)
+    linear = noise_map(response, coils_of(operator), sigma, probes=400, batch=50)
 
     def replica(noise):
         options = SolverOptions(rtol=1e-6, max_iter=200)
         moved = [solve(model, operator, data + n[None], options=options).value for n in noise]
         return torch.cat(moved) - solution.value
 
-    replicas = noise_map(replica, 3, operator.mask, sigma, probes=400, batch=50, seed=1)
+    replicas = noise_map(replica, coils_of(operator), sigma, probes=400, batch=50, seed=1)
     found = agreement(linear.std, replicas.std, linear.std > 0)
     assert found.ratio == pytest.approx(1, abs=0.05)
     assert found.correlation > 0.9
@@ -593,7 +598,7 @@ def test_16_the_noise_map_of_unregularised_sense_is_the_g_factor():
         weights = torch.full((len(noise),), 1e6, dtype=torch.float64)
         return tikhonov(operator, noise.to(DOUBLE), weights, rtol=1e-12, max_iter=500)
 
-    found = noise_map(respond, 6, mask, sigma, probes=2000, batch=200)
+    found = noise_map(respond, mask.expand(6, *shape)[None], sigma, probes=2000, batch=200)
     deviation = (found.std - sigma * 2**0.5 * g) / found.error
     assert float(g.max()) > 1.05
     assert float(deviation.square().mean().sqrt()) == pytest.approx(1, abs=0.2)

@@ -45,7 +45,8 @@ def many_slices(count, height=256, width=None):
                 noise=np.abs(noisy[0]),
             )
         )
-    return Report("scan.h5", "a-model", "mol-lr", "equipoise recon", (8, *shape), 4.0, slices)
+    measured = "8 receiver coils, 4-fold undersampled"
+    return Report("scan.h5", "a-model", "mol-lr", "equipoise recon", measured, slices, maps="given")
 
 
 def test_curves_stay_inside_their_frame():

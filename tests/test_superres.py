@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from equipoise.certification import certify_slice
 from equipoise.cli import app
 from equipoise.equilibrium.data_consistency import conjugate_gradient, solve_regularized
 from equipoise.equilibrium.data_weight import FixedWeight
@@ -16,13 +17,18 @@ from equipoise.equilibrium.mol import MOL
 from equipoise.equilibrium.network import CNN
 from equipoise.experiments.superres import photographs
 from equipoise.formats.photograph import Photograph, read_photograph, write_photograph
+from equipoise.html_report import write_certificate_report
 from equipoise.learning.images import load_images
 from equipoise.learning.photographs import SuperResolution
+from equipoise.methods.registry import new_method
 from equipoise.methods.weights import load_model
 from equipoise.outcome import BadInputError
 from equipoise.physics.generic import FunctionOp
 from equipoise.physics.linop import adjoint_error, operator_norm
 from equipoise.physics.superres import BlurDownsampleOp, resize_bicubic
+from equipoise.problem import Problem
+from equipoise.robustness.noise import agreement
+from equipoise.slice_noise import replica_noise_map
 from equipoise.superresolution import enlarge
 
 KERNELS, BORDERS, FACTORS = ("gaussian", "bicubic"), ("zero", "circular", "reflect"), (2, 3, 4)
@@ -133,6 +139,37 @@ class TestOwnOperators:
         assert float(distance) <= float(loose.distance_bound) + 1e-9
         model(data, operator).abs().square().sum().backward()
         assert all(bool(p.grad.abs().sum() > 0) for p in model.network.parameters())
+
+    @pytest.mark.parametrize("name", ["inpainting", "deconvolution"])
+    def test_a_certificate_and_its_page(self, name, tmp_path):
+        operator = getattr(self, name)()
+        network = {"features": 6, "layers": 3, "kernel_size": 3, "channels": 1}
+        options = {"network": network, "lam": 8.0, "m": 0.3, "iterations": 1, "seed": 0}
+        model = new_method("mol-sn", **options).for_inference().eval()
+        data = operator.forward(torch.from_numpy(picture((20, 24)))[None].to(torch.complex64))
+        problem = Problem(operator, data, torch.full((1,), 0.01, dtype=torch.float64))
+        found = certify_slice(problem, model, noise_probes=200, epsilon=0.02)
+        certificate = found.certificate
+        assert certificate.m_evidence == "proved"
+        assert certificate.measured_amplification <= certificate.perturbation_bound
+        assert certificate.measured_amplification > certificate.random_amplification
+        attack = found.attack.perturbation
+        assert attack.imag.norm() < 1e-5 * attack.real.norm(), "real data, real attack"
+        with torch.no_grad():
+            solution = model.solve(operator, data, noise_level=problem.noise_level)
+        replicas = replica_noise_map(problem, model, solution, probes=200, seed=1)
+        assert agreement(found.noise.std, replicas.std, replicas.std > 0).ratio == pytest.approx(
+            1, abs=0.05
+        )
+        page = tmp_path / "page.html"
+        write_certificate_report(page, [found], name=name, model="mine")
+        text = page.read_text()
+        assert "perturbation bound" in text
+        assert "least squares" in text
+        assert "receiver coils" not in text
+        assert "ESPIRiT" not in text
+        with pytest.raises(BadInputError, match="exists"):
+            write_certificate_report(page, [found], name=name, model="mine")
 
     def test_an_adjoint_that_is_none_is_refused(self):
         with pytest.raises(BadInputError, match="adjoint does not belong"):

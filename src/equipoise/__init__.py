@@ -18,6 +18,7 @@ _PUBLIC = {
     "LinearOperator": "equipoise.physics.linop",
     "MOL": "equipoise.equilibrium.mol",
     "Outcome": "equipoise.outcome",
+    "Problem": "equipoise.problem",
     "SenseOp": "equipoise.physics.sense",
     "Solution": "equipoise.outcome",
     "SolverOptions": "equipoise.equilibrium.fixed_point",
@@ -38,6 +39,7 @@ _PUBLIC = {
     "save_model": "equipoise.methods.weights",
     "slice_problem": "equipoise.reconstruction",
     "undersample": "equipoise.retrospective",
+    "write_certificate_report": "equipoise.html_report",
 }
 __all__ = ["__version__", *_PUBLIC]
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from equipoise.equilibrium.mol import MOL
     from equipoise.equilibrium.network import CNN
     from equipoise.formats import Acquisition, read
+    from equipoise.html_report import write_certificate_report
     from equipoise.methods.weights import import_authors_checkpoint, load_model, save_model
     from equipoise.outcome import BadInputError, EquipoiseError, Outcome, Solution
     from equipoise.physics.csm import espirit, estimate_csm
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from equipoise.physics.sampling import make_mask
     from equipoise.physics.sense import SenseOp
     from equipoise.physics.superres import BlurDownsampleOp
+    from equipoise.problem import Problem
     from equipoise.reconstruction import reconstruct, slice_problem
     from equipoise.report import certificate_schema
     from equipoise.retrospective import undersample

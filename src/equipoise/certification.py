@@ -3,27 +3,28 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.linear_response import LinearResponse
 from equipoise.equilibrium.method import Method
 from equipoise.equilibrium.mol import MOL
-from equipoise.outcome import BadInputError, Outcome, Solution
+from equipoise.outcome import Outcome, Solution
 from equipoise.physics.linop import LinearOperator, per_sample
-from equipoise.reconstruction import SliceProblem, in_range, slice_features, solve_slice
+from equipoise.problem import Problem
+from equipoise.reconstruction import in_range, slice_features, solve_slice
 from equipoise.robustness.certificate import Constants, Statement, statements
 from equipoise.robustness.jacobian import (
     Jacobian,
     largest_singular_value,
     largest_symmetric_eigenvalue,
 )
-from equipoise.robustness.noise import NoiseMap, noise_map
+from equipoise.robustness.noise import NoiseMap
 from equipoise.robustness.spectral_norm import lipschitz_upper
 from equipoise.robustness.worst_case import WorstCase, worst_case
+from equipoise.slice_noise import slice_noise_map
 
 LANCZOS_STEPS = 25
 """For ``m_local`` and ``||J||`` at the image, at the first iterate, and half-way between them."""
@@ -144,7 +145,7 @@ class CertifiedSlice:
 
     certificate: Certificate
     image: Tensor
-    problem: SliceProblem
+    problem: Problem[Any]
     history: Tensor
     seconds: float
     noise: NoiseMap | None
@@ -157,7 +158,7 @@ class CertifiedSlice:
 
 
 def certify_slice(
-    problem: SliceProblem,
+    problem: Problem[Any],
     model: Method,
     *,
     index: int = 0,
@@ -213,12 +214,13 @@ def certify_slice(
     if epsilon is not None and not diverged:
         attack = worst_case(
             attackable(problem.operator, model, solution, options),
-            problem.kspace,
-            problem.operator.mask[:, None],
+            problem.data,
+            problem.measured,
             epsilon,
             steps=attack_steps,
             starts=attack_starts,
             seed=seed,
+            real=model.real,
         )
     noise = summary = None
     if noise_probes is not None and not diverged:
@@ -302,40 +304,6 @@ def _noise_summary(noise: NoiseMap, solution: Solution, refuted: bool) -> NoiseS
     )
 
 
-def slice_noise_map(
-    problem: SliceProblem, model: Method, solution: Solution, *, probes: int, seed: int = 0
-) -> NoiseMap:
-    """The noise map of an equilibrium, in the units of the scan.
-
-    Raises
-    ------
-    BadInputError
-        If the method has no equilibrium.
-    """
-    if not isinstance(model, MOL):
-        raise BadInputError(
-            f"{model.name} has no equilibrium to linearise: a noise map needs a MOL model"
-        )
-    batch = 4
-    response = LinearResponse(model, problem.operator, solution, batch=batch)
-    sigma = float(problem.noise_level[0])
-    found = noise_map(
-        response,
-        problem.kspace.shape[1],
-        problem.operator.mask,
-        sigma,
-        probes=probes,
-        batch=batch,
-        seed=seed,
-    )
-    return replace(
-        found,
-        std=found.std * problem.unit,
-        error=found.error * problem.unit,
-        accuracy=response.accuracy,
-    )
-
-
 def attackable(
     operator: LinearOperator,
     model: Method,
@@ -358,14 +326,15 @@ def attackable(
 
 
 def _local_constants(
-    problem: SliceProblem, model: MOL, solution: Solution, seed: int
+    problem: Problem[Any], model: MOL, solution: Solution, seed: int
 ) -> tuple[list[float], float]:
     """``m_local`` on the way to the image, and the largest norm of J there."""
     assert solution.scale is not None
     operator = problem.operator
     units = per_sample(solution.scale, solution.value).float()
     image = solution.value / units
-    first = model.first_iterate(operator, problem.kspace / units[:, None], solution.lam)
+    data = problem.data / per_sample(solution.scale, problem.data).float()
+    first = model.first_iterate(operator, data, solution.lam)
     network = model.network_on(operator.support())
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(image.shape, dtype=image.dtype, generator=generator)

@@ -91,7 +91,7 @@ def certify(
                     problem = slice_problem(acquisition, index)
                     if noise is not None:
                         level = torch.full_like(problem.noise_level, noise / problem.unit)
-                        problem = problem._replace(noise_level=level)
+                        problem = replace(problem, noise_level=level)
                     certified = certify_slice(
                         problem,
                         network,

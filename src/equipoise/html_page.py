@@ -47,18 +47,19 @@ CITATIONS = (
 class ReportSlice:
     """What the page shows of one slice; images are (y, x), ``csm`` is (coil, y, x).
 
-    ``history`` holds relative residual and distance bound by iteration; ``facts`` are pairs of a
-    name and a text; ``sense_label`` says at which lam SENSE is.
+    Coil maps and mask are those of a scan; your own A has neither. ``history`` holds relative
+    residual and distance bound by iteration; ``facts`` are pairs of a name and a text;
+    ``sense_label`` says at which lam the least-squares image is.
     """
 
     index: int
     image: np.ndarray
     sense: np.ndarray
     sense_label: str
-    csm: np.ndarray
-    mask: np.ndarray
     history: np.ndarray
     facts: list[tuple[str, str]]
+    csm: np.ndarray | None = None
+    mask: np.ndarray | None = None
     target: np.ndarray | None = None
     noise: np.ndarray | None = None
     statements: dict[str, Statement] = field(default_factory=dict)
@@ -66,19 +67,17 @@ class ReportSlice:
 
 @dataclass
 class Report:
-    """The whole page."""
+    """The whole page; ``measured`` says what the data are, ``maps`` where coil maps come from."""
 
     scan: str
     model: str
     method: str
     command: str
-    shape: tuple[int, int, int]
-    acceleration: float
+    measured: str
     slices: list[ReportSlice]
     notes: list[str] = field(default_factory=list)
     lam_given: bool = False
-    maps: str = "were estimated from the calibration region by ESPIRiT [3]"
-    retrospective: bool = False
+    maps: str = ""
     not_converged: list[int] = field(default_factory=list)
 
 
@@ -92,21 +91,17 @@ def write_report(path: Path, report: Report) -> None:
 def render(report: Report) -> str:
     """The page as text."""
     last = len(report.slices) - 1
-    coils, y, x = report.shape
     return _page().substitute(
         title=escape(f"{Path(report.scan).name} - Equipoise"),
         scan=escape(Path(report.scan).name),
-        summary=escape(
-            f"{_count(report)}, {coils} coils, {y} x {x}, "
-            f"{report.acceleration:.2f}-fold undersampled; model {report.model}"
-        ),
+        summary=escape(f"{_count(report)}, {report.measured}; model {report.model}"),
         notes="".join(f"<li>{escape(note)}</li>" for note in report.notes),
         last=last,
         single="hidden" if last == 0 else "",
         slices="".join(_slice(s, i) for i, s in enumerate(report.slices)),
         table=_table(report),
         methods=escape(_methods(report)),
-        citations="".join(f"<li>{escape(c)}</li>" for c in CITATIONS),
+        citations="".join(f"<li>{escape(c)}</li>" for c in _citations(report)),
         command=escape(report.command),
         versions=escape(
             f"equipoise {__version__}, torch {torch.__version__}, numpy {np.__version__}, python "
@@ -137,11 +132,12 @@ def _slice(s: ReportSlice, position: int) -> str:
         limit = float(np.percentile(s.noise, 99.5)) or 1.0
         label = f"noise, standard deviation, to {limit:.3g}"
         panels.append(_panel(_coloured(s.noise / limit, "viridis"), label))
-    share = s.mask.size / max(int(s.mask.sum()), 1)
-    panels.append(_panel(_grey(s.mask.astype(float), 1.0), f"samples, {share:.2f}-fold"))
-    panels.append(
-        _panel(_montage(s.csm), f"coil maps, {min(len(s.csm), COILS_SHOWN)} of {len(s.csm)}")
-    )
+    if s.mask is not None:
+        share = s.mask.size / max(int(s.mask.sum()), 1)
+        panels.append(_panel(_grey(s.mask.astype(float), 1.0), f"samples, {share:.2f}-fold"))
+    if s.csm is not None:
+        shown = f"coil maps, {min(len(s.csm), COILS_SHOWN)} of {len(s.csm)}"
+        panels.append(_panel(_montage(s.csm), shown))
     facts = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in s.facts)
     hidden = "" if position == 0 else " hidden"
     return (
@@ -257,14 +253,13 @@ def _curve(history: np.ndarray) -> str:
 
 
 def _methods(report: Report) -> str:
-    coils, y, x = report.shape
     first = dict(report.slices[0].facts)
     text = (
-        f"K-space of {_count(report)} ({coils} receiver coils, matrix {y} x {x}, "
-        f"{report.acceleration:.2f}-fold undersampled"
-        f"{' in retrospect' if report.retrospective else ''}) was reconstructed with Equipoise "
-        f"{__version__} (model {report.model}). Coil sensitivity maps {report.maps}. "
+        f"The data of {_count(report)} ({report.measured}) were reconstructed with Equipoise "
+        f"{__version__} (model {report.model}). "
     )
+    if report.maps:
+        text += f"Coil sensitivity maps {report.maps}. "
     if report.method.startswith("mol"):
         text += (
             "The image is the equilibrium of lam A^H (A x - b) + x - H(x) = 0, H a convolutional "
@@ -275,7 +270,12 @@ def _methods(report: Report) -> str:
         )
     if report.not_converged:
         text += f"Slices that did not converge: {', '.join(map(str, report.not_converged))}. "
-    return text + "SENSE images are regularised least-squares reconstructions [2]."
+    least_squares = "SENSE images" if report.maps else "The images beside it"
+    return text + f"{least_squares} are regularised least-squares reconstructions [2]."
+
+
+def _citations(report: Report) -> tuple[str, ...]:
+    return CITATIONS if report.maps else CITATIONS[:-1]  # the last one is of coil maps
 
 
 def _count(report: Report) -> str:

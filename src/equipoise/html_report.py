@@ -2,14 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from equipoise.certification import CertifiedSlice
 from equipoise.equilibrium.data_consistency import tikhonov
-from equipoise.html_page import Report, ReportSlice, number
-from equipoise.reconstruction import Reconstruction, SliceProblem, slice_problem, target_of
+from equipoise.formats.write import check_target
+from equipoise.html_page import Report, ReportSlice, number, write_report
+from equipoise.outcome import BadInputError
+from equipoise.physics.sense import SenseOp
+from equipoise.problem import Problem
+from equipoise.reconstruction import Reconstruction, slice_problem, target_of
 from equipoise.retrospective import Experiment
 
 SENSE_RTOL = 1e-4
@@ -67,40 +73,79 @@ def of_certificates(
     """The report of ``equipoise certify``: with statements and, where computed, noise maps."""
     slices = []
     for one in found:
-        c = one.certificate
-        problem = one.problem
-        sense = _at_lam(problem, c.lam)
-        facts = [
-            ("outcome", c.outcome),
-            ("lam", f"{c.lam:.3g} ({c.lam_source})"),
-            ("seconds", f"{one.seconds:.2f}"),
-            ("m", "none" if c.m is None else f"{c.m:.3g} ({c.m_evidence})"),
-            ("m_local (measured)", number(min(c.m_local) if c.m_local else None)),
-            ("lipschitz_lower (measured)", number(c.lipschitz_lower)),
-            ("lipschitz_upper (proved)", number(c.lipschitz_upper)),
-            ("like the validation scans", _range(c.in_range)),
-        ]
-        if c.measured_amplification is not None and c.attack is not None:
-            attack = f"{c.measured_amplification:.3g} at {c.attack.epsilon:.0%} of the data"
-            facts.append(("attack: ||dx|| / ||db|| (measured)", attack))
-        slices.append(
-            ReportSlice(
-                index=c.index,
-                image=one.image[0].numpy(),
-                sense=sense,
-                sense_label=f"SENSE at the same lam, {c.lam:.3g}",
-                csm=problem.operator.csm[0].numpy(),
-                mask=problem.operator.mask[0].numpy(),
-                history=one.history.numpy(),
-                facts=facts,
-                target=_target(experiment, one),
-                noise=None if one.noise is None else one.noise.std.numpy(),
-                statements=c.statements,
-            )
-        )
+        operator = one.problem.operator
+        maps_and_mask = {"csm": operator.csm[0].numpy(), "mask": operator.mask[0].numpy()}
+        slices.append(replace(_certified(one), target=_target(experiment, one), **maps_and_mask))
     first = found[0].certificate
     given = first.lam_source == "given"
     return _report(experiment, model, first.model, command, slices, given)
+
+
+def write_certificate_report(
+    path: Path, found: Sequence[CertifiedSlice], *, name: str, model: str, overwrite: bool = False
+) -> None:
+    """The page of certified reconstructions through your own A.
+
+    Parameters
+    ----------
+    path
+        A ``.html``, written atomically.
+    found
+        What :func:`equipoise.certify_slice` returned for each problem.
+    name, model
+        What the data and the model are called on the page.
+    overwrite
+        Replace a page that exists.
+
+    Raises
+    ------
+    BadInputError
+        If nothing was certified, or the page exists or cannot be written.
+    """
+    if not found:
+        raise BadInputError("no certified image was given: a report shows at least one")
+    check_target(path, overwrite=overwrite, suffixes=(".html",))
+    first = found[0]
+    y, x = first.image.shape[1:]
+    slices = [_certified(one, "least squares (Tikhonov)") for one in found]
+    report = Report(
+        scan=name,
+        model=model,
+        method=first.certificate.model,
+        command="",
+        measured=f"images of {y} x {x} from {first.problem.sample_count} measured numbers",
+        slices=slices,
+        lam_given=first.certificate.lam_source == "given",
+        not_converged=_not_converged(slices),
+    )
+    write_report(path, report)
+
+
+def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice:
+    c = one.certificate
+    facts = [
+        ("outcome", c.outcome),
+        ("lam", f"{c.lam:.3g} ({c.lam_source})"),
+        ("seconds", f"{one.seconds:.2f}"),
+        ("m", "none" if c.m is None else f"{c.m:.3g} ({c.m_evidence})"),
+        ("m_local (measured)", number(min(c.m_local) if c.m_local else None)),
+        ("lipschitz_lower (measured)", number(c.lipschitz_lower)),
+        ("lipschitz_upper (proved)", number(c.lipschitz_upper)),
+        ("like the validation scans", _range(c.in_range)),
+    ]
+    if c.measured_amplification is not None and c.attack is not None:
+        attack = f"{c.measured_amplification:.3g} at {c.attack.epsilon:.0%} of the data"
+        facts.append(("attack: ||dx|| / ||db|| (measured)", attack))
+    return ReportSlice(
+        index=c.index,
+        image=one.image[0].numpy(),
+        sense=_at_lam(one.problem, c.lam),
+        sense_label=f"{least_squares} at the same lam, {c.lam:.3g}",
+        history=one.history.numpy(),
+        facts=facts,
+        noise=None if one.noise is None else one.noise.std.numpy(),
+        statements=c.statements,
+    )
 
 
 def _target(experiment: Experiment, one: CertifiedSlice) -> np.ndarray | None:
@@ -110,7 +155,9 @@ def _target(experiment: Experiment, one: CertifiedSlice) -> np.ndarray | None:
     return None if found is None else np.asarray((found[0] * one.unit).numpy())
 
 
-def slice_problem_with(experiment: Experiment, result: Reconstruction, index: int) -> SliceProblem:
+def slice_problem_with(
+    experiment: Experiment, result: Reconstruction, index: int
+) -> Problem[SenseOp]:
     """The problem of a slice with the coil maps that it was reconstructed with."""
     acquisition = experiment.acquisition
     csm = acquisition.csm if result.csm is None else result.csm
@@ -118,16 +165,16 @@ def slice_problem_with(experiment: Experiment, result: Reconstruction, index: in
 
 
 def _sense(
-    problem: SliceProblem, result: Reconstruction, index: int, lam: float
+    problem: Problem[SenseOp], result: Reconstruction, index: int, lam: float
 ) -> tuple[np.ndarray, str]:
     if result.sense is not None:
         return result.sense[index].numpy(), "SENSE at the lam that is best for the target"
     return _at_lam(problem, lam), f"SENSE at the same lam, {lam:.3g}"
 
 
-def _at_lam(problem: SliceProblem, lam: float) -> np.ndarray:
+def _at_lam(problem: Problem[Any], lam: float) -> np.ndarray:
     weight = torch.tensor([lam], dtype=torch.float64)
-    image = tikhonov(problem.operator, problem.kspace, weight, rtol=SENSE_RTOL)
+    image = tikhonov(problem.operator, problem.data, weight, rtol=SENSE_RTOL)
     return np.asarray(image[0].numpy() * problem.unit)
 
 
@@ -141,20 +188,27 @@ def _report(
 ) -> Report:
     acquisition = experiment.acquisition
     _, coils, y, x = acquisition.kspace.shape
-    report = Report(
+    retrospective = "" if experiment.full is None else " in retrospect"
+    estimated = "were estimated from the calibration region by ESPIRiT [3]"
+    return Report(
         scan=str(acquisition.source),
         model=model,
         method=method,
         command=command,
-        shape=(coils, y, x),
-        acceleration=acquisition.acceleration,
+        measured=(
+            f"{coils} receiver coils, matrix {y} x {x}, {acquisition.acceleration:.2f}-fold "
+            f"undersampled{retrospective}"
+        ),
         slices=slices,
         notes=acquisition.notes,
         lam_given=lam_given,
-        retrospective=experiment.full is not None,
-        not_converged=[s.index for s in slices if dict(s.facts)["outcome"] not in DONE],
+        maps=estimated if acquisition.csm is None else "were given",
+        not_converged=_not_converged(slices),
     )
-    return report if acquisition.csm is None else replace(report, maps="were given")
+
+
+def _not_converged(slices: list[ReportSlice]) -> list[int]:
+    return [s.index for s in slices if dict(s.facts)["outcome"] not in DONE]
 
 
 DONE = ("converged", "feed_forward")

@@ -12,7 +12,8 @@ from equipoise.equilibrium.method import Method
 from equipoise.learning.config import SimulationConfig
 from equipoise.learning.simulate import Simulation, load_coils
 from equipoise.outcome import BadInputError
-from equipoise.reconstruction import SliceProblem, slice_features, solve_slice
+from equipoise.problem import Problem
+from equipoise.reconstruction import slice_features, solve_slice
 from equipoise.robustness.detection import Calibration, Features, calibrate
 
 STREAM = 3
@@ -92,6 +93,6 @@ def simulated_features(
 ) -> Features:
     """The features of one simulated scan."""
     sample = source.sample(image, np.random.default_rng(seed))
-    problem = SliceProblem(sample.operator, sample.data, sample.noise_level, 1.0)
+    problem = Problem(sample.operator, sample.data, sample.noise_level)
     with torch.no_grad():
         return slice_features(problem, solve_slice(problem, model, None, None))

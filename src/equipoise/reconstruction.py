@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,9 @@ from equipoise.learning.metrics import psnr, ssim
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.csm import estimate_csm, normalize_csm
 from equipoise.physics.fourier import kspace_to_image
-from equipoise.physics.linop import norm
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sense import SenseOp
+from equipoise.problem import Problem
 from equipoise.robustness.certificate import perturbation_bound
 from equipoise.robustness.detection import Features, features
 
@@ -97,35 +97,7 @@ def _json_numbers(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class SliceProblem(NamedTuple):
-    """``b = A x + n`` of one slice, divided by ``unit`` so that everything is of order one."""
-
-    operator: SenseOp
-    kspace: Tensor
-    noise_level: Tensor
-    unit: float
-
-    @property
-    def sample_count(self) -> int:
-        """Measured complex numbers, over all coils; where all coils are zero nothing was."""
-        measured = self.operator.mask & (self.kspace != 0).any(1)
-        return int(measured.sum()) * self.kspace.shape[1]
-
-    def to(self, device: torch.device) -> "SliceProblem":
-        """The same problem on another device."""
-        operator = SenseOp(self.operator.csm.to(device), self.operator.mask.to(device))
-        return SliceProblem(
-            operator, self.kspace.to(device), self.noise_level.to(device), self.unit
-        )
-
-    def noise_to(self, image: Tensor) -> float:
-        """``||n|| / ||x||``, the expected norm of the noise over that of an image."""
-        return (
-            float(self.noise_level[0]) * self.sample_count**0.5 / float(norm(image).clamp(min=TINY))
-        )
-
-
-def slice_problem(acquisition: Acquisition, index: int) -> SliceProblem:
+def slice_problem(acquisition: Acquisition, index: int) -> Problem[SenseOp]:
     """One slice of a scan, with its coil maps (estimated if it brings none) and noise level."""
     kspace = acquisition.kspace[index : index + 1]
     unit = float(kspace.abs().max()) or 1.0
@@ -134,27 +106,27 @@ def slice_problem(acquisition: Acquisition, index: int) -> SliceProblem:
         csm = estimate_csm(kspace, mask)
     else:
         csm = normalize_csm(_of_slice(acquisition.csm, index))
-    return SliceProblem(SenseOp(csm, mask), kspace, noise_level(kspace, mask), unit)
+    return Problem(SenseOp(csm, mask), kspace, noise_level(kspace, mask), unit)
 
 
 def solve_slice(
-    problem: SliceProblem, model: Method, lam: float | None, options: SolverOptions | None
+    problem: Problem[Any], model: Method, lam: float | None, options: SolverOptions | None
 ) -> Solution:
-    """The model's image of one slice.
+    """The model's image of one slice, or of whatever your own A measures.
 
     Raises
     ------
     BadInputError
         If the model is one for real images.
     """
-    if getattr(model.network, "channels", 2) == 1:
+    if model.real and isinstance(problem.operator, SenseOp):
         raise BadInputError(
             "the model is for photographs and a scan is complex: choose one of the -brain- models"
         )
     weight = None if lam is None else torch.tensor([lam], dtype=torch.float64)
     return model.solve(
         problem.operator,
-        problem.kspace,
+        problem.data,
         noise_level=problem.noise_level,
         lam=weight,
         options=options,
@@ -202,7 +174,7 @@ def reconstruct(
         problem = slice_problem(acquisition, index)
         unit, csm = problem.unit, problem.operator.csm
         with torch.no_grad(), creating_on(device):
-            moved = problem.to(device)
+            moved = _on_device(problem, device)
             solution = solve_slice(moved, model, lam, options)
             image, record = solution.value.cpu(), solution.history_of(0).cpu()
             seconds = time.perf_counter() - started
@@ -210,7 +182,7 @@ def reconstruct(
             result = _slice_result(index, solution, model, moved, seconds, usual)
         target = target_of(acquisition, full, csm, index, unit)
         if target is not None:
-            sense = best_sense(problem.operator, problem.kspace, target).image
+            sense = best_sense(problem.operator, problem.data, target).image
             _compare(result, image, sense, target)
             targets.append(target * unit)
             senses.append(sense * unit)
@@ -238,6 +210,12 @@ def _same_equilibrium(options: SolverOptions | None, model: Method) -> bool:
     """Whether the options are those of the model; tiles change nothing but memory."""
     usual = model.options
     return options is None or replace(options, tile=usual.tile, recompute=usual.recompute) == usual
+
+
+def _on_device(problem: Problem[SenseOp], device: torch.device) -> Problem[SenseOp]:
+    operator = SenseOp(problem.operator.csm.to(device), problem.operator.mask.to(device))
+    data, level = problem.data.to(device), problem.noise_level.to(device)
+    return Problem(operator, data, level, problem.unit)
 
 
 def creating_on(device: torch.device) -> AbstractContextManager[Any]:
@@ -273,7 +251,7 @@ def _slice_result(
     index: int,
     solution: Solution,
     model: Method,
-    problem: SliceProblem,
+    problem: Problem[Any],
     seconds: float,
     usual: bool,
 ) -> SliceResult:
@@ -297,7 +275,7 @@ def _slice_result(
     )
 
 
-def in_range(model: Method, problem: SliceProblem, solution: Solution) -> bool | None:
+def in_range(model: Method, problem: Problem[Any], solution: Solution) -> bool | None:
     """Whether the slice looks like those of the calibration; None without a calibration.
 
     Comparable only where lam follows the noise and the solver options are those of the model.
@@ -307,18 +285,15 @@ def in_range(model: Method, problem: SliceProblem, solution: Solution) -> bool |
     return model.calibration.in_range(slice_features(problem, solution))
 
 
-def slice_features(problem: SliceProblem, solution: Solution) -> Features:
+def slice_features(problem: Problem[Any], solution: Solution) -> Features:
     """What is compared with the calibration."""
     return features(
         problem.operator,
-        problem.kspace,
+        problem.data,
         solution,
         problem.noise_level,
         problem.sample_count,
     )
-
-
-TINY = torch.finfo(torch.float64).tiny
 
 
 def _compare(result: SliceResult, image: Tensor, sense: Tensor, target: Tensor) -> None:

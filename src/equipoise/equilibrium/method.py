@@ -53,6 +53,11 @@ class Method(nn.Module, ABC):
         """``proved``, ``measured`` or ``none``."""
         return "none"
 
+    @property
+    def real(self) -> bool:
+        """Whether the images are real: the network has one channel."""
+        return getattr(self.network, "channels", 2) == 1
+
     def lam(self, relative_noise: PerSample) -> PerSample:
         """The learned data weight for noise levels relative to the intensity scale."""
         return self.data_weight(relative_noise)

@@ -20,15 +20,16 @@ from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.linop import per_sample
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sense import SenseOp
-from equipoise.reconstruction import SliceProblem, slice_features, solve_slice
+from equipoise.problem import Problem
+from equipoise.reconstruction import slice_features, solve_slice
 from equipoise.robustness.jacobian import Jacobian, largest_symmetric_eigenvalue
 from equipoise.robustness.worst_case import worst_case
 
 STREAM = 4
 """Keeps these random numbers apart from those of training, validation and calibration."""
 
-ATTACK = 0.05
-"""``||d|| / ||b||`` of the attacked scans."""
+ATTACK, ATTACKED = 0.05, 8
+"""``||d|| / ||b||`` of the attacked scans, and their number: one costs as much as twenty others."""
 
 SPIKE, SPIKES = 1.0, 12
 """Size of a spike relative to the largest k-space sample, and their number."""
@@ -39,25 +40,29 @@ MAP_SHIFT = 12
 """Pixels by which the wrong coil maps are displaced."""
 
 
+Scan = Problem[SenseOp]
+
+
 @dataclass(frozen=True)
 class Kind:
-    """A way in which a scan may be unlike the others."""
+    """A way in which a scan may be unlike the others; ``most`` limits how many are made."""
 
     name: str
-    change: Callable[[SliceProblem, Method, np.random.Generator], SliceProblem]
+    change: Callable[[Scan, Method, np.random.Generator], Scan]
+    most: int | None = None
 
 
-def _like(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+def _like(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     return problem
 
 
-def _with_data(problem: SliceProblem, kspace: Tensor) -> SliceProblem:
-    return problem._replace(kspace=kspace, noise_level=noise_level(kspace, problem.operator.mask))
+def _with_data(problem: Scan, kspace: Tensor) -> Scan:
+    return replace(problem, data=kspace, noise_level=noise_level(kspace, problem.operator.mask))
 
 
-def _spikes(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+def _spikes(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """A faulty receiver: a few samples of all coils are far too large."""
-    kspace = problem.kspace.clone()
+    kspace = problem.data.clone()
     measured = torch.nonzero(problem.operator.mask[0])
     chosen = measured[torch.from_numpy(rng.integers(len(measured), size=SPIKES))]
     phase = complex_noise((SPIKES, kspace.shape[1]), rng).T
@@ -66,30 +71,30 @@ def _spikes(problem: SliceProblem, model: Method, rng: np.random.Generator) -> S
     return _with_data(problem, kspace)
 
 
-def _motion(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+def _motion(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """The head moves by several pixels while the upper half of k-space is measured."""
     shift = rng.uniform(4, 8)
-    n = problem.kspace.shape[2]
+    n = problem.data.shape[2]
     frequency = (torch.arange(n) - n // 2) / n
-    turned = torch.exp(-2j * torch.pi * shift * frequency).to(problem.kspace.dtype)
+    turned = torch.exp(-2j * torch.pi * shift * frequency).to(problem.data.dtype)
     turned[: n // 2] = 1
-    return _with_data(problem, problem.kspace * turned[:, None])
+    return _with_data(problem, problem.data * turned[:, None])
 
 
-def _wrong_maps(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+def _wrong_maps(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """Coil maps of a calibration scan at another position."""
     csm = torch.roll(problem.operator.csm, (MAP_SHIFT, -MAP_SHIFT), dims=(2, 3))
-    return problem._replace(operator=SenseOp(csm, problem.operator.mask))
+    return replace(problem, operator=SenseOp(csm, problem.operator.mask))
 
 
-def _attacked(problem: SliceProblem, model: Method, rng: np.random.Generator) -> SliceProblem:
+def _attacked(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """The worst case of (17) that a few steps find."""
     with torch.no_grad():
         clean = solve_slice(problem, model, None, None)
     measured = problem.operator.mask[:, None]
     reconstruct = attackable(problem.operator, model, clean)
-    attack = worst_case(reconstruct, problem.kspace, measured, ATTACK, steps=4, starts=1)
-    return _with_data(problem, problem.kspace + attack.perturbation)
+    attack = worst_case(reconstruct, problem.data, measured, ATTACK, steps=4, starts=1)
+    return _with_data(problem, problem.data + attack.perturbation)
 
 
 KINDS = (
@@ -97,7 +102,7 @@ KINDS = (
     Kind("spikes in k-space", _spikes),
     Kind("motion", _motion),
     Kind("displaced coil maps", _wrong_maps),
-    Kind("attacked, 5 %", _attacked),
+    Kind("attacked, 5 %", _attacked, most=ATTACKED),
 )
 
 
@@ -124,7 +129,7 @@ def study(
     source
         What scans are drawn from.
     scans
-        Scans of each kind.
+        Scans of each kind; at most ``ATTACKED`` of them are attacked.
     seed
         Of the simulation.
 
@@ -138,7 +143,7 @@ def study(
     rows: list[Row] = []
     for kind, image, rng in _scans(images, others, scans, seed):
         sample = source.sample(image, rng)
-        problem = SliceProblem(sample.operator, sample.data, sample.noise_level, 1.0)
+        problem = Problem(sample.operator, sample.data, sample.noise_level)
         problem = kind.change(problem, model, rng)
         with torch.no_grad():
             solution = solve_slice(problem, model, None, None)
@@ -157,7 +162,7 @@ def study(
     return rows
 
 
-def _m_local(model: Method, problem: SliceProblem, solution: Solution) -> float | None:
+def _m_local(model: Method, problem: Scan, solution: Solution) -> float | None:
     """``1 - lambda_max`` of the symmetric part of J at the image, from above (5)."""
     if not isinstance(model, MOL) or solution.outcome[0] is Outcome.DIVERGED:
         return None
@@ -173,7 +178,7 @@ def _scans(
     images: list[Tensor], others: list[Tensor], scans: int, seed: int
 ) -> Iterator[tuple[Kind, Tensor, np.random.Generator]]:
     for i in range(scans):
-        for kind in KINDS:
+        for kind in (k for k in KINDS if k.most is None or i < k.most):
             yield kind, images[i % len(images)], np.random.default_rng([seed, STREAM, i])
         if others:
             unlike = replace(KINDS[0], name="other images")

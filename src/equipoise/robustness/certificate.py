@@ -133,7 +133,7 @@ class Constants:
         return ROUNDING / self.m if self.single and self.m else 0.0
 
 
-HELD = "with lam, the intensity scale and the coil maps held at those of this scan"
+HELD = "with lam, the intensity scale and A, coil maps included, held at those of this scan"
 """(8) compares two equilibria of one equation; a pipeline that reads lam off the data has two."""
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from equipoise.outcome import BadInputError
-from equipoise.shapes import Mask
 
 Respond = Callable[[Tensor], Tensor]
 
@@ -39,35 +38,35 @@ class NoiseMap:
 
 def noise_map(
     respond: Respond,
-    n_coils: int,
-    measured: Mask,
+    measured: Tensor,
     sigma: float,
     *,
     probes: int = 64,
     batch: int = 4,
     seed: int = 0,
+    real: bool = False,
 ) -> NoiseMap:
     """``sqrt(E |K n|^2)`` pixel by pixel, K the response of the image to the data, by probes.
 
-    Each probe n is white circular complex noise, equal in all coils, on the measured samples. K
-    need only be real-linear. For SENSE without regularisation and maps with unit sum of squares
-    this is ``sigma sqrt(R) g``, R the acceleration and g the g-factor map (Pruessmann et al., MRM
-    42:952-962, 1999).
+    Each probe n is white noise, circular complex or real, equal in all coils, on the measured
+    samples. K need only be real-linear. For SENSE without regularisation and maps with unit sum of
+    squares this is ``sigma sqrt(R) g``, R the acceleration and g the g-factor map (Pruessmann et
+    al., MRM 42:952-962, 1999).
 
     Parameters
     ----------
     respond
-        K: from noise (batch, coil, y, x) to images (batch, y, x). For a non-linear method either
-        its linearisation, or the difference of two reconstructions (pseudo-replicas, Robson et al.,
+        K: from noise (batch, ...) to images (batch, y, x). For a non-linear method either its
+        linearisation, or the difference of two reconstructions (pseudo-replicas, Robson et al.,
         MRM 60:895-907, 2008).
-    n_coils
-        Channels of the data.
     measured
-        Mask, (1, y, x).
+        Where the data hold a measurement, in their shape, (1, ...).
     sigma
         Standard deviation of the noise, ``E|n|^2 = sigma^2``.
     probes, batch, seed
         Number of probes (rounded up to whole batches), how many are handled at once, their seed.
+    real
+        Draw real noise, of data that have no imaginary part.
 
     Raises
     ------
@@ -79,15 +78,20 @@ def noise_map(
     generator = torch.Generator().manual_seed(seed)
     powers = []
     for _ in range(-(-probes // batch)):
-        shape = (batch, n_coils, *measured.shape[1:])
-        noise = torch.randn(shape, dtype=torch.complex64, generator=generator)
-        powers.append(respond(sigma * noise * measured[:, None]).abs().double().square())
+        noise = white_noise(measured, batch, generator, real)
+        powers.append(respond(sigma * noise * measured).abs().double().square())
     power = torch.cat(powers)
     variance = power.mean(0)
     std = variance.sqrt()
     standard_error = power.std(0) / len(power) ** 0.5
     error = torch.where(std > 0, standard_error / (2 * std), 0.0)
     return NoiseMap(std, error, len(power))
+
+
+def white_noise(like: Tensor, n: int, generator: torch.Generator, real: bool = False) -> Tensor:
+    """n samples of white noise, ``E|n|^2 = 1``, circular complex or with no imaginary part."""
+    noise = torch.randn((n, *like.shape[1:]), dtype=torch.complex64, generator=generator)
+    return noise.real * 2**0.5 + 0j if real else noise
 
 
 class Agreement(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from equipoise.physics.linop import norm, per_sample
+from equipoise.robustness.noise import white_noise
 from equipoise.shapes import Data, Image, Mask, PerSample
 
 Reconstruct = Callable[[Tensor], Tensor]
@@ -50,6 +51,7 @@ def worst_case(
     steps: int = 10,
     starts: int = 2,
     seed: int = 0,
+    real: bool = False,
 ) -> WorstCase:
     """``max_d ||x(b + d) - x(b)||`` over ``||d|| = epsilon ||b||``, by ascent along the gradient.
 
@@ -73,6 +75,8 @@ def worst_case(
         Ascent steps from each start.
     seed
         Of the random starts.
+    real
+        Start from real noise: where data and image are real, so are the gradients.
     """
     length = epsilon * norm(data)
     with torch.no_grad():
@@ -81,7 +85,7 @@ def worst_case(
     history = []
     generator = torch.Generator().manual_seed(seed)
     for _ in range(starts):
-        noise = torch.randn(data.shape, dtype=data.dtype, generator=generator)
+        noise = white_noise(data, len(data), generator, real).to(data.dtype)
         d = _to_sphere(noise * measured, length)
         for step in range(steps + 1):
             if step < steps:

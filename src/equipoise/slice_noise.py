@@ -1,0 +1,75 @@
+"""The noise map of one image, from its linearisation or from reconstructing again and again."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.linear_response import LinearResponse
+from equipoise.equilibrium.method import Method
+from equipoise.equilibrium.mol import MOL
+from equipoise.outcome import BadInputError, Solution
+from equipoise.problem import Problem
+from equipoise.robustness.noise import NoiseMap, Respond, noise_map
+
+BATCH = 4
+"""Probes that are solved at once."""
+
+
+def slice_noise_map(
+    problem: Problem[Any], model: Method, solution: Solution, *, probes: int, seed: int = 0
+) -> NoiseMap:
+    """The noise map of an equilibrium, in the units of the scan.
+
+    Raises
+    ------
+    BadInputError
+        If the method has no equilibrium.
+    """
+    if not isinstance(model, MOL):
+        raise BadInputError(
+            f"{model.name} has no equilibrium to linearise: a noise map needs a MOL model"
+        )
+    response = LinearResponse(model, problem.operator, solution, batch=BATCH)
+    found = _map(response, problem, model, probes, seed)
+    return replace(found, accuracy=response.accuracy)
+
+
+@torch.no_grad()
+def replica_noise_map(
+    problem: Problem[Any], model: Method, solution: Solution, *, probes: int, seed: int = 0
+) -> NoiseMap:
+    """The noise map by pseudo-replicas, of any method, in the units of the scan.
+
+    The data with fresh noise of their own level are reconstructed again, at the lam, intensity
+    scale and maps of the solution. No linearisation, and many times the cost.
+    """
+    solve = partial(model.solve, start=solution.value) if isinstance(model, MOL) else model.solve
+
+    def moved(noise: Tensor) -> Tensor:
+        again = [
+            solve(
+                problem.operator, problem.data + one[None], lam=solution.lam, scale=solution.scale
+            ).value
+            for one in noise
+        ]
+        return torch.cat(again) - solution.value
+
+    return _map(moved, problem, model, probes, seed)
+
+
+def _map(
+    respond: Respond, problem: Problem[Any], model: Method, probes: int, seed: int
+) -> NoiseMap:
+    found = noise_map(
+        respond,
+        problem.measured.expand(problem.data.shape),
+        float(problem.noise_level[0]),
+        probes=probes,
+        batch=BATCH,
+        seed=seed,
+        real=model.real,
+    )
+    return replace(found, std=found.std * problem.unit, error=found.error * problem.unit)
