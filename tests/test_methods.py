@@ -228,3 +228,18 @@ def test_a_saved_mol_sn_is_proved(tmp_path):
     loaded = load_model(path)
     assert loaded.m_evidence == "proved"
     assert 0.85 < lipschitz_upper(loaded.network.kernels(), 96) <= 1 - loaded.m
+
+
+def test_a_network_with_skip_does_not_see_the_mean_intensity(tmp_path):
+    options = {"network": NETWORK, "lam": 5.0, "m": 0.02, "iterations": 1, "seed": 0}
+    model = new_method("mol-lr", **options, skip=0.9)
+    with torch.no_grad():
+        for kernel in model.network.kernels():
+            kernel += 0.1 * torch.randn(kernel.shape, generator=torch.Generator().manual_seed(0))
+    model.refresh()
+    save_model(tmp_path / "m.safetensors", model, {})
+    network = load_model(tmp_path / "m.safetensors").network.double()
+    image, offset = random_complex((1, 20, 20)), 0.3 - 0.2j
+    difference = (network(image + offset) - network(image))[..., 3:-3, 3:-3]
+    assert network.skip == 0.9
+    assert torch.allclose(difference, torch.full_like(difference, 0.9 * offset), atol=1e-6)

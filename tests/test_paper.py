@@ -799,6 +799,10 @@ def test_13_the_proved_bound_is_never_below_the_dense_norm_of_the_network():
         network = contractive_cnn(0.8, seed, gain=0.9)
         dense = math.prod(dense_norm(convolution) for convolution in network.convolutions)
         assert dense <= lipschitz_upper(network.kernels())
+        with_skip = CNN(6, 3, 3, skip=0.9, seed=seed).double()
+        jacobian = Jacobian(with_skip, random_complex((1, 5, 4), seed))
+        norm_of_j = torch.linalg.matrix_norm(dense_jacobian(jacobian.forward, (5, 4)), 2)
+        assert norm_of_j <= lipschitz_upper(with_skip.kernels(), skip=with_skip.skip)
 
 
 def test_15_spectral_normalisation_proves_the_constant_that_was_asked_for():

@@ -203,7 +203,7 @@ def certify_slice(
     diverged = solution.outcome[0] is Outcome.DIVERGED
     m_local, lower, upper = None, None, None
     if isinstance(model, MOL):
-        upper = lipschitz_upper(model.network.kernels())
+        upper = lipschitz_upper(model.network.kernels(), skip=model.network.skip)
         if not diverged:
             m_local, lower = _local_constants(problem, model, solution, seed)
     constants = _constants(model, solution, m_local, lower, upper)

@@ -84,6 +84,10 @@ class MOL(Method):
         """What is needed beside the network to build the model again."""
         return {"m": self.m_network, "m_evidence": self.m_evidence, "shift": self.shift}
 
+    def refresh(self, exact: bool = False) -> None:
+        """Keep the first kernels of a network with ``skip`` at zero mean."""
+        self.network.centre_kernels()
+
     def denoise(self, image: Image) -> Image:
         """``H(x)``."""
         return self.network(image)

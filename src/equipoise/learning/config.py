@@ -64,6 +64,9 @@ class ModelConfig(_Strict):
     layers: int = Field(5, ge=2)
     kernel_size: int = Field(3, ge=1)
     m: float = Field(0.02, gt=0, lt=1, description="monotonicity constant, T = 1 - m")
+    skip: float = Field(
+        0.0, ge=0, lt=1, description="s in H(x) = s x - N(x), of mol-lr and mol-m; 0: H is the CNN"
+    )
     lam: float = Field(20.0, gt=0, description="start of lam at a relative noise of 0.015")
 
 
@@ -120,6 +123,8 @@ class TrainConfig(_Strict):
             raise ValueError("unet is a method for complex images: choose another model.method")
         if self.lipschitz.reserve >= 1 - self.model.m:
             raise ValueError("lipschitz.reserve must be smaller than T = 1 - m")
+        if self.model.skip >= 1 - self.model.m - self.lipschitz.reserve:
+            raise ValueError("model.skip must be smaller than T - lipschitz.reserve, T = 1 - m")
         return self
 
 

@@ -372,6 +372,7 @@ def _first_model(config: TrainConfig) -> Method:
         network=network,
         lam=wanted.lam,
         m=wanted.m,
+        skip=wanted.skip,
         iterations=wanted.iterations,
         seed=config.seed,
     )

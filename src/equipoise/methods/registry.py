@@ -19,7 +19,14 @@ ARTEFACT_GAIN = 0.1
 
 
 def new_method(
-    name: str, *, network: dict[str, int], lam: float, m: float, iterations: int, seed: int
+    name: str,
+    *,
+    network: dict[str, int],
+    lam: float,
+    m: float,
+    iterations: int,
+    seed: int,
+    skip: float = 0.0,
 ) -> Method:
     """An untrained method.
 
@@ -37,11 +44,13 @@ def new_method(
         Blocks of the unrolled methods.
     seed
         Seed of the weights.
+    skip
+        That of the network of MOL-LR and MOL-M.
     """
     weight = DataWeight(lam=lam)
     if name in (MOL.name, MOLM.name):
         kind = MOL if name == MOL.name else MOLM
-        return kind(CNN(**network, seed=seed), weight, m)
+        return kind(CNN(**network, skip=skip, seed=seed), weight, m)
     if name == MOLSN.name:
         return MOLSN(SpectralCNN(1 - m, **network, seed=seed), weight, m, m_evidence="proved")
     if name == DEGRAD.name:
@@ -53,7 +62,7 @@ def new_method(
     return unrolled(CNN(**network, gain=ARTEFACT_GAIN, seed=seed), weight, iterations)
 
 
-def saved_method(name: str, network: dict[str, int], weight: Any, settings: dict[str, Any]) -> Any:
+def saved_method(name: str, network: dict[str, Any], weight: Any, settings: dict[str, Any]) -> Any:
     """A method as it was saved, before its weights are filled in."""
     kind: Any = METHODS[name]
     body = ResidualUNet(**network) if name == UNet.name else CNN(**network)

@@ -72,12 +72,13 @@ def _largest_singular_value_upper(matrices: Tensor) -> float:
     return math.exp(0.5 * float(log_bound.max()))
 
 
-def lipschitz_upper(kernels: list[Tensor], grid: int = GRID) -> float:
+def lipschitz_upper(kernels: list[Tensor], grid: int = GRID, *, skip: float = 0.0) -> float:
     """Proved bound of the Lipschitz constant of convolutions with ReLU between them (13).
 
-    The product of the bounds of the layers: biases do not matter and ReLU has the constant 1.
+    The product of the bounds of the layers: biases do not matter and ReLU has the constant 1. A
+    network ``skip x - N(x)`` adds ``skip``.
     """
-    return math.prod(convolution_norm_upper(kernel, grid) for kernel in kernels)
+    return abs(skip) + math.prod(convolution_norm_upper(kernel, grid) for kernel in kernels)
 
 
 class NormEstimate(nn.Module):
