@@ -117,6 +117,9 @@ def test_robustness_falls_with_the_perturbation(models, images, tmp_path):
         assert noise[0] > noise[-1]
         assert attack == sorted(attack, reverse=True)
     assert (tmp_path / "out" / "robustness.png").exists()
+    chosen = [*arguments, "--epsilon", 0.03, "-o", tmp_path / "one", "--json"]
+    assert list(json.loads(invoke("robustness", *chosen).stdout)["worst case"]["modl"]) == ["0.03"]
+    assert invoke("robustness", *arguments, "--epsilon", 5).exit_code == 2
 
 
 def test_the_worst_case_of_a_linear_reconstruction_is_its_norm():

@@ -66,19 +66,31 @@ def robustness(
     seeds: Seeds = 1,
     steps: Annotated[int, typer.Option(min=1, help="ascent steps of each attack")] = 8,
     starts: Annotated[int, typer.Option(min=1, help="random starts of each attack")] = 2,
+    epsilon: Annotated[
+        list[float] | None,
+        typer.Option(help="||d|| / ||b|| of an attack; repeat for more [0.01 0.02 0.05 0.1]"),
+    ] = None,
     output: Folder = Path("robustness"),
     as_json: AsJson = False,
 ) -> None:
     """PSNR of every method against noise and against a worst-case perturbation."""
     from equipoise.cli import failures
 
+    wrong = [size for size in epsilon or () if not 0 < size < 1]
+    if wrong:
+        raise typer.BadParameter(f"--epsilon is {wrong[0]:g}: it must lie between 0 and 1")
     with failures():
         from equipoise.experiments import robustness as experiment
         from equipoise.experiments.cases import cases
 
-        loaded = _methods(methods)
-        acquisitions = cases(data or [], acceleration, seeds)
-        rows = experiment.study(loaded, acquisitions, steps=steps, starts=starts, say=console.print)
+        rows = experiment.study(
+            _methods(methods),
+            cases(data or [], acceleration, seeds),
+            steps=steps,
+            starts=starts,
+            epsilons=epsilon or experiment.EPSILONS,
+            say=console.print,
+        )
         settings = {**_settings(data, acceleration, seeds), "steps": steps, "starts": starts}
         result = experiment.write_study(output, rows, settings)
         console.print((output / "robustness.md").read_text(), markup=False)

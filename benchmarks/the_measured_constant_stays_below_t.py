@@ -1,0 +1,53 @@
+"""The constant that training limits stays below T = 1 - m at the equilibria of images and scans.
+
+    python benchmarks/the_measured_constant_stays_below_t.py --data images.h5 [--model NAME]
+
+Of every slice: the norm of the Jacobian of H at its equilibrium (the largest eigenvalue of its
+symmetric part for MOL-M), by Lanczos iterations, and whether the iteration converged.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from equipoise.equilibrium.mol import MOL
+from equipoise.experiments.cases import cases
+from equipoise.methods.weights import load_model
+from equipoise.outcome import Outcome
+from equipoise.physics.linop import per_sample
+
+STEPS = 25
+SHARE = 0.99
+
+
+def main() -> int:
+    """Print the shares; exit code 1 if fewer than 99 % are below T or a slice did not converge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, action="append", help="scans or images")
+    parser.add_argument("--model", default="mol-lr-brain-4x")
+    parser.add_argument("--seeds", type=int, default=1, help="masks for each slice")
+    options = parser.parse_args()
+    model = load_model(options.model)
+    if not isinstance(model, MOL):
+        sys.exit(f"{options.model} has no constant that training limits")
+    found, converged = [], 0
+    for case in cases(options.data or [], acceleration=4.0, seeds=options.seeds):
+        with torch.no_grad():
+            solution = model.solve(case.operator, case.kspace, noise_level=case.noise_level)
+        assert solution.scale is not None
+        image = solution.value / per_sample(solution.scale, solution.value).float()
+        found.append(float(model.constraint(image, STEPS).detach()))
+        converged += solution.outcome[0] is Outcome.CONVERGED
+        print(f"{case.name}, mask {case.seed}: {found[-1]:.4f}, {solution.outcome[0].value}")
+    below = sum(value < 1 - model.m for value in found)
+    print(
+        f"{options.model}: {below} of {len(found)} below T = {1 - model.m:g}, largest "
+        f"{max(found):.4f}; {converged} converged"
+    )
+    return int(below < SHARE * len(found) or converged < len(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
