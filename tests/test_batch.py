@@ -342,6 +342,8 @@ def test_where_memory_is_short_maps_are_dropped_and_the_image_is_the_same(
             images.append(file["image"][:])
             assert ("csm" in file) == (name == "a")
         scores.append(json.loads(result.stdout)["slices"][0]["in_range"])
+    many = run("recon", full_scan, "-o", tmp_path / "many", "--acceleration", "3")
+    assert "coil maps are not written" in " ".join(many.stderr.split())
     assert np.array_equal(images[0], images[1])
     assert np.abs(images[0] - images[2]).max() < 1e-4 * np.abs(images[0]).max()
     assert scores[0] is not None

@@ -256,4 +256,5 @@ def _one(
         "slices": len(as_json),
         "iterations": [min(iterations), max(iterations)],
         "distance_bound": None if None in bounds else max(bounds),
+        "note": fitting.note,
     }

@@ -21,6 +21,7 @@ from equipoise import (
     cli_certify,
     cli_experiments,
     cli_files,
+    cli_models,
     cli_superres,
 )
 from equipoise.cli_batch import NOT_CONVERGED, BatchOptions, is_batch, recon_many
@@ -30,6 +31,17 @@ from equipoise.cli_doctor import doctor
 from equipoise.cli_experiments import app as experiments
 from equipoise.cli_files import convert, info
 from equipoise.cli_models import app as models
+from equipoise.cli_scan import (
+    Acceleration,
+    Lam,
+    Maps,
+    MaskFile,
+    Model,
+    Rtol,
+    Seed,
+    check_scan_options,
+    parse_lam,
+)
 from equipoise.cli_superres import superres
 from equipoise.cli_verbosity import VerboseGroup, errors, verbosity
 
@@ -74,6 +86,7 @@ def _verbosity(
         cli_certify,
         cli_experiments,
         cli_files,
+        cli_models,
         cli_superres,
     ):
         module.console.quiet = quiet
@@ -110,18 +123,13 @@ def recon(
             help=".h5, .nii.gz, .dcm, .mrd, .cfl, .npy or .png, or a folder [SCAN_mol.h5]",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="name or file")] = "mol-lr-brain-4x",
-    csm: Annotated[Path | None, typer.Option(help="coil maps; estimated if not given")] = None,
-    mask: Annotated[Path | None, typer.Option(help="sampling mask to apply")] = None,
-    acceleration: Annotated[
-        float | None, typer.Option(min=1, help="undersample a full scan and compare")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="of the drawn mask [0]")] = None,
-    lam: Annotated[str, typer.Option(help="data weight, or auto: follows the noise")] = "auto",
-    rtol: Annotated[
-        float | None,
-        typer.Option(help="bound on ||x - x*||/||x|| to reach; of the step for DE-GRAD [model's]"),
-    ] = None,
+    model: Model = "mol-lr-brain-4x",
+    csm: Maps = None,
+    mask: MaskFile = None,
+    acceleration: Acceleration = None,
+    seed: Seed = None,
+    lam: Lam = "auto",
+    rtol: Rtol = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
     strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
@@ -187,31 +195,6 @@ def recon(
         console.print(f"report: {report}", markup=False, soft_wrap=True)
     if strict and result.outcome.value != "converged":
         raise typer.Exit(NOT_CONVERGED)
-
-
-def check_scan_options(
-    mask: Path | None, acceleration: float | None, seed: int | None, rtol: float | None
-) -> None:
-    """Refuse options that contradict each other."""
-    if mask is not None and acceleration is not None:
-        raise typer.BadParameter("--mask and --acceleration exclude each other")
-    if seed is not None and acceleration is None:
-        raise typer.BadParameter("--seed belongs to the mask that --acceleration draws")
-    if rtol is not None and not rtol > 0:
-        raise typer.BadParameter(f"--rtol is {rtol}: it must be positive")
-
-
-def parse_lam(lam: str) -> float | None:
-    """A number, or None for ``auto``."""
-    if lam == "auto":
-        return None
-    try:
-        value = float(lam)
-    except ValueError as error:
-        raise typer.BadParameter(f"--lam is {lam!r}: a positive number or auto") from error
-    if not 0 < value < float("inf"):
-        raise typer.BadParameter(f"--lam is {lam}: it must be positive and finite")
-    return value
 
 
 def _run(

@@ -6,6 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from equipoise.cli_scan import (
+    Acceleration,
+    Lam,
+    Maps,
+    MaskFile,
+    Model,
+    Rtol,
+    Seed,
+    check_scan_options,
+    parse_lam,
+)
+
 if TYPE_CHECKING:
     from equipoise.certification import Certificate, CertifiedSlice
 
@@ -22,18 +34,13 @@ SHOWN = (
 
 def certify(
     scan: Annotated[Path, typer.Argument(help="a scan, as for recon")],
-    model: Annotated[str, typer.Option(help="name or file")] = "mol-lr-brain-4x",
-    csm: Annotated[Path | None, typer.Option(help="coil maps; estimated if not given")] = None,
-    mask: Annotated[Path | None, typer.Option(help="sampling mask to apply")] = None,
-    acceleration: Annotated[
-        float | None, typer.Option(min=1, help="undersample a full scan")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="of the drawn mask [0]")] = None,
-    lam: Annotated[str, typer.Option(help="data weight, or auto: follows the noise")] = "auto",
-    rtol: Annotated[
-        float | None,
-        typer.Option(help="bound on ||x - x*||/||x|| to reach; of the step for DE-GRAD [model's]"),
-    ] = None,
+    model: Model = "mol-lr-brain-4x",
+    csm: Maps = None,
+    mask: MaskFile = None,
+    acceleration: Acceleration = None,
+    seed: Seed = None,
+    lam: Lam = "auto",
+    rtol: Rtol = None,
     noise: Annotated[
         float | None,
         typer.Option(min=0, help="standard deviation in units of the scan; estimated if not given"),
@@ -56,7 +63,7 @@ def certify(
     overwrite: Annotated[bool, typer.Option(help="replace results that exist")] = False,
 ) -> None:
     """Say what the image of each slice can be trusted for, and on which evidence."""
-    from equipoise.cli import check_scan_options, failures, parse_lam
+    from equipoise.cli import failures
 
     weight = parse_lam(lam)
     check_scan_options(mask, acceleration, seed, rtol)

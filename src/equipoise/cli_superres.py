@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from equipoise.cli_batch import NOT_CONVERGED
+from equipoise.cli_scan import Lam, Model, Rtol, check_scan_options, parse_lam
 from equipoise.cli_verbosity import errors
 
 if TYPE_CHECKING:
@@ -21,20 +22,18 @@ console = Console(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty()
 def superres(
     image: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF, grey or colour")],
     output: Annotated[Path, typer.Option("-o", "--output", help=".png, .jpg or .tif")],
-    model: Annotated[str, typer.Option(help="name or file")] = "mol-lr-superres-3x",
+    model: Model = "mol-lr-superres-3x",
     noise: Annotated[
         float, typer.Option(min=0, help="its standard deviation relative to white; sets lam")
     ] = 0.01,
-    lam: Annotated[str, typer.Option(help="data weight, or auto: follows the noise")] = "auto",
-    rtol: Annotated[
-        float | None, typer.Option(help="bound on ||x - x*||/||x|| to reach [model's]")
-    ] = None,
+    lam: Lam = "auto",
+    rtol: Rtol = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
     strict: Annotated[bool, typer.Option(help="exit 3 if a block did not converge")] = False,
 ) -> None:
     """Enlarge a photograph: the luminance by the model, colour and transparency interpolated."""
-    from equipoise.cli import check_scan_options, failures, parse_lam
+    from equipoise.cli import failures
 
     weight = parse_lam(lam)
     check_scan_options(None, None, None, rtol)
