@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from conftest import small_head
 from equipoise.learning import train as training
+from equipoise.learning import validation
 from equipoise.learning.config import load_config
 from equipoise.learning.images import load_images
 from equipoise.learning.metrics import nmse, psnr, ssim
@@ -23,6 +24,7 @@ from equipoise.learning.simulate import Simulation
 from equipoise.methods.registry import METHODS
 from equipoise.methods.weights import load_model, provenance
 from equipoise.outcome import BadInputError, EquipoiseError
+from equipoise.robustness.lipschitz import lipschitz_lower
 
 TINY = {
     "name": "tiny",
@@ -175,12 +177,24 @@ def test_a_run_that_always_diverges_ends_with_advice(config_file, tmp_path, monk
         training.train(load_config(config_file), tmp_path / "run")
 
 
-def test_weights_whose_estimate_is_above_the_threshold_are_not_kept(config_file, tmp_path):
+def test_weights_whose_estimate_is_above_the_threshold_are_scaled_below_it(config_file, tmp_path):
+    model = {"features": 8, "layers": 2, "m": 0.5}
     config = load_config(
-        write(tmp_path, {"model": {"features": 8, "layers": 2, "m": 0.5}, "lipschitz": {"beta": 0}})
+        write(tmp_path, {"model": model, "lipschitz": {"beta": 0, "reserve": 0.02}})
     )
-    with pytest.raises(EquipoiseError, match=r"stayed below T = 0\.5"):
-        training.train(config, tmp_path / "run")
+    path = training.train(config, tmp_path / "run")
+    found = provenance(path)["validation"]
+    assert found["scaled_by"] < 0.8
+    assert found["constraint"] < 0.5
+    network = load_model(path).network
+    image = torch.randn((1, 16, 16), dtype=torch.complex64)
+    assert 0.3 < lipschitz_lower(network, image) < 0.52
+
+
+def test_weights_that_reach_no_equilibrium_are_not_kept(config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "MAX_ITERATIONS", 1)
+    with pytest.raises(EquipoiseError, match=r"stayed below T = 0\.99 and converged"):
+        training.train(load_config(config_file), tmp_path / "run")
 
 
 def test_training_continues_from_given_weights(config_file, tmp_path):

@@ -112,6 +112,14 @@ class CNN(nn.Module):
             first.sub_(first.mean((2, 3), keepdim=True))
 
     @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Replace H by ``factor H``, and so its Jacobian and every constant of it."""
+        last: Any = self.convolutions[-1]
+        last.weight.mul_(factor)
+        last.bias.mul_(factor)
+        self.skip *= factor
+
+    @torch.no_grad()
     def _start(self, gain: float, generator: torch.Generator) -> None:
         gain = 0.0 if self.skip else gain
         for convolution in self.convolutions:

@@ -7,6 +7,7 @@ is a function of the seed and the step alone, so a run that was killed and resum
 weights.
 """
 
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -241,21 +242,35 @@ class _Run:
 
     def validate(self) -> dict[str, float]:
         self.model.refresh(exact=True)
-        return evaluate(
-            self.model.for_inference(), self.validation, self.config.lipschitz.validation_steps
-        )
+        return self._evaluated(self.model)
+
+    def _evaluated(self, model: Method) -> dict[str, float]:
+        steps = self.config.lipschitz.validation_steps
+        return evaluate(model.for_inference(), self.validation, steps)
 
     def psnr_collapsed(self, value: float) -> bool:
         return bool(self.best) and not value > self.best["psnr"] - DIVERGENCE_DB
 
     def keep(self, validation: dict[str, float]) -> None:
-        """Checkpoint; the best weights are those whose validated estimate stays below T."""
-        below = validation.get("constraint", 0.0) < 1 - self.config.model.m
+        """Checkpoint; the best weights are those whose validated estimate stays below T.
+
+        Where it does not, H is scaled down to the place of the barrier and validated again: what
+        is kept is the scaled network, training goes on with its own.
+        """
+        kept, factor = self.model, 1.0
+        limit = 1 - self.config.model.m
+        if validation.get("constraint", 0.0) >= limit:
+            factor = (limit - self.config.lipschitz.reserve) / validation["constraint"]
+            kept = copy.deepcopy(self.model)
+            scaled: Any = kept.network
+            scaled.scale(factor)
+            validation = self._evaluated(kept)
+        below = validation.get("constraint", 0.0) < limit
         warmed = self.step >= self.config.warmup_steps
         better = not self.best or validation["psnr"] > self.best["psnr"]
         if warmed and below and better and validation.get("converged", 1.0) == 1.0:
-            self.best = {**validation, "step": float(self.step)}
-            save_model(self.weights_path, self.model, self._provenance())
+            self.best = {**validation, "step": float(self.step), "scaled_by": factor}
+            save_model(self.weights_path, kept, self._provenance())
         self._log({"step": self.step, "validation": validation, "best": self.best})
         self.save(self.folder / "validated.ckpt")
         self.save(self.folder / "last.ckpt")
