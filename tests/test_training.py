@@ -21,8 +21,8 @@ from equipoise.learning.config import load_config
 from equipoise.learning.images import load_images
 from equipoise.learning.metrics import nmse, psnr, ssim
 from equipoise.learning.simulate import Simulation
-from equipoise.methods.registry import METHODS
-from equipoise.methods.weights import load_model, provenance
+from equipoise.methods.registry import METHODS, new_method
+from equipoise.methods.weights import load_model, provenance, save_model
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.robustness.lipschitz import lipschitz_lower
 
@@ -208,6 +208,16 @@ def test_training_continues_from_given_weights(config_file, tmp_path):
     wide = write(tmp_path, {**changes, "model": {"features": 12, "layers": 2}})
     with pytest.raises(BadInputError, match="features"):
         training.train(load_config(wide), tmp_path / "third")
+
+
+def test_training_continues_with_the_skip_of_the_weights(config_file, tmp_path):
+    options = {"network": {"features": 8, "layers": 2, "kernel_size": 3}, "iterations": 1}
+    model = new_method("mol-lr", **options, lam=20.0, m=0.01, seed=0, skip=0.9)
+    model.network.scale(0.95)
+    save_model(tmp_path / "start.safetensors", model, {})
+    changes = {"start": "start.safetensors", "warmup_steps": 0, "model": {**TINY["model"]}}
+    path = training.train(load_config(write(tmp_path, changes)), tmp_path / "run")
+    assert 0 < load_model(path).network.skip <= 0.855
 
 
 def test_a_batch_needs_images_of_the_size_of_the_crop(config_file, tmp_path):

@@ -394,6 +394,8 @@ def _first_model(config: TrainConfig) -> Method:
     if config.start is not None:
         start = load_model(config.start)
         body: Any = model.network
+        if hasattr(body, "skip"):
+            body.skip = getattr(start.network, "skip", body.skip)  # the weights belong to it
         there, asked = (
             (start.name, start.network.configuration()),
             (model.name, body.configuration()),
