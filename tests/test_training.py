@@ -20,10 +20,12 @@ from equipoise.learning import validation
 from equipoise.learning.config import load_config
 from equipoise.learning.images import load_images
 from equipoise.learning.metrics import nmse, psnr, ssim
-from equipoise.learning.simulate import Simulation
+from equipoise.learning.sample import Sample, Source
+from equipoise.learning.simulate import Simulation, complex_noise
 from equipoise.methods.registry import METHODS, new_method
 from equipoise.methods.weights import load_model, provenance, save_model
 from equipoise.outcome import BadInputError, EquipoiseError
+from equipoise.physics.generic import FunctionOp
 from equipoise.robustness.lipschitz import lipschitz_lower
 
 TINY = {
@@ -218,6 +220,42 @@ def test_training_continues_with_the_skip_of_the_weights(config_file, tmp_path):
     changes = {"start": "start.safetensors", "warmup_steps": 0, "model": {**TINY["model"]}}
     path = training.train(load_config(write(tmp_path, changes)), tmp_path / "run")
     assert 0 < load_model(path).network.skip <= 0.855
+
+
+class Deconvolution(Source):
+    """A blur along the rows, by its own pair of functions."""
+
+    def sample(self, image, rng, crop=None):
+        image = image[None, :crop, :crop].to(torch.complex64)
+        taps = torch.fft.fft(torch.tensor([0.6, 0.2] + [0.0] * (image.shape[2] - 3) + [0.2]))
+
+        def filtered(x, response):
+            return torch.fft.ifft(torch.fft.fft(x, dim=-1) * response, dim=-1).to(x.dtype)
+
+        operator = FunctionOp(
+            lambda x: filtered(x, taps), lambda b: filtered(b, taps.conj()), tuple(image.shape)
+        )
+        noise = 0.02 * complex_noise(tuple(image.shape), rng)
+        level = torch.tensor([0.02], dtype=torch.float64)
+        return Sample(operator, operator.forward(image) + noise, image, level)
+
+    def batch(self, samples):
+        (only,) = samples
+        return only
+
+
+def test_training_takes_your_own_operator(config_file, tmp_path):
+    path = training.train(load_config(config_file), tmp_path / "run", source=Deconvolution())
+    model, sample = (
+        load_model(path),
+        Deconvolution().sample(
+            load_images([tmp_path / "val.npy"])[0], np.random.default_rng(0), 32
+        ),
+    )
+    with torch.no_grad():
+        solution = model.solve(sample.operator, sample.data, noise_level=sample.noise_level)
+    assert solution.converged
+    assert provenance(path)["source"] == "Deconvolution"
 
 
 def test_a_batch_needs_images_of_the_size_of_the_crop(config_file, tmp_path):

@@ -19,19 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.equilibrium.data_weight import DataWeight
 from equipoise.equilibrium.method import Method
 from equipoise.formats.write import make_folder
+from equipoise.learning.beginning import first_model, source_of
 from equipoise.learning.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.learning.config import TrainConfig
 from equipoise.learning.images import load_images
 from equipoise.learning.metrics import psnr
-from equipoise.learning.photographs import SuperResolution
 from equipoise.learning.sample import Sample, Source
-from equipoise.learning.simulate import Simulation, complex_noise, load_coils
+from equipoise.learning.simulate import complex_noise
 from equipoise.learning.validation import evaluate, sense_psnr, validation_set
-from equipoise.methods.registry import new_method
-from equipoise.methods.weights import load_model, provenance, save_model
+from equipoise.methods.weights import provenance, save_model
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.physics.linop import per_sample
 from equipoise.robustness.lipschitz import log_barrier
@@ -69,6 +67,7 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    source: Source | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -83,6 +82,8 @@ def train(
         ``NAME.safetensors``.
     resume
         Continue from ``last.ckpt``.
+    source
+        What samples are drawn from, with your own A; that of the configuration if not given.
     report, say
         Called after every step, and with messages.
 
@@ -93,7 +94,7 @@ def train(
     EquipoiseError
         If training diverges again and again, or no validated estimate stayed below T.
     """
-    run = _Run(config, folder, say)
+    run = _Run(config, folder, say, source)
     run.restore(folder / "last.ckpt") if resume else run.begin()
     while run.step < run.total:
         progress = run.train_step()
@@ -116,9 +117,15 @@ def train(
 class _Run:
     """State of a training run."""
 
-    def __init__(self, config: TrainConfig, folder: Path, say: Callable[[str], None]):
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        say: Callable[[str], None],
+        source: Source | None = None,
+    ):
         self.config, self.folder, self.say = config, folder, say
-        self.source = _source(config)
+        self.source = source or source_of(config)
         self.images = load_images(config.data.train)
         smallest = min(min(image.shape) for image in self.images)
         if config.batch > 1 and (config.crop is None or smallest < config.crop):
@@ -128,7 +135,7 @@ class _Run:
             )
         self.validation = validation_set(config, self.source)
         self.sense_psnr = sense_psnr(self.validation)
-        self.model = _first_model(config)
+        self.model = first_model(config)
         self.optimizer = torch.optim.Adam(
             [
                 {"params": self.model.network.parameters(), "lr": config.learning_rate},
@@ -358,6 +365,7 @@ class _Run:
             "version": __version__,
             "torch": torch.__version__,
             "config": config,
+            "source": type(self.source).__name__,
             "equilibrium_samples": trained,
             "hours": round(self.seconds / 3600, 2),
             "threads": torch.get_num_threads(),
@@ -367,43 +375,3 @@ class _Run:
     def _log(self, entry: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
-
-
-def _source(config: TrainConfig) -> Source:
-    """What samples are drawn from."""
-    if config.super_resolution is not None:
-        return SuperResolution(**config.super_resolution.model_dump())
-    coils = load_coils(config.data.coils) if config.data.coils else None
-    return Simulation(**config.simulation.model_dump(), measured_coils=coils)
-
-
-def _first_model(config: TrainConfig) -> Method:
-    """A new model, or the one that the run continues from."""
-    wanted = config.model
-    network = {key: getattr(wanted, key) for key in ("features", "layers", "kernel_size")}
-    network["channels"] = 2 if config.super_resolution is None else 1
-    model = new_method(
-        wanted.method,
-        network=network,
-        lam=wanted.lam,
-        m=wanted.m,
-        skip=wanted.skip,
-        iterations=wanted.iterations,
-        seed=config.seed,
-    )
-    if config.start is not None:
-        start = load_model(config.start)
-        body: Any = model.network
-        if hasattr(body, "skip"):
-            body.skip = getattr(start.network, "skip", body.skip)  # the weights belong to it
-        there, asked = (
-            (start.name, start.network.configuration()),
-            (model.name, body.configuration()),
-        )
-        if there != asked:
-            raise BadInputError(f"{config.start} holds {there}; the configuration asks for {asked}")
-        body.load_state_dict(start.network.state_dict(), strict=False)
-        model.refresh(exact=True)
-        if isinstance(start.data_weight, DataWeight):
-            model.data_weight.load_state_dict(start.data_weight.state_dict())
-    return model.train()
