@@ -129,11 +129,13 @@ def deepinv_run(problem: Problem, settings: dict[str, Any]) -> Tensor:
 
 
 def _declare_torchvision_operators() -> None:
-    """deepinv imports torchvision, whose compiled part needs the CUDA build of torch.
+    """deepinv imports torchvision, whose compiled part needs the build of torch it was made for.
 
-    On a CPU build the import fails for two operators that nothing here calls: declare them.
+    With another build the import fails for two operators that nothing here calls: declare them.
     """
-    if not hasattr(torch.ops.torchvision, "nms"):
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
         for name in ("nms", "qnms"):
             with contextlib.suppress(RuntimeError):
                 torch.library.define(

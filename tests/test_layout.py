@@ -18,6 +18,8 @@ FLOORS = [  # modules on the same floor may import each other
     {"methods"},
     {"learning"},
     {
+        "problem",
+        "slice_noise",
         "reconstruction",
         "retrospective",
         "calibration_maps",
@@ -43,6 +45,7 @@ FLOORS = [  # modules on the same floor may import each other
         "cli_experiments",
         "cli_files",
         "cli_models",
+        "cli_scan",
         "cli_superres",
         "cli_verbosity",
         "__main__",
