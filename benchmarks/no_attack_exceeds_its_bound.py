@@ -102,8 +102,9 @@ def attacks_on_slices(model_name: str, data: list[Path], attacks: range) -> list
         distance = norm(early.value - exact.value) / norm(early.value) - exact.distance_bound
         reconstruct = attackable(problem.operator, model, exact, ATTACKED)
         epsilon = float(10 ** rng.uniform(-2, -0.5))
-        measured = problem.operator.mask[:, None]
-        attack = worst_case(reconstruct, problem.data, measured, epsilon, steps=3, starts=1, seed=i)
+        attack = worst_case(
+            reconstruct, problem.data, problem.measured, epsilon, steps=3, starts=1, seed=i
+        )
         rows.append(
             {
                 "(7)": float(distance / early.distance_bound),

@@ -30,20 +30,23 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="masks for each slice")
     options = parser.parse_args()
     model = load_model(options.model)
-    if not isinstance(model, MOL):
-        sys.exit(f"{options.model} has no constant that training limits")
+    if not isinstance(model, MOL) or model.real:
+        sys.exit(f"{options.model} is no equilibrium of complex images")
     found, converged = [], 0
     for case in cases(options.data or [], acceleration=4.0, seeds=options.seeds):
         with torch.no_grad():
             solution = model.solve(case.operator, case.kspace, noise_level=case.noise_level)
         assert solution.scale is not None
         image = solution.value / per_sample(solution.scale, solution.value).float()
-        found.append(float(model.constraint(image, STEPS).detach()))
+        constant = model.constraint(image, STEPS)
+        if constant is None:
+            sys.exit(f"{options.model} has no constant that training measures and limits")
+        found.append(float(constant.detach()))
         converged += solution.outcome[0] is Outcome.CONVERGED
         print(f"{case.name}, mask {case.seed}: {found[-1]:.4f}, {solution.outcome[0].value}")
-    below = sum(value < 1 - model.m for value in found)
+    below = sum(value < 1 - model.m_network for value in found)
     print(
-        f"{options.model}: {below} of {len(found)} below T = {1 - model.m:g}, largest "
+        f"{options.model}: {below} of {len(found)} below T = {1 - model.m_network:g}, largest "
         f"{max(found):.4f}; {converged} converged"
     )
     return int(below < SHARE * len(found) or converged < len(found))

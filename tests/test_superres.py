@@ -28,7 +28,7 @@ from equipoise.physics.linop import adjoint_error, operator_norm
 from equipoise.physics.superres import BlurDownsampleOp, resize_bicubic
 from equipoise.problem import Problem
 from equipoise.robustness.noise import agreement
-from equipoise.slice_noise import replica_noise_map
+from equipoise.slice_noise import replica_noise_map, slice_noise_map
 from equipoise.superresolution import enlarge
 
 KERNELS, BORDERS, FACTORS = ("gaussian", "bicubic"), ("zero", "circular", "reflect"), (2, 3, 4)
@@ -171,6 +171,29 @@ class TestOwnOperators:
         with pytest.raises(BadInputError, match="exists"):
             write_certificate_report(page, [found], name=name, model="mine")
 
+    def test_little_noise_is_seen_by_replicas_too(self):
+        operator = self.inpainting()
+        model = MOL(CNN(features=6, layers=3, channels=1, gain=0.6), FixedWeight(8.0), 0.3).eval()
+        data = operator.forward(torch.from_numpy(picture((20, 24)))[None].to(torch.complex64))
+        problem = Problem(operator, data, torch.full((1,), 1e-4, dtype=torch.float64))
+        with torch.no_grad():
+            solution = model.solve(operator, data, options=SolverOptions(rtol=1e-6))
+        linear = slice_noise_map(problem, model, solution, probes=64)
+        replicas = replica_noise_map(problem, model, solution, probes=64)
+        found = agreement(linear.std, replicas.std, replicas.std > 0)
+        assert found.ratio == pytest.approx(1, abs=0.05)
+
+    def test_black_pixels_are_measured_and_masked_ones_are_not(self):
+        image = torch.from_numpy(picture((36, 48)))[None]
+        image[:, :18] = 0
+        operator = BlurDownsampleOp((36, 48), 3)
+        data = operator.forward(image.to(torch.complex64))
+        noise = torch.full((1,), 0.01, dtype=torch.float64)
+        assert Problem(operator, data, noise).sample_count == data.numel()
+        known = torch.zeros(data.shape, dtype=torch.bool)
+        known[..., :4] = True
+        assert Problem(operator, data, noise, mask=known).sample_count == known.sum()
+
     def test_an_adjoint_that_is_none_is_refused(self):
         with pytest.raises(BadInputError, match="adjoint does not belong"):
             FunctionOp(lambda x: 2 * x, lambda b: b / 2, (1, 8, 8))
@@ -185,6 +208,12 @@ class TestRealNetworks:
         with torch.no_grad():
             value = model.solve(sample.operator, sample.data).value
         assert float(value.imag.abs().max()) < 1e-6 * float(value.real.abs().max())
+
+    def test_the_imaginary_part_never_passes(self):
+        network = CNN(features=6, layers=3, channels=1, skip=0.9)
+        image = torch.complex(torch.rand(1, 9, 12), torch.rand(1, 9, 12))
+        assert not network(image).imag.any()
+        assert torch.equal(network(image).real, network(image.real + 0j).real)
 
     def test_samples_are_functions_of_their_seed(self):
         image = torch.from_numpy(picture((60, 72))).to(torch.complex64)

@@ -215,7 +215,25 @@ def test_training_continues_with_the_skip_of_the_weights(config_file, tmp_path):
     save_model(tmp_path / "start.safetensors", model, {})
     changes = {"start": "start.safetensors", "warmup_steps": 0, "model": {**TINY["model"]}}
     path = training.train(load_config(write(tmp_path, changes)), tmp_path / "run")
-    assert 0 < load_model(path).network.skip <= 0.855
+    skip = load_model(path).network.skip
+    assert 0 < skip <= 0.855
+    assert provenance(path)["config"]["model"]["skip"] == pytest.approx(skip, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {**TINY["model"], "skip": 0.5}}, "model.skip is 0.5: leave it out"),
+        ({"model": {**TINY["model"], "m": 0.1}}, "the barrier stands at .* = 0.85: lower model.m"),
+    ],
+)
+def test_a_skip_that_does_not_suit_is_refused(changes, words, tmp_path, config_file):
+    options = {"network": {"features": 8, "layers": 2, "kernel_size": 3}, "iterations": 1}
+    model = new_method("mol-lr", **options, lam=20.0, m=0.01, seed=0, skip=0.9)
+    save_model(tmp_path / "start.safetensors", model, {})
+    start = {"start": "start.safetensors", "warmup_steps": 0}
+    with pytest.raises(BadInputError, match=words):
+        training.train(load_config(write(tmp_path, {**start, **changes})), tmp_path / "run")
 
 
 class Deconvolution(Source):
@@ -252,6 +270,14 @@ def test_training_takes_your_own_operator(config_file, tmp_path):
         solution = model.solve(sample.operator, sample.data, noise_level=sample.noise_level)
     assert solution.converged
     assert provenance(path)["source"] == "Deconvolution"
+    with pytest.raises(BadInputError, match="samples of Deconvolution, not of Simulation"):
+        training.train(load_config(config_file), tmp_path / "run", resume=True)
+
+
+def test_a_network_for_real_images_takes_your_own_operator(config_file, tmp_path):
+    config = load_config(write(tmp_path, {"model": {**TINY["model"], "channels": 1}}))
+    path = training.train(config, tmp_path / "run", source=Deconvolution())
+    assert load_model(path).real
 
 
 def test_a_batch_needs_images_of_the_size_of_the_crop(config_file, tmp_path):
@@ -281,7 +307,14 @@ def test_resuming_needs_a_run_and_the_same_configuration(config_file, tmp_path):
 
 class TestConfig:
     @pytest.mark.parametrize(
-        "changes", [{"stepz": 3}, {"steps": "many"}, {"model": {"m": 1.5}}, {"crop": 2}]
+        "changes",
+        [
+            {"stepz": 3},
+            {"steps": "many"},
+            {"model": {"m": 1.5}},
+            {"crop": 2},
+            {"model": {"method": "modl", "skip": 0.5}},
+        ],
     )
     def test_unknown_or_wrong_keys_are_errors(self, changes, config_file, tmp_path):
         with pytest.raises(BadInputError, match=next(iter(changes))):

@@ -220,7 +220,7 @@ def certify_slice(
             steps=attack_steps,
             starts=attack_starts,
             seed=seed,
-            real=model.real,
+            real=model.real and problem.real,
         )
     noise = summary = None
     if noise_probes is not None and not diverged:

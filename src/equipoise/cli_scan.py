@@ -8,9 +8,7 @@ import typer
 Model = Annotated[str, typer.Option(help="name or file")]
 Maps = Annotated[Path | None, typer.Option(help="coil maps; estimated if not given")]
 MaskFile = Annotated[Path | None, typer.Option(help="sampling mask to apply")]
-Acceleration = Annotated[
-    float | None, typer.Option(min=1, help="undersample a full scan and compare")
-]
+Acceleration = Annotated[float | None, typer.Option(min=1, help="undersample a full scan")]
 Seed = Annotated[int | None, typer.Option(min=0, help="of the drawn mask [0]")]
 Lam = Annotated[str, typer.Option(help="data weight, or auto: follows the noise")]
 Rtol = Annotated[

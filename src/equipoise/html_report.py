@@ -82,7 +82,12 @@ def of_certificates(
 
 
 def write_certificate_report(
-    path: Path, found: Sequence[CertifiedSlice], *, name: str, model: str, overwrite: bool = False
+    path: Path | str,
+    found: Sequence[CertifiedSlice],
+    *,
+    name: str,
+    model: str,
+    overwrite: bool = False,
 ) -> None:
     """The page of certified reconstructions through your own A.
 
@@ -104,21 +109,29 @@ def write_certificate_report(
     """
     if not found:
         raise BadInputError("no certified image was given: a report shows at least one")
+    path = Path(path)
     check_target(path, overwrite=overwrite, suffixes=(".html",))
     first = found[0]
-    y, x = first.image.shape[1:]
-    slices = [_certified(one, "least squares (Tikhonov)") for one in found]
+    slices = [
+        replace(_certified(one, "least squares (Tikhonov)"), index=i) for i, one in enumerate(found)
+    ]
     report = Report(
         scan=name,
         model=model,
         method=first.certificate.model,
-        command="",
-        measured=f"images of {y} x {x} from {first.problem.sample_count} measured numbers",
+        command="equipoise.certify_slice",
+        measured=_measured(found),
         slices=slices,
         lam_given=first.certificate.lam_source == "given",
         not_converged=_not_converged(slices),
     )
     write_report(path, report)
+
+
+def _measured(found: Sequence[CertifiedSlice]) -> str:
+    """The sizes of images and data, each once."""
+    sizes = {(*one.image.shape[1:], one.problem.sample_count): None for one in found}
+    return ", ".join(f"{y} x {x} pixels from {count} measured numbers" for y, x, count in sizes)
 
 
 def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice:

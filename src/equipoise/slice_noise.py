@@ -17,6 +17,9 @@ from equipoise.robustness.noise import NoiseMap, Respond, noise_map
 BATCH = 4
 """Probes that are solved at once."""
 
+REPLICA_ACCURACY = 0.1
+"""Bound on the distance of a replica to its equilibrium, relative to the noise in its data."""
+
 
 def slice_noise_map(
     problem: Problem[Any], model: Method, solution: Solution, *, probes: int, seed: int = 0
@@ -44,9 +47,14 @@ def replica_noise_map(
     """The noise map by pseudo-replicas, of any method, in the units of the scan.
 
     The data with fresh noise of their own level are reconstructed again, at the lam, intensity
-    scale and maps of the solution. No linearisation, and many times the cost.
+    scale and maps of the solution, an equilibrium to a bound of a tenth of what the noise is to
+    the image. No linearisation, and many times the cost.
     """
-    solve = partial(model.solve, start=solution.value) if isinstance(model, MOL) else model.solve
+    solve = model.solve
+    if isinstance(model, MOL):
+        rtol = min(model.options.rtol, REPLICA_ACCURACY * problem.noise_to(solution.value))
+        options = replace(model.options, rtol=rtol)
+        solve = partial(model.solve, start=solution.value, options=options)
 
     def moved(noise: Tensor) -> Tensor:
         again = [
@@ -70,6 +78,6 @@ def _map(
         probes=probes,
         batch=BATCH,
         seed=seed,
-        real=model.real,
+        real=model.real and problem.real,
     )
     return replace(found, std=found.std * problem.unit, error=found.error * problem.unit)

@@ -39,7 +39,7 @@ class MOL(Method):
     Parameters
     ----------
     network
-        H, an image-to-image module with a ``dtype``.
+        H.
     data_weight
         Module that gives lam, (batch,), from the relative noise level, (batch,).
     m

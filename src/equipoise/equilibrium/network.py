@@ -16,9 +16,9 @@ class CNN(nn.Module):
 
     Without ``skip`` the network of the paper, which has no residual connection. With it
     ``H(x) = skip x - N(x)``, N the convolutions, whose first kernels are kept at zero mean: then
-    ``F = I - H`` leaves smooth intensity alone, up to ``(1 - skip) x``, instead of having to learn
-    to. Trained without it, H attenuated real images by 5 to 20 % and darkened what lam did not
-    hold.
+    ``F = I - H`` changes by only ``(1 - skip) c`` where a constant c is added to the image, instead
+    of having to learn to. Trained without it, H attenuated real images by 5 to 20 % and darkened
+    what lam did not hold.
 
     Acts on the real and imaginary part as two channels, each sample alone, any image size. The
     memory layout is channels-last, which is that of a complex tensor, so nothing is copied. With
@@ -95,7 +95,10 @@ class CNN(nn.Module):
         if self.channels == 1:
             h = torch.cat([h, torch.zeros_like(h)], -1)
         convolved = torch.view_as_complex(h).to(image.dtype)
-        return self.skip * image - convolved if self.skip else convolved
+        if not self.skip:
+            return convolved
+        kept = image.real + 0j if self.channels == 1 else image
+        return self.skip * kept - convolved
 
     def _convolve(self, layer: int, h: Tensor) -> Tensor:
         return self.convolutions[layer](h)

@@ -91,9 +91,8 @@ def _attacked(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """The worst case of (17) that a few steps find."""
     with torch.no_grad():
         clean = solve_slice(problem, model, None, None)
-    measured = problem.operator.mask[:, None]
     reconstruct = attackable(problem.operator, model, clean)
-    attack = worst_case(reconstruct, problem.data, measured, ATTACK, steps=4, starts=1)
+    attack = worst_case(reconstruct, problem.data, problem.measured, ATTACK, steps=4, starts=1)
     return _with_data(problem, problem.data + attack.perturbation)
 
 

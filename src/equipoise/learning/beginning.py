@@ -12,6 +12,9 @@ from equipoise.methods.registry import new_method
 from equipoise.methods.weights import load_model
 from equipoise.outcome import BadInputError
 
+SKIP_DIFFERENCE = 0.02
+"""What the skip of start weights may differ from the one asked for: training scales it down."""
+
 
 def source_of(config: TrainConfig) -> Source:
     """What samples are drawn from."""
@@ -21,11 +24,27 @@ def source_of(config: TrainConfig) -> Source:
     return Simulation(**config.simulation.model_dump(), measured_coils=coils)
 
 
+def check_skip(skip: float, config: TrainConfig, start: str) -> None:
+    """Refuse start weights whose skip is not the one asked for, or leaves H no room below T."""
+    wanted = config.model
+    if "skip" in wanted.model_fields_set and abs(wanted.skip - skip) > SKIP_DIFFERENCE:
+        raise BadInputError(
+            f"{start} has a skip of {skip:.4g}, model.skip is {wanted.skip:.4g}: leave it out, the "
+            "weights bring their own"
+        )
+    limit = 1 - wanted.m - config.lipschitz.reserve
+    if skip >= limit:
+        raise BadInputError(
+            f"{start} has a skip of {skip:.4g}, the barrier stands at 1 - m - reserve = "
+            f"{limit:.4g}: lower model.m or lipschitz.reserve"
+        )
+
+
 def first_model(config: TrainConfig) -> Method:
     """A new model, or the one that the run continues from."""
     wanted = config.model
     network = {key: getattr(wanted, key) for key in ("features", "layers", "kernel_size")}
-    network["channels"] = 2 if config.super_resolution is None else 1
+    network["channels"] = wanted.channels or (2 if config.super_resolution is None else 1)
     model = new_method(
         wanted.method,
         network=network,
@@ -40,6 +59,7 @@ def first_model(config: TrainConfig) -> Method:
         body: Any = model.network
         if hasattr(body, "skip"):
             body.skip = getattr(start.network, "skip", body.skip)  # the weights belong to it
+            check_skip(body.skip, config, str(config.start))
         there, asked = (
             (start.name, start.network.configuration()),
             (model.name, body.configuration()),

@@ -63,6 +63,9 @@ class ModelConfig(_Strict):
     features: int = Field(64, ge=4)
     layers: int = Field(5, ge=2)
     kernel_size: int = Field(3, ge=1)
+    channels: Literal[1, 2] | None = Field(
+        None, description="1 for real images; as the data need it if not given"
+    )
     m: float = Field(0.02, gt=0, lt=1, description="monotonicity constant, T = 1 - m")
     skip: float = Field(
         0.0, ge=0, lt=1, description="s in H(x) = s x - N(x), of mol-lr and mol-m; 0: H is the CNN"
@@ -82,7 +85,7 @@ class LipschitzConfig(_Strict):
     margin: float = Field(0.01, gt=0)
     every: int = Field(2, ge=1, description="steps between two barriers, each weighed by it")
     steps: int = Field(8, ge=1, description="Lanczos iterations on a training sample")
-    reserve: float = Field(0.05, ge=0, description="the barrier stands at T - reserve")
+    reserve: float = Field(0.05, gt=0, description="the barrier stands at T - reserve")
     validation_steps: int = Field(25, ge=1)
 
 
@@ -121,6 +124,8 @@ class TrainConfig(_Strict):
             raise ValueError("start replaces the warm-up: set warmup_steps to 0")
         if self.super_resolution is not None and self.model.method == "unet":
             raise ValueError("unet is a method for complex images: choose another model.method")
+        if self.model.skip and self.model.method not in ("mol-lr", "mol-m"):
+            raise ValueError(f"{self.model.method} has no skip: leave model.skip out")
         if self.lipschitz.reserve >= 1 - self.model.m:
             raise ValueError("lipschitz.reserve must be smaller than T = 1 - m")
         if self.model.skip >= 1 - self.model.m - self.lipschitz.reserve:

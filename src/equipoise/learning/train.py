@@ -92,7 +92,8 @@ def train(
     BadInputError
         If data are missing, or the folder holds a run and ``resume`` was not asked for.
     EquipoiseError
-        If training diverges again and again, or no validated estimate stayed below T.
+        If training diverges again and again, or no validated model converged with its estimate
+        below T.
     """
     run = _Run(config, folder, say, source)
     run.restore(folder / "last.ckpt") if resume else run.begin()
@@ -125,7 +126,7 @@ class _Run:
         source: Source | None = None,
     ):
         self.config, self.folder, self.say = config, folder, say
-        self.source = source or source_of(config)
+        self.source = source_of(config) if source is None else source
         self.images = load_images(config.data.train)
         smallest = min(min(image.shape) for image in self.images)
         if config.batch > 1 and (config.crop is None or smallest < config.crop):
@@ -264,13 +265,13 @@ class _Run:
         Where it does not, H is scaled down to the place of the barrier and validated again: what
         is kept is the scaled network, training goes on with its own.
         """
-        kept, factor = self.model, 1.0
+        kept, factor, trained = self.model, 1.0, validation
         limit = 1 - self.config.model.m
         if validation.get("constraint", 0.0) >= limit:
             factor = (limit - self.config.lipschitz.reserve) / validation["constraint"]
             kept = copy.deepcopy(self.model)
-            scaled: Any = kept.network
-            scaled.scale(factor)
+            body: Any = kept.network
+            body.scale(factor)
             validation = self._evaluated(kept)
         below = validation.get("constraint", 0.0) < limit
         warmed = self.step >= self.config.warmup_steps
@@ -278,7 +279,8 @@ class _Run:
         if warmed and below and better and validation.get("converged", 1.0) == 1.0:
             self.best = {**validation, "step": float(self.step), "scaled_by": factor}
             save_model(self.weights_path, kept, self._provenance())
-        self._log({"step": self.step, "validation": validation, "best": self.best})
+        scaled = {} if kept is self.model else {"scaled_by": factor, "scaled": validation}
+        self._log({"step": self.step, "validation": trained, **scaled, "best": self.best})
         self.save(self.folder / "validated.ckpt")
         self.save(self.folder / "last.ckpt")
 
@@ -305,6 +307,7 @@ class _Run:
             path,
             {
                 "config": self.config.model_dump_json(),
+                "source": type(self.source).__name__,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
@@ -323,6 +326,12 @@ class _Run:
             raise BadInputError(
                 f"{path} was written with another configuration: resume with the same one, or "
                 "start a new run with -o"
+            )
+        source = type(self.source).__name__
+        if state["source"] != source:
+            raise BadInputError(
+                f"{path} was written by a run on samples of {state['source']}, not of {source}: "
+                "resume with the same source, or start a new run with -o"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -360,6 +369,7 @@ class _Run:
         config["data"]["coils"] = config["data"]["coils"] and Path(config["data"]["coils"]).name
         if self.config.start:
             config["start"] = provenance(self.config.start)
+            config["model"]["skip"] = getattr(self.model.network, "skip", 0.0)
         trained = max(self.step - self.config.warmup_steps, 0) * self.config.batch
         return {
             "version": __version__,
