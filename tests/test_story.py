@@ -395,7 +395,7 @@ def test_the_training_command(tmp_path, scan_arrays):
         "data": {"train": ["images.npy"], "validation": ["images.npy"]},
         "simulation": {"acceleration": 3, "calibration": 40},
         "model": {"features": 8, "layers": 2, "m": 0.005},
-        "lipschitz": {"steps": 3, "validation_steps": 3, "reserve": 0.001},
+        "lipschitz": {"steps": 3, "validation_steps": 3, "reserve": 0},
         "crop": 32,
         "validation_crop": 32,
         "warmup_steps": 2,

@@ -181,7 +181,7 @@ def test_a_run_that_always_diverges_ends_with_advice(config_file, tmp_path, monk
 def test_weights_whose_estimate_is_above_the_threshold_are_scaled_below_it(config_file, tmp_path):
     model = {"features": 8, "layers": 2, "m": 0.5}
     config = load_config(
-        write(tmp_path, {"model": model, "lipschitz": {"beta": 0, "reserve": 0.02}})
+        write(tmp_path, {"model": model, "lipschitz": {"beta": 0, "validation_reserve": 0.02}})
     )
     path = training.train(config, tmp_path / "run")
     found = provenance(path)["validation"]

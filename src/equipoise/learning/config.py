@@ -85,8 +85,11 @@ class LipschitzConfig(_Strict):
     margin: float = Field(0.01, gt=0)
     every: int = Field(2, ge=1, description="steps between two barriers, each weighed by it")
     steps: int = Field(8, ge=1, description="Lanczos iterations on a training sample")
-    reserve: float = Field(0.05, gt=0, description="the barrier stands at T - reserve")
+    reserve: float = Field(0.05, ge=0, description="the barrier stands at T - reserve")
     validation_steps: int = Field(25, ge=1)
+    validation_reserve: float = Field(
+        0.005, gt=0, description="weights that validate above T minus it are scaled down to that"
+    )
 
 
 class TrainConfig(_Strict):
@@ -126,8 +129,8 @@ class TrainConfig(_Strict):
             raise ValueError("unet is a method for complex images: choose another model.method")
         if self.model.skip and self.model.method not in ("mol-lr", "mol-m"):
             raise ValueError(f"{self.model.method} has no skip: leave model.skip out")
-        if self.lipschitz.reserve >= 1 - self.model.m:
-            raise ValueError("lipschitz.reserve must be smaller than T = 1 - m")
+        if max(self.lipschitz.reserve, self.lipschitz.validation_reserve) >= 1 - self.model.m:
+            raise ValueError("the reserves of lipschitz must be smaller than T = 1 - m")
         if self.model.skip >= 1 - self.model.m - self.lipschitz.reserve:
             raise ValueError("model.skip must be smaller than T - lipschitz.reserve, T = 1 - m")
         return self

@@ -262,13 +262,14 @@ class _Run:
     def keep(self, validation: dict[str, float]) -> None:
         """Checkpoint; the best weights are those whose validated estimate stays below T.
 
-        Where it does not, H is scaled down to the place of the barrier and validated again: what
-        is kept is the scaled network, training goes on with its own.
+        Where it is above ``T - validation_reserve``, H is scaled down to that and validated again:
+        what is kept is the scaled network, training goes on with its own.
         """
         kept, factor, trained = self.model, 1.0, validation
         limit = 1 - self.config.model.m
-        if validation.get("constraint", 0.0) >= limit:
-            factor = (limit - self.config.lipschitz.reserve) / validation["constraint"]
+        goal = limit - self.config.lipschitz.validation_reserve
+        if validation.get("constraint", 0.0) > goal:
+            factor = goal / validation["constraint"]
             kept = copy.deepcopy(self.model)
             body: Any = kept.network
             body.scale(factor)
