@@ -13,9 +13,11 @@ from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.linear_response import LinearResponse
 from equipoise.equilibrium.mol import MOL
-from equipoise.equilibrium.network import CNN
+from equipoise.equilibrium.network import CNN, OnSupport
+from equipoise.equilibrium.tiles import Tiled
 from equipoise.methods.monotone import MOLM
 from equipoise.methods.registry import new_method
+from equipoise.methods.spectral import SpectralCNN
 from equipoise.methods.weights import load_model
 from equipoise.outcome import BadInputError
 from equipoise.physics.coils import biot_savart_maps
@@ -469,6 +471,31 @@ def test_12_the_products_are_those_of_the_jacobian(jacobian_problem):
     with torch.no_grad():
         difference = (network(x + h * direction) - network(x - h * direction)) / (2 * h)
     assert float((jacobian.forward(direction) - difference).abs().max()) < 1e-8
+
+
+@pytest.mark.parametrize("kind", ["plain", "skip", "one channel", "spectral", "support", "tiles"])
+def test_12_a_network_knows_its_own_jacobian(kind):
+    options = {"features": 6, "layers": 3, "seed": 2}
+    body = {
+        "skip": lambda: CNN(**options, skip=0.8),
+        "one channel": lambda: CNN(**options, channels=1, skip=0.8),
+        "spectral": lambda: SpectralCNN(0.9, **options),
+    }.get(kind, lambda: CNN(**options))().double()
+    support = torch.rand((1, 9, 8), generator=torch.Generator().manual_seed(0)) > 0.3
+    network = {
+        "support": OnSupport(body, support),
+        "tiles": OnSupport(Tiled(body, 4), support),
+    }.get(kind, body)
+    x, direction = random_complex((2, 9, 8), 1), random_complex((2, 9, 8), 2)
+    found = {}
+    for name, function in (("own", network), ("autograd", lambda image: network(image))):
+        jacobian = Jacobian(function, x)
+        product = jacobian.forward(direction, create_graph=True)
+        weights = [c.weight for c in body.convolutions]
+        gradients = torch.autograd.grad(norm(product).sum(), weights)
+        found[name] = [product.detach(), jacobian.transposed(direction), *gradients]
+    for own, expected in zip(found["own"], found["autograd"]):
+        assert float((own - expected).abs().max()) < 1e-12 * float(expected.abs().max())
 
 
 def test_12_lanczos_reaches_the_norm_of_the_jacobian(jacobian_problem):

@@ -19,7 +19,7 @@ def relative(a, b):
 def widest_input(network, run):
     """The most pixels that one evaluation of the network saw while ``run`` ran."""
     seen = []
-    hook = network.convolutions[0].register_forward_pre_hook(
+    hook = network.register_forward_pre_hook(
         lambda _, arguments: seen.append(arguments[0].shape[-2:].numel())
     )
     result = run()

@@ -3,11 +3,14 @@
 import copy
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from equipoise.robustness.jacobian import linearised
 from equipoise.shapes import Image
 
 
@@ -83,12 +86,41 @@ class CNN(nn.Module):
 
     def forward(self, image: Image) -> Image:
         """``H(x)`` in the precision of the weights, returned in the precision of x."""
-        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
-        parts = torch.view_as_real(image.to(complex_dtype))[..., : self.channels]
-        h = parts.permute(0, 3, 1, 2).to(self.dtype)
+        h = self._channels_of(image)
         for layer in range(self.layers - 1):
             h = torch.relu_(self._convolve(layer, h))
-        h = self._convolve(self.layers - 1, h).permute(0, 2, 3, 1).contiguous()
+        return self._image_of(self._convolve(self.layers - 1, h), image)
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The Jacobian at an image as ``d -> J d``, each at the price of one evaluation.
+
+        Between its layers H multiplies by 0 or 1, and these are kept. The product can be
+        differentiated in the weights and in d.
+        """
+        active = []
+        with torch.no_grad():
+            h = self._channels_of(image)
+            for layer in range(self.layers - 1):
+                h = torch.relu_(self._convolve(layer, h))
+                active.append(h > 0)
+
+        def product(direction: Image) -> Image:
+            h = self._channels_of(direction)
+            for layer, mask in enumerate(active):
+                h = self._convolve(layer, h, offset=False) * mask
+            return self._image_of(self._convolve(self.layers - 1, h, offset=False), direction)
+
+        return product
+
+    def _channels_of(self, image: Image) -> Tensor:
+        """(batch, channels, y, x), in the precision of the weights."""
+        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        parts = torch.view_as_real(image.to(complex_dtype))[..., : self.channels]
+        return parts.permute(0, 3, 1, 2).to(self.dtype)
+
+    def _image_of(self, h: Tensor, image: Image) -> Image:
+        """What the convolutions give as an image, with the skip from ``image``."""
+        h = h.permute(0, 2, 3, 1).contiguous()
         # dtype.to_real() would be shorter; torch 2.3 frees the dtype that it returns.
         real_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         h = h.to(real_dtype)
@@ -100,8 +132,13 @@ class CNN(nn.Module):
         kept = image.real + 0j if self.channels == 1 else image
         return self.skip * kept - convolved
 
-    def _convolve(self, layer: int, h: Tensor) -> Tensor:
-        return self.convolutions[layer](h)
+    def _convolve(self, layer: int, h: Tensor, *, offset: bool = True) -> Tensor:
+        bias: Any = self.convolutions[layer].bias if offset else None
+        return F.conv2d(h, self.used_kernel(layer), bias, padding=self.kernel_size // 2)
+
+    def used_kernel(self, layer: int) -> Tensor:
+        """The kernel that an evaluation convolves with."""
+        return self.kernels()[layer]
 
     def kernels(self) -> list[Tensor]:
         """The kernels of the convolutions, (out, in, k, k) each."""
@@ -168,6 +205,11 @@ class OnSupport(nn.Module):
     def forward(self, image: Image) -> Image:
         """``P H(P x)``."""
         return self.support * self.network(self.support * image)
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The Jacobian at an image as ``d -> P J P d``."""
+        inner = linearised(self.network, self.support * image)
+        return lambda direction: self.support * inner(self.support * direction)
 
 
 def in_bfloat16(network: CNN) -> CNN:

@@ -1,12 +1,14 @@
 """H in tiles, exactly: memory that depends on the tile and not on the image."""
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from equipoise.equilibrium.network import CNN
+from equipoise.robustness.jacobian import linearised
 from equipoise.shapes import Image
 
 
@@ -36,18 +38,33 @@ class Tiled(nn.Module):
 
     def forward(self, image: Image) -> Image:
         """``H(x)``."""
-        if self.tile is None:
-            return self._evaluate(image)
-        y_cuts, x_cuts = (_cuts(n, self.tile) for n in image.shape[-2:])
-        rows = [torch.cat([self._piece(image, y, x) for x in x_cuts], -1) for y in y_cuts]
-        return torch.cat(rows, -2)
+        return self._assembled(self._evaluate, image)
 
-    def _piece(self, image: Tensor, y: slice, x: slice) -> Tensor:
-        """The output inside one tile."""
-        (y_outer, y_inner), (x_outer, x_inner) = (
-            _with_halo(cut, self.network.reach, n) for cut, n in zip((y, x), image.shape[-2:])
-        )
-        return self._evaluate(image[..., y_outer, x_outer])[..., y_inner, x_inner]
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The Jacobian at an image as ``d -> J d``; each tile is evaluated again for a product."""
+
+        def of_a_piece(image: Tensor, direction: Tensor) -> Tensor:
+            return linearised(self.network, image)(direction)
+
+        return lambda direction: self._assembled(of_a_piece, image, direction)
+
+    def _assembled(self, of_a_piece: Callable[..., Tensor], *images: Tensor) -> Tensor:
+        """A function of images, tile by tile, each with its halo."""
+        if self.tile is None:
+            return of_a_piece(*images)
+        y_cuts, x_cuts = (_cuts(n, self.tile) for n in images[0].shape[-2:])
+        rows = []
+        for y in y_cuts:
+            pieces = []
+            for x in x_cuts:
+                (y_outer, y_inner), (x_outer, x_inner) = (
+                    _with_halo(cut, self.network.reach, n)
+                    for cut, n in zip((y, x), images[0].shape[-2:])
+                )
+                piece = of_a_piece(*(image[..., y_outer, x_outer] for image in images))
+                pieces.append(piece[..., y_inner, x_inner])
+            rows.append(torch.cat(pieces, -1))
+        return torch.cat(rows, -2)
 
     def _evaluate(self, image: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.mol import MOL
@@ -54,15 +53,11 @@ class SpectralCNN(CNN):
                 proved = convolution_norm_upper(kernel.detach())
                 self.excess[layer] = proved / float(estimate(kernel.detach()))
 
-    def normalised_kernel(self, layer: int) -> Tensor:
-        """The kernel that is used."""
+    def used_kernel(self, layer: int) -> Tensor:
+        """The kernel, normalised."""
         kernel = self.kernels()[layer]
         scale = self.layer_bound / (self.estimates[layer](kernel) * self.excess[layer])
         return kernel * scale
-
-    def _convolve(self, layer: int, h: Tensor) -> Tensor:
-        bias: Any = self.convolutions[layer].bias
-        return F.conv2d(h, self.normalised_kernel(layer), bias, padding=self.kernel_size // 2)
 
     @torch.no_grad()
     def baked(self) -> CNN:

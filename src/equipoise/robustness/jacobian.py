@@ -4,6 +4,7 @@ Everything is in real coordinates: an image of n complex pixels is a vector of 2
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -14,43 +15,66 @@ from equipoise.shapes import Image, PerSample
 
 
 class Jacobian:
-    """``J`` of a network at an image; a product costs a few evaluations of the network.
+    """``J`` of a network at an image; a product costs about one evaluation of the network.
 
     Parameters
     ----------
     network
-        Image to image, each sample by itself.
+        Image to image, each sample by itself. With a method ``linearised``, as that of
+        :class:`~equipoise.equilibrium.network.CNN`, a product with J costs a fourth.
     image
         Where the derivative is taken, (batch, y, x).
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor], image: Image):
-        with torch.enable_grad():
-            self._point = image.detach().clone().requires_grad_()
-            self._image = network(self._point)
-            # J^T v is linear in v, so its derivative for v is J.
-            self._cotangent = torch.zeros_like(self._image).requires_grad_()
-            (self._product,) = torch.autograd.grad(
-                self._image, self._point, self._cotangent, create_graph=True
-            )
+        self._network, self._at = network, image.detach()
 
     def forward(self, direction: Image, create_graph: bool = False) -> Image:
         """``J d``, in the precision of d; with ``create_graph`` differentiable in the weights."""
-        (product,) = torch.autograd.grad(
-            self._product,
-            self._cotangent,
-            direction.to(self._product.dtype),
-            retain_graph=True,
-            create_graph=create_graph,
-        )
-        return product.to(direction.dtype)
+        with torch.set_grad_enabled(create_graph):
+            return self._forward(direction.to(self._at.dtype)).to(direction.dtype)
 
     def transposed(self, direction: Image) -> Image:
         """``J^T d``, in the precision of d."""
-        (product,) = torch.autograd.grad(
-            self._image, self._point, direction.to(self._image.dtype), retain_graph=True
-        )
+        point, image = self._graph
+        (product,) = torch.autograd.grad(image, point, direction.to(image.dtype), retain_graph=True)
         return product.to(direction.dtype)
+
+    @cached_property
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        return linearised(self._network, self._at)
+
+    @cached_property
+    def _graph(self) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            point = self._at.clone().requires_grad_()
+            return point, self._network(point)
+
+
+def linearised(network: Callable[[Tensor], Tensor], image: Tensor) -> Callable[[Tensor], Tensor]:
+    """``d -> J d``, J the Jacobian of a network at an image, differentiable in the weights."""
+    own: Callable[[Tensor], Callable[[Tensor], Tensor]] | None
+    own = getattr(network, "linearised", None)
+    if own is not None:
+        return own(image)
+    with torch.enable_grad():
+        point = image.detach().clone().requires_grad_()
+        value = network(point)
+        # J^T v is linear in v, so its derivative for v is J.
+        cotangent = torch.zeros_like(value).requires_grad_()
+        (product,) = torch.autograd.grad(value, point, cotangent, create_graph=True)
+
+    def forward(direction: Tensor) -> Tensor:
+        (moved,) = torch.autograd.grad(
+            product,
+            cotangent,
+            direction.to(product.dtype),
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+        )
+        return moved
+
+    return forward
 
 
 class RitzPair(NamedTuple):
