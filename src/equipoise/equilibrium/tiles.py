@@ -1,7 +1,7 @@
 """H in tiles, exactly: memory that depends on the tile and not on the image."""
 
-import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,19 +52,13 @@ class Tiled(nn.Module):
         """A function of images, tile by tile, each with its halo."""
         if self.tile is None:
             return of_a_piece(*images)
-        y_cuts, x_cuts = (_cuts(n, self.tile) for n in images[0].shape[-2:])
-        rows = []
-        for y in y_cuts:
-            pieces = []
-            for x in x_cuts:
-                (y_outer, y_inner), (x_outer, x_inner) = (
-                    _with_halo(cut, self.network.reach, n)
-                    for cut, n in zip((y, x), images[0].shape[-2:])
-                )
-                piece = of_a_piece(*(image[..., y_outer, x_outer] for image in images))
-                pieces.append(piece[..., y_inner, x_inner])
-            rows.append(torch.cat(pieces, -1))
-        return torch.cat(rows, -2)
+        y_cuts, x_cuts = (_cuts(n, self.tile, self.network.reach) for n in images[0].shape[-2:])
+
+        def piece(y: Cut, x: Cut) -> Tensor:
+            cut = of_a_piece(*(image[..., y.outer, x.outer] for image in images))
+            return cut[..., y.inner, x.inner]
+
+        return torch.cat([torch.cat([piece(y, x) for x in x_cuts], -1) for y in y_cuts], -2)
 
     def _evaluate(self, image: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
@@ -72,15 +66,19 @@ class Tiled(nn.Module):
         return self.network(image)
 
 
-def _cuts(n: int, tile: int) -> list[slice]:
-    """``0 .. n`` in pieces of nearly equal length, none longer than a tile."""
+class Cut(NamedTuple):
+    """A tile with its halo along one axis, and where the tile lies in that."""
+
+    outer: slice
+    inner: slice
+
+
+def _cuts(n: int, tile: int, halo: int) -> list[Cut]:
+    """``0 .. n`` in pieces of nearly equal length, none longer than a tile, halos clipped to it."""
     count = -(-n // tile)
-    edges = [n * i // count for i in range(count + 1)]
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
-
-
-def _with_halo(cut: slice, halo: int, n: int) -> tuple[slice, slice]:
-    """The cut with its halo, clipped to the image, and where the cut lies in it."""
-    start = max(cut.start - halo, 0)
-    outer = slice(start, min(cut.stop + halo, n))
-    return outer, slice(cut.start - start, cut.stop - start)
+    cuts = []
+    for i in range(count):
+        start, stop = n * i // count, n * (i + 1) // count
+        outer = slice(max(start - halo, 0), min(stop + halo, n))
+        cuts.append(Cut(outer, slice(start - outer.start, stop - outer.start)))
+    return cuts
