@@ -48,7 +48,7 @@ def certify(
     noise_map: Annotated[
         bool, typer.Option("--noise-map", help="standard deviation of every pixel")
     ] = False,
-    probes: Annotated[int, typer.Option(min=2, help="of the noise map")] = 64,
+    probes: Annotated[int, typer.Option(min=2, help="of the noise map")] = 128,
     worst_case: Annotated[
         float | None, typer.Option(help="attack with ||d|| = EPS ||b||", metavar="EPS")
     ] = None,

@@ -41,7 +41,7 @@ def noise_map(
     measured: Tensor,
     sigma: float,
     *,
-    probes: int = 64,
+    probes: int = 128,
     batch: int = 4,
     seed: int = 0,
     real: bool = False,
