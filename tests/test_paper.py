@@ -607,6 +607,24 @@ def test_16_the_noise_map_of_an_equilibrium_agrees_with_pseudo_replicas():
     assert found.correlation > 0.9
 
 
+def test_16_shrinkage_makes_a_smooth_map_more_exact_and_says_by_how_much():
+    y, x = torch.meshgrid(torch.linspace(0, 3, 48), torch.linspace(0, 3, 48), indexing="ij")
+    std = 2 + torch.sin(2 * x) * torch.cos(y)
+    std[:, :5] = 0
+    measured = torch.ones((1, 48, 48))
+    deviation, error = {}, {}
+    for shrink in (True, False):
+        found = noise_map(lambda n: std * n, measured, 0.1, probes=64, shrink=shrink)
+        inside = std > 0
+        assert not found.std[~inside].any()
+        deviation[shrink] = (found.std / (0.1 * std) - 1)[inside]
+        error[shrink] = (found.error / (0.1 * std))[inside]
+        z = deviation[shrink] / error[shrink]
+        assert float(z.square().mean().sqrt()) == pytest.approx(1, abs=0.1)
+        assert abs(float(deviation[shrink].mean())) < 0.01
+    assert float(deviation[True].std()) < 0.6 * float(deviation[False].std())
+
+
 def test_16_the_noise_map_of_unregularised_sense_is_the_g_factor():
     """Pruessmann et al. 1999: regular 2-fold undersampling, ``std = sigma sqrt(R) g``."""
     shape, sigma = (12, 10), 0.4

@@ -36,7 +36,7 @@ def slice_noise_map(
             f"{model.name} has no equilibrium to linearise: a noise map needs a MOL model"
         )
     response = LinearResponse(model, problem.operator, solution, batch=BATCH)
-    found = _map(response, problem, model, probes, seed)
+    found = _map(response, problem, model, probes, seed, shrink=True)
     return replace(found, accuracy=response.accuracy)
 
 
@@ -44,7 +44,7 @@ def slice_noise_map(
 def replica_noise_map(
     problem: Problem[Any], model: Method, solution: Solution, *, probes: int, seed: int = 0
 ) -> NoiseMap:
-    """The noise map by pseudo-replicas, of any method, in the units of the scan.
+    """The noise map by pseudo-replicas, of any method, each pixel by itself, in units of the scan.
 
     The data with fresh noise of their own level are reconstructed again, at the lam, intensity
     scale and maps of the solution, an equilibrium to a bound of a tenth of what the noise is to
@@ -65,11 +65,17 @@ def replica_noise_map(
         ]
         return torch.cat(again) - solution.value
 
-    return _map(moved, problem, model, probes, seed)
+    return _map(moved, problem, model, probes, seed, shrink=False)
 
 
 def _map(
-    respond: Respond, problem: Problem[Any], model: Method, probes: int, seed: int
+    respond: Respond,
+    problem: Problem[Any],
+    model: Method,
+    probes: int,
+    seed: int,
+    *,
+    shrink: bool,
 ) -> NoiseMap:
     found = noise_map(
         respond,
@@ -79,5 +85,6 @@ def _map(
         batch=BATCH,
         seed=seed,
         real=model.real and problem.real,
+        shrink=shrink,
     )
     return replace(found, std=found.std * problem.unit, error=found.error * problem.unit)
