@@ -186,13 +186,14 @@ def main() -> None:
                 print(f"{entry.name}: {key} = {entry.settings[key]:.1e}", flush=True)
                 entries.append(entry)
         ours = entries[0]
-        certified = []
+        certified, halved = [], []
         for _ in range(options.rounds):
             for entry in entries:
                 alone = entry.run(gradient=False)
                 entry.records.append({**entry.run(gradient=True), "alone": alone["seconds"]})
                 print(f"{entry.name}: {entry.records[-1]['seconds']:.1f} s", file=sys.stderr)
             certified.append(ours.run(gradient=False, rtol=TARGET))
+            halved.append(ours.run(gradient=True, rtol=ours.settings["rtol"] / 2))
     table(entries)
     for own in entries[:2]:
         for peer in dict.fromkeys(e.name.split()[0] for e in entries[2:]):
@@ -201,6 +202,12 @@ def main() -> None:
                 best = min(theirs, key=lambda e: e.median(key))
                 ratio = own.median(key) / best.median(key)
                 print(f"{own.name}, {label}: {ratio:.2f} of the CPU time of {best.name}")
+    both = statistics.median(h["seconds"] for h in halved)
+    print(
+        f"equipoise at half its tolerance: {halved[0]['evaluations']:.0f} and "
+        f"{halved[0]['products']:.0f} evaluations, {both:.2f} s forward and backward, true "
+        f"distance {halved[0]['distance']:.1e}, gradient error {halved[0]['gradient_error']:.2%}"
+    )
     one = statistics.median(c["seconds"] for c in certified)
     print(
         f"certified to {TARGET:g}: {certified[0]['evaluations']:.0f} evaluations, {one:.2f} s, "
