@@ -24,7 +24,7 @@ def source_of(config: TrainConfig) -> Source:
     return Simulation(**config.simulation.model_dump(), measured_coils=coils)
 
 
-def check_skip(skip: float, config: TrainConfig, start: str) -> None:
+def _check_skip(skip: float, config: TrainConfig, start: str) -> None:
     """Refuse start weights whose skip is not the one asked for, or leaves H no room below T."""
     wanted = config.model
     if "skip" in wanted.model_fields_set and abs(wanted.skip - skip) > SKIP_DIFFERENCE:
@@ -59,7 +59,7 @@ def first_model(config: TrainConfig) -> Method:
         body: Any = model.network
         if hasattr(body, "skip"):
             body.skip = getattr(start.network, "skip", body.skip)  # the weights belong to it
-            check_skip(body.skip, config, str(config.start))
+            _check_skip(body.skip, config, str(config.start))
         there, asked = (
             (start.name, start.network.configuration()),
             (model.name, body.configuration()),

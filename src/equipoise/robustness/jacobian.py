@@ -20,8 +20,8 @@ class Jacobian:
     Parameters
     ----------
     network
-        Image to image, each sample by itself. With a method ``linearised``, as that of
-        :class:`~equipoise.equilibrium.network.CNN`, a product with J costs a fourth.
+        Image to image, each sample by itself. Without a method ``linearised``, as that of
+        :class:`~equipoise.equilibrium.network.CNN`, a product with J costs about five.
     image
         Where the derivative is taken, (batch, y, x).
     """
