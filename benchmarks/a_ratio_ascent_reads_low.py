@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from equipoise.demo import simulate_scan
-from equipoise.equilibrium.mol import MOL
-from equipoise.methods.weights import load_model
-from equipoise.physics.linop import norm
-from equipoise.reconstruction import slice_problem, solve_slice
-from equipoise.retrospective import load_experiment
-from equipoise.robustness.lipschitz import lipschitz_lower
+from equipoise.methods.mol import MOL
+from equipoise.methods.solving import solve_slice
+from equipoise.networks.measured import lipschitz_lower
+from equipoise.recon.demo import simulate_scan
+from equipoise.recon.experiment import load_experiment
+from equipoise.recon.problems import slice_problem
+from equipoise.vectors import norm
+from equipoise.zoo.model_file import load_model
 
 RADIUS = 0.02
 STEPS = (5, 10, 20, 40)

@@ -21,14 +21,14 @@ import time
 import torch
 from peer_worker import RETURN_MEMORY, peak, reset_peak
 
-from equipoise.demo import head_slice
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.learning.config import TrainConfig
+from equipoise.formats.sample_head import head_slice
 from equipoise.methods.registry import new_method
-from equipoise.methods.weights import load_model
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.sampling import make_mask
-from equipoise.physics.sense import SenseOp
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.sampling.masks import make_mask
+from equipoise.training.config import TrainConfig
+from equipoise.zoo.model_file import load_model
 
 SIZE, COILS, NOISE = 160, 8, 0.02
 VARIANTS = ("modl", "mol-lr", "mol-lr, rough 2", "mol-lr, tile 80, recomputed")

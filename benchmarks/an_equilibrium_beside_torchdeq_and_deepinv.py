@@ -25,14 +25,14 @@ import torch
 from peer_problem import COILS, LAM, SIZE, M, PeerNetwork, Problem
 from peer_worker import RETURN_MEMORY
 
-from equipoise.demo import head_slice
-from equipoise.equilibrium.data_weight import FixedWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.mol import MOL
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.sampling import make_mask
-from equipoise.physics.sense import SenseOp
-from equipoise.robustness.spectral_norm import convolution_norm_upper
+from equipoise.formats.sample_head import head_slice
+from equipoise.methods.data_weight import FixedWeight
+from equipoise.methods.mol import MOL
+from equipoise.networks.proved import convolution_norm_upper
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.sampling.masks import make_mask
 
 TARGET = 1.3e-3
 TOLERANCES = [10 ** (-k / 6) for k in range(6, 31)]

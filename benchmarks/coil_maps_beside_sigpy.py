@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from equipoise.demo import head_slice
 from equipoise.formats import read
-from equipoise.formats.bart import cfl_bytes, read_cfl
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.csm import estimate_csm, normalize_csm
+from equipoise.formats.cfl import cfl_bytes, read_cfl
+from equipoise.formats.sample_head import head_slice
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
-from equipoise.physics.linop import norm
+from equipoise.vectors import norm
 
 CALIBRATION, OBJECT, NOISE = 24, 0.1, 0.005
 

@@ -13,12 +13,12 @@ import time
 import numpy as np
 import torch
 
-from equipoise.demo import head_slice
-from equipoise.equilibrium.network import CNN
-from equipoise.methods.weights import load_model
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.sampling import make_mask
-from equipoise.physics.sense import SenseOp
+from equipoise.formats.sample_head import head_slice
+from equipoise.networks.cnn import CNN
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.sampling.masks import make_mask
+from equipoise.zoo.model_file import load_model
 
 SIZES, COILS = (64, 128, 192, 256, 384, 512), (4, 8, 16, 32)
 FIXED_COILS, FIXED_SIZE, NOISE, ROUNDS = 8, 192, 0.02, 2

@@ -16,26 +16,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from equipoise.certification import attackable
-from equipoise.equilibrium.data_weight import FixedWeight
+from equipoise.certificate.attack import attackable, worst_case
+from equipoise.equilibrium.bounds import distance_bound, perturbation_bound, tight_distance_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.mol import MOL
 from equipoise.experiments.cases import cases
-from equipoise.methods.spectral import SpectralCNN
-from equipoise.methods.weights import load_model
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.linop import norm
-from equipoise.physics.sampling import make_mask
-from equipoise.physics.sense import SenseOp
-from equipoise.problem import Problem
-from equipoise.reconstruction import solve_slice
-from equipoise.robustness.certificate import (
-    distance_bound,
-    perturbation_bound,
-    tight_distance_bound,
-)
-from equipoise.robustness.spectral_norm import lipschitz_upper
-from equipoise.robustness.worst_case import worst_case
+from equipoise.methods.data_weight import FixedWeight
+from equipoise.methods.mol import MOL
+from equipoise.methods.solving import solve_slice
+from equipoise.networks.proved import lipschitz_upper
+from equipoise.networks.spectral import SpectralCNN
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.problem import Problem
+from equipoise.physics.sampling.masks import make_mask
+from equipoise.vectors import norm
+from equipoise.zoo.model_file import load_model
 
 TIGHT = SolverOptions(rtol=1e-9, max_iter=1000)
 EXACT, ATTACKED = SolverOptions(rtol=1e-4, max_iter=300), SolverOptions(rtol=3e-4, max_iter=300)

@@ -26,10 +26,10 @@ RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "6
 
 def equipoise_run(problem: Problem, settings: dict[str, Any]) -> Tensor:
     """This package: ``rtol`` is a proved bound, ``backward_rtol`` that of the adjoint solve."""
-    from equipoise.equilibrium.data_weight import FixedWeight
     from equipoise.equilibrium.fixed_point import SolverOptions
-    from equipoise.equilibrium.mol import MOL
-    from equipoise.physics.sense import SenseOp
+    from equipoise.methods.data_weight import FixedWeight
+    from equipoise.methods.mol import MOL
+    from equipoise.physics.cartesian import SenseOp
 
     model = MOL(problem.network, FixedWeight(LAM), M, m_evidence="proved")
     solution = model.solve(
@@ -48,7 +48,7 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, operator: Any, rhs: Tensor, start: Tensor | None) -> Tensor:
-        from equipoise.equilibrium.data_consistency import conjugate_gradient
+        from equipoise.physics.least_squares import conjugate_gradient
 
         ctx.operator = operator
         weight, one = torch.tensor([ALPHA * LAM]), torch.ones(1)
@@ -64,7 +64,7 @@ def torchdeq_run(problem: Problem, settings: dict[str, Any]) -> Tensor:
     """torchdeq on the MOL map, with the A^H A and the warm-started CG of this package."""
     from torchdeq import get_deq
 
-    from equipoise.physics.sense import SenseOp
+    from equipoise.physics.cartesian import SenseOp
 
     operator = SenseOp(problem.csm, problem.mask)
     with torch.no_grad():

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import torch
 
-from equipoise.equilibrium.network import CNN
-from equipoise.methods.weights import load_model
-from equipoise.reconstruction import reconstruct, slice_problem, solve_slice
-from equipoise.retrospective import load_experiment
+from equipoise.methods.solving import solve_slice
+from equipoise.networks.cnn import CNN
+from equipoise.recon.experiment import load_experiment
+from equipoise.recon.problems import slice_problem
+from equipoise.recon.reconstruct import reconstruct
+from equipoise.zoo.model_file import load_model
 
 network_seconds: list[float] = []
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from equipoise.demo import head_slice
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.mol import MOL
-from equipoise.methods.weights import import_authors_checkpoint
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.sampling import make_mask
-from equipoise.physics.sense import SenseOp
+from equipoise.formats.sample_head import head_slice
+from equipoise.methods.mol import MOL
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.sampling.masks import make_mask
+from equipoise.zoo.authors import import_authors_checkpoint
 
 CHECKPOINT = "Models/UIHC_brain_360_Slices_MOL/model_best_trn.pth.tar"
 SHAPE, COILS, ACCELERATION, NOISE = (256, 240), 12, 6.0, 0.005

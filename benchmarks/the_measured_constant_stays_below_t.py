@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from equipoise.equilibrium.mol import MOL
 from equipoise.experiments.cases import cases
-from equipoise.methods.weights import load_model
+from equipoise.methods.mol import MOL
 from equipoise.outcome import Outcome
-from equipoise.physics.linop import per_sample
+from equipoise.vectors import per_sample
+from equipoise.zoo.model_file import load_model
 
 STEPS = 25
 SHARE = 0.99

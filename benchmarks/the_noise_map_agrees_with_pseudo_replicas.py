@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
-from equipoise.methods.weights import load_model
+from equipoise.certificate.noise import agreement
+from equipoise.certificate.noise_map import replica_noise_map, slice_noise_map
+from equipoise.methods.solving import solve_slice
 from equipoise.physics.linop import percentile
-from equipoise.reconstruction import slice_problem, solve_slice
-from equipoise.retrospective import load_experiment
-from equipoise.robustness.noise import agreement
-from equipoise.slice_noise import replica_noise_map, slice_noise_map
+from equipoise.recon.experiment import load_experiment
+from equipoise.recon.problems import slice_problem
+from equipoise.zoo.model_file import load_model
 
 OBJECT = 0.05
 """The object is where the image exceeds this share of its 99th percentile."""

@@ -8,8 +8,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from equipoise.demo import head_slice  # noqa: E402
-from equipoise.physics.coils import biot_savart_maps  # noqa: E402
+from equipoise.formats.sample_head import head_slice  # noqa: E402
+from equipoise.physics.coils.biot_savart import biot_savart_maps  # noqa: E402
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image  # noqa: E402
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from equipoise.cli import app
+from equipoise.cli.app import app
 
 SECONDS = 20
 

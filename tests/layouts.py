@@ -8,8 +8,8 @@ import ismrmrd.xsd
 import numpy as np
 import torch
 
-from equipoise.formats.bart import cfl_bytes
-from equipoise.physics.coils import biot_savart_maps
+from equipoise.formats.cfl import cfl_bytes
+from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 
 SHAPE = (40, 48)

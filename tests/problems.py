@@ -2,13 +2,13 @@
 
 import torch
 
-from equipoise.equilibrium.data_weight import FixedWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.mol import MOL
-from equipoise.equilibrium.network import CNN
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.sampling import make_mask
-from equipoise.physics.sense import SenseOp
+from equipoise.methods.data_weight import FixedWeight
+from equipoise.methods.mol import MOL
+from equipoise.networks.cnn import CNN
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.sampling.masks import make_mask
 
 DOUBLE = torch.complex128
 TIGHT = SolverOptions(rtol=1e-10, max_iter=500)

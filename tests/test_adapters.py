@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from equipoise.equilibrium.data_weight import FixedWeight
-from equipoise.equilibrium.mol import MOL
-from equipoise.equilibrium.network import CNN
+from equipoise.methods.data_weight import FixedWeight
+from equipoise.methods.mol import MOL
+from equipoise.networks.cnn import CNN
 from equipoise.outcome import BadInputError
 from equipoise.physics import adapters
 from equipoise.physics.linop import adjoint_error

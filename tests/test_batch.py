@@ -14,9 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 import layouts
-from equipoise.batch import MANIFEST, Manifest, Settings
-from equipoise.cli import app
-from equipoise.cli_batch import part_command, part_of
+from equipoise.cli.app import app
+from equipoise.cli.batch import part_command, part_of
+from equipoise.recon.batch import MANIFEST, Manifest, Settings
 
 
 def run(*arguments, env=None):
@@ -96,12 +96,12 @@ class TestFailures:
         assert run(*arguments, tmp_path / "b", "--strict").exit_code == 3
 
     def test_an_error_that_nobody_foresaw_is_recorded_too(self, scans, tmp_path, monkeypatch):
-        import equipoise.batch
+        import equipoise.recon.batch
 
         def fail(*args, **kwargs):
             raise RuntimeError("CUDA out of memory")
 
-        monkeypatch.setattr(equipoise.batch, "reconstruct", fail)
+        monkeypatch.setattr(equipoise.recon.batch, "reconstruct", fail)
         result = run("recon", *scans[:2], "-o", tmp_path / "out")
         assert result.exit_code == 4
         assert "RuntimeError: CUDA out of memory" in result.stderr
@@ -306,9 +306,9 @@ def test_every_setting_changes_the_fingerprint(tmp_path):
 
 
 def test_the_memory_estimate_is_checked_before_the_work(scans, tmp_path, monkeypatch):
-    import equipoise.memory
+    import equipoise.recon.memory
 
-    monkeypatch.setattr(equipoise.memory, "available_memory", lambda: 10**5)
+    monkeypatch.setattr(equipoise.recon.memory, "available_memory", lambda: 10**5)
     for output in (tmp_path / "o.h5", tmp_path / "out"):
         result = run("recon", scans[0], "-o", output)
         assert result.exit_code in (1, 4)
@@ -320,20 +320,20 @@ def test_the_memory_estimate_is_checked_before_the_work(scans, tmp_path, monkeyp
 def test_where_memory_is_short_maps_are_dropped_and_the_image_is_the_same(
     full_scan, tmp_path, monkeypatch
 ):
-    import equipoise.memory
+    import equipoise.recon.memory
     from equipoise.formats import read
-    from equipoise.methods.weights import load_model
+    from equipoise.zoo.model_file import load_model
 
     acquisition, model = read(full_scan), load_model()
-    monkeypatch.setattr(equipoise.memory, "TILE", 32)
+    monkeypatch.setattr(equipoise.recon.memory, "TILE", 32)
     estimates = [
-        equipoise.memory.estimate(acquisition, model, keep_maps=keep, tile=tile)
+        equipoise.recon.memory.estimate(acquisition, model, keep_maps=keep, tile=tile)
         for keep, tile in ((True, None), (False, None), (False, 32))
     ]
     assert estimates == sorted(estimates, reverse=True)
     images, scores = [], []
     for name, free in zip("abc", estimates):
-        monkeypatch.setattr(equipoise.memory, "available_memory", lambda free=free: free)
+        monkeypatch.setattr(equipoise.recon.memory, "available_memory", lambda free=free: free)
         target = tmp_path / f"{name}.h5"
         result = run("recon", full_scan, "-o", target, "--acceleration", "3", "--json")
         assert result.exit_code == 0, result.stderr

@@ -8,11 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from equipoise.cli import app
+from equipoise.cli.app import app
 from equipoise.formats import read
 from equipoise.outcome import BadInputError
-from equipoise.physics.channels import combine, compression, noise_whitening
-from equipoise.physics.csm import espirit, unexplained
+from equipoise.physics.coils.channels import combine, compression, noise_whitening
+from equipoise.physics.coils.espirit import espirit, unexplained
 from equipoise.physics.fourier import kspace_to_image
 
 

@@ -11,21 +11,23 @@ import torch
 from typer.testing import CliRunner
 
 from conftest import small_head
-from equipoise.certification import certify_slice
-from equipoise.cli import app
-from equipoise.equilibrium.data_weight import DataWeight
-from equipoise.equilibrium.mol import MOL
+from equipoise.certificate.certify import certify_slice
+from equipoise.certificate.noise import agreement
+from equipoise.certificate.noise_map import replica_noise_map, slice_noise_map
+from equipoise.cli.app import app
+from equipoise.methods.data_weight import DataWeight
+from equipoise.methods.mol import MOL
+from equipoise.methods.mol_sn import MOLSN
 from equipoise.methods.registry import new_method
-from equipoise.methods.spectral import MOLSN
-from equipoise.methods.weights import load_model, save_model
+from equipoise.methods.solving import solve_slice
+from equipoise.methods.usual import calibrate
 from equipoise.outcome import BadInputError
-from equipoise.physics.linop import norm
-from equipoise.reconstruction import reconstruct, slice_problem, solve_slice
-from equipoise.report import certificate_schema
-from equipoise.retrospective import load_experiment
-from equipoise.robustness.detection import calibrate
-from equipoise.robustness.noise import agreement
-from equipoise.slice_noise import replica_noise_map, slice_noise_map
+from equipoise.recon.experiment import load_experiment
+from equipoise.recon.problems import slice_problem
+from equipoise.recon.reconstruct import reconstruct
+from equipoise.report.certificate_file import certificate_schema
+from equipoise.vectors import norm
+from equipoise.zoo.model_file import load_model, save_model
 from problems import contractive_cnn
 
 KEYS = {

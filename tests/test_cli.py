@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import equipoise.reconstruction
+import equipoise.recon.reconstruct
 import layouts
-from equipoise.cli import app
-from equipoise.learning.config import load_config
+from equipoise.cli.app import app
 from equipoise.outcome import BadInputError
+from equipoise.training.config import load_config
 
 CONFIG = """
 name: x
@@ -85,7 +85,7 @@ class TestVerbosity:
         def fail(*args, **kwargs):
             raise ZeroDivisionError("by nothing")
 
-        monkeypatch.setattr(equipoise.reconstruction, "reconstruct", fail)
+        monkeypatch.setattr(equipoise.recon.reconstruct, "reconstruct", fail)
         command = ("recon", scan, "-o", tmp_path / "o.npy")
         result = run(*command)
         assert result.exit_code == 1

@@ -4,8 +4,8 @@ import json
 
 from typer.testing import CliRunner
 
-from equipoise import cli_doctor
-from equipoise.cli import app
+from equipoise.cli import doctor as cli_doctor
+from equipoise.cli.app import app
 
 
 def test_it_reconstructs_a_phantom_and_names_versions():

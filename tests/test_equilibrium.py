@@ -3,18 +3,14 @@
 import pytest
 import torch
 
-from equipoise.equilibrium.data_consistency import (
-    conjugate_gradient,
-    tikhonov,
-    tikhonov_path,
-)
-from equipoise.equilibrium.data_weight import DataWeight, FixedWeight
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.mol import MOL
-from equipoise.equilibrium.network import CNN
+from equipoise.methods.data_weight import DataWeight, FixedWeight
+from equipoise.methods.mol import MOL
+from equipoise.networks.cnn import CNN
 from equipoise.outcome import BadInputError, Outcome
-from equipoise.physics.linop import norm
-from equipoise.physics.sense import SenseOp
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.least_squares import conjugate_gradient, tikhonov, tikhonov_path
+from equipoise.vectors import norm
 from problems import DOUBLE, TIGHT, dense_normal, model_of, random_complex, sense_problem
 
 SHAPE = (10, 8)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.learning.config import load_config
+from equipoise.training.config import load_config
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from equipoise.cli import app
-from equipoise.equilibrium.data_consistency import tikhonov
+from equipoise.certificate.attack import worst_case
+from equipoise.cli.app import app
+from equipoise.equilibrium.bounds import perturbation_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.experiments import memory, table1
 from equipoise.methods.registry import METHODS, new_method
-from equipoise.methods.weights import save_model
-from equipoise.physics.linop import norm
-from equipoise.robustness.certificate import perturbation_bound
-from equipoise.robustness.worst_case import worst_case
+from equipoise.physics.least_squares import tikhonov
+from equipoise.vectors import norm
+from equipoise.zoo.model_file import save_model
 from problems import dense_normal, model_of, sense_problem
 
 NETWORK = {"features": 8, "layers": 3, "kernel_size": 3}
@@ -201,7 +201,7 @@ def test_sense_in_the_table_is_one_tikhonov_solve(images):
 
     case = next(cases([images], 2.5, 1))
     comparison = table1.compare({"sense": None}, [case])
-    from equipoise.learning.baselines import best_sense
+    from equipoise.methods.sense import best_sense
 
     lam = best_sense(case.operator, case.kspace, case.target).lam
     expected = tikhonov(case.operator, case.kspace, lam, rtol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import layouts
-from equipoise.cli import app
+from equipoise.cli.app import app
 
 
 def run(*arguments):
@@ -121,7 +121,7 @@ def read_mrd(path, series="image_0"):
 
 
 def read_cfl_images(path):
-    from equipoise.formats.bart import read_cfl
+    from equipoise.formats.cfl import read_cfl
 
     return np.abs(read_cfl(path).squeeze().transpose(2, 1, 0)), None
 
@@ -275,7 +275,7 @@ class TestConvert:
         expected = np.load(tmp_path / "o.npy").reshape(2, 3, 8, 10)
         import nibabel
 
-        from equipoise.formats.bart import read_cfl
+        from equipoise.formats.cfl import read_cfl
 
         array = np.asarray(nibabel.load(tmp_path / "o.nii").dataobj)
         assert np.allclose(array.transpose(3, 2, 1, 0), expected)

@@ -7,8 +7,8 @@ import torch
 
 from equipoise.formats import read
 from equipoise.formats.arrays import read_array
-from equipoise.formats.bart import cfl_bytes
-from equipoise.formats.write import WRITERS, write_image
+from equipoise.formats.cfl import cfl_bytes
+from equipoise.formats.writers.write import WRITERS, write_image
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 
@@ -313,7 +313,7 @@ class TestWriting:
         assert np.array_equal(np.load(tmp_path / "npy" / "out.npy"), image)
         volume = np.asarray(nibabel.load(tmp_path / "nii.gz" / "out.nii.gz").dataobj)
         assert np.allclose(volume.transpose(2, 1, 0), np.abs(image))
-        from equipoise.formats.bart import read_cfl
+        from equipoise.formats.cfl import read_cfl
 
         cfl = read_cfl(tmp_path / "cfl" / "out.cfl").squeeze()
         assert np.array_equal(cfl.transpose(2, 1, 0), image)

@@ -10,48 +10,23 @@ import pytest
 import equipoise
 
 SOURCE = Path(equipoise.__file__).parent
-FLOORS = [  # modules on the same floor may import each other
-    {"shapes", "outcome", "optional"},
-    {"physics"},
-    {"formats", "robustness"},
-    {"equilibrium"},
-    {"methods"},
-    {"learning"},
-    {
-        "problem",
-        "slice_noise",
-        "reconstruction",
-        "retrospective",
-        "calibration_maps",
-        "superresolution",
-        "html_page",
-        "html_report",
-        "result_file",
-        "memory",
-        "device",
-        "batch",
-        "certification",
-        "range_check",
-        "report",
-        "demo",
-        "experiments",
-    },
-    {
-        "cli",
-        "cli_batch",
-        "cli_calib",
-        "cli_certify",
-        "cli_doctor",
-        "cli_experiments",
-        "cli_files",
-        "cli_models",
-        "cli_scan",
-        "cli_superres",
-        "cli_verbosity",
-        "__main__",
-        "__init__",
-    },
-]
+STAIRS = {  # each room and those that it may import from; the words are open to everybody
+    "words": set(),
+    "physics": {"words"},
+    "formats": {"words", "physics"},
+    "networks": {"words"},
+    "equilibrium": {"words", "physics"},
+    "methods": {"words", "physics", "networks", "equilibrium"},
+}
+STAIRS["zoo"] = STAIRS["methods"] | {"methods", "formats"}
+STAIRS["certificate"] = STAIRS["methods"] | {"methods"}
+STAIRS["recon"] = STAIRS["zoo"] | {"zoo", "certificate"}
+STAIRS["training"] = STAIRS["zoo"] | {"zoo"}
+STAIRS["report"] = STAIRS["recon"] | {"recon"}
+STAIRS["experiments"] = STAIRS["report"] | {"report", "training"}
+STAIRS["cli"] = STAIRS["experiments"] | {"experiments"}
+WORDS = {"shapes", "outcome", "optional", "vectors", "metrics", "version"}
+ROOF = {"__init__", "__main__"}
 FORBIDDEN_NAMES = {"utils", "misc", "common", "helpers"}
 LONGEST_FILE, MEDIAN_FILE, MEDIAN_FUNCTION = 400, 150, 15
 
@@ -60,21 +35,92 @@ def files():
     return sorted(SOURCE.rglob("*.py"))
 
 
-def floor_of(module: str) -> int:
-    top = module.removeprefix("equipoise").lstrip(".").split(".")[0] or "__init__"
-    return next(i for i, names in enumerate(FLOORS) if top in names)
+def module_of(path: Path, source: Path = SOURCE) -> str:
+    parts = path.relative_to(source).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
-def module_of(path: Path) -> str:
-    return ".".join(("equipoise", *path.relative_to(SOURCE).with_suffix("").parts))
+def room_of(module: str) -> str:
+    room = module.split(".")[0]
+    assert room in STAIRS or module in WORDS | ROOF, f"{module} is in no room"
+    return room if room in STAIRS else "words"
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_only_descend(path):
-    here = floor_of(module_of(path))
+def imports_of(path: Path, modules: set[str]) -> set[str]:
+    """The modules that a file imports, also by `from equipoise import name`; "" is the root."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("equipoise."):
-            assert floor_of(node.module) <= here, f"{path.name} imports {node.module}"
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "equipoise":
+                full, parent = ".".join(parts[1:]), ".".join(parts[1:-1])
+                found.add(full if full in modules else parent)
+    return found
+
+
+def graph_of(source: Path = SOURCE) -> dict[str, set[str]]:
+    paths = {module_of(path, source): path for path in sorted(source.rglob("*.py"))}
+    return {module: imports_of(path, set(paths)) for module, path in paths.items()}
+
+
+def wrong_steps(graph: dict[str, set[str]]) -> list[str]:
+    """Imports that the stairs do not allow."""
+    wrong = []
+    for module, targets in graph.items():
+        if module in ROOF:
+            continue
+        room = room_of(module)
+        for target in targets:
+            if target in {"", *ROOF}:
+                wrong.append(f"{module} imports the root of the package")
+            elif room_of(target) not in STAIRS[room] | {room}:
+                wrong.append(f"{module} ({room}) imports {target} ({room_of(target)})")
+    return wrong
+
+
+def circle_of(graph: dict[str, set[str]]) -> list[str]:
+    """The files that remain when those without imports are taken away again and again."""
+    left = {module: targets - {module} for module, targets in graph.items() if module not in ROOF}
+    while True:
+        free = {m for m, targets in left.items() if not targets & set(left)}
+        if not free:
+            return sorted(left)
+        left = {m: targets for m, targets in left.items() if m not in free}
+
+
+def test_imports_follow_the_stairs():
+    assert not wrong_steps(graph_of())
+
+
+def test_no_file_is_part_of_a_circle():
+    assert not circle_of(graph_of())
+
+
+def test_the_rules_find_what_is_wrong(tmp_path):
+    for name, text in {
+        "outcome.py": "",
+        "physics/linop.py": "from equipoise import outcome, methods\n",
+        "methods/mol.py": "import equipoise.physics.linop\nfrom equipoise import MOL\n",
+        "methods/__init__.py": "from equipoise.methods import mol\n",
+        "cli/app.py": "from equipoise.cli import recon\n",
+        "cli/recon.py": "def f():\n    from equipoise.cli.app import g\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    graph = graph_of(tmp_path)
+    assert wrong_steps(graph) == [
+        "methods.mol imports the root of the package",
+        "physics.linop (physics) imports methods (methods)",
+    ]
+    assert {"cli.app", "cli.recon", "physics.linop", "methods.mol"} <= set(circle_of(graph))
 
 
 def median(values):
@@ -107,7 +153,7 @@ def test_the_public_names_exist():
 
 def test_help_does_not_import_torch():
     code = (
-        "import sys; from typer.testing import CliRunner; from equipoise.cli import app; "
+        "import sys; from typer.testing import CliRunner; from equipoise.cli.app import app; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
         "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
     )

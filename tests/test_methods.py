@@ -5,17 +5,13 @@ import torch
 from torch import nn
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.network import CNN
 from equipoise.methods.registry import METHODS, new_method
-from equipoise.methods.spectral import SpectralCNN
-from equipoise.methods.weights import load_model, save_model
+from equipoise.networks.cnn import CNN
+from equipoise.networks.proved import convolution_norm_upper, lipschitz_upper
+from equipoise.networks.spectral import NormEstimate, SpectralCNN
 from equipoise.outcome import Outcome
-from equipoise.physics.sense import SenseOp
-from equipoise.robustness.spectral_norm import (
-    NormEstimate,
-    convolution_norm_upper,
-    lipschitz_upper,
-)
+from equipoise.physics.cartesian import SenseOp
+from equipoise.zoo.model_file import load_model, save_model
 from problems import (
     DOUBLE,
     contractive_cnn,

@@ -6,40 +6,39 @@ import weakref
 import pytest
 import torch
 
-from equipoise.demo import head_slice
-from equipoise.equilibrium.data_consistency import conjugate_gradient, tikhonov
-from equipoise.equilibrium.data_weight import FixedWeight
+from equipoise.certificate.attack import worst_case
+from equipoise.certificate.linear_response import LinearResponse
+from equipoise.certificate.noise import agreement, noise_map
+from equipoise.certificate.statements import Constants, statements
+from equipoise.equilibrium.bounds import perturbation_bound, tight_distance_bound
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.linear_response import LinearResponse
-from equipoise.equilibrium.mol import MOL
-from equipoise.equilibrium.network import CNN, OnSupport
-from equipoise.equilibrium.tiles import Tiled
-from equipoise.methods.monotone import MOLM
+from equipoise.formats.sample_head import head_slice
+from equipoise.methods.data_weight import FixedWeight
+from equipoise.methods.mol import MOL
+from equipoise.methods.mol_m import MOLM
 from equipoise.methods.registry import new_method
-from equipoise.methods.spectral import SpectralCNN
-from equipoise.methods.weights import load_model
-from equipoise.outcome import BadInputError
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.linop import LinearOperator, inner, norm, per_sample
-from equipoise.physics.noise_level import noise_level
-from equipoise.physics.sampling import make_mask
-from equipoise.physics.sense import SenseOp
-from equipoise.robustness.certificate import (
-    Constants,
-    perturbation_bound,
-    statements,
-    tight_distance_bound,
-)
-from equipoise.robustness.jacobian import (
+from equipoise.networks.cnn import CNN
+from equipoise.networks.jacobian import (
     Jacobian,
     largest_singular_value,
     largest_symmetric_eigenvalue,
 )
-from equipoise.robustness.lipschitz import lipschitz_lower, log_barrier, one_sided_lipschitz_lower
-from equipoise.robustness.noise import agreement, noise_map
-from equipoise.robustness.spectral_norm import lipschitz_upper
-from equipoise.robustness.worst_case import worst_case
+from equipoise.networks.measured import lipschitz_lower, one_sided_lipschitz_lower
+from equipoise.networks.network import OnSupport
+from equipoise.networks.proved import lipschitz_upper
+from equipoise.networks.spectral import SpectralCNN
+from equipoise.networks.tiles import Tiled
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.least_squares import conjugate_gradient, tikhonov
+from equipoise.physics.linop import LinearOperator
+from equipoise.physics.noise_level import noise_level
+from equipoise.physics.sampling.masks import make_mask
+from equipoise.training.loss import log_barrier
+from equipoise.vectors import inner, norm, per_sample
+from equipoise.zoo.model_file import load_model
 from problems import (
     DOUBLE,
     TIGHT,

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from equipoise.outcome import BadInputError
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.csm import estimate_csm, normalize_csm
+from equipoise.physics.cartesian import CACHE_BYTES, SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
-from equipoise.physics.linop import LinearOperator, adjoint_error, inner, norm, operator_norm
+from equipoise.physics.linop import LinearOperator, adjoint_error, operator_norm
 from equipoise.physics.noise_level import noise_level
-from equipoise.physics.sampling import MASKS, calibration_region, make_mask
-from equipoise.physics.sense import CACHE_BYTES, SenseOp
+from equipoise.physics.sampling.masks import MASKS, calibration_region, make_mask
+from equipoise.vectors import inner, norm
 from problems import DOUBLE, random_complex
 
 

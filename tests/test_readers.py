@@ -12,7 +12,7 @@ import torch
 
 import layouts
 from equipoise.formats import read
-from equipoise.formats.mrd import is_flag_set
+from equipoise.formats.readers.mrd import is_flag_set
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.noise_level import noise_level
@@ -169,8 +169,8 @@ class TestIsmrmrd:
         assert "1 navigator readouts are left out" in found.notes
 
     def test_maps_from_elsewhere_are_whitened_like_the_data(self, scan, tmp_path):
-        from equipoise.reconstruction import slice_problem
-        from equipoise.retrospective import load_experiment
+        from equipoise.recon.experiment import load_experiment
+        from equipoise.recon.problems import slice_problem
 
         rng = np.random.default_rng(1)
         mixing = rng.standard_normal((4, 4)) + 1j * rng.standard_normal((4, 4)) + 3 * np.eye(4)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from equipoise.cli import app
-from equipoise.html_page import Report, ReportSlice, render, write_report
+from equipoise.cli.app import app
+from equipoise.report.page import Report, ReportSlice, render, write_report
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""

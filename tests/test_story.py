@@ -9,13 +9,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from equipoise.cli import app
-from equipoise.equilibrium.data_weight import FixedWeight
-from equipoise.equilibrium.mol import MOL
-from equipoise.equilibrium.network import CNN
-from equipoise.methods import weights
+from equipoise.cli.app import app
+from equipoise.methods.data_weight import FixedWeight
+from equipoise.methods.mol import MOL
+from equipoise.networks.cnn import CNN
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import kspace_to_image
+from equipoise.zoo import model_file as weights
 
 SLICE_KEYS = {
     "index",

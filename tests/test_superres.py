@@ -8,28 +8,28 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from equipoise.certification import certify_slice
-from equipoise.cli import app
-from equipoise.equilibrium.data_consistency import conjugate_gradient, solve_regularized
-from equipoise.equilibrium.data_weight import FixedWeight
+from equipoise.certificate.certify import certify_slice
+from equipoise.certificate.noise import agreement
+from equipoise.certificate.noise_map import replica_noise_map, slice_noise_map
+from equipoise.cli.app import app
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.mol import MOL
-from equipoise.equilibrium.network import CNN
 from equipoise.experiments.superres import photographs
 from equipoise.formats.photograph import Photograph, read_photograph, write_photograph
-from equipoise.html_report import write_certificate_report
-from equipoise.learning.images import load_images
-from equipoise.learning.photographs import SuperResolution
+from equipoise.methods.data_weight import FixedWeight
+from equipoise.methods.mol import MOL
 from equipoise.methods.registry import new_method
-from equipoise.methods.weights import load_model
+from equipoise.networks.cnn import CNN
 from equipoise.outcome import BadInputError
 from equipoise.physics.generic import FunctionOp
+from equipoise.physics.least_squares import conjugate_gradient, solve_regularized
 from equipoise.physics.linop import adjoint_error, operator_norm
+from equipoise.physics.problem import Problem
 from equipoise.physics.superres import BlurDownsampleOp, resize_bicubic
-from equipoise.problem import Problem
-from equipoise.robustness.noise import agreement
-from equipoise.slice_noise import replica_noise_map, slice_noise_map
-from equipoise.superresolution import enlarge
+from equipoise.recon.enlarge import enlarge
+from equipoise.report.content import write_certificate_report
+from equipoise.training.sources.images import load_images
+from equipoise.training.sources.photographs import SuperResolution
+from equipoise.zoo.model_file import load_model
 
 KERNELS, BORDERS, FACTORS = ("gaussian", "bicubic"), ("zero", "circular", "reflect"), (2, 3, 4)
 SHAPE = (36, 48)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.network import CNN, in_bfloat16
-from equipoise.equilibrium.tiles import Tiled
-from equipoise.methods.weights import load_model
+from equipoise.networks.cnn import CNN, in_bfloat16
+from equipoise.networks.tiles import Tiled
 from equipoise.outcome import Outcome
-from equipoise.physics.linop import norm
+from equipoise.vectors import norm
+from equipoise.zoo.model_file import load_model
 from problems import DOUBLE, model_of, random_complex, sense_problem
 
 

@@ -15,17 +15,18 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import small_head
-from equipoise.learning import train as training
-from equipoise.learning import validation
-from equipoise.learning.config import load_config
-from equipoise.learning.images import load_images
-from equipoise.learning.metrics import nmse, psnr, ssim
-from equipoise.learning.sample import Sample, Source
-from equipoise.learning.simulate import Simulation, complex_noise
 from equipoise.methods.registry import METHODS, new_method
-from equipoise.methods.weights import load_model, provenance, save_model
+from equipoise.metrics import nmse, psnr, ssim
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.physics.generic import FunctionOp
+from equipoise.physics.noise_level import complex_noise
+from equipoise.training import train as training
+from equipoise.training import validation
+from equipoise.training.config import load_config
+from equipoise.training.sources.images import load_images
+from equipoise.training.sources.simulated import Simulation
+from equipoise.training.sources.source import Sample, Source
+from equipoise.zoo.model_file import load_model, provenance, save_model
 
 TINY = {
     "name": "tiny",

@@ -3,69 +3,71 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from equipoise.version import __version__
 
 _PUBLIC = {
     "Acquisition": "equipoise.formats",
     "BadInputError": "equipoise.outcome",
     "BlurDownsampleOp": "equipoise.physics.superres",
-    "CNN": "equipoise.equilibrium.network",
-    "Certificate": "equipoise.certification",
-    "DataWeight": "equipoise.equilibrium.data_weight",
+    "CNN": "equipoise.networks.cnn",
+    "Certificate": "equipoise.certificate.certify",
+    "DataWeight": "equipoise.methods.data_weight",
     "EquipoiseError": "equipoise.outcome",
-    "FixedWeight": "equipoise.equilibrium.data_weight",
+    "FixedWeight": "equipoise.methods.data_weight",
     "FunctionOp": "equipoise.physics.generic",
     "LinearOperator": "equipoise.physics.linop",
-    "MOL": "equipoise.equilibrium.mol",
+    "MOL": "equipoise.methods.mol",
     "Outcome": "equipoise.outcome",
-    "Problem": "equipoise.problem",
-    "SenseOp": "equipoise.physics.sense",
+    "Problem": "equipoise.physics.problem",
+    "SenseOp": "equipoise.physics.cartesian",
     "Solution": "equipoise.outcome",
     "SolverOptions": "equipoise.equilibrium.fixed_point",
     "adjoint_error": "equipoise.physics.linop",
-    "certificate_schema": "equipoise.report",
-    "certify_slice": "equipoise.certification",
-    "enlarge": "equipoise.superresolution",
-    "espirit": "equipoise.physics.csm",
-    "estimate_csm": "equipoise.physics.csm",
-    "import_authors_checkpoint": "equipoise.methods.weights",
-    "lipschitz_lower": "equipoise.robustness.lipschitz",
-    "load_model": "equipoise.methods.weights",
-    "make_mask": "equipoise.physics.sampling",
+    "certificate_schema": "equipoise.report.certificate_file",
+    "certify_slice": "equipoise.certificate.certify",
+    "enlarge": "equipoise.recon.enlarge",
+    "espirit": "equipoise.physics.coils.espirit",
+    "estimate_csm": "equipoise.physics.coils.espirit",
+    "import_authors_checkpoint": "equipoise.zoo.authors",
+    "lipschitz_lower": "equipoise.networks.measured",
+    "load_model": "equipoise.zoo.model_file",
+    "make_mask": "equipoise.physics.sampling.masks",
     "noise_level": "equipoise.physics.noise_level",
     "operator_norm": "equipoise.physics.linop",
     "read": "equipoise.formats",
-    "reconstruct": "equipoise.reconstruction",
-    "save_model": "equipoise.methods.weights",
-    "slice_problem": "equipoise.reconstruction",
-    "undersample": "equipoise.retrospective",
-    "write_certificate_report": "equipoise.html_report",
+    "reconstruct": "equipoise.recon.reconstruct",
+    "save_model": "equipoise.zoo.model_file",
+    "slice_problem": "equipoise.recon.problems",
+    "undersample": "equipoise.recon.experiment",
+    "write_certificate_report": "equipoise.report.content",
 }
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
-    from equipoise.certification import Certificate, certify_slice
-    from equipoise.equilibrium.data_weight import DataWeight, FixedWeight
+    from equipoise.certificate.certify import Certificate, certify_slice
     from equipoise.equilibrium.fixed_point import SolverOptions
-    from equipoise.equilibrium.mol import MOL
-    from equipoise.equilibrium.network import CNN
     from equipoise.formats import Acquisition, read
-    from equipoise.html_report import write_certificate_report
-    from equipoise.methods.weights import import_authors_checkpoint, load_model, save_model
+    from equipoise.methods.data_weight import DataWeight, FixedWeight
+    from equipoise.methods.mol import MOL
+    from equipoise.networks.cnn import CNN
+    from equipoise.networks.measured import lipschitz_lower
     from equipoise.outcome import BadInputError, EquipoiseError, Outcome, Solution
-    from equipoise.physics.csm import espirit, estimate_csm
+    from equipoise.physics.cartesian import SenseOp
+    from equipoise.physics.coils.espirit import espirit, estimate_csm
     from equipoise.physics.generic import FunctionOp
     from equipoise.physics.linop import LinearOperator, adjoint_error, operator_norm
     from equipoise.physics.noise_level import noise_level
-    from equipoise.physics.sampling import make_mask
-    from equipoise.physics.sense import SenseOp
+    from equipoise.physics.problem import Problem
+    from equipoise.physics.sampling.masks import make_mask
     from equipoise.physics.superres import BlurDownsampleOp
-    from equipoise.problem import Problem
-    from equipoise.reconstruction import reconstruct, slice_problem
-    from equipoise.report import certificate_schema
-    from equipoise.retrospective import undersample
-    from equipoise.robustness.lipschitz import lipschitz_lower
-    from equipoise.superresolution import enlarge
+    from equipoise.recon.enlarge import enlarge
+    from equipoise.recon.experiment import undersample
+    from equipoise.recon.problems import slice_problem
+    from equipoise.recon.reconstruct import reconstruct
+    from equipoise.report.certificate_file import certificate_schema
+    from equipoise.report.content import write_certificate_report
+    from equipoise.zoo.authors import import_authors_checkpoint
+    from equipoise.zoo.model_file import load_model, save_model
 
 
 def __getattr__(name: str) -> Any:

@@ -1,1 +1,1 @@
-"""The equilibrium ``lam A^H (A x - b) + F(x) = 0``: network, solvers, gradient."""
+"""x*: one equation, its solvers, its gradient, its bounds; H is known as a function only."""

@@ -6,7 +6,7 @@ Walker and Ni, SIAM J. Numer. Anal. 49:1715-1735, 2011. For a linear map it is G
 import torch
 from torch import Tensor
 
-from equipoise.physics.linop import per_sample
+from equipoise.vectors import per_sample
 
 RIDGE = 1e-10
 """Added to the diagonal of the Gram matrix of normalised differences: free of any scale."""

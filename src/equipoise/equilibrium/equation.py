@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.equilibrium.data_consistency import solve_regularized
-from equipoise.physics.linop import LinearOperator, norm, per_sample
-from equipoise.robustness.certificate import distance_bound, tight_distance_bound
+from equipoise.equilibrium.bounds import distance_bound, tight_distance_bound
+from equipoise.physics.least_squares import solve_regularized
+from equipoise.physics.linop import LinearOperator
+from equipoise.vectors import norm, per_sample
 
 
 class Step(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 from equipoise.equilibrium.anderson import AndersonHistory
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.outcome import Outcome, Solution
-from equipoise.physics.linop import norm, per_sample
+from equipoise.vectors import norm, per_sample
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SolverOptions:
         Side of the tiles, in pixels, that the network is evaluated in; None for the whole image.
         The result is the same, in memory for one tile.
     recompute
-        Keep no activations for backward, see :class:`equipoise.equilibrium.tiles.Tiled`.
+        Keep no activations for backward, see :class:`equipoise.networks.tiles.Tiled`.
     """
 
     method: Literal["anderson", "picard"] = "anderson"

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from equipoise.equilibrium.data_consistency import solve_regularized
 from equipoise.equilibrium.equation import MonotoneEquation, Step
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.outcome import BackwardRecord
-from equipoise.physics.linop import inner, per_sample
+from equipoise.physics.least_squares import solve_regularized
+from equipoise.vectors import inner, per_sample
 
 Adjoint = Literal["adjoint", "algorithm2"]
 """``adjoint``: solve (10), accelerated. ``algorithm2``: the Picard iteration on q of the

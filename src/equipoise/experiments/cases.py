@@ -8,19 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.demo import head_slice
 from equipoise.formats import read
 from equipoise.formats.acquisition import Acquisition
-from equipoise.learning.images import load_images
-from equipoise.learning.simulate import complex_noise
+from equipoise.formats.sample_head import head_slice
 from equipoise.outcome import BadInputError
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.csm import estimate_csm, normalize_csm
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
 from equipoise.physics.fourier import kspace_to_image
-from equipoise.physics.noise_level import noise_level
-from equipoise.physics.sampling import make_mask
-from equipoise.physics.sense import SenseOp
-from equipoise.retrospective import CALIBRATION, undersample
+from equipoise.physics.noise_level import complex_noise, noise_level
+from equipoise.physics.sampling.masks import make_mask
+from equipoise.recon.experiment import CALIBRATION, undersample
+from equipoise.training.sources.images import load_images
 
 N_COILS, IMAGE_STACK_AXES = 8, 3
 NOISE = (0.005, 0.08)

@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.certification import attackable
-from equipoise.equilibrium.method import Method
-from equipoise.equilibrium.mol import MOL
+from equipoise.certificate.attack import attackable, worst_case
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
-from equipoise.formats.write import make_folder
-from equipoise.learning.metrics import psnr
-from equipoise.learning.simulate import Simulation, complex_noise
+from equipoise.formats.replacing import make_folder
+from equipoise.methods.method import Method
+from equipoise.methods.mol import MOL
+from equipoise.methods.solving import solve_slice
+from equipoise.methods.usual import slice_features
+from equipoise.metrics import psnr
+from equipoise.networks.jacobian import Jacobian, largest_symmetric_eigenvalue
 from equipoise.outcome import BadInputError, Outcome, Solution
-from equipoise.physics.linop import per_sample
-from equipoise.physics.noise_level import noise_level
-from equipoise.physics.sense import SenseOp
-from equipoise.problem import Problem
-from equipoise.reconstruction import slice_features, solve_slice
-from equipoise.robustness.jacobian import Jacobian, largest_symmetric_eigenvalue
-from equipoise.robustness.worst_case import worst_case
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.noise_level import complex_noise, noise_level
+from equipoise.physics.problem import Problem
+from equipoise.training.sources.simulated import Simulation
+from equipoise.vectors import per_sample
 
 STREAM = 4
 """Keeps these random numbers apart from those of training, validation and calibration."""

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.method import Method
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
-from equipoise.formats.write import make_folder, replacing
-from equipoise.learning.simulate import complex_noise
+from equipoise.formats.replacing import make_folder, replacing
+from equipoise.methods.method import Method
 from equipoise.methods.registry import new_method
 from equipoise.outcome import EquipoiseError
-from equipoise.physics.coils import biot_savart_maps
-from equipoise.physics.sampling import make_mask
-from equipoise.physics.sense import SenseOp
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.noise_level import complex_noise
+from equipoise.physics.sampling.masks import make_mask
 
 ITERATIONS = (10, 50, 200)
 METHODS = ("modl", "mol-lr")

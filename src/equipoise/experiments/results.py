@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from equipoise.formats.write import replacing
+from equipoise.formats.replacing import replacing
 
 Row = dict[str, Any]
 

@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.certification import attackable
-from equipoise.equilibrium.method import Method
+from equipoise.certificate.attack import attackable, worst_case
 from equipoise.experiments.cases import Case
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
-from equipoise.formats.write import make_folder, replacing
-from equipoise.learning.baselines import best_sense
-from equipoise.learning.metrics import psnr
-from equipoise.learning.simulate import complex_noise
+from equipoise.formats.replacing import make_folder, replacing
 from equipoise.methods.feed_forward import data_consistency
-from equipoise.physics.linop import per_sample
-from equipoise.robustness.worst_case import worst_case
+from equipoise.methods.method import Method
+from equipoise.methods.sense import best_sense
+from equipoise.metrics import psnr
+from equipoise.physics.noise_level import complex_noise
+from equipoise.vectors import per_sample
 
 NOISE_LEVELS = (0.0, 0.01, 0.02, 0.04, 0.08)
 """Standard deviation of the noise that is added, relative to the intensity scale."""

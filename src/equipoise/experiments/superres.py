@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.equilibrium.data_consistency import tikhonov
-from equipoise.equilibrium.method import Method
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
 from equipoise.experiments.table1 import learned, summary, table_row
 from equipoise.formats.photograph import PHOTOGRAPHS, read_photograph
-from equipoise.formats.write import make_folder, replacing
-from equipoise.learning.images import image_files
-from equipoise.learning.metrics import psnr, ssim
-from equipoise.learning.photographs import SuperResolution
-from equipoise.learning.sample import Sample
+from equipoise.formats.replacing import make_folder, replacing
+from equipoise.methods.method import Method
+from equipoise.metrics import psnr, ssim
 from equipoise.outcome import BadInputError
+from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.superres import BlurDownsampleOp, resize_bicubic
+from equipoise.training.sources.images import image_files
+from equipoise.training.sources.photographs import SuperResolution
+from equipoise.training.sources.source import Sample
 
 BICUBIC, TIKHONOV = "bicubic", "tikhonov"
 NOISE = 0.01

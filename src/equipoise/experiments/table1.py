@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.equilibrium.data_consistency import tikhonov
-from equipoise.equilibrium.method import Method
 from equipoise.experiments.cases import Case
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
-from equipoise.formats.write import make_folder, replacing
-from equipoise.learning.baselines import best_sense
-from equipoise.learning.metrics import psnr, ssim
+from equipoise.formats.replacing import make_folder, replacing
+from equipoise.methods.method import Method
+from equipoise.methods.sense import best_sense
+from equipoise.metrics import psnr, ssim
+from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.linop import LinearOperator
 
 SENSE = "sense"

@@ -1,6 +1,6 @@
 """Files in, files out. One file a format; :func:`read` recognises a scan from its content."""
 
 from equipoise.formats.acquisition import Acquisition
-from equipoise.formats.registry import read
+from equipoise.formats.readers.registry import read
 
 __all__ = ["Acquisition", "read"]

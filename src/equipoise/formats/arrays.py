@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from equipoise.formats.bart import COIL, SLICE, read_cfl, recognizes
+from equipoise.formats.cfl import COIL, SLICE, read_cfl, recognizes
 from equipoise.formats.hdf5 import dataset_names, open_hdf5, read_complex
-from equipoise.formats.npz import read_arrays
+from equipoise.formats.readers.npz import read_arrays
 from equipoise.outcome import BadInputError
 
 

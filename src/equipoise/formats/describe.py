@@ -7,7 +7,7 @@ import torch
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.physics.noise_level import noise_level
-from equipoise.physics.sampling import calibration_region
+from equipoise.physics.sampling.masks import calibration_region
 
 DRAWN_ROWS, DRAWN_COLUMNS = 32, 64
 """Pixels of the drawn mask: 16 lines of text, two pixels above each other in a character."""

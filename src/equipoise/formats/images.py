@@ -8,7 +8,7 @@ import numpy as np
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.hdf5 import dataset_names, open_hdf5, read_complex
 from equipoise.formats.header import cut, stored_header
-from equipoise.formats.registry import read
+from equipoise.formats.readers.registry import read
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import kspace_to_image
 
@@ -17,7 +17,7 @@ IMAGES = ("image", "reconstruction")
 
 
 def read_images(path: Path) -> dict[str, Any]:
-    """The content that :func:`equipoise.formats.write.write_image` takes.
+    """The content that :func:`equipoise.formats.writers.write.write_image` takes.
 
     From HDF5 files of images (those of this package, and fastMRI submissions) the images; from a
     scan those of its samples, zero where nothing was measured: combined with the coil maps that

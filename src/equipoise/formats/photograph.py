@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.formats.replacing import replacing
-from equipoise.formats.write import check_target
+from equipoise.formats.writers.write import check_target
 from equipoise.outcome import BadInputError
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from equipoise.outcome import BadInputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -30,3 +32,17 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder for results, with its parents.
+
+    Raises
+    ------
+    BadInputError
+        If a file stands in the way, or it may not be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"{folder} cannot be made a folder: {error.strerror}") from error

@@ -1,1 +1,1 @@
-"""Reconstruction methods behind one interface, ``x = method(kspace, A)``, and their files."""
+"""Data and A in, image out: every reconstruction behind one ``solve``."""

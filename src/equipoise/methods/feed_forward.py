@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equipoise.equilibrium.data_consistency import solve_regularized
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.equilibrium.method import Method
+from equipoise.methods.method import Method
 from equipoise.outcome import Outcome, Solution
-from equipoise.physics.linop import LinearOperator, inner, per_sample
+from equipoise.physics.least_squares import solve_regularized
+from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, Image, PerSample
+from equipoise.vectors import inner, per_sample
 
 CG_RTOL = {torch.complex64: 1e-4, torch.complex128: 1e-13}
 """Of every data-consistency solve, relative to its right-hand side."""

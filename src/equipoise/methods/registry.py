@@ -2,14 +2,16 @@
 
 from typing import Any
 
-from equipoise.equilibrium.data_weight import DataWeight
-from equipoise.equilibrium.method import Method
-from equipoise.equilibrium.mol import MOL
-from equipoise.equilibrium.network import CNN
-from equipoise.methods.monotone import MOLM
-from equipoise.methods.spectral import DEGRAD, DEGRAD_M, MOLSN, SpectralCNN
-from equipoise.methods.unet import ResidualUNet, UNet
+from equipoise.methods.data_weight import DataWeight
+from equipoise.methods.method import Method
+from equipoise.methods.mol import MOL
+from equipoise.methods.mol_m import MOLM
+from equipoise.methods.mol_sn import DEGRAD, DEGRAD_M, MOLSN
+from equipoise.methods.unet import UNet
 from equipoise.methods.unrolled import ADMMNet, MoDL
+from equipoise.networks.cnn import CNN
+from equipoise.networks.spectral import SpectralCNN
+from equipoise.networks.unet import ResidualUNet
 
 METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (MOL, MOLM, MOLSN, DEGRAD, MoDL, ADMMNet, UNet)

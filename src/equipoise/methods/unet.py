@@ -2,87 +2,10 @@
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from equipoise.methods.feed_forward import FeedForward
+from equipoise.networks.unet import ResidualUNet
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Image, PerSample
-
-POOLINGS = 2
-
-
-class ResidualUNet(nn.Module):
-    """``x + U(x)``, U with two pooling levels and no normalisation, on any image size.
-
-    Ronneberger, Fischer, Brox, MICCAI 2015. Real and imaginary part are two channels; images are
-    padded with zeros to a multiple of four.
-
-    Parameters
-    ----------
-    features
-        Channels at full resolution; each level doubles them.
-    seed
-        Seed of the weights.
-    """
-
-    def __init__(self, features: int = 32, seed: int = 0):
-        super().__init__()
-        self.features = features
-        widths = [features * 2**level for level in range(POOLINGS + 1)]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.down = nn.ModuleList(
-                _block(i, o) for i, o in zip([2, *widths[:-1]], widths, strict=True)
-            )
-            self.up = nn.ModuleList(
-                _block(widths[level + 1] + widths[level], widths[level])
-                for level in reversed(range(POOLINGS))
-            )
-            self.last = nn.Conv2d(features, 2, 1)
-        nn.init.zeros_(self.last.weight)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def configuration(self) -> dict[str, int]:
-        """What is needed to build the same network again."""
-        return {"features": self.features}
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Real dtype of the weights."""
-        return self.last.weight.dtype
-
-    def forward(self, image: Image) -> Image:
-        """``x + U(x)``."""
-        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
-        x = torch.view_as_real(image.to(complex_dtype)).permute(0, 3, 1, 2)
-        y, x_size = image.shape[-2:]
-        multiple = 2**POOLINGS
-        h = F.pad(x, (0, -x_size % multiple, 0, -y % multiple))
-        correction = self._correction(h)[..., :y, :x_size]
-        out = (x + correction).permute(0, 2, 3, 1).contiguous()
-        return torch.view_as_complex(out).to(image.dtype)
-
-    def _correction(self, h: Tensor) -> Tensor:
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.down):
-            h = block(F.max_pool2d(h, 2) if level else h)
-            skips.append(h)
-        h = skips.pop()
-        for block in self.up:
-            h = F.interpolate(h, scale_factor=2.0, mode="bilinear", align_corners=False)
-            h = block(torch.cat([h, skips.pop()], 1))
-        return self.last(h)
-
-
-def _block(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(channels_out, channels_out, 3, padding=1),
-        nn.ReLU(),
-    )
 
 
 class UNet(FeedForward):

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from equipoise.equilibrium.network import CNN
 from equipoise.methods.feed_forward import FeedForward, data_consistency
+from equipoise.networks.cnn import CNN
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Image, PerSample
 

@@ -2,7 +2,9 @@
 
 import math
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from equipoise.shapes import KSpace, Mask, PerSample
 
@@ -41,3 +43,9 @@ def _radius(shape: torch.Size) -> torch.Tensor:
     axes = [(torch.arange(n) - n // 2) / max(n / 2, 1) for n in shape]
     grid = torch.meshgrid(*axes, indexing="ij")
     return torch.stack([g**2 for g in grid]).sum(0).sqrt()
+
+
+def complex_noise(shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+    """White complex64 noise with ``E|n|^2 = 1``."""
+    parts = rng.standard_normal((2, *shape)).astype(np.float32) / np.float32(np.sqrt(2))
+    return torch.complex(*torch.from_numpy(parts))

@@ -1,6 +1,7 @@
 """Super-resolution: ``A = D B``, a blur against aliasing and then every ``factor``-th pixel."""
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor
 
 from equipoise.outcome import BadInputError
-from equipoise.physics.linop import LinearOperator, per_sample, percentile
+from equipoise.physics.linop import LinearOperator, percentile
 from equipoise.shapes import Data, Image, PerSample
+from equipoise.vectors import per_sample
 
 Kernel = Literal["gaussian", "bicubic"]
 Border = Literal["zero", "circular", "reflect"]
@@ -114,6 +116,20 @@ class BlurDownsampleOp(LinearOperator):
             _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
             found.append((vectors.mT.contiguous(), values))
         return found
+
+
+@dataclass(frozen=True)
+class Blur:
+    """What makes a photograph small; the attributes are those of :class:`BlurDownsampleOp`."""
+
+    factor: int = 3
+    kernel: Kernel = "gaussian"
+    border: Border = "reflect"
+
+    def operator(self, images: Tensor) -> BlurDownsampleOp:
+        """A for images (batch, y, x)."""
+        shape = (images.shape[1], images.shape[2])
+        return BlurDownsampleOp(shape, self.factor, self.kernel, self.border, len(images))
 
 
 def resize_bicubic(image: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,0 +1,1 @@
+"""What may be promised of one image, and on which evidence."""

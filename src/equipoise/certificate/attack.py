@@ -1,0 +1,160 @@
+"""The perturbation of the data that moves an image most (17)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from equipoise.certificate.noise import white_noise
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.method import Method
+from equipoise.outcome import Solution
+from equipoise.physics.linop import LinearOperator
+from equipoise.shapes import Data, Image, Mask, PerSample
+from equipoise.vectors import norm, per_sample
+
+Reconstruct = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class WorstCase:
+    """What an attack found.
+
+    Attributes
+    ----------
+    perturbation
+        d, with ``||d|| <= epsilon ||b||`` on the measured samples.
+    image
+        The reconstruction of ``b + d``.
+    movement
+        ``||x(b + d) - x(b)||``, (batch,).
+    amplification
+        ``movement / ||d||``: no ascent can exclude a larger one.
+    random_amplification
+        The same for the random perturbations that the ascents started from, their mean.
+    history
+        The movement after each step, the first that of the random start, (starts, steps + 1,
+        batch).
+    """
+
+    perturbation: Data
+    image: Image
+    movement: PerSample
+    amplification: PerSample
+    random_amplification: PerSample
+    history: Tensor
+
+
+def worst_case(
+    reconstruct: Reconstruct,
+    data: Data,
+    measured: Mask,
+    epsilon: float,
+    *,
+    steps: int = 10,
+    starts: int = 2,
+    seed: int = 0,
+    real: bool = False,
+) -> WorstCase:
+    """``max_d ||x(b + d) - x(b)||`` over ``||d|| = epsilon ||b||``, by ascent along the gradient.
+
+    Each step replaces d by the gradient of half the squared movement, brought to the sphere: the
+    power method on ``K^H K`` where x(b) is linear, a Frank-Wolfe step where it is not. The gradient
+    is that of ``reconstruct`` itself, so an equilibrium must bring its implicit gradient and an
+    unrolled network its own. The best of all steps and starts is returned: a lower bound of the
+    worst case, since no ascent can exclude a worse one.
+
+    Parameters
+    ----------
+    reconstruct
+        Differentiable map from data to image.
+    data
+        b.
+    measured
+        Where d may differ from zero; must broadcast to the data.
+    epsilon
+        Norm of d relative to that of b.
+    steps, starts
+        Ascent steps from each start.
+    seed
+        Of the random starts.
+    real
+        Start from real noise: where data and image are real, so are the gradients.
+    """
+    length = epsilon * norm(data)
+    with torch.no_grad():
+        clean = reconstruct(data)
+    best_d, best_image, largest = torch.zeros_like(data), clean, torch.zeros_like(length)
+    history = []
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(starts):
+        noise = white_noise(data, len(data), generator, real).to(data.dtype)
+        d = _to_sphere(noise * measured, length)
+        for step in range(steps + 1):
+            if step < steps:
+                image, gradient = _movement_gradient(reconstruct, data, d, clean)
+            else:
+                with torch.no_grad():
+                    image = reconstruct(data + d)
+            movement = norm(image - clean)
+            better = movement > largest
+            best_d, best_image = _pick(better, d, best_d), _pick(better, image, best_image)
+            largest = torch.maximum(largest, movement)
+            history.append(movement)
+            if step < steps:
+                d = _to_sphere(gradient * measured, length)
+    movements = torch.stack(history).reshape(starts, steps + 1, -1)
+    return WorstCase(
+        perturbation=best_d,
+        image=best_image,
+        movement=largest,
+        amplification=largest / length,
+        random_amplification=movements[:, 0].mean(0) / length,
+        history=movements,
+    )
+
+
+def _movement_gradient(
+    reconstruct: Reconstruct, data: Tensor, d: Tensor, clean: Tensor
+) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        leaf = d.detach().requires_grad_()
+        image = reconstruct(data + leaf)
+        half_square = 0.5 * (image - clean).abs().square().sum()
+        (gradient,) = torch.autograd.grad(half_square, leaf)
+    return image.detach(), gradient
+
+
+def _pick(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(per_sample(better, new), new, old)
+
+
+def _to_sphere(direction: Tensor, length: Tensor) -> Tensor:
+    factor = length / norm(direction).clamp(min=torch.finfo(torch.float64).tiny)
+    return direction * per_sample(factor, direction).to(direction.real.dtype)
+
+
+BACKWARD_RTOL = 0.05
+"""Of the gradients that an attack ascends."""
+
+
+def attackable(
+    operator: LinearOperator,
+    model: Method,
+    solution: Solution,
+    options: SolverOptions | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """The image as a differentiable function of the data, at the lam and scale of a solution.
+
+    Equilibria are found by the resolvent step, whatever step the method has of its own.
+    """
+    lam, scale = solution.lam.detach(), solution.scale
+    chosen = replace(options or model.options, step="resolvent")
+
+    def reconstruct(data: Tensor) -> Tensor:
+        return model.solve(
+            operator, data, lam=lam, scale=scale, options=chosen, backward_rtol=BACKWARD_RTOL
+        ).value
+
+    return reconstruct

@@ -1,0 +1,324 @@
+"""What the image of a slice can be trusted for: bounds, measurements, and what each rests on."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from equipoise.certificate.attack import WorstCase, attackable, worst_case
+from equipoise.certificate.noise import NoiseMap
+from equipoise.certificate.noise_map import slice_noise_map
+from equipoise.certificate.statements import Constants, Statement, statements
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.method import Method
+from equipoise.methods.mol import MOL
+from equipoise.methods.solving import in_range, solve_slice
+from equipoise.methods.usual import slice_features
+from equipoise.networks.jacobian import (
+    Jacobian,
+    largest_singular_value,
+    largest_symmetric_eigenvalue,
+)
+from equipoise.networks.proved import lipschitz_upper
+from equipoise.outcome import Outcome, Solution
+from equipoise.physics.problem import Problem
+from equipoise.vectors import per_sample
+
+LANCZOS_STEPS = 25
+"""For ``m_local`` and ``||J||`` at the image, at the first iterate, and half-way between them."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What was tried (17): ``||d|| = epsilon ||b||``, ascents from random starts."""
+
+    epsilon: float
+    steps: int
+    starts: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class NoiseSummary:
+    """The noise map (16) in four numbers.
+
+    Attributes
+    ----------
+    probes
+        Noise realisations.
+    median, median_error
+        Of the standard deviation over the pixels of the image, and of its Monte-Carlo error, in
+        units of the image.
+    accuracy
+        Largest certified relative error of a linear solve; None where m was refuted.
+    """
+
+    probes: int
+    median: float
+    median_error: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """All that is promised of, and was measured at, the image of one slice.
+
+    Attributes
+    ----------
+    index, model, outcome
+        Which slice and method, and how the solve ended.
+    lam, lam_source
+        The data weight, ``given`` or ``auto``: following the noise.
+    noise_level, intensity_scale
+        sigma, ``E|n|^2 = sigma^2``, and the scale that the image was divided by, in units of the
+        scan.
+    distance_bound, perturbation_bound, noise_bound, paper_bound, contraction
+        The numbers of ``statements``, None where nothing is promised. ``perturbation_bound`` and
+        ``paper_bound`` bound ``||dx|| / ||db||`` at this lam, scale and these maps; the first is
+        the sharp one.
+    m, m_evidence
+        The monotonicity constant that the bounds use; ``proved``, ``measured``: not contradicted
+        at this image, ``refuted``: contradicted, or ``none``.
+    m_local
+        ``1 - lambda_max((J + J^T) / 2)`` at the first iterate, half-way, and at the image:
+        measured by Lanczos iterations, which read it from above.
+    lipschitz_lower
+        Largest ``||J||`` that Lanczos iterations found at the same three images: measured.
+    lipschitz_upper
+        Product of the norms of the layers: proved.
+    measured_amplification
+        Largest ``||dx|| / ||db||`` that an attack found, None if none was asked for.
+    random_amplification
+        The same for random noise of the same norm.
+    attack, noise
+        Settings of the attack, and summary of the noise map.
+    in_range, false_alarm_rate
+        Whether the features are usual at the stated rate; None without calibration, or with
+        another lam or tolerance than the calibration had.
+    features, deviations
+        What was compared with the calibration, and how many spreads each is off.
+    statements
+        Value, formula, evidence and meaning of each bound.
+    """
+
+    index: int
+    model: str
+    outcome: str
+    lam: float
+    lam_source: Literal["auto", "given"]
+    noise_level: float
+    intensity_scale: float
+    distance_bound: float | None
+    perturbation_bound: float | None
+    noise_bound: float | None
+    paper_bound: float | None
+    contraction: float | None
+    m: float | None
+    m_evidence: Literal["proved", "measured", "refuted", "none"]
+    m_local: list[float] | None
+    lipschitz_lower: float | None
+    lipschitz_upper: float | None
+    measured_amplification: float | None
+    random_amplification: float | None
+    attack: Attack | None
+    noise: NoiseSummary | None
+    in_range: bool | None
+    false_alarm_rate: float | None
+    features: dict[str, float | None]
+    deviations: dict[str, float | None] | None
+    statements: dict[str, Statement]
+
+
+@dataclass
+class CertifiedSlice:
+    """The image with its certificate and, where asked for, its noise map and an attack.
+
+    Image and noise map are in units of the scan, problem and attack divided by its ``unit``.
+    ``history`` holds the relative residual and the distance bound by iteration, ``seconds`` is the
+    time of the reconstruction alone.
+    """
+
+    certificate: Certificate
+    image: Tensor
+    problem: Problem[Any]
+    history: Tensor
+    seconds: float
+    noise: NoiseMap | None
+    attack: WorstCase | None
+
+    @property
+    def unit(self) -> float:
+        """What the data were divided by."""
+        return self.problem.unit
+
+
+def certify_slice(
+    problem: Problem[Any],
+    model: Method,
+    *,
+    index: int = 0,
+    lam: float | None = None,
+    options: SolverOptions | None = None,
+    noise_probes: int | None = None,
+    epsilon: float | None = None,
+    attack_steps: int = 10,
+    attack_starts: int = 2,
+    seed: int = 0,
+) -> CertifiedSlice:
+    """Reconstruct a slice and say what the image can be trusted for.
+
+    Parameters
+    ----------
+    problem
+        The slice.
+    model
+        Any method; one without an equilibrium gets a certificate that says so.
+    index
+        Number of the slice.
+    lam, options
+        As for a reconstruction.
+    noise_probes
+        Probes of the noise map (16); none if not given.
+    epsilon
+        ``||d|| / ||b||`` of a worst-case perturbation (17); none if not given.
+    attack_steps, attack_starts
+        Ascent of the attack.
+    seed
+        Of the probes, the starts and the ascents.
+
+    Raises
+    ------
+    BadInputError
+        If a noise map is asked of a method without equilibrium.
+    """
+    started = time.perf_counter()
+    with torch.no_grad():
+        solution = solve_slice(problem, model, lam, options)
+    seconds = time.perf_counter() - started
+    diverged = solution.outcome[0] is Outcome.DIVERGED
+    m_local, lower, upper = None, None, None
+    if isinstance(model, MOL):
+        upper = lipschitz_upper(model.network.kernels(), skip=model.network.skip)
+        if not diverged:
+            m_local, lower = _local_constants(problem, model, solution, seed)
+    constants = _constants(model, solution, m_local, lower, upper)
+    bounds = statements(
+        constants, float(solution.distance_bound[0]), problem.noise_to(solution.value)
+    )
+    attack = None
+    if epsilon is not None and not diverged:
+        attack = worst_case(
+            attackable(problem.operator, model, solution, options),
+            problem.data,
+            problem.measured,
+            epsilon,
+            steps=attack_steps,
+            starts=attack_starts,
+            seed=seed,
+            real=model.real and problem.real,
+        )
+    noise = summary = None
+    if noise_probes is not None and not diverged:
+        noise = slice_noise_map(problem, model, solution, probes=noise_probes, seed=seed)
+        summary = _noise_summary(noise, solution, constants.evidence == "not available")
+    assert solution.scale is not None
+    found = slice_features(problem, solution)
+    calibration = model.calibration
+    usual = lam is None and options in (None, model.options) and calibration is not None
+    certificate = Certificate(
+        index=index,
+        model=model.name,
+        outcome=solution.outcome[0].value,
+        lam=constants.lam,
+        lam_source="auto" if lam is None else "given",
+        noise_level=float(problem.noise_level[0]) * problem.unit,
+        intensity_scale=float(solution.scale[0]) * problem.unit,
+        **{name: statement.value for name, statement in bounds.items()},
+        m=model.m,
+        m_evidence=_m_evidence(constants),
+        m_local=m_local,
+        lipschitz_lower=lower,
+        lipschitz_upper=upper,
+        measured_amplification=None if attack is None else float(attack.amplification[0]),
+        random_amplification=None if attack is None else float(attack.random_amplification[0]),
+        attack=None
+        if attack is None or epsilon is None
+        else Attack(epsilon, attack_steps, attack_starts, seed),
+        noise=summary,
+        in_range=in_range(model, problem, solution) if usual else None,
+        false_alarm_rate=None if calibration is None else calibration.false_alarm_rate,
+        features={**found},
+        deviations=None if calibration is None else {**calibration.deviation(found)},
+        statements=bounds,
+    )
+    image, history = solution.value * problem.unit, solution.history_of(0)
+    return CertifiedSlice(certificate, image, problem, history, seconds, noise, attack)
+
+
+def _constants(
+    model: Method,
+    solution: Solution,
+    m_local: list[float] | None,
+    lower: float | None,
+    upper: float | None,
+) -> Constants:
+    lam, contraction, proved = float(solution.lam[0]), None, False
+    if isinstance(model, MOL) and upper is not None:
+        limit = 1 - model.m_network
+        proved = upper <= limit
+        if proved or (lower is not None and lower <= limit):
+            resolvent = limit / (1 + model.shift)
+            gradient = 1 - 2 * model.m / (2 + lam + 2 * model.shift)
+            contraction = resolvent if model.options.step == "resolvent" else gradient
+    return Constants(
+        m=model.m,
+        m_proved=proved,
+        m_local=min(m_local) if m_local else None,
+        lam=lam,
+        contraction=contraction,
+        diverged=solution.outcome[0] is Outcome.DIVERGED,
+        single=solution.value.dtype == torch.complex64,
+    )
+
+
+def _m_evidence(constants: Constants) -> Literal["proved", "measured", "refuted", "none"]:
+    if constants.m is None or (constants.m_local is None and not constants.m_proved):
+        return "none"
+    if constants.m_local is not None and constants.m_local < constants.m:
+        return "refuted"
+    return "proved" if constants.m_proved else "measured"
+
+
+def _noise_summary(noise: NoiseMap, solution: Solution, refuted: bool) -> NoiseSummary:
+    inside = solution.value[0] != 0
+    return NoiseSummary(
+        probes=noise.probes,
+        median=float(noise.std[inside].median()),
+        median_error=float(noise.error[inside].median()),
+        accuracy=None if refuted else noise.accuracy,
+    )
+
+
+def _local_constants(
+    problem: Problem[Any], model: MOL, solution: Solution, seed: int
+) -> tuple[list[float], float]:
+    """``m_local`` on the way to the image, and the largest norm of J there."""
+    assert solution.scale is not None
+    operator = problem.operator
+    units = per_sample(solution.scale, solution.value).float()
+    image = solution.value / units
+    data = problem.data / per_sample(solution.scale, problem.data).float()
+    first = model.first_iterate(operator, data, solution.lam)
+    network = model.network_on(operator.support())
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(image.shape, dtype=image.dtype, generator=generator)
+    found, norms = [], []
+    for share in (0.0, 0.5, 1.0):
+        jacobian = Jacobian(network, torch.lerp(first.to(image.dtype), image, share))
+        top = largest_symmetric_eigenvalue(jacobian, start, LANCZOS_STEPS).value
+        found.append(1 + model.shift - float(top[0]))
+        norms += [float(largest_singular_value(jacobian, start, LANCZOS_STEPS).value[0])]
+        norms += [float(top[0])]
+    return found, max(norms)

@@ -1,0 +1,90 @@
+"""The noise map of one image, from its linearisation or from reconstructing again and again."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.certificate.linear_response import LinearResponse
+from equipoise.certificate.noise import NoiseMap, Respond, noise_map
+from equipoise.methods.method import Method
+from equipoise.methods.mol import MOL
+from equipoise.outcome import BadInputError, Solution
+from equipoise.physics.problem import Problem
+
+BATCH = 4
+"""Probes that are solved at once."""
+
+REPLICA_ACCURACY = 0.1
+"""Bound on the distance of a replica to its equilibrium, relative to the noise in its data."""
+
+
+def slice_noise_map(
+    problem: Problem[Any], model: Method, solution: Solution, *, probes: int, seed: int = 0
+) -> NoiseMap:
+    """The noise map of an equilibrium, in the units of the scan.
+
+    Raises
+    ------
+    BadInputError
+        If the method has no equilibrium.
+    """
+    if not isinstance(model, MOL):
+        raise BadInputError(
+            f"{model.name} has no equilibrium to linearise: a noise map needs a MOL model"
+        )
+    response = LinearResponse(model, problem.operator, solution, batch=BATCH)
+    found = _map(response, problem, model, probes, seed, shrink=True)
+    return replace(found, accuracy=response.accuracy)
+
+
+@torch.no_grad()
+def replica_noise_map(
+    problem: Problem[Any], model: Method, solution: Solution, *, probes: int, seed: int = 0
+) -> NoiseMap:
+    """The noise map by pseudo-replicas, of any method, each pixel by itself, in units of the scan.
+
+    The data with fresh noise of their own level are reconstructed again, at the lam, intensity
+    scale and maps of the solution, an equilibrium to a bound of a tenth of what the noise is to
+    the image. No linearisation, and many times the cost.
+    """
+    solve = model.solve
+    if isinstance(model, MOL):
+        rtol = min(model.options.rtol, REPLICA_ACCURACY * problem.noise_to(solution.value))
+        options = replace(model.options, rtol=rtol)
+        solve = partial(model.solve, start=solution.value, options=options)
+
+    def moved(noise: Tensor) -> Tensor:
+        again = [
+            solve(
+                problem.operator, problem.data + one[None], lam=solution.lam, scale=solution.scale
+            ).value
+            for one in noise
+        ]
+        return torch.cat(again) - solution.value
+
+    return _map(moved, problem, model, probes, seed, shrink=False)
+
+
+def _map(
+    respond: Respond,
+    problem: Problem[Any],
+    model: Method,
+    probes: int,
+    seed: int,
+    *,
+    shrink: bool,
+) -> NoiseMap:
+    found = noise_map(
+        respond,
+        problem.measured.expand(problem.data.shape),
+        float(problem.noise_level[0]),
+        probes=probes,
+        batch=BATCH,
+        seed=seed,
+        real=model.real and problem.real,
+        shrink=shrink,
+    )
+    return replace(found, std=found.std * problem.unit, error=found.error * problem.unit)

@@ -1,0 +1,1 @@
+"""The command ``equipoise``, one file a command; :mod:`equipoise.cli.app` registers them."""

@@ -1,0 +1,52 @@
+"""The command ``equipoise``. Heavy imports live inside the commands: ``--help`` is instant.
+
+Exit codes: 0 done; 1 bad input or failure; 2 usage; 3 with ``--strict`` when a slice did not
+converge; 4 when some of many scans failed. Results for machines go to standard output, everything
+else to standard error.
+"""
+
+from typing import Annotated
+
+import typer
+
+from equipoise.cli.calib import calib
+from equipoise.cli.certify import calibrate, certify
+from equipoise.cli.demo import demo
+from equipoise.cli.doctor import doctor
+from equipoise.cli.experiments import app as experiments
+from equipoise.cli.files import convert, info
+from equipoise.cli.import_model import import_model
+from equipoise.cli.models import app as models
+from equipoise.cli.recon import recon
+from equipoise.cli.superres import superres
+from equipoise.cli.terminal import VerboseGroup, console, verbosity
+from equipoise.cli.train import train
+
+app = typer.Typer(
+    help="MRI reconstruction at an equilibrium, with a bound on its error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    cls=VerboseGroup,
+)
+app.add_typer(experiments, name="experiment")
+app.add_typer(models, name="models")
+for command in (doctor, certify, calibrate, calib, info, convert, superres, recon, demo, train):
+    app.command()(command)
+app.command("import-model")(import_model)
+
+
+@app.callback()
+def _verbosity(
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="only errors and warnings")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="more on the way")] = False,
+    debug: Annotated[bool, typer.Option(help="a traceback where a command fails")] = False,
+) -> None:
+    """MRI reconstruction at an equilibrium, with a bound on its error."""
+    verbosity.quiet, verbosity.verbose, verbosity.debug = quiet, verbose, debug
+    console.quiet = quiet
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,246 @@
+"""``equipoise recon`` of many scans: progress, parts, a SLURM array, and what failed at the end."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from equipoise.cli.terminal import console, errors, failures, verbosity
+
+if TYPE_CHECKING:
+    from equipoise.recon.batch import Settings
+    from equipoise.recon.reconstruct import SliceResult
+
+SOME_FAILED = 4
+NOT_CONVERGED = 3
+
+
+class BatchOptions(NamedTuple):
+    """What belongs to many scans only."""
+
+    suffix: str
+    resume: bool
+    num_parts: int | None
+    part_id: int | None
+    slurm: bool
+    slurm_options: Sequence[str]
+    device: str
+
+
+def is_batch(scans: Sequence[Path], output: Path | None, options: BatchOptions) -> bool:
+    """Several scans, or one into a folder, or an option that only many scans know."""
+    into_folder = (
+        output is not None and output.suffix != ".dcm" and (output.is_dir() or not output.suffix)
+    )
+    only_batch = options.resume or options.slurm or options.num_parts or options.part_id is not None
+    return len(scans) > 1 or into_folder or bool(only_batch)
+
+
+def recon_many(
+    scans: Sequence[Path],
+    folder: Path | None,
+    settings: "Settings",
+    options: BatchOptions,
+    *,
+    as_json: bool,
+    overwrite: bool,
+    strict: bool,
+) -> None:
+    """Reconstruct scans into a folder; exit 4 if one failed, 3 if strict and not converged."""
+    num_parts, part_id = part_of(options.num_parts, options.part_id, os.environ, options.slurm)
+    if folder is None:
+        raise typer.BadParameter("several scans need a folder for their images: -o DIR")
+    with failures():
+        from equipoise.formats.replacing import make_folder
+        from equipoise.recon.batch import Manifest, plan, run
+        from equipoise.recon.device import pick_device
+        from equipoise.zoo.model_file import load_model
+
+        jobs = plan(scans, folder, options.suffix)
+        model, device = load_model(settings.model), pick_device(options.device)
+        make_folder(folder)
+        if options.slurm:
+            _submit(folder, num_parts, options.slurm_options)
+            return
+        jobs = jobs[part_id::num_parts]
+        if num_parts > 1:
+            console.print(f"part {part_id} of {num_parts}: {len(jobs)} of {len(scans)} scans")
+        with _Display(len(jobs), as_json) as display:
+            records = run(
+                jobs,
+                model,
+                settings,
+                Manifest(folder, num_parts, part_id),
+                device=device,
+                resume=options.resume,
+                overwrite=overwrite,
+                report=display.report,
+                on_slice=display.on_slice,
+            )
+    _finish(records, strict)
+
+
+def part_of(
+    num_parts: int | None,
+    part_id: int | None,
+    environment: Mapping[str, str],
+    submits: bool = False,
+) -> tuple[int, int]:
+    """How many parts there are and which this is; a SLURM array task says it by itself.
+
+    The command that submits the parts is none of them.
+
+    Raises
+    ------
+    typer.BadParameter
+        If the two numbers do not fit.
+    """
+    if submits:
+        if part_id is not None:
+            raise typer.BadParameter("--slurm submits all parts: leave out --part-id")
+        return num_parts or 1, 0
+    names = ("SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN")
+    count, task, first = (environment.get(name, "") for name in names)
+    if num_parts is None and part_id is None and count.isdigit() and task.isdigit():
+        num_parts, part_id = int(count), int(task) - (int(first) if first.isdigit() else 0)
+    if num_parts is None and part_id is None:
+        return 1, 0
+    if num_parts is None or part_id is None or not 0 <= part_id < num_parts:
+        raise typer.BadParameter(
+            f"--num-parts is {num_parts} and --part-id {part_id}: needed are both, with part ids "
+            "from 0 to the number of parts less one"
+        )
+    return num_parts, part_id
+
+
+def _finish(records: list[dict[str, Any]], strict: bool) -> None:
+    """Count, list what failed, and choose the exit code."""
+    count = {e: sum(r["event"] == e for r in records) for e in ("written", "skipped", "failed")}
+    console.print(", ".join(f"{n} {event}" for event, n in count.items() if n), markup=False)
+    for record in records:
+        if record["event"] == "failed":
+            errors.print(f"failed: {record['error']}", style="bold red", markup=False)
+    if count["failed"]:
+        raise typer.Exit(SOME_FAILED)
+    if strict and any(r.get("outcome", "converged") != "converged" for r in records):
+        raise typer.Exit(NOT_CONVERGED)
+
+
+class _Display:
+    """A bar on a terminal; otherwise one plain line a scan, on standard error."""
+
+    def __init__(self, total: int, as_json: bool) -> None:
+        self.total, self.as_json, self.started = total, as_json, time.perf_counter()
+        self.worked = 0
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=verbosity.quiet or not sys.stderr.isatty(),
+        )
+        self.task = self.bar.add_task("scans", total=total)
+
+    def __enter__(self) -> "_Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def on_slice(self, result: "SliceResult") -> None:
+        """Say on the bar which slice was last."""
+        text = f"slice {result.index}: {result.iterations} iterations"
+        self.bar.update(self.task, description=text)
+        if verbosity.verbose:
+            console.print(f"  {text}, {result.outcome}, {result.seconds:.1f} s", highlight=False)
+
+    def report(self, record: dict[str, Any], done: int) -> None:
+        """One line: how it ended, and how long the rest will take."""
+        self.bar.update(self.task, completed=done, description="scans")
+        if record["event"] != "skipped":
+            self.worked += 1
+        elapsed = time.perf_counter() - self.started
+        rest = (self.total - done) * elapsed / max(self.worked, 1)
+        style = "bold red" if record["event"] == "failed" else ""
+        line = f"{done}/{self.total} {_line(record)}, ETA {_duration(rest)}"
+        console.print(line, style=style, markup=False, highlight=False)
+        if self.as_json:
+            print(json.dumps(record, allow_nan=False), flush=True)
+
+
+def _line(record: dict[str, Any]) -> str:
+    name = Path(record["scan"]).name
+    if record["event"] == "skipped":
+        return f"{name}: complete already"
+    tail = f"{record['seconds']:.1f} s, peak {record['peak_memory_mb']} MB"
+    if record["event"] == "failed":
+        return f"{name}: failed, {tail}"
+    low, high = record["iterations"]
+    iterations = f"{low}" if low == high else f"{low}-{high}"
+    bound = "none" if record["distance_bound"] is None else f"{record['distance_bound']:.1e}"
+    return (
+        f"{name}: {record['outcome']}, {record['slices']} slices, {iterations} iterations, "
+        f"bound {bound}, {tail}" + (f"; {record['note']}" if record.get("note") else "")
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), seconds / 3600
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{hours:.1f} h"
+
+
+def _submit(folder: Path, parts: int, slurm_options: Sequence[str]) -> None:
+    """The same command once for each part, as one array; without SLURM as local processes."""
+    from equipoise.optional import need
+
+    submitit = need("submitit", "slurm", "--slurm")
+    executor = submitit.AutoExecutor(folder=folder / "slurm", slurm_array_parallelism=parts)
+    executor.update_parameters(**_slurm_parameters(slurm_options))
+    with executor.batch():
+        jobs = [
+            executor.submit(submitit.helpers.CommandFunction(part_command(sys.argv, parts, k)))
+            for k in range(parts)
+        ]
+    where = "SLURM" if executor.cluster == "slurm" else "no SLURM here: local processes"
+    console.print(f"{parts} parts submitted ({where}): {', '.join(j.job_id for j in jobs)}")
+    console.print(f"logs: {folder / 'slurm'}; afterwards run the same with --resume", markup=False)
+
+
+def _slurm_parameters(given: Sequence[str]) -> dict[str, Any]:
+    """``partition=gpu`` and the like, under the names of submitit."""
+    parameters: dict[str, Any] = {"timeout_min": 24 * 60}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise typer.BadParameter(f"--slurm-option is {text!r}: needed is NAME=VALUE")
+        known = name in ("timeout_min", "cpus_per_task", "mem_gb", "gpus_per_node", "name")
+        key = name if known else f"slurm_{name}"
+        parameters[key] = int(value) if value.isdigit() else value
+    return parameters
+
+
+def part_command(arguments: Sequence[str], parts: int, part: int) -> list[str]:
+    """This command line for one part of it: without the submission, and resumable."""
+    kept, skip = [], False
+    for argument in arguments[1:]:
+        name = argument.split("=")[0]
+        if skip or argument == "--slurm":
+            skip = False
+            continue
+        if name in ("--num-parts", "--slurm-option"):
+            skip = name == argument
+            continue
+        kept.append(argument)
+    resume = [] if "--resume" in kept else ["--resume"]
+    numbers = ["--num-parts", str(parts), "--part-id", str(part)]
+    return [sys.executable, "-m", "equipoise", *kept, *resume, *numbers]

@@ -1,0 +1,71 @@
+"""``equipoise calib``: coil maps of a scan."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from equipoise.cli.terminal import console, failures
+
+
+def calib(
+    scan: Annotated[Path, typer.Argument(help="a scan of any known format")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help=".h5 (with eigenvalue and channels), .npy or .cfl"),
+    ],
+    coils: Annotated[
+        int | None, typer.Option(min=1, help="compress to this many virtual coils (SVD)")
+    ] = None,
+    whiten: Annotated[
+        bool, typer.Option(help="whiten the channels by the noise at the edge of k-space")
+    ] = False,
+    crop: Annotated[
+        str, typer.Option(help="eigenvalue where the maps end, or auto: for each slice")
+    ] = "auto",
+    kernel: Annotated[int, typer.Option(min=2, help="width in k-space samples")] = 6,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
+) -> None:
+    """Estimate coil maps (ESPIRiT) from the calibration region, for `recon --csm`."""
+    threshold = _threshold(crop)
+    with failures():
+        from equipoise.formats import read
+        from equipoise.recon.coil_maps import calibrate_maps, check_maps_target, save_maps
+
+        acquisition = read(scan)
+        changed = whiten or coils is not None or acquisition.header.whitening is not None
+        check_maps_target(output, changed=changed, overwrite=overwrite)
+        with console.status(f"{len(acquisition.kspace)} slices"):
+            result = calibrate_maps(
+                acquisition, virtual=coils, whiten=whiten, crop=threshold, kernel=kernel
+            )
+        save_maps(output, result)
+    table = Table("slice", "calibration", "support", "eigenvalue", "unexplained", "||A||")
+    for s in result.slices:
+        table.add_row(
+            str(s.index),
+            " x ".join(map(str, s.calibration)),
+            f"{s.support:.0%}",
+            f"{s.eigenvalue:.4f}",
+            f"{s.unexplained:.2%}",
+            f"{s.operator_norm:.4f}",
+        )
+    console.print(table)
+    console.print(f"written: {output}", markup=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(result.as_json(str(scan)), allow_nan=False))
+
+
+def _threshold(crop: str) -> float | None:
+    if crop == "auto":
+        return None
+    try:
+        value = float(crop)
+    except ValueError as error:
+        raise typer.BadParameter(f"--crop is {crop!r}: a number below 1, or auto") from error
+    if not 0 <= value < 1:
+        raise typer.BadParameter(f"--crop is {crop}: it must lie between 0 and 1")
+    return value

@@ -1,0 +1,229 @@
+"""``equipoise certify`` and ``equipoise calibrate``: what an image can be trusted for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from equipoise.cli.options import (
+    Acceleration,
+    Lam,
+    Maps,
+    MaskFile,
+    Model,
+    Rtol,
+    Seed,
+    check_scan_options,
+    parse_lam,
+)
+from equipoise.cli.terminal import console, failures
+
+if TYPE_CHECKING:
+    from equipoise.certificate.certify import Certificate, CertifiedSlice
+
+
+SHOWN = (
+    "distance_bound",
+    "perturbation_bound",
+    "noise_bound",
+    "paper_bound",
+    "contraction",
+)
+
+
+def certify(
+    scan: Annotated[Path, typer.Argument(help="a scan, as for recon")],
+    model: Model = "mol-lr-brain-4x",
+    csm: Maps = None,
+    mask: MaskFile = None,
+    acceleration: Acceleration = None,
+    seed: Seed = None,
+    lam: Lam = "auto",
+    rtol: Rtol = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(min=0, help="standard deviation in units of the scan; estimated if not given"),
+    ] = None,
+    noise_map: Annotated[
+        bool, typer.Option("--noise-map", help="standard deviation of every pixel")
+    ] = False,
+    probes: Annotated[int, typer.Option(min=2, help="of the noise map")] = 128,
+    worst_case: Annotated[
+        float | None, typer.Option(help="attack with ||d|| = EPS ||b||", metavar="EPS")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="ascent steps of the attack")] = 10,
+    starts: Annotated[int, typer.Option(min=1, help="random starts of the attack")] = 2,
+    probe_seed: Annotated[int, typer.Option(min=0, help="of probes and attacks")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="folder [SCAN_certificate]")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="page of the result, .html")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace results that exist")] = False,
+) -> None:
+    """Say what the image of each slice can be trusted for, and on which evidence."""
+    weight = parse_lam(lam)
+    check_scan_options(mask, acceleration, seed, rtol)
+    if worst_case is not None and not 0 < worst_case < 1:
+        raise typer.BadParameter(f"--worst-case is {worst_case}: it must lie between 0 and 1")
+    folder = output or Path(f"{scan.name.split('.')[0]}_certificate")
+    with failures():
+        from dataclasses import replace
+
+        import torch
+
+        from equipoise.certificate.certify import certify_slice
+        from equipoise.formats.replacing import make_folder
+        from equipoise.outcome import BadInputError
+        from equipoise.recon.experiment import load_experiment
+        from equipoise.recon.problems import slice_problem
+        from equipoise.zoo.model_file import load_model
+
+        if (folder / CERTIFICATE).exists() and not overwrite:
+            raise BadInputError(f"{folder} holds a certificate: another -o, or --overwrite")
+        network = load_model(model)
+        experiment = load_experiment(
+            scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
+        )
+        acquisition = experiment.acquisition
+        make_folder(folder)
+        check_report_target(report, overwrite)
+        found: list[CertifiedSlice] = []
+        try:
+            for index in range(len(acquisition.kspace)):
+                with console.status(f"slice {index} of {len(acquisition.kspace)}"):
+                    problem = slice_problem(acquisition, index)
+                    if noise is not None:
+                        level = torch.full_like(problem.noise_level, noise / problem.unit)
+                        problem = replace(problem, noise_level=level)
+                    certified = certify_slice(
+                        problem,
+                        network,
+                        index=index,
+                        lam=weight,
+                        options=None if rtol is None else replace(network.options, rtol=rtol),
+                        noise_probes=probes if noise_map else None,
+                        epsilon=worst_case,
+                        attack_steps=steps,
+                        attack_starts=starts,
+                        seed=probe_seed,
+                    )
+                _print(certified.certificate)
+                found.append(certified)
+        finally:  # a slice that fails does not take the others with it
+            if found:
+                content = _write(folder, found, str(scan), model)
+        if report is not None:
+            from equipoise.report.content import of_certificates
+            from equipoise.report.page import write_report
+
+            write_report(report, of_certificates(found, experiment, model, command_line()))
+    console.print(f"written: {folder}", markup=False)
+    if as_json:
+        print(content)
+
+
+CERTIFICATE = "certificate.json"
+
+
+def check_report_target(report: Path | None, overwrite: bool) -> None:
+    """Refuse a page that cannot be written, before the work."""
+    if report is None:
+        return
+    from equipoise.formats.writers.write import check_target
+
+    check_target(report, overwrite=overwrite, suffixes=(".html",))
+
+
+def command_line() -> str:
+    """What was typed, as it can be typed again."""
+    import shlex
+    import sys
+
+    return shlex.join(["equipoise", *sys.argv[1:]])
+
+
+def _print(c: "Certificate") -> None:
+    """One minute's reading for a slice."""
+    console.print(f"slice {c.index}: {c.outcome}, {c.model}, lam {c.lam:.3g}", style="bold")
+    for name in SHOWN:
+        statement = c.statements[name]
+        value = "-" if statement.value is None else f"{statement.value:.3g}"
+        label = name.replace("_", " ")
+        console.print(f"  {label:19} {value:>9}  {statement.evidence}: {statement.meaning}")
+    if c.lipschitz_lower is not None and c.m_local is not None and c.lipschitz_upper is not None:
+        console.print(
+            f"  H: lipschitz_lower {c.lipschitz_lower:.3f} (measured), lipschitz_upper "
+            f"{c.lipschitz_upper:.3g} (proved), m_local {min(c.m_local):.3f} (measured)"
+        )
+    if c.m_evidence == "refuted":
+        console.print("  m is REFUTED at this image: nothing is promised", style="bold yellow")
+    if c.noise is not None:
+        console.print(
+            f"  noise map: median {c.noise.median:.3g} ± {c.noise.median_error:.1g} (measured, "
+            f"{c.noise.probes} probes, standard deviation of the complex image)"
+        )
+    if c.measured_amplification is not None:
+        console.print(
+            f"  attack: moves the image by {c.measured_amplification:.3g} times its norm "
+            f"(measured), random noise of that norm by {c.random_amplification:.3g}"
+        )
+    if c.in_range is None:
+        console.print("  in range: not known (no calibration, or another --lam or --rtol)")
+    elif c.deviations is not None:
+        size, worst = max((d or 0.0, key) for key, d in c.deviations.items())
+        verdict = "like" if c.in_range else "UNLIKE"
+        console.print(
+            f"  the scan is {verdict} those of the validation (false alarms: "
+            f"{c.false_alarm_rate:.0%}); furthest off: {worst}, {size:.1f} spreads",
+            style="" if c.in_range else "bold yellow",
+        )
+
+
+def _write(folder: Path, found: "list[CertifiedSlice]", scan: str, model: str) -> str:
+    """``certificate.json``, ``maps.h5`` and ``certificate.png``; returns the JSON."""
+    from equipoise.report.certificate_file import certificate_json, write_maps
+    from equipoise.report.figures import certificate_figure
+
+    content = certificate_json([f.certificate for f in found], scan, model)
+    write_maps(folder / "maps.h5", found)
+    certificate_figure(folder / "certificate.png", found[0])
+    from equipoise.formats.replacing import replacing
+
+    with replacing(folder / CERTIFICATE) as temporary:
+        temporary.write_text(content)
+    return content
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="model file to calibrate")],
+    data: Annotated[list[Path], typer.Option(help="validation images")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="model file, .safetensors")],
+    coils: Annotated[
+        Path | None, typer.Option(help="measured coil maps, where training had them")
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0, max=1, help="false alarms on scans like these")
+    ] = 0.05,
+    scans: Annotated[int, typer.Option(min=4, help="simulated scans")] = 120,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    overwrite: Annotated[bool, typer.Option(help="replace a model that exists")] = False,
+) -> None:
+    """Learn what is usual on validation data, so that `in_range` can be told."""
+    with failures():
+        from equipoise.outcome import BadInputError
+        from equipoise.training.calibrate import calibrate_model, simulation_of
+        from equipoise.training.sources.images import load_images
+        from equipoise.zoo.model_file import load_model, provenance, save_model
+
+        if output.exists() and not overwrite:
+            raise BadInputError(f"{output} exists: give another name with -o, or --overwrite")
+        network, origin = load_model(model), provenance(model)
+        source = simulation_of(origin, coils)
+        with console.status(f"{scans} simulated scans"):
+            network.calibration = calibrate_model(
+                network, load_images(data), source, scans=scans, rate=rate, seed=seed
+            )
+        origin["calibration"] = {"data": [p.name for p in data], "scans": scans, "seed": seed}
+        save_model(output, network, origin)
+    console.print(f"written: {output}", markup=False)

@@ -1,0 +1,263 @@
+"""``equipoise experiment``: the tables and figures of the paper."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from equipoise.cli.terminal import console, failures
+
+if TYPE_CHECKING:
+    from equipoise.methods.method import Method
+
+app = typer.Typer(help="Reproduce a table or figure of the paper.", no_args_is_help=True)
+
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="scan or image file, or folder of them; repeat for more [a head of the package]"
+    ),
+]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        help="comma-separated names, or model files as NAME=FILE [sense and all of the package]",
+        metavar="LIST",
+    ),
+]
+Acceleration = Annotated[float, typer.Option(min=1)]
+Seeds = Annotated[int, typer.Option(min=1, help="masks for each slice")]
+Folder = Annotated[Path, typer.Option("-o", "--output", help="folder for the results")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+
+
+@app.command()
+def table1(
+    data: Data = None,
+    methods: Names = None,
+    acceleration: Acceleration = 4.0,
+    seeds: Seeds = 4,
+    output: Folder = Path("table1"),
+    as_json: AsJson = False,
+) -> None:
+    """Table I and Fig. 1: PSNR, SSIM and time of every method on the same data."""
+    with failures():
+        from equipoise.experiments import table1 as experiment
+        from equipoise.experiments.cases import cases
+
+        loaded = _methods(methods)
+        acquisitions = cases(data or [], acceleration, seeds)
+        comparison = experiment.compare(loaded, acquisitions, console.print)
+        settings = _settings(data, acceleration, seeds)
+        result = experiment.write_table(output, comparison, settings)
+        console.print((output / "table1.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
+def robustness(
+    data: Data = None,
+    methods: Names = None,
+    acceleration: Acceleration = 4.0,
+    seeds: Seeds = 1,
+    steps: Annotated[int, typer.Option(min=1, help="ascent steps of each attack")] = 8,
+    starts: Annotated[int, typer.Option(min=1, help="random starts of each attack")] = 2,
+    epsilon: Annotated[
+        list[float] | None,
+        typer.Option(help="||d|| / ||b|| of an attack; repeat for more [0.01 0.02 0.05 0.1]"),
+    ] = None,
+    output: Folder = Path("robustness"),
+    as_json: AsJson = False,
+) -> None:
+    """PSNR of every method against noise and against a worst-case perturbation."""
+    wrong = [size for size in epsilon or () if not 0 < size < 1]
+    if wrong:
+        raise typer.BadParameter(f"--epsilon is {wrong[0]:g}: it must lie between 0 and 1")
+    with failures():
+        from equipoise.experiments import robustness as experiment
+        from equipoise.experiments.cases import cases
+
+        rows = experiment.study(
+            _methods(methods),
+            cases(data or [], acceleration, seeds),
+            steps=steps,
+            starts=starts,
+            epsilons=epsilon or experiment.EPSILONS,
+            say=console.print,
+        )
+        settings = {**_settings(data, acceleration, seeds), "steps": steps, "starts": starts}
+        result = experiment.write_study(output, rows, settings)
+        console.print((output / "robustness.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
+def memory(
+    size: Annotated[int, typer.Option(min=16, help="side of the image")] = 128,
+    coils: Annotated[int, typer.Option(min=1)] = 8,
+    output: Folder = Path("memory"),
+    as_json: AsJson = False,
+) -> None:
+    """Peak memory and time of a training step against the number of iterations."""
+    with failures():
+        from equipoise.experiments import memory as experiment
+
+        rows = experiment.study(size=size, n_coils=coils, say=console.print)
+        result = experiment.write_study(output, rows, {"size": size, "coils": coils})
+        console.print((output / "memory.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
+def superres(
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="photograph, or folder of them [one of the plotting library]"),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="comma-separated names, or model files as NAME=FILE [bicubic, tikhonov and all "
+            "of the package]",
+            metavar="LIST",
+        ),
+    ] = None,
+    factor: Annotated[int, typer.Option(min=2, help="the models are trained for 3")] = 3,
+    noise: Annotated[float, typer.Option(min=0, help="of the small image, white is 1")] = 0.01,
+    output: Folder = Path("superres"),
+    as_json: AsJson = False,
+) -> None:
+    """Super-resolution: PSNR, SSIM, time and Fig. 2 of every method on photographs."""
+    with failures():
+        from equipoise.experiments import superres as experiment
+        from equipoise.recon.enlarge import DEFAULT_MODEL, blur_of
+        from equipoise.training.sources.photographs import SuperResolution
+
+        loaded = _superres_methods(methods)
+        blur = replace(blur_of(DEFAULT_MODEL), factor=factor)
+        source = SuperResolution(**asdict(blur))
+        photographs = experiment.photographs(data or [], factor)
+        found = experiment.study(loaded, photographs, source, noise=noise, say=console.print)
+        settings = {
+            **_machine(),
+            "data": [path.name for path in data or []] or ["grace_hopper.jpg of matplotlib"],
+            "factor": factor,
+            "kernel": source.kernel,
+            "border": source.border,
+            "noise": noise,
+            "margin": found.margin,
+        }
+        result = experiment.write_study(output, found, settings)
+        console.print((output / "superres.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
+def detection(
+    model: Annotated[str, typer.Option(help="calibrated model, name or file")] = "mol-lr-brain-4x",
+    data: Annotated[list[Path] | None, typer.Option(help="images like those calibrated on")] = None,
+    others: Annotated[list[Path] | None, typer.Option(help="images unlike them")] = None,
+    coils: Annotated[
+        Path | None, typer.Option(help="measured coil maps, as in the calibration")
+    ] = None,
+    scans: Annotated[int, typer.Option(min=1, help="of each kind")] = 20,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Folder = Path("detection"),
+    as_json: AsJson = False,
+) -> None:
+    """Features and `in_range` of scans with artefacts, wrong maps, attacks, other images."""
+    with failures():
+        from equipoise.experiments import detection as experiment
+        from equipoise.formats.sample_head import head_slice
+        from equipoise.training.calibrate import simulation_of
+        from equipoise.training.sources.images import load_images
+        from equipoise.zoo.model_file import load_model, provenance
+
+        source = simulation_of(provenance(model), coils)
+        rows = experiment.study(
+            load_model(model),
+            load_images(data) if data else [head_slice()[0]],
+            load_images(others) if others else [],
+            source,
+            scans=scans,
+            seed=seed,
+            say=console.print,
+        )
+        settings = {
+            **_settings(data, source.acceleration, seed),
+            "model": model,
+            "others": [path.name for path in others or []],
+        }
+        result = experiment.write_study(output, rows, settings)
+        console.print((output / "detection.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+ORDER = ("sense", "unet", "de-grad", "mol-sn", "mol-lr", "mol-m", "admm-net", "modl")
+"""Rows of Table I."""
+
+
+SUPERRES_ORDER = ("bicubic", "tikhonov", "mol-lr", "modl")
+
+
+def _methods(names: str | None) -> dict[str, "Method | None"]:
+    return _load(names, ORDER, ("sense",), "-brain-4x")
+
+
+def _superres_methods(names: str | None) -> dict[str, "Method | None"]:
+    return _load(names, SUPERRES_ORDER, ("bicubic", "tikhonov"), "-superres-3x")
+
+
+def _load(
+    names: str | None, order: tuple[str, ...], untrained: tuple[str, ...], suffix: str
+) -> dict[str, "Method | None"]:
+    """The methods of a list; those that need no training are None."""
+    from equipoise.outcome import BadInputError
+    from equipoise.zoo.find import available_models
+    from equipoise.zoo.model_file import load_model
+
+    if names is None:
+        trained = [m.removesuffix(suffix) for m in available_models() if m.endswith(suffix)]
+        names = ",".join(name for name in order if name in (*untrained, *trained))
+    found: dict[str, Method | None] = {}
+    for entry in names.split(","):
+        name, _, file = entry.strip().partition("=")
+        if name in found or not name:
+            raise BadInputError(f"--methods is {names!r}: each method needs a name of its own")
+        found[name] = None if name in untrained else load_model(file or f"{name}{suffix}")
+    return found
+
+
+def _settings(data: list[Path] | None, acceleration: float, seeds: int) -> dict[str, Any]:
+    from equipoise.experiments.cases import NOISE
+
+    return {
+        **_machine(),
+        "data": [path.name for path in data or []] or ["head of matplotlib"],
+        "acceleration": acceleration,
+        "seeds": seeds,
+        "simulated_noise": list(NOISE),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    import platform
+
+    import torch
+
+    from equipoise.version import __version__
+
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+
+
+def _finish(folder: Path, result: dict[str, Any], as_json: bool) -> None:
+    console.print(f"written: {folder}", markup=False)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))

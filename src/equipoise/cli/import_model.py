@@ -1,0 +1,32 @@
+"""``equipoise import-model``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipoise.cli.terminal import console, failures
+
+
+def import_model(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint of the released MOL code")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="model file, .safetensors")],
+    shift: Annotated[
+        float, typer.Option(help="0.1: the model as trained; 0: the equation of the paper")
+    ] = 0.1,
+    overwrite: Annotated[bool, typer.Option(help="replace a model that exists")] = False,
+) -> None:
+    """Bring the checkpoint that the authors of MOL released into a model file."""
+    if not 0 <= shift < float("inf"):
+        raise typer.BadParameter(f"--shift is {shift}: it must be 0 or positive")
+    with failures():
+        from equipoise.outcome import BadInputError
+        from equipoise.zoo.authors import import_authors_checkpoint
+        from equipoise.zoo.model_file import save_model
+
+        if output.exists() and not overwrite:
+            raise BadInputError(f"{output} exists: give another name with -o, or --overwrite")
+        model = import_authors_checkpoint(checkpoint, shift)
+        source = "anikpram/Monotone-Operator-Learning, released checkpoint"
+        save_model(output, model, {"source": source, "file": checkpoint.name, "shift": shift})
+    console.print(f"written: {output}", markup=False)

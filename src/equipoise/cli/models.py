@@ -1,0 +1,149 @@
+"""``equipoise models``: what there is, where it comes from, and how it gets to another machine."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from equipoise.cli.terminal import console, errors, failures
+
+
+class _ListByDefault(TyperGroup):
+    """``models`` alone is ``models list``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command in where there is none."""
+        alone = not args or args[0] == "--json"
+        return super().parse_args(ctx, ["list", *args] if alone else args)
+
+
+app = typer.Typer(
+    help="List, show, verify, export and install models.",
+    no_args_is_help=False,
+    cls=_ListByDefault,
+)
+LICENCE = "Apache-2.0"
+
+Name = Annotated[str, typer.Argument(help="name or file")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+Overwrite = Annotated[bool, typer.Option(help="replace a file that exists")]
+
+
+@app.command("list")
+def models(as_json: AsJson = False) -> None:
+    """The models of the package and those that were installed."""
+    with failures():
+        from equipoise.zoo.find import available_models
+        from equipoise.zoo.model_file import damage
+
+        problems = {name: damage(name) for name in available_models()}
+        found = {name: _summary(name) for name, problem in problems.items() if not problem}
+    for problem in filter(None, problems.values()):
+        errors.print(f"warning: {problem}", style="yellow", markup=False)
+    if as_json:
+        print(json.dumps(found, allow_nan=False))
+        return
+    table = Table("model", "method", "m", "validation (dB)", "range", box=None)
+    for name, summary in found.items():
+        m = summary["m"]
+        table.add_row(
+            name,
+            summary["method"],
+            "-" if m is None else f"{m:g} {summary['m_evidence']}",
+            _number(summary["provenance"].get("validation", {}).get("psnr")),
+            "calibrated" if summary["calibrated"] else "-",
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(name: Name, as_json: AsJson = False) -> None:
+    """Everything that a model file says of itself."""
+    with failures():
+        summary = _summary(name)
+    if as_json:
+        print(json.dumps(summary, allow_nan=False))
+        return
+    for key, value in summary.items():
+        if key != "provenance":
+            print(f"{key:12} {value}")
+    print(json.dumps(summary["provenance"], indent=2))
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="names or files [all]")] = None,
+) -> None:
+    """Compare the checksum of models with the one that was written into them."""
+    with failures():
+        from equipoise.zoo.find import available_models
+        from equipoise.zoo.model_file import damage
+        from equipoise.zoo.model_file import verify as check
+
+        found = {name: damage(name) for name in names or available_models()}
+        for name, problem in found.items():
+            if problem is None:
+                print(f"{name}: {check(name)}")
+            else:
+                errors.print(f"error: {problem}", style="bold red", markup=False)
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    name: Name,
+    output: Annotated[Path, typer.Option("-o", "--output", help="file, .safetensors")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a model as a single file, to be installed on a machine without a network."""
+    with failures():
+        from equipoise.outcome import BadInputError
+        from equipoise.zoo.find import find_model
+        from equipoise.zoo.install import copy_model
+        from equipoise.zoo.model_file import verify as check
+
+        found = check(name)
+        if output.exists() and not overwrite:
+            raise BadInputError(f"{output} exists: give another name with -o, or --overwrite")
+        copy_model(find_model(name), output)
+    console.print(f"written: {output}, checksum {found}", markup=False)
+
+
+@app.command()
+def install(
+    file: Annotated[Path, typer.Argument(help="a model file")],
+    name: Annotated[str | None, typer.Option(help="the name it gets [that of the file]")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Copy a model file to where it is found by its name; its checksum is verified first."""
+    with failures():
+        from equipoise.zoo.install import install_model
+
+        target = install_model(file, name, overwrite=overwrite)
+    console.print(f"installed: {target}", markup=False)
+
+
+def _summary(name: str) -> dict[str, Any]:
+    from equipoise.zoo.find import find_model, packaged_models
+    from equipoise.zoo.model_file import load_model, provenance
+
+    model, origin = load_model(name), provenance(name)
+    return {
+        "file": str(find_model(name)),
+        "method": model.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "m": model.m,
+        "m_evidence": model.m_evidence,
+        "calibrated": model.calibration is not None,
+        "licence": LICENCE if name in packaged_models() else origin.get("licence", "not stated"),
+        "provenance": origin,
+    }
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

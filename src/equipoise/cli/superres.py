@@ -1,0 +1,84 @@
+"""``equipoise superres``: a photograph with more pixels."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from equipoise.cli.batch import NOT_CONVERGED
+from equipoise.cli.options import Lam, Model, Rtol, check_scan_options, parse_lam
+from equipoise.cli.terminal import console, errors, failures
+
+if TYPE_CHECKING:
+    from equipoise.recon.enlarge import Enlargement
+
+
+def superres(
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF, grey or colour")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".png, .jpg or .tif")],
+    model: Model = "mol-lr-superres-3x",
+    noise: Annotated[
+        float, typer.Option(min=0, help="its standard deviation relative to white; sets lam")
+    ] = 0.01,
+    lam: Lam = "auto",
+    rtol: Rtol = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
+    strict: Annotated[bool, typer.Option(help="exit 3 if a block did not converge")] = False,
+) -> None:
+    """Enlarge a photograph: the luminance by the model, colour and transparency interpolated."""
+    weight = parse_lam(lam)
+    check_scan_options(None, None, None, rtol)
+    with failures():
+        from equipoise.formats.photograph import (
+            check_photograph_target,
+            read_photograph,
+            write_photograph,
+        )
+        from equipoise.recon.enlarge import blur_of, enlarge
+        from equipoise.zoo.model_file import load_model
+
+        photograph = read_photograph(image)
+        network, blur = load_model(model), blur_of(model)
+        check_photograph_target(output, photograph, blur.factor, overwrite=overwrite)
+        options = None if rtol is None else replace(network.options, rtol=rtol)
+        with console.status(f"{photograph.luminance.shape[1]} x {photograph.luminance.shape[0]}"):
+            result = enlarge(photograph, network, blur, noise=noise, lam=weight, options=options)
+        write_photograph(output, result.photograph)
+    _announce(result, output)
+    if as_json:
+        print(json.dumps(result.as_json(str(image), model), allow_nan=False))
+    if strict and result.outcome.value != "converged":
+        raise typer.Exit(NOT_CONVERGED)
+
+
+def _announce(result: "Enlargement", output: Path) -> None:
+    from equipoise.outcome import Outcome
+
+    for note in result.photograph.notes:
+        console.print(note, style="dim", markup=False)
+    y, x = result.photograph.luminance.shape
+    evaluations = max(block.network_evaluations for block in result.blocks)
+    bound = result.distance_bound
+    blocks = "" if len(result.blocks) == 1 else f" in {len(result.blocks)} blocks"
+    promise = (
+        "no bound"
+        if bound is None
+        else f"||x - x*|| <= {bound:.1e} ||x|| ({result.blocks[0].m_evidence} m)"
+    )
+    console.print(
+        f"{x} x {y}{blocks}: {result.outcome.value}, {promise}, {evaluations} network "
+        f"evaluations, lam {result.blocks[0].lam:.3g}, {result.seconds:.1f} s",
+        markup=False,
+    )
+    bad = [b for b in result.blocks if b.outcome not in ("converged", "feed_forward")]
+    for block in bad:
+        errors.print(
+            f"warning: the block at {block.left}, {block.top} did not converge "
+            f"({block.outcome}): {Outcome(block.outcome).advice}",
+            style="yellow",
+            markup=False,
+        )
+    console.print(f"written: {output}", markup=False, soft_wrap=True)

@@ -1,0 +1,44 @@
+"""Bounds that hold for every m-strongly monotone F, from numbers alone."""
+
+import torch
+
+from equipoise.shapes import Image, PerSample
+from equipoise.vectors import inner
+
+
+def distance_bound(residual_norm: PerSample, m: float) -> PerSample:
+    """(7): ``||x - x*|| <= ||r(x)|| / m``, whatever x is and however it was found.
+
+    From the inner product of ``r(x) - r(x*)`` with ``x - x*`` and strong monotonicity.
+    """
+    return residual_norm / m
+
+
+def tight_distance_bound(residual: Image, z: Image, m_z: Image, m: float) -> PerSample:
+    """(7b): ``||x - x*|| <= sqrt(<r, M^-1 r> / m)`` with ``M = m I + lam A^H A``.
+
+    For any z, with ``s = r - M z``: ``<r, M^-1 r> <= z^H M z + 2 Re<z, s> + ||s||^2 / m``, so an
+    inexact solution z of ``M z = r`` still gives a proved number. Never larger than (7) for the
+    best z; where lam is large it divides what r has in the range of A^H by about
+    ``sqrt(lam m)`` instead of m.
+
+    Parameters
+    ----------
+    residual
+        ``r(x)``.
+    z, m_z
+        Any image and ``M z``.
+    m
+        Monotonicity constant.
+    """
+    s = residual - m_z
+    energy = inner(z, m_z) + 2 * inner(z, s) + inner(s, s) / m
+    return torch.sqrt(energy.clamp(min=0) / m)
+
+
+def perturbation_bound(lam: PerSample, m: float, noise_norm: PerSample) -> PerSample:
+    """(8): ``||x*(b + delta) - x*(b)|| <= (1/2) sqrt(lam / m) ||delta||``.
+
+    Between two equilibria of the same A, lam and scale.
+    """
+    return 0.5 * torch.sqrt(lam / m) * noise_norm

@@ -1,0 +1,66 @@
+"""Arrays of BART: ``.cfl`` with ``.hdr``, complex64, column-major, up to 16 dimensions."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from equipoise.formats.limits import check_size
+from equipoise.outcome import BadInputError
+
+N_DIMENSIONS = 16
+COIL, SLICE = 3, 13
+
+
+def recognizes(path: Path) -> bool:
+    """True for a ``.cfl`` or ``.hdr``, or their common stem, whose header says ``# Dimensions``."""
+    header = _beside(path, ".hdr")
+    if not header.is_file():
+        return False
+    with header.open("rb") as file:
+        beginning = file.read(4096)
+    return beginning.lstrip().startswith(b"# Dimensions")
+
+
+def read_cfl(path: Path) -> np.ndarray:
+    """The array of a cfl in BART's order of dimensions, always 16 of them.
+
+    Raises
+    ------
+    BadInputError
+        If header or data are missing, or the data are shorter or longer than the header says.
+    """
+    header, content = _beside(path, ".hdr"), _beside(path, ".cfl")
+    try:
+        lines = header.read_text().splitlines()
+        dimensions = [int(n) for n in lines[lines.index("# Dimensions") + 1].split()]
+        stored = content.stat().st_size
+    except (OSError, ValueError, IndexError) as error:
+        raise BadInputError(f"{content} and its header cannot be read: {error}") from error
+    dimensions += [1] * (N_DIMENSIONS - len(dimensions))
+    if len(dimensions) > N_DIMENSIONS or min(dimensions) < 1:
+        raise BadInputError(
+            f"{header} gives the dimensions {tuple(dimensions)}; needed are at most "
+            f"{N_DIMENSIONS} positive ones"
+        )
+    if stored != math.prod(dimensions) * np.dtype(np.complex64).itemsize:
+        raise BadInputError(
+            f"{content} holds {stored / 8:g} numbers, its header says {math.prod(dimensions)} "
+            f"{tuple(dimensions)}: the file is truncated or the header belongs to another"
+        )
+    check_size(str(content), stored, stored)
+    data = np.fromfile(content, dtype=np.complex64)
+    return data.reshape(dimensions, order="F")
+
+
+def cfl_bytes(array: np.ndarray) -> tuple[bytes, bytes]:
+    """Header and data of an array in BART's order of dimensions."""
+    dimensions = " ".join(str(n) for n in (*array.shape, *[1] * (N_DIMENSIONS - array.ndim)))
+    data = np.asarray(array, np.complex64).tobytes(order="F")
+    return f"# Dimensions\n{dimensions}\n".encode(), data
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """The header or the data of a pair that is named by either or by its common stem."""
+    stem = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
+    return stem.with_name(stem.name + suffix)

@@ -1,0 +1,138 @@
+"""fastMRI HDF5: ``kspace`` (slices, coils, y, x) complex, optional ``mask``; M4Raw is the same.
+
+The readout is y here (the first axis of each matrix), the phase encoding x. ``ismrmrd_header``
+gives field of view, the matrix that images are cut to, and which columns are padding: with the
+encoding limits, columns from ``n // 2 - centre`` on, as many as there are encoding steps, were
+measured. Its XML is often no valid ISMRMRD header (M4Raw), and is read leniently.
+
+Also read where they are present: ``csm`` (slices, coils, y, x) and ``target`` (slices, y, x), so
+that what the package writes can be read back. Single-coil files (slices, y, x) become one coil.
+"""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.hdf5 import is_hdf5, open_hdf5, read_complex
+from equipoise.formats.header import Geometry, Header, stored_header
+from equipoise.formats.readers.xml_header import XmlHeader, parse
+from equipoise.outcome import BadInputError
+
+USED = {"kspace", "mask", "csm", "target", "ismrmrd_header"}
+RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
+
+
+def recognizes(path: Path) -> bool:
+    """True for every HDF5 file: the last of the HDF5 readers, it names what is missing."""
+    return is_hdf5(path)
+
+
+def read(path: Path) -> Acquisition:
+    """Read a fastMRI file."""
+    notes: list[str] = []
+    with open_hdf5(path) as file:
+        if "kspace" not in file:
+            raise BadInputError(
+                f"{path} has no dataset 'kspace'; it has {sorted(file)}. Known HDF5 layouts are "
+                "fastMRI and Calgary-Campinas (kspace), MoDL (tstOrg, tstCsm, tstMask), CMRxRecon "
+                "(kspace_full, kspace_sub04, ...) and ISMRMRD (a group with xml and data)"
+            )
+        kspace = read_complex(file["kspace"])
+        optional = {
+            name: read_complex(file[name]) for name in ("mask", "csm", "target") if name in file
+        }
+        xml = _xml(file, str(path), notes)
+        own = file.attrs.get("header")
+        stored = [file[n].shape[-2:] for n in RECONSTRUCTIONS if _is_stack(file.get(n))]
+        ignored = sorted(set(file) - USED) + [
+            f"attribute {name}" for name in sorted(file.attrs) if name != "header"
+        ]
+    if kspace.ndim == 3:
+        kspace = kspace[:, None]
+        notes.append("single-coil file: treated as one coil")
+    header = stored_header(own, len(kspace) if kspace.ndim == 4 else 0, str(path))
+    header.ignored = ignored
+    if kspace.ndim == 4 and xml is not None:
+        header = _header(xml, kspace.shape, notes)
+        header.ignored = ignored
+        optional |= _without_padding(xml, kspace, optional.get("mask"), notes)
+    if stored and kspace.ndim == 4 and tuple(stored[0]) != kspace.shape[2:]:
+        header.crop = _no_larger(stored[0], kspace.shape)
+        notes.append(f"images are cut to {_text(header.crop)}, as the reconstruction in the file")
+    return make_acquisition(kspace, str(path), "fastMRI", notes=notes, header=header, **optional)
+
+
+def _is_stack(found: object) -> bool:
+    return isinstance(found, h5py.Dataset) and found.ndim == 3 and min(found.shape) > 0
+
+
+def _xml(file: h5py.File, source: str, notes: list[str]) -> XmlHeader | None:
+    """The header, or None with a note: k-space can be reconstructed without it."""
+    found = file.get("ismrmrd_header")
+    if not isinstance(found, h5py.Dataset) or found.shape not in ((), (1,)):
+        return None
+    content = found[()] if found.shape == () else found[0]
+    try:
+        if not isinstance(content, bytes | str):
+            raise BadInputError(f"ismrmrd_header is {type(content).__name__}, not text")
+        return parse(content, source)
+    except BadInputError as error:
+        notes.append(f"the header is left out: {error}")
+        return None
+
+
+def _header(xml: XmlHeader, shape: tuple[int, ...], notes: list[str]) -> Header:
+    header = Header(system=xml.system, labels=[{"slice": i} for i in range(shape[0])])
+    if xml.recon is not None:
+        wanted = xml.recon.matrix[:2]
+        if min(wanted) > 0 and wanted != shape[2:]:
+            header.crop = _no_larger(wanted, shape)
+            notes.append(f"images are cut to {_text(header.crop)}, the reconstructed matrix")
+    if xml.encoded is not None and min(xml.encoded.fov) > 0:
+        # The pixel of an image of the whole k-space: the encoded field of view over its matrix.
+        y, x = xml.encoded.fov[0] / shape[2], xml.encoded.fov[1] / shape[3]
+        thickness = (xml.recon or xml.encoded).fov[2] or xml.encoded.fov[2]
+        header.geometry = Geometry(
+            spacing=(thickness, y, x),
+            centres=[(0.0, 0.0, thickness * (i - shape[0] // 2)) for i in range(shape[0])],
+            oriented=False,
+        )
+        notes.append("orientation and slice distance are not in the file: touching axial slices")
+    return header
+
+
+def _no_larger(wanted: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Some files are narrower than the matrix that they name: those keep their width."""
+    return min(int(wanted[0]), shape[2]), min(int(wanted[1]), shape[3])
+
+
+def _text(matrix: tuple[int, int]) -> str:
+    return f"{matrix[0]} x {matrix[1]}"
+
+
+def _without_padding(
+    xml: XmlHeader, kspace: np.ndarray, mask: np.ndarray | None, notes: list[str]
+) -> dict[str, np.ndarray]:
+    """The mask of the columns that the encoding limits say were measured, if it says anything."""
+    limit = xml.limits.get("kspace_encoding_step_1")
+    width = kspace.shape[3]
+    if limit is None or not 0 <= limit.center <= limit.maximum < width:
+        return {}
+    left = max(width // 2 - limit.center, 0)
+    right = min(width // 2 - limit.center + limit.maximum + 1, width)
+    columns = np.zeros(width, bool)
+    columns[left:right] = True
+    if columns.all() or (mask is not None and mask.shape[-1:] != (width,)):
+        return {}
+    power = np.square(np.abs(kspace)).sum((0, 1, 2), dtype=float)
+    if power[~columns].sum() > MAX_PADDING_POWER * power.sum():
+        notes.append(f"the header calls columns outside {left}:{right} padding, they hold signal")
+        return {}
+    notes.append(f"columns outside {left}:{right} are padding, not samples")
+    return {"mask": columns if mask is None else np.asarray(mask != 0) & columns}
+
+
+MAX_PADDING_POWER = 0.01
+"""More signal than this in columns that a header calls padding, and the header is wrong."""

@@ -1,0 +1,277 @@
+"""ISMRMRD (MRD version 1) HDF5: a group with ``xml`` and ``data``, one record a readout.
+
+All readouts are read at once: one by one takes 37 times as long. Each has a header with flags
+(numbered from 1), counters and the index of its centre sample; ``encodingLimits`` says which
+counter is the centre of k-space. :mod:`equipoise.formats.readers.readouts` puts them on the matrix.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.hdf5 import dataset_names, open_hdf5
+from equipoise.formats.header import Geometry, Header
+from equipoise.formats.limits import check_size
+from equipoise.formats.readers.readouts import Readouts, Stack, assemble, whitening_of
+from equipoise.formats.readers.xml_header import XmlHeader, parse
+from equipoise.outcome import BadInputError
+
+NOISE, CALIBRATION, CALIBRATION_AND_IMAGING, REVERSE = 19, 20, 21, 22
+NOT_IMAGES = {
+    23: "navigator",
+    24: "phase correction",
+    26: "HP feedback",
+    27: "dummy",
+    28: "real-time feedback",
+    29: "surface coil correction",
+    30: "phase stabilization reference",
+    31: "phase stabilization",
+}
+SEPARATE = ("separate", "external")
+COUNTERS = ("set", "phase", "repetition", "contrast", "slice")
+CARTESIAN = ("cartesian", "epi")
+NEEDED = ("flags", "number_of_samples", "active_channels", "center_sample", "idx")
+
+
+def recognizes(path: Path) -> bool:
+    """True for an HDF5 file with a group that has ``data`` records with a ``head``."""
+    if not dataset_names(path):
+        return False
+    with open_hdf5(path) as file:
+        return next(_groups(file), None) is not None
+
+
+def _groups(file: h5py.File) -> Iterator[str]:
+    for name, group in file.items():
+        data = group.get("data") if isinstance(group, h5py.Group) else None
+        fields = data.dtype.names if isinstance(data, h5py.Dataset) else None
+        if fields and "head" in fields and "data" in fields:
+            yield str(name)
+
+
+def read(path: Path) -> Acquisition:
+    """Read the first measurement of the file."""
+    source = str(path)
+    with open_hdf5(path) as file:
+        first, *others = _groups(file)
+        group = file[first]
+        if not isinstance(group.get("xml"), h5py.Dataset) or group["xml"].size != 1:
+            raise BadInputError(f"{path}: the group {first!r} has no XML header")
+        content = group["xml"][()] if group["xml"].shape == () else group["xml"][0]
+        xml = parse(content, source)
+        heads, samples = _records(group["data"], path)
+        ignored = [f"{first}/{name}" for name in sorted(set(group) - {"xml", "data"})]
+    notes = [f"only the measurement {first!r} is read, not {others}"] if others else []
+    return _acquisition(source, xml, heads, samples, notes, ignored + others)
+
+
+def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Headers and samples of all readouts, after a look at what the headers declare."""
+    fields = data.dtype["head"].names or ()
+    missing = [name for name in NEEDED if name not in fields]
+    if missing or data.ndim != 1 or not len(data):
+        raise BadInputError(
+            f"{path}: {data.name} has shape {data.shape}, its headers lack {missing or 'nothing'}; "
+            "needed is a list of at least one readout with ISMRMRD headers"
+        )
+    stored = path.stat().st_size
+    check_size(f"{path}: {data.name}", data.shape[0] * data.dtype.itemsize, stored)
+    heads = data.fields("head")[()]
+    declared = heads["number_of_samples"].astype(np.int64) * heads["active_channels"]
+    check_size(f"{path}: {data.name}", 8 * int(declared.sum()), stored)
+    samples = data.fields("data")[()]
+    for i, values in enumerate(samples):
+        if np.size(values) != 2 * declared[i]:
+            raise BadInputError(
+                f"{path}: readout {i} holds {np.size(values)} numbers, its header says "
+                f"{2 * int(declared[i])} (real and imaginary parts): the file is damaged"
+            )
+    return heads, samples
+
+
+def is_flag_set(flags: np.ndarray, *numbers: int) -> np.ndarray:
+    """Whether any of the flags, numbered from 1, is set."""
+    bits = np.uint64(sum(1 << (number - 1) for number in numbers))
+    return np.asarray((flags.astype(np.uint64) & bits) != 0)
+
+
+def _acquisition(
+    source: str,
+    xml: XmlHeader,
+    heads: np.ndarray,
+    samples: np.ndarray,
+    notes: list[str],
+    ignored: list[str],
+) -> Acquisition:
+    if xml.encoded is None:
+        raise BadInputError(f"{source}: the header has no encodedSpace: the matrix is not known")
+    if min(xml.encoded.matrix) < 1:
+        raise BadInputError(
+            f"{source}: the header gives the encoded matrix {xml.encoded.matrix} (x, y, z); needed "
+            "are positive numbers"
+        )
+    if xml.trajectory is not None and xml.trajectory.lower() not in CARTESIAN:
+        raise BadInputError(
+            f"{source}: the trajectory is {xml.trajectory}; only Cartesian scans are reconstructed"
+        )
+    chosen, calibration = _choose(xml, heads, source, notes)
+    noise = [_matrix(samples[i], heads[i]) for i in np.flatnonzero(is_flag_set(heads["flags"], 19))]
+    lines = readouts(heads, samples, chosen, source)
+    whitening, covariance = None, None
+    if noise:
+        scale = _dwell_ratio(heads, chosen, xml)
+        whitening, covariance = whitening_of(noise, lines.coils, scale, notes)
+    if _siemens(xml):
+        notes.append("Siemens: conjugated, its directions belong to the forward transform")
+        lines.conjugate()
+    if whitening is not None:
+        lines.whiten(whitening)
+    stack = assemble(lines, xml, source, notes)
+    header = Header(
+        geometry=_geometry(xml, heads, chosen, stack, notes),
+        crop=stack.crop,
+        centre=stack.centre,
+        labels=stack.labels,
+        noise_covariance=covariance,
+        whitening=whitening,
+        system=xml.system,
+        ignored=ignored,
+    )
+    csm = _maps(heads, samples, calibration, xml, stack, whitening, source, notes)
+    return make_acquisition(
+        stack.kspace, source, "ISMRMRD", mask=stack.mask, csm=csm, notes=notes, header=header
+    )
+
+
+def _siemens(xml: XmlHeader) -> bool:
+    return "siemens" in xml.system.get("systemVendor", "").lower()
+
+
+def _choose(
+    xml: XmlHeader, heads: np.ndarray, source: str, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the readouts of the images, and of a separate calibration scan."""
+    flags = heads["flags"]
+    used = ~is_flag_set(flags, NOISE, *NOT_IMAGES)
+    for number, name in NOT_IMAGES.items():
+        count = int((is_flag_set(flags, number) & ~is_flag_set(flags, NOISE)).sum())
+        if count:
+            notes.append(f"{count} {name} readouts are left out")
+    if "encoding_space_ref" in (heads.dtype.names or ()):
+        elsewhere = used & (heads["encoding_space_ref"] != 0)
+        used &= ~elsewhere
+        if elsewhere.any():
+            notes.append(f"{int(elsewhere.sum())} readouts of a second encoding are left out")
+    only_calibration = is_flag_set(flags, CALIBRATION) & ~is_flag_set(
+        flags, CALIBRATION_AND_IMAGING
+    )
+    calibration = np.zeros(0, int)
+    if xml.calibration_mode in SEPARATE:
+        calibration = np.flatnonzero(used & only_calibration)
+        used &= ~only_calibration
+    chosen = np.flatnonzero(used)
+    if not len(chosen):
+        raise BadInputError(f"{source}: none of its {len(heads)} readouts belongs to an image")
+    return chosen, calibration
+
+
+def _matrix(values: np.ndarray, head: Any) -> np.ndarray:
+    """Samples of a readout, (coil, sample)."""
+    flat = np.ascontiguousarray(values, np.float32).view(np.complex64)
+    return flat.reshape(int(head["active_channels"]), int(head["number_of_samples"]))
+
+
+def readouts(heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray, source: str) -> Readouts:
+    """The chosen readouts with what places them."""
+    found = heads[chosen]
+    coils = np.unique(found["active_channels"])
+    if len(coils) != 1 or coils[0] == 0:
+        raise BadInputError(f"{source}: readouts have different numbers of coils: {coils.tolist()}")
+    names = found.dtype.names or ()
+    zeros = np.zeros(len(found), int)
+    before, after = (
+        found[n].astype(int) if n in names else zeros for n in ("discard_pre", "discard_post")
+    )
+    return Readouts(
+        samples=[_matrix(samples[i], heads[i]) for i in chosen],
+        centre=found["center_sample"].astype(int),
+        reverse=is_flag_set(found["flags"], REVERSE),
+        discard=np.stack([before, after], 1),
+        lines=found["idx"]["kspace_encode_step_1"].astype(int),
+        partitions=found["idx"]["kspace_encode_step_2"].astype(int),
+        counters={name: found["idx"][name].astype(int) for name in COUNTERS},
+    )
+
+
+def _dwell_ratio(heads: np.ndarray, chosen: np.ndarray, xml: XmlHeader) -> float:
+    """Noise variance of the images over that of the noise scan: it goes with the bandwidth."""
+    if "sample_time_us" not in (heads.dtype.names or ()):
+        return 1.0
+    noise = heads["sample_time_us"][is_flag_set(heads["flags"], NOISE)]
+    times = float(np.median(noise)), float(np.median(heads["sample_time_us"][chosen]))
+    ratio = times[0] / times[1] if min(times) > 0 else 1.0
+    return ratio * (xml.noise_bandwidth or 1.0) if 1e-3 < ratio < 1e3 else 1.0
+
+
+def _geometry(
+    xml: XmlHeader, heads: np.ndarray, chosen: np.ndarray, stack: Stack, notes: list[str]
+) -> Geometry | None:
+    """Where the images lie, from the first readout of each."""
+    if xml.encoded is None or min(xml.encoded.fov) <= 0:
+        notes.append("the header has no field of view: the pixel size is not known")
+        return None
+    first = heads[chosen][stack.first]
+    names = first.dtype.names or ()
+    needed = ("position", "read_dir", "phase_dir", "slice_dir")
+    vectors = {n: first[n].astype(float) if n in names else np.zeros((1, 3)) for n in needed}
+    axes = [_unit(vectors[n][0]) for n in ("slice_dir", "phase_dir", "read_dir")]
+    oriented = all(a is not None for a in axes) and all(
+        np.isfinite(v).all() for v in vectors.values()
+    )
+    if not oriented:
+        notes.append("orientation is not in the file: axial slices are assumed")
+        axes = [np.eye(3)[2 - i] for i in range(3)]
+    directions = [tuple(float(v) for v in np.asarray(a)) for a in axes]
+    spacing = tuple(f / n for f, n in zip(xml.encoded.fov[::-1], stack.matrix_zyx))
+    return stack.place(spacing, directions, vectors["position"], oriented, notes)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray | None:
+    length = float(np.linalg.norm(vector))
+    return vector / length if 0.5 < length < 2 else None
+
+
+def _maps(
+    heads: np.ndarray,
+    samples: np.ndarray,
+    calibration: np.ndarray,
+    xml: XmlHeader,
+    stack: Stack,
+    whitening: np.ndarray | None,
+    source: str,
+    notes: list[str],
+) -> np.ndarray | None:
+    """Coil maps of a separate calibration scan; those readouts are no samples of the image."""
+    from equipoise.physics.coils.espirit import estimate_csm
+
+    if not len(calibration):
+        return None
+    lines = readouts(heads, samples, calibration, source)
+    if _siemens(xml):
+        lines.conjugate()
+    if whitening is not None:
+        lines.whiten(whitening)
+    reference = assemble(lines, xml, source, [])
+    if reference.kspace.shape[2:] != stack.kspace.shape[2:]:
+        return None
+    csm = estimate_csm(*reference.tensors()).numpy()
+    slices = [label["slice"] for label in reference.labels]
+    if not all(label["slice"] in slices for label in stack.labels):
+        notes.append("the separate calibration scan covers other slices: left out")
+        return None
+    notes.append(f"coil maps are from {len(calibration)} readouts of a separate calibration scan")
+    return np.asarray(csm[[slices.index(label["slice"]) for label in stack.labels]])

@@ -1,0 +1,297 @@
+"""From single readouts to k-space on its matrix, for the formats that store one by one.
+
+A readout with the counters (line, partition) and its centre sample belongs at
+``(line - centre line + n // 2, ...)``: partial Fourier, partial echo and off-centre k-space come to
+lie where DC is at ``n // 2``. Readout oversampling is removed in the image domain.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from equipoise.formats.header import Geometry, Vector
+from equipoise.formats.limits import check_size
+from equipoise.formats.readers.xml_header import Limit, XmlHeader
+from equipoise.outcome import BadInputError
+from equipoise.physics.fourier import image_to_kspace, kspace_to_image
+
+MAX_CONDITION = 1e8
+"""Of the noise covariance; beyond it a coil is dead or the noise scan too short."""
+
+
+@dataclass
+class Readouts:
+    """Samples (coil, sample) of each readout, and what places them.
+
+    ``centre`` is the index of the sample at the centre of k-space, ``discard`` how many samples
+    at the beginning and end do not count, ``counters`` what keeps images apart.
+    """
+
+    samples: list[np.ndarray]
+    centre: np.ndarray
+    reverse: np.ndarray
+    discard: np.ndarray
+    lines: np.ndarray
+    partitions: np.ndarray
+    counters: dict[str, np.ndarray]
+
+    @property
+    def coils(self) -> int:
+        """Number of coils."""
+        return self.samples[0].shape[0]
+
+    def whiten(self, matrix: np.ndarray) -> None:
+        """Multiply the coils by a matrix."""
+        self.samples = [(matrix @ s).astype(np.complex64) for s in self.samples]
+
+    def conjugate(self) -> None:
+        """The other sign of the Fourier transform."""
+        self.samples = [s.conj() for s in self.samples]
+
+    def forward_centre(self) -> np.ndarray:
+        """Centre samples once reversed readouts are turned.
+
+        Counted in the stored order it is ``n - 1 - centre`` then; where that is not the centre
+        of the other readouts but the number itself is, the file counts in k-space order.
+        """
+        lengths = np.array([s.shape[1] for s in self.samples])
+        turned = np.where(self.reverse, lengths - 1 - self.centre, self.centre)
+        usual = self.centre[~self.reverse]
+        if len(usual):
+            same = self.reverse & np.isin(self.centre, usual) & ~np.isin(turned, usual)
+            turned = np.where(same, self.centre, turned)
+        return turned
+
+
+def whitening_of(
+    noise: list[np.ndarray], n_coils: int, scale: float, notes: list[str]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """``L^-1`` with ``L L^H`` the noise covariance: afterwards the noise has variance 1."""
+    usable = [n for n in noise if n.shape[0] == n_coils]
+    samples = np.concatenate(usable, axis=1).astype(complex) if usable else np.zeros((n_coils, 0))
+    count = samples.shape[1]
+    if count < 2 * n_coils:
+        notes.append(f"the noise scan has only {count} samples: k-space is not whitened")
+        return None, None
+    covariance = scale * (samples @ samples.conj().T) / count
+    if not np.isfinite(covariance).all() or np.linalg.cond(covariance) > MAX_CONDITION:
+        notes.append("the noise covariance is singular: k-space is not whitened")
+        return None, covariance
+    notes.append(f"k-space is whitened with {count} noise samples: its noise has variance 1")
+    return np.linalg.inv(np.linalg.cholesky(covariance)), covariance
+
+
+@dataclass
+class Stack:
+    """K-space (image, coil, y, x) with its mask, and what each image is.
+
+    ``first`` is the readout that each image began with, ``matrix_zyx`` the encoded matrix that
+    the field of view belongs to, without readout oversampling.
+    """
+
+    kspace: np.ndarray
+    mask: np.ndarray
+    labels: list[dict[str, int]]
+    first: list[int]
+    matrix_zyx: tuple[float, ...]
+    crop: tuple[int, int] | None
+    centre: tuple[int, int]
+    volumetric: bool
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """K-space and mask."""
+        return torch.from_numpy(self.kspace), torch.from_numpy(self.mask)
+
+    def place(
+        self,
+        spacing: tuple[float, ...],
+        directions: list[tuple[float, ...]],
+        positions: np.ndarray,
+        oriented: bool,
+        notes: list[str],
+    ) -> Geometry:
+        """The geometry, from pixel spacing and directions (slice, phase, read) and positions."""
+        dz, dy, dx = spacing
+        slice_dir, phase_dir, read_dir = directions
+        if self.volumetric:  # images are (slice direction, phase), stacked along the readout
+            index = np.array([label["slice"] for label in self.labels])
+            count = int(index.max()) + 1
+            offset = (index - count // 2)[:, None] * dx * np.array(read_dir)
+            return Geometry(
+                (dx, dz, dy), _v(read_dir), _v(slice_dir), _v(phase_dir),
+                [_v(p) for p in positions + offset], oriented,
+            )  # fmt: skip
+        slices = np.array([label["slice"] for label in self.labels])
+        if len(np.unique(slices)) > 1 and np.ptp(positions, axis=0).max() == 0:
+            notes.append("all slices have one position in the file: touching slices are assumed")
+            offset = (slices - (slices.max() + 1) // 2)[:, None] * dz
+            positions = positions + offset * np.array(slice_dir)
+        return Geometry(
+            (dz, dy, dx), _v(slice_dir), _v(phase_dir), _v(read_dir),
+            [_v(p) for p in positions], oriented,
+        )  # fmt: skip
+
+
+def _v(vector: np.ndarray | tuple[float, ...]) -> Vector:
+    x, y, z = (float(v) for v in vector)
+    return x, y, z
+
+
+def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> Stack:
+    """Put readouts on the matrix of the header; lines that were measured twice are averaged.
+
+    Raises
+    ------
+    BadInputError
+        If counters lie outside the matrix, or the matrix cannot belong to the readouts.
+    """
+    assert xml.encoded is not None
+    volumetric = bool(lines.partitions.max() > 0)
+    nx, ny, nz = (max(n, 1) for n in xml.encoded.matrix)
+    nz = nz if volumetric else 1
+    kept = _kept_columns(xml)
+    keys = np.stack([lines.counters[name] for name in lines.counters], 1)
+    images, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    shape = (len(images), lines.coils, nz, ny, kept)
+    stored = sum(s.nbytes for s in lines.samples)
+    check_size(f"{source}: the matrix {shape}", 8 * math.prod(shape), stored)
+    check_size(f"{source}: the readouts {nx} long", 8 * nx * lines.coils, stored)
+    row, centre_y = _rows(lines.lines, xml.limits, "kspace_encoding_step_1", ny, source, notes)
+    slab, _ = _rows(lines.partitions, xml.limits, "kspace_encoding_step_2", nz, source, notes)
+    kspace, count = np.zeros(shape, np.complex64), np.zeros((*shape[:1], *shape[2:]), np.uint16)
+    centre_x = _centre_samples(lines, notes)
+    for i in range(len(lines.samples)):
+        line, measured = _line(lines, i, int(centre_x[i]), nx, kept)
+        kspace[index.flat[i], :, slab[i], row[i]] += line
+        count[index.flat[i], slab[i], row[i]] += measured
+    kspace /= np.maximum(count, 1)[:, None]
+    _say(lines, nx, kept, count, notes)
+    labels = _labels(images, list(lines.counters))
+    crop = _crop(xml, (nz, ny, kept), volumetric)
+    centre = (centre_y, int(np.median(centre_x)))
+    matrix = (float(xml.encoded.matrix[2]), float(ny), float(nx))
+    stack = Stack(
+        kspace[:, :, 0], count[:, 0] > 0, labels, first.tolist(), matrix, crop, centre, False
+    )
+    return _along_readout(kspace, count, stack, notes) if volumetric else stack
+
+
+def _kept_columns(xml: XmlHeader) -> int:
+    """Samples of a readout without its oversampling: the reconstructed field of view."""
+    assert xml.encoded is not None
+    nx = max(xml.encoded.matrix[0], 1)
+    if xml.recon is None:
+        return nx
+    encoded, wanted = xml.encoded.fov[0], xml.recon.fov[0]
+    if encoded > 0 and wanted > 0:
+        return max(round(nx * min(wanted / encoded, 1.0)), 1)
+    return xml.recon.matrix[0] if nx == 2 * xml.recon.matrix[0] else nx
+
+
+def _rows(
+    counter: np.ndarray, limits: dict[str, Limit], name: str, n: int, source: str, notes: list[str]
+) -> tuple[np.ndarray, int]:
+    """Index on an axis of ``n`` with the centre line at ``n // 2``, and that line."""
+    limit = limits.get(name)
+    if n == 1 and not counter.any():
+        return np.zeros(len(counter), int), 0
+    centre = n // 2 if limit is None else limit.center
+    if limit is not None and limit.center == 0 and limit.maximum > 1:
+        centre = (limit.maximum + 1) // 2
+        notes.append(f"{name}: the header calls counter 0 the centre; {centre} is taken")
+    row = counter - centre + n // 2
+    outside = (row < 0) | (row >= n)
+    if outside.any():
+        raise BadInputError(
+            f"{source}: {name} {int(counter[outside][0])} with the centre {centre} lies outside "
+            f"the encoded matrix of {n} lines: header and readouts contradict each other"
+        )
+    return row, centre
+
+
+def _centre_samples(lines: Readouts, notes: list[str]) -> np.ndarray:
+    lengths = np.array([s.shape[1] for s in lines.samples])
+    if not lines.centre.any() and lengths.max() > 1:
+        notes.append("no readout names its centre sample: the middle is taken")
+        return lengths // 2
+    return lines.forward_centre()
+
+
+def _line(
+    lines: Readouts, i: int, centre: int, nx: int, kept: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One readout (coil, x) without oversampling, and which of its samples were measured."""
+    samples, (before, after) = lines.samples[i], lines.discard[i]
+    if lines.reverse[i]:
+        samples, before, after = samples[:, ::-1], after, before
+    n = samples.shape[1]
+    length = max(nx, n)
+    start = length // 2 - centre
+    used = slice(max(before, -start, 0), max(min(n - after, length - start), 0))
+    placed = np.zeros((len(samples), length), np.complex64)
+    placed[:, used.start + start : max(used.stop, used.start) + start] = samples[:, used]
+    # Sample j of the long readout lies at k = (j - length // 2) / length, of the kept one alike.
+    position = (np.arange(kept) - kept // 2) * (length / kept) + length // 2
+    measured = (position >= used.start + start) & (position <= used.stop - 1 + start)
+    if kept == length:
+        return placed, measured
+    image = kspace_to_image(torch.from_numpy(placed), 1)
+    begin = length // 2 - kept // 2
+    line = image_to_kspace(image[:, begin : begin + kept], 1).numpy()
+    return line * measured, measured
+
+
+def _say(lines: Readouts, nx: int, kept: int, count: np.ndarray, notes: list[str]) -> None:
+    length = max(nx, max(s.shape[1] for s in lines.samples))
+    if kept != length:
+        notes.append(f"readout oversampling removed: {length} samples to {kept}")
+    if lines.reverse.any():
+        notes.append(f"{int(lines.reverse.sum())} reversed readouts are turned")
+    if lines.discard.any():
+        notes.append("discarded samples at the ends of readouts are not used")
+    if count.max() > 1:
+        notes.append(f"lines that were measured up to {count.max()} times are averaged")
+
+
+def _labels(images: np.ndarray, names: list[str]) -> list[dict[str, int]]:
+    """The slice of each image, and those other counters that vary."""
+    varies = [len(np.unique(images[:, j])) > 1 or name == "slice" for j, name in enumerate(names)]
+    return [{name: int(row[j]) for j, name in enumerate(names) if varies[j]} for row in images]
+
+
+def _crop(xml: XmlHeader, shape: tuple[int, int, int], volumetric: bool) -> tuple[int, int] | None:
+    """The matrix of the reconstructed field of view, where it is smaller: phase oversampling."""
+    assert xml.encoded is not None
+    if xml.recon is None or min(*xml.encoded.fov, *xml.recon.fov) <= 0:
+        return None
+    shares = [min(r / e, 1.0) for r, e in zip(xml.recon.fov, xml.encoded.fov)]
+    z, y = (max(round(n * share), 1) for n, share in zip(shape[:2], (shares[2], shares[1])))
+    if volumetric:
+        return None if (z, y) == shape[:2] else (z, y)
+    return None if y == shape[1] else (y, shape[2])
+
+
+def _along_readout(kspace: np.ndarray, count: np.ndarray, stack: Stack, notes: list[str]) -> Stack:
+    """A volume becomes one (z, y) problem for each sample of the readout's inverse transform."""
+    notes.append("3D: inverse transform along the readout, one slice for each of its samples")
+    images = kspace_to_image(torch.from_numpy(kspace), 1).numpy()
+    n = images.shape[-1]
+    sampled = (count > 0).any(-1)
+    stack.kspace = np.concatenate([np.moveaxis(volume, -1, 0) for volume in images])
+    stack.mask = np.repeat(sampled, n, axis=0)
+    stack.kspace *= stack.mask[:, None]
+    several = len({label["slice"] for label in stack.labels}) > 1
+    stack.labels = [
+        {
+            **{k: v for k, v in label.items() if k != "slice"},
+            **({"slab": label["slice"]} if several else {}),
+            "slice": x,
+        }
+        for label in stack.labels
+        for x in range(n)
+    ]
+    stack.first = [f for f in stack.first for _ in range(n)]
+    stack.volumetric = True
+    return stack

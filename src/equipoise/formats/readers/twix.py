@@ -1,0 +1,250 @@
+"""Siemens raw data (twix ``.dat``), through pymapvbvd: the extra ``[twix]``.
+
+The last measurement of the file is the scan, earlier ones are adjustments; noise readouts of any
+of them whiten. The data are conjugated: Siemens' directions belong to the forward transform.
+"""
+
+import struct
+import warnings
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.header import Geometry, Header
+from equipoise.formats.limits import check_size
+from equipoise.formats.readers.readouts import Readouts, Stack, assemble, whitening_of
+from equipoise.formats.readers.xml_header import Limit, Space, XmlHeader
+from equipoise.optional import need
+from equipoise.outcome import BadInputError
+
+MAX_MEASUREMENTS = 64
+MAX_BUFFERS = 64
+SCAN_HEADER, CHANNEL_HEADER = {"VB": 0, "VD": 192}, {"VB": 128, "VD": 32}
+MASK_OFFSET, SAMPLES_OFFSET = {"VB": 20, "VD": 40}, {"VB": 28, "VD": 48}
+HEADER_BYTES = {"VB": 128, "VD": 184}
+END, SYNC = 1, 1 << 5
+COUNTERS = {"set": "Set", "phase": "Phs", "repetition": "Rep", "contrast": "Eco", "slice": "Sli"}
+
+
+def recognizes(path: Path) -> bool:
+    """True if a measurement with named header buffers begins where the file says."""
+    if not path.is_file() or path.stat().st_size < 256:
+        return False
+    with path.open("rb") as file:
+        return all(_starts_measurement(file, offset) for offset in _offsets(file)[1])
+
+
+def _offsets(file: IO[bytes]) -> tuple[str, list[int]]:
+    """Software line and where the measurements begin: VB has one, VD a list of them."""
+    file.seek(0)
+    first, count = struct.unpack("<II", file.read(8))
+    if first >= 10000 or not 0 < count <= MAX_MEASUREMENTS:
+        return "VB", [0]
+    file.seek(16)
+    records = file.read(152 * count)
+    if len(records) < 152 * count:
+        return "VD", [2**63]
+    return "VD", [struct.unpack_from("<Q", records, 152 * i)[0] for i in range(count)]
+
+
+def _starts_measurement(file: IO[bytes], offset: int) -> bool:
+    file.seek(0, 2)
+    size = file.tell()
+    if offset + 32 > size:
+        return False
+    file.seek(offset)
+    length, count = struct.unpack("<II", file.read(8))
+    name = file.read(24).split(b"\0")[0]
+    return (
+        16 < length <= size - offset
+        and 0 < count <= MAX_BUFFERS
+        and name.isalnum()
+        and name.isascii()
+    )
+
+
+def read(path: Path) -> Acquisition:
+    """Read the last measurement of a twix file."""
+    module = need("mapvbvd", "twix", "reading Siemens raw data")
+    _check_blocks(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = module.mapVBVD(str(path), quiet=True, removeOS=False, disableReflect=True)
+    measurements = found if isinstance(found, list) else [found]
+    scan, notes = measurements[-1], ["Siemens: conjugated, as its directions want"]
+    if "image" not in scan:
+        raise BadInputError(f"{path}: the last of {len(measurements)} measurements has no image")
+    ignored = [f"{name} readouts" for name in scan if name not in ("hdr", "image", "noise")]
+    if len(measurements) > 1:
+        notes.append(f"the last of {len(measurements)} measurements is read")
+    lines = _readouts(scan["image"], path)
+    xml = _header(scan["hdr"], scan["image"], path)
+    noise = [(m, m["noise"]) for m in measurements if "noise" in m]
+    whitening, covariance = None, None
+    if noise:
+        measurement, readouts = noise[-1]
+        scale = _dwell(measurement["hdr"]) / _dwell(scan["hdr"])
+        samples = [s.conj() for s in _samples(readouts, path)]
+        whitening, covariance = whitening_of(samples, lines.coils, scale, notes)
+    lines.conjugate()
+    if whitening is not None:
+        lines.whiten(whitening)
+    stack = assemble(lines, xml, str(path), notes)
+    header = Header(
+        geometry=_geometry(scan["image"], xml, stack, notes),
+        crop=stack.crop,
+        centre=stack.centre,
+        labels=stack.labels,
+        noise_covariance=covariance,
+        whitening=whitening,
+        system=xml.system,
+        ignored=ignored,
+    )
+    return make_acquisition(
+        stack.kspace, str(path), "Siemens twix", mask=stack.mask, notes=notes, header=header
+    )
+
+
+def _check_blocks(path: Path) -> None:
+    """Walk over the readouts as the library will: each must lie inside the file, and end.
+
+    Raises
+    ------
+    BadInputError
+        If a readout reaches beyond the end of the file or the chain of readouts stands still.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        version, offsets = _offsets(file)
+        for offset in offsets:
+            file.seek(offset)
+            position = offset + struct.unpack("<I", file.read(4))[0]
+            while position is not None:
+                if position + HEADER_BYTES[version] > size:
+                    raise BadInputError(
+                        f"{path} is truncated: a readout should begin at byte {position}, the file "
+                        f"has {size}: copy it again"
+                    )
+                file.seek(position)
+                position = _next(file.read(HEADER_BYTES[version]), version, position, path)
+
+
+def _next(header: bytes, version: str, position: int, path: Path) -> int | None:
+    """Where the readout after this one begins; None at the end of the measurement."""
+    length = struct.unpack_from("<I", header)[0] & 0x1FFFFFF
+    (mask,) = struct.unpack_from("<I", header, MASK_OFFSET[version])
+    if length == 0 or mask & END:
+        return None
+    if not mask & SYNC:
+        samples, channels = struct.unpack_from("<HH", header, SAMPLES_OFFSET[version])
+        length = SCAN_HEADER[version] + (8 * samples + CHANNEL_HEADER[version]) * channels
+    if length < HEADER_BYTES[version]:
+        raise BadInputError(f"{path} is damaged: the readout at byte {position} has no length")
+    return position + length
+
+
+def _samples(readouts: Any, path: Path) -> list[np.ndarray]:
+    """Readouts in the order of their acquisition, (coil, sample) each."""
+    declared = 8 * int((np.asarray(readouts.NCol) * np.asarray(readouts.NCha)).sum())
+    check_size(f"{path}: {readouts.dType}", declared, path.stat().st_size)
+    array = np.asarray(readouts.unsorted())  # (sample, coil, readout)
+    return [array[:, :, i].T for i in range(array.shape[2])]
+
+
+def _readouts(image: Any, path: Path) -> Readouts:
+    samples = _samples(image, path)
+    cut = np.asarray(image.cutOff, int).reshape(len(samples), 2)
+    return Readouts(
+        samples=samples,
+        centre=np.asarray(image.centerCol, int),
+        reverse=np.asarray(image.IsReflected, bool),
+        discard=cut,
+        lines=np.asarray(image.Lin, int),
+        partitions=np.asarray(image.Par, int),
+        counters={name: np.asarray(getattr(image, key), int) for name, key in COUNTERS.items()},
+    )
+
+
+def _header(hdr: Any, image: Any, path: Path) -> XmlHeader:
+    """Matrix, field of view and centre, as an ISMRMRD header would have them."""
+    protocol = hdr.get("MeasYaps", {})
+    slice_0 = ("sSliceArray", "asSlice", "0")
+    base = int(_number(protocol, ("sKSpace", "lBaseResolution"), 0))
+    fov = [_number(protocol, (*slice_0, n), 0) for n in ("dReadoutFOV", "dPhaseFOV", "dThickness")]
+    lines = _number(hdr.get("Meas", {}), "iPEFTLen", 0)
+    ny = int(lines or _number(protocol, ("sKSpace", "lPhaseEncodingLines"), 0))
+    nz = int(_number(protocol, ("sKSpace", "lPartitions"), 1))
+    if base <= 0 or ny <= 0 or max(base, ny, nz) > 2**16:
+        raise BadInputError(
+            f"{path}: the protocol gives a matrix of {base} x {ny} x {nz}: it is damaged, or of a "
+            "software version that is not known"
+        )
+    centre = np.asarray(image.centerCol, int), np.asarray(image.NCol, int)
+    full = int(np.max(np.maximum(2 * centre[0], 2 * (centre[1] - centre[0]))))
+    oversampling = 2 if full > 1.5 * base else 1
+    more = 1 + _number(protocol, ("sKSpace", "dPhaseOversamplingForDialog"), 0)
+    slab = 1 + _number(protocol, ("sKSpace", "dSliceOversamplingForDialog"), 0)
+    encoded = (oversampling * fov[0], more * fov[1], slab * fov[2])
+    return XmlHeader(
+        encoded=Space((oversampling * base, ny, nz), encoded),
+        recon=Space((base, round(ny / more), round(nz / slab)), (fov[0], fov[1], fov[2])),
+        limits={
+            "kspace_encoding_step_1": _limit(image.Lin, image.centerLin),
+            "kspace_encoding_step_2": _limit(image.Par, image.centerPar),
+        },
+        system=_system(hdr),
+    )
+
+
+def _limit(counter: Any, centre: Any) -> Limit:
+    return Limit(int(np.min(counter)), int(np.max(counter)), int(np.median(centre)))
+
+
+def _system(hdr: Any) -> dict[str, str]:
+    dicom = hdr.get("Dicom", {})
+    names = {
+        "systemVendor": "Manufacturer",
+        "systemModel": "ManufacturersModelName",
+        "institutionName": "InstitutionName",
+        "systemFieldStrength_T": "flMagneticFieldStrength",
+        "protocolName": "tProtocolName",
+    }
+    found = {name: str(dicom[key])[:200] for name, key in names.items() if dicom.get(key)}
+    return {"systemVendor": "SIEMENS"} | found
+
+
+def _number(values: Any, key: Any, default: float) -> float:
+    """A finite number of the protocol, or the default."""
+    try:
+        value = float(str(values.get(key, default)).split()[0])
+    except (ValueError, IndexError):
+        return default
+    return value if np.isfinite(value) and value >= 0 else default
+
+
+def _dwell(hdr: Any) -> float:
+    return _number(hdr.get("MeasYaps", {}), ("sRXSPEC", "alDwellTime", "0"), 1) or 1.0
+
+
+def _geometry(image: Any, xml: XmlHeader, stack: Stack, notes: list[str]) -> Geometry | None:
+    """From the position and quaternion (w, x, y, z) of the first readout of each image."""
+    assert xml.encoded is not None
+    if min(xml.encoded.fov) <= 0:
+        notes.append("the protocol has no field of view: the pixel size is not known")
+        return None
+    placed = np.asarray(image.slicePos, float)[stack.first]
+    w, x, y, z = placed[0, 3:]
+    oriented = bool(np.isfinite(placed).all() and abs(w * w + x * x + y * y + z * z - 1) < 0.1)
+    if not oriented:
+        notes.append("orientation is not in the file: axial slices are assumed")
+        placed, (w, x, y, z) = np.zeros_like(placed), (1.0, 0.0, 0.0, 0.0)
+    # Columns of the rotation: phase, read and slice direction.
+    phase = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
+    read_dir = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
+    slice_dir = (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))
+    spacing = tuple(f / n for f, n in zip(xml.encoded.fov[::-1], stack.matrix_zyx))
+    if not stack.volumetric:
+        spacing = (xml.encoded.fov[2], *spacing[1:])
+    return stack.place(spacing, [slice_dir, phase, read_dir], placed[:, :3], oriented, notes)

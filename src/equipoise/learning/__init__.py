@@ -1,1 +1,0 @@
-"""Training: data, metrics, the loop."""

@@ -1,0 +1,123 @@
+"""What every learned reconstruction has in common: ``x = method(kspace, A)``."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.usual import Calibration
+from equipoise.outcome import BadInputError, Solution
+from equipoise.physics.linop import LinearOperator
+from equipoise.shapes import Data, Image, PerSample
+
+
+class Method(nn.Module, ABC):
+    """A reconstruction with a network and a data weight.
+
+    The data are divided by their intensity scale before and the image is multiplied by it after,
+    so a reconstruction scales exactly with its data.
+
+    Attributes
+    ----------
+    name
+        The word by which configurations and model files call the method.
+    network
+        An image-to-image module with a ``dtype``.
+    data_weight
+        Module that gives lam, (batch,), from the relative noise level, (batch,).
+    options
+        Default solver options, for methods that iterate to an equilibrium.
+    calibration
+        What is usual on validation scans, if that was measured.
+    """
+
+    name: ClassVar[str]
+    calibration: Calibration | None = None
+
+    def __init__(
+        self, network: nn.Module, data_weight: nn.Module, options: SolverOptions | None = None
+    ):
+        super().__init__()
+        self.network, self.data_weight = network, data_weight
+        self.options = options or SolverOptions()
+
+    @property
+    def m(self) -> float | None:
+        """Monotonicity constant of F; None where nothing is monotone."""
+        return None
+
+    @property
+    def m_evidence(self) -> str:
+        """``proved``, ``measured`` or ``none``."""
+        return "none"
+
+    @property
+    def real(self) -> bool:
+        """Whether the images are real: the network has one channel."""
+        return getattr(self.network, "channels", 2) == 1
+
+    def lam(self, relative_noise: PerSample) -> PerSample:
+        """The learned data weight for noise levels relative to the intensity scale."""
+        return self.data_weight(relative_noise)
+
+    def forward(
+        self, data: Data, operator: LinearOperator, noise_level: PerSample | None = None
+    ) -> Image:
+        """The image, differentiable in the data, lam and the weights."""
+        return self.solve(operator, data, noise_level=noise_level).value
+
+    @abstractmethod
+    def solve(
+        self,
+        operator: LinearOperator,
+        data: Data,
+        *,
+        noise_level: PerSample | None = None,
+        lam: PerSample | None = None,
+        scale: PerSample | None = None,
+        options: SolverOptions | None = None,
+        backward_rtol: float | None = None,
+    ) -> Solution:
+        """The image and how it was reached; lam and the intensity scale may be given."""
+
+    @abstractmethod
+    def denoise(self, image: Image) -> Image:
+        """The image-domain part alone, for images of intensity scale 1: a warm-up trains it."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What is needed beside the network to build the method again."""
+
+    def training_options(self, rtol: float, max_iter: int) -> SolverOptions | None:
+        """How training solves for an equilibrium."""
+        return None
+
+    def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
+        """The measured constant that training keeps below ``1 - m``; None if nothing is measured.
+
+        At images of intensity scale 1, by an ascent of the given number of steps.
+        """
+        return None
+
+    def refresh(self, exact: bool = False) -> None:
+        """Called before a training step and, with ``exact``, before the weights are judged."""
+
+    def for_inference(self) -> "Method":
+        """The method with the weights that are saved."""
+        return self
+
+    def _scale(self, operator: LinearOperator, data: Tensor, scale: Tensor | None) -> Tensor:
+        if scale is None:
+            scale = operator.intensity_scale(data)
+        # Zero data has no scale, and its image does not depend on one.
+        return torch.where(scale > 0, scale, 1.0).to(torch.float64)
+
+    def _weight(self, scale: Tensor, noise_level: Tensor | None, lam: Tensor | None) -> Tensor:
+        if lam is None:
+            noise = torch.zeros_like(scale) if noise_level is None else noise_level
+            lam = self.lam(noise.to(scale) / scale)
+        if not bool((lam > 0).all() & torch.isfinite(lam).all()):
+            raise BadInputError(f"lam is {lam.tolist()}: it must be positive and finite")
+        return lam.to(torch.float64)

@@ -1,0 +1,228 @@
+"""Monotone operator learning: the model whose reconstruction is an equilibrium.
+
+Pramanik, Zimmerman, Jacob, IEEE Trans. Comput. Imaging 9:260-275, 2023.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.equilibrium.equation import MonotoneEquation
+from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
+from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
+from equipoise.methods.method import Method
+from equipoise.networks.cnn import CNN, in_bfloat16
+from equipoise.networks.measured import lipschitz_lower
+from equipoise.networks.network import OnSupport
+from equipoise.networks.tiles import Tiled
+from equipoise.outcome import BadInputError, Solution
+from equipoise.physics.least_squares import tikhonov
+from equipoise.physics.linop import LinearOperator
+from equipoise.shapes import Data, Image, PerSample
+from equipoise.vectors import per_sample
+
+Evidence = Literal["proved", "measured"]
+
+CG_RTOL = 0.03
+"""Inner tolerance relative to the outer residual: Anderson extrapolates steps, so they must be more
+exact than Picard would need; measured, 0.1 costs a fifth more network evaluations."""
+
+START_RTOL = 0.05
+"""Accuracy of the regularised SENSE image that the iteration starts from."""
+
+
+class MOL(Method):
+    """MOL-LR: ``x*`` with ``lam A^H (A x* - b) + F(x*) = 0``, ``F = (1 + shift) I - H`` (1).
+
+    Where A sees nothing (outside the coil maps) the image is zero, see :class:`OnSupport`.
+
+    Parameters
+    ----------
+    network
+        H.
+    data_weight
+        Module that gives lam, (batch,), from the relative noise level, (batch,).
+    m
+        Monotonicity constant of ``I - H`` that the network was trained for.
+    m_evidence
+        ``proved`` if a proved bound gives ``Lip(H) <= 1 - m``, ``measured`` if only estimates do.
+    shift
+        Added multiple of the identity in F; F is then (m + shift)-monotone.
+    options
+        Default solver options; every call may bring its own.
+    """
+
+    name = "mol-lr"
+    network: CNN
+
+    def __init__(
+        self,
+        network: CNN,
+        data_weight: nn.Module,
+        m: float,
+        *,
+        m_evidence: Evidence = "measured",
+        shift: float = 0.0,
+        options: SolverOptions | None = None,
+    ):
+        super().__init__(network, data_weight, options)
+        if not 0 < m < 1:
+            raise BadInputError(f"m is {m}: it must lie between 0 and 1")
+        self.m_network, self._evidence, self.shift = m, m_evidence, shift
+
+    @property
+    def m(self) -> float:
+        """Monotonicity constant of F."""
+        return self.m_network + self.shift
+
+    @property
+    def m_evidence(self) -> str:
+        """``proved`` if a proved bound gives ``Lip(H) <= 1 - m``, ``measured`` if estimates do."""
+        return self._evidence
+
+    def settings(self) -> dict[str, Any]:
+        """What is needed beside the network to build the model again."""
+        return {"m": self.m_network, "m_evidence": self.m_evidence, "shift": self.shift}
+
+    def refresh(self, exact: bool = False) -> None:
+        """Keep the first kernels of a network with ``skip`` at zero mean."""
+        self.network.centre_kernels()
+
+    def denoise(self, image: Image) -> Image:
+        """``H(x)``."""
+        return self.network(image)
+
+    def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
+        """``lipschitz_lower`` of H."""
+        return lipschitz_lower(self.network, image, steps=steps, seed=seed)
+
+    def training_options(self, rtol: float, max_iter: int) -> SolverOptions:
+        """How training solves for the equilibrium."""
+        return SolverOptions(rtol=rtol, max_iter=max_iter)
+
+    def solve(
+        self,
+        operator: LinearOperator,
+        data: Data,
+        *,
+        noise_level: PerSample | None = None,
+        lam: PerSample | None = None,
+        scale: PerSample | None = None,
+        start: Image | None = None,
+        options: SolverOptions | None = None,
+        adjoint: Adjoint = "adjoint",
+        backward_rtol: float | None = None,
+        cg_rtol: float = CG_RTOL,
+    ) -> Solution:
+        """Find the equilibrium of each sample.
+
+        Parameters
+        ----------
+        operator, data
+            A and b.
+        noise_level
+            Standard deviation of the complex noise in the data, for lam. Zero if not given.
+        lam
+            Data weight, instead of the learned one.
+        scale
+            Intensity scale, instead of the one read off the data; 1 means normalised data.
+        start
+            First iterate in the units of the data; a regularised least-squares image if not given.
+        options
+            Solver options; those of the model if not given.
+        adjoint
+            ``adjoint`` solves (10); ``algorithm2`` is the Picard iteration of the supplement.
+        backward_rtol
+            Tolerance of the adjoint solve, that of the forward solve if not given.
+        cg_rtol
+            Inner tolerance relative to the outer residual.
+
+        Returns
+        -------
+        Solution
+            With ``value`` attached to autograd where gradients are enabled: gradients for the
+            data (through the intensity scale too), lam and the weights.
+
+        Raises
+        ------
+        BadInputError
+            If lam is not positive, or a tensor of the operator requires a gradient.
+        """
+        options = options or self.options
+        _refuse_operator_gradients(operator)
+        scale = self._scale(operator, data, scale)
+        weight = self._weight(scale, noise_level, lam)
+        units = per_sample(scale, data).to(data.real.dtype)
+        # In double precision: lam multiplies the rounding of A^H b, and the bound does not see it.
+        adjoint_image = operator.adjoint((data / units).to(torch.complex128))
+        network = self.network_on(operator.support(), options)
+        constant = per_sample(weight, adjoint_image).detach() * adjoint_image.detach()
+        equation = MonotoneEquation(
+            operator=operator,
+            lam=weight.detach(),
+            network=network,
+            constant=constant,
+            m=self.m,
+            shift=self.shift,
+            cg_rtol=cg_rtol,
+            single=self.network.dtype == torch.float32,
+        )
+        if options.rough:
+            rough = in_bfloat16(self.network)
+            equation.rough_network = self._evaluated(rough, operator.support(), options)
+        with torch.no_grad():
+            first = self._start(operator, data / units, weight, start, scale)
+            solution = solve_fixed_point(equation, first, options)
+        if torch.is_grad_enabled():
+            rtol = backward_rtol or options.rtol
+            backward = replace(options, rtol=rtol, step="resolvent", rough=0)
+            problem = ImplicitProblem(equation, network, backward, adjoint, solution.record)
+            value = attach_gradient(problem, solution.value, adjoint_image, weight, data.dtype)
+        else:
+            value = solution.value.to(data.dtype)
+        solution.value = value * per_sample(scale, value).to(value.real.dtype)
+        solution.scale = scale
+        return solution
+
+    def network_on(self, support: Tensor | None, options: SolverOptions | None = None) -> nn.Module:
+        """H, restricted to the pixels that A can see, in the tiles that the options ask for."""
+        return self._evaluated(self.network, support, options or self.options)
+
+    @staticmethod
+    def _evaluated(network: CNN, support: Tensor | None, options: SolverOptions) -> nn.Module:
+        evaluated: nn.Module = network
+        if options.tile is not None or options.recompute:
+            evaluated = Tiled(network, options.tile, options.recompute)
+        return evaluated if support is None else OnSupport(evaluated, support)
+
+    def first_iterate(self, operator: LinearOperator, data: Data, lam: PerSample) -> Image:
+        """The regularised least-squares image that the iteration starts from, at scale 1."""
+        return tikhonov(operator, data, lam, rtol=START_RTOL)
+
+    def _start(
+        self,
+        operator: LinearOperator,
+        data: Tensor,
+        lam: Tensor,
+        start: Tensor | None,
+        scale: Tensor,
+    ) -> Tensor:
+        if start is None:
+            image = self.first_iterate(operator, data.detach(), lam.detach())
+        else:
+            image = start / per_sample(scale, start)
+            support = operator.support()
+            image = image if support is None else support * image
+        return image.to(torch.complex128)
+
+
+def _refuse_operator_gradients(operator: LinearOperator) -> None:
+    """The adjoint equation gives no gradient for A: better none than a wrong one."""
+    for name, value in vars(operator).items():
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise BadInputError(
+                f"{name} of the operator requires a gradient, and gradients for the operator are "
+                "not available: pass it detached"
+            )

@@ -1,0 +1,61 @@
+"""Equilibria whose network is Lipschitz by construction: MOL-SN and DE-GRAD."""
+
+from typing import Any
+
+from torch import nn
+
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.mol import MOL
+from equipoise.networks.cnn import CNN
+from equipoise.networks.spectral import SpectralCNN
+from equipoise.shapes import Image, PerSample
+
+
+class MOLSN(MOL):
+    """MOL with a proved constant: the product of the layer bounds is at most ``1 - m`` (15)."""
+
+    name = "mol-sn"
+
+    def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
+        """None: the constant is proved, there is nothing to measure."""
+        return None
+
+    def refresh(self, exact: bool = False) -> None:
+        """Let the norms follow the kernels; a network that was baked has nothing to follow."""
+        if isinstance(self.network, SpectralCNN):
+            self.network.refresh(exact)
+
+    def for_inference(self) -> "MOLSN":
+        """The same model with the kernels scaled by their proved norms."""
+        network = self.network.baked() if isinstance(self.network, SpectralCNN) else self.network
+        return type(self)(network, self.data_weight, self.m_network, m_evidence="proved")
+
+
+class DEGRAD(MOLSN):
+    """``x <- x - eta (lam A^H (A x - b) + R(x))``, R = I - S, S spectrally normalised.
+
+    Gilton, Ongie, Willett, IEEE Trans. Comput. Imaging 7:1123-1133, 2021, whose convergence
+    theorem asks that R - I be a contraction. Their step size does not enter the equilibrium, which
+    is the one of :class:`MOLSN` with a smaller m; the data weight stands where their R has a free
+    scale. Images are reached by their own step, accelerated by Anderson as theirs are, and stop by
+    their rule, the size of the step; training reaches the same equilibrium by the faster map (2).
+    """
+
+    name = "de-grad"
+
+    def __init__(self, network: CNN, data_weight: nn.Module, m: float, **settings: Any):
+        options = SolverOptions(rule="step", step="gradient", rtol=DEGRAD_RTOL, max_iter=500)
+        settings.setdefault("options", options)
+        super().__init__(network, data_weight, m, **settings)
+
+    def training_options(self, rtol: float, max_iter: int) -> SolverOptions:
+        """The step rule: with its small m, certified tolerances would cost many more steps."""
+        return SolverOptions(rule="step", rtol=STEP_RTOL * rtol, max_iter=max_iter)
+
+
+DEGRAD_RTOL = 1e-4
+STEP_RTOL = 0.1
+"""A step of the map (2) relative to the certified distance that it stands for."""
+
+DEGRAD_M = 1e-3
+"""Its layers have norm 1 in the paper; a product just below 1 keeps the equilibrium unique."""

@@ -1,0 +1,55 @@
+"""Any method on one problem, and what it promises of the solution."""
+
+from typing import Any
+
+import torch
+
+from equipoise.equilibrium.bounds import perturbation_bound
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.method import Method
+from equipoise.methods.usual import slice_features
+from equipoise.outcome import BadInputError, Outcome, Solution
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.problem import Problem
+
+
+def solve_slice(
+    problem: Problem[Any], model: Method, lam: float | None, options: SolverOptions | None
+) -> Solution:
+    """The model's image of one slice, or of whatever your own A measures.
+
+    Raises
+    ------
+    BadInputError
+        If the model is one for real images.
+    """
+    if model.real and isinstance(problem.operator, SenseOp):
+        raise BadInputError(
+            "the model is for photographs and a scan is complex: choose one of the -brain- models"
+        )
+    weight = None if lam is None else torch.tensor([lam], dtype=torch.float64)
+    return model.solve(
+        problem.operator,
+        problem.data,
+        noise_level=problem.noise_level,
+        lam=weight,
+        options=options,
+    )
+
+
+def amplification_bound(model: Method, solution: Solution) -> float | None:
+    """(8): the most that ``||dx|| / ||db||`` can be; None where nothing is promised."""
+    if model.m is None or solution.outcome[0] is Outcome.DIVERGED:
+        return None
+    one = torch.ones(1, dtype=torch.float64)
+    return float(perturbation_bound(solution.lam, model.m, one)[0])
+
+
+def in_range(model: Method, problem: Problem[Any], solution: Solution) -> bool | None:
+    """Whether the slice looks like those of the calibration; None without a calibration.
+
+    Comparable only where lam follows the noise and the solver options are those of the model.
+    """
+    if model.calibration is None:
+        return None
+    return model.calibration.in_range(slice_features(problem, solution))

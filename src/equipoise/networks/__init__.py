@@ -1,0 +1,1 @@
+"""H, F and what can be said of their constants, proved or measured; they know no A."""

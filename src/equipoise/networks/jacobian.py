@@ -1,0 +1,161 @@
+"""The Jacobian J of a network at one image, as products, and the constants that it gives (12).
+
+Everything is in real coordinates: an image of n complex pixels is a vector of 2n real numbers.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equipoise.shapes import Image, PerSample
+from equipoise.vectors import inner, norm, per_sample
+
+
+class Jacobian:
+    """``J`` of a network at an image; a product costs about one evaluation of the network.
+
+    Parameters
+    ----------
+    network
+        Image to image, each sample by itself. Without a method ``linearised``, as that of
+        :class:`~equipoise.networks.cnn.CNN`, a product with J costs about five.
+    image
+        Where the derivative is taken, (batch, y, x).
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor], image: Image):
+        self._network, self._at = network, image.detach()
+
+    def forward(self, direction: Image, create_graph: bool = False) -> Image:
+        """``J d``, in the precision of d; with ``create_graph`` differentiable in the weights."""
+        with torch.set_grad_enabled(create_graph):
+            return self._forward(direction.to(self._at.dtype)).to(direction.dtype)
+
+    def transposed(self, direction: Image) -> Image:
+        """``J^T d``, in the precision of d."""
+        point, image = self._graph
+        (product,) = torch.autograd.grad(image, point, direction.to(image.dtype), retain_graph=True)
+        return product.to(direction.dtype)
+
+    @cached_property
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        return linearised(self._network, self._at)
+
+    @cached_property
+    def _graph(self) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            point = self._at.clone().requires_grad_()
+            return point, self._network(point)
+
+
+def linearised(network: Callable[[Tensor], Tensor], image: Tensor) -> Callable[[Tensor], Tensor]:
+    """``d -> J d``, J the Jacobian of a network at an image, differentiable in the weights."""
+    own: Callable[[Tensor], Callable[[Tensor], Tensor]] | None
+    own = getattr(network, "linearised", None)
+    if own is not None:
+        return own(image)
+    with torch.enable_grad():
+        point = image.detach().clone().requires_grad_()
+        value = network(point)
+        # J^T v is linear in v, so its derivative for v is J.
+        cotangent = torch.zeros_like(value).requires_grad_()
+        (product,) = torch.autograd.grad(value, point, cotangent, create_graph=True)
+
+    def forward(direction: Tensor) -> Tensor:
+        (moved,) = torch.autograd.grad(
+            product,
+            cotangent,
+            direction.to(product.dtype),
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+        )
+        return moved
+
+    return forward
+
+
+class RitzPair(NamedTuple):
+    """Ritz value (batch,) and vector of norm 1, (batch, y, x)."""
+
+    value: PerSample
+    vector: Image
+
+
+def largest_symmetric_eigenvalue(
+    jacobian: Jacobian, start: Image, iterations: int = 15
+) -> RitzPair:
+    """The largest eigenvalue of ``(J + J^T) / 2`` and its eigenvector, by Lanczos iterations.
+
+    A Ritz value is never above the largest eigenvalue: measured, not proved. ``1 - value`` is the
+    monotonicity constant of ``I - H`` at the image (5), from above.
+
+    Parameters
+    ----------
+    jacobian
+        J.
+    start
+        First direction, (batch, y, x), not zero.
+    iterations
+        Each costs one product with J and one with its transpose.
+    """
+
+    def symmetric_part(v: Tensor) -> Tensor:
+        return (jacobian.forward(v) + jacobian.transposed(v)) / 2
+
+    return _lanczos(symmetric_part, start, iterations)
+
+
+def largest_singular_value(jacobian: Jacobian, start: Image, iterations: int = 15) -> RitzPair:
+    """``||J||`` from below and its right singular vector, by Lanczos iterations on ``J^T J``.
+
+    Parameters are those of :func:`largest_symmetric_eigenvalue`.
+    """
+
+    def square(v: Tensor) -> Tensor:
+        return jacobian.transposed(jacobian.forward(v))
+
+    value, vector = _lanczos(square, start, iterations)
+    return RitzPair(value.clamp(min=0).sqrt(), vector)
+
+
+def _lanczos(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> RitzPair:
+    """Largest eigenvalue, with full reorthogonalisation, for each sample by itself."""
+    basis, diagonal, off_diagonal = [_unit(start)], [], []
+    for _ in range(iterations):
+        last = basis[-1]
+        product = apply(last)
+        diagonal.append(inner(last, product))
+        for _ in range(2):  # twice is enough
+            for vector in basis:
+                product = product - _times(inner(vector, product), vector)
+        length = norm(product)
+        if len(diagonal) == iterations or bool((length <= BREAKDOWN).all()):
+            break
+        off_diagonal.append(length)
+        basis.append(_unit(product))
+    values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, off_diagonal))
+    parts = [_times(vectors[:, k, -1], vector) for k, vector in enumerate(basis)]
+    return RitzPair(values[:, -1], torch.stack(parts).sum(0))
+
+
+BREAKDOWN = 1e-7
+"""The Krylov space holds nothing new; the network is in single precision."""
+
+
+def _tridiagonal(diagonal: list[Tensor], off_diagonal: list[Tensor]) -> Tensor:
+    matrix = torch.diag_embed(torch.stack(diagonal, -1))
+    if off_diagonal:
+        beside = torch.stack(off_diagonal, -1)
+        matrix = matrix + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
+    return matrix
+
+
+def _unit(direction: Tensor) -> Tensor:
+    return _times(1 / norm(direction).clamp(min=torch.finfo(torch.float64).tiny), direction)
+
+
+def _times(factor: Tensor, direction: Tensor) -> Tensor:
+    return per_sample(factor, direction).to(direction.real.dtype) * direction

@@ -1,0 +1,59 @@
+"""The Lipschitz constant of H, and the one-sided one, measured from below (12)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from equipoise.networks.jacobian import (
+    Jacobian,
+    largest_singular_value,
+    largest_symmetric_eigenvalue,
+)
+from equipoise.shapes import Image, PerSample
+from equipoise.vectors import inner, norm
+
+
+def lipschitz_lower(
+    network: Callable[[Tensor], Tensor], image: Image, *, steps: int = 12, seed: int = 0
+) -> PerSample:
+    """``||J d|| / ||d||``, J the Jacobian of H at x, d the worst that Lanczos iterations find (12).
+
+    The limit of ``||H(x + t d) - H(x)|| / ||t d||`` for small t, hence a lower bound of the
+    Lipschitz constant: it proves nothing about other images. It is differentiable in the weights.
+
+    Parameters
+    ----------
+    network
+        H.
+    image
+        x, (batch, y, x).
+    steps
+        Lanczos iterations on ``J^T J``, each one product with the Jacobian and one with its
+        transpose.
+    seed
+        Seed of the start direction.
+    """
+    jacobian = Jacobian(network, image)
+    direction = largest_singular_value(jacobian, _random_like(image, seed), steps).vector
+    return norm(jacobian.forward(direction, create_graph=True)) / norm(direction)
+
+
+def one_sided_lipschitz_lower(
+    network: Callable[[Tensor], Tensor], image: Image, *, steps: int = 12, seed: int = 0
+) -> PerSample:
+    """``Re <d, J d> / ||d||^2`` for the worst d that Lanczos iterations on ``(J + J^T) / 2`` find.
+
+    ``I - H`` is m-strongly monotone exactly if this is at most ``1 - m`` for every x and d (5);
+    the Lipschitz constant asks for more. A lower bound, with the parameters of
+    :func:`lipschitz_lower`.
+    """
+    jacobian = Jacobian(network, image)
+    direction = largest_symmetric_eigenvalue(jacobian, _random_like(image, seed), steps).vector
+    product = jacobian.forward(direction, create_graph=True)
+    return inner(direction, product) / inner(direction, direction)
+
+
+def _random_like(image: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(image.shape, dtype=image.dtype, generator=generator)

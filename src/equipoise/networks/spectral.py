@@ -1,0 +1,149 @@
+"""The CNN whose Lipschitz constant is bounded by construction, layer by layer (15)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
+
+from equipoise.networks.cnn import CNN
+from equipoise.networks.proved import convolution_norm_upper
+
+
+class NormEstimate(nn.Module):
+    """The norm of one convolution by warm-started power iteration, differentiable in the kernel.
+
+    Measured, so it reads low: what is saved is scaled by :func:`convolution_norm_upper`.
+
+    Parameters
+    ----------
+    kernel_shape
+        (out, in, k, k).
+    size
+        Side of the images that the power iteration acts on.
+    seed
+        Seed of the first one.
+    """
+
+    image: Tensor
+    correlation: Tensor
+
+    def __init__(self, kernel_shape: tuple[int, ...], size: int = 24, seed: int = 0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.randn((1, kernel_shape[1], size, size), generator=generator)
+        self.register_buffer("image", image)
+        self.register_buffer("correlation", torch.zeros(kernel_shape))
+
+    @torch.no_grad()
+    def update(self, kernel: Tensor, iterations: int) -> None:
+        """Power iterations ``v <- W^T W v``; keeps ``C`` with ``u^T W v = <w, C>``."""
+        padding = kernel.shape[-1] // 2
+        for _ in range(iterations):
+            v = self.image / torch.linalg.vector_norm(self.image)
+            u = F.conv2d(v, kernel, padding=padding)
+            self.image = F.conv_transpose2d(u, kernel, padding=padding)
+        u = u / torch.linalg.vector_norm(u)
+        shape = list(kernel.shape)
+        self.correlation = conv2d_weight(  # type: ignore[no-untyped-call]
+            v, shape, u, padding=padding
+        )
+
+    def forward(self, kernel: Tensor) -> Tensor:
+        """``u^T W v`` for the singular vectors of the last update."""
+        return (kernel * self.correlation).sum()
+
+
+LINEAR_RANGE = 2.0
+"""Offset that keeps the channels of the image positive, in units of the intensity scale: ReLU is
+the identity there. Carrying +x and -x, as MOL-LR does, would cost a factor 2 of the bound."""
+
+
+TRAINING_ITERATIONS, START_ITERATIONS = 2, 60
+"""Power iterations for each training step, and before the first."""
+
+
+class SpectralCNN(CNN):
+    """The CNN with every kernel divided by its norm, times ``bound^(1 / layers)`` (15).
+
+    Training divides by an estimate of the norm that follows the kernel and carries its gradient,
+    times the ratio of the proved bound to that estimate when :meth:`refresh` last looked. Within a
+    training step nothing changes, so all evaluations of one solve are of one operator.
+
+    Parameters
+    ----------
+    bound
+        Proved Lipschitz constant of what :meth:`baked` returns.
+    features, layers, kernel_size, seed, channels
+        As for :class:`CNN`.
+    """
+
+    def __init__(self, bound: float, **configuration: Any):
+        super().__init__(**configuration, gain=0.0)
+        self.layer_bound = bound ** (1 / self.layers)
+        self.estimates = nn.ModuleList(NormEstimate(tuple(k.shape)) for k in self.kernels())
+        self.excess: Tensor
+        self.register_buffer("excess", torch.ones(self.layers))
+        self._carry_image()
+        self.refresh(exact=True, iterations=START_ITERATIONS)
+        self._remove_offset()
+
+    def refresh(self, exact: bool = False, iterations: int = TRAINING_ITERATIONS) -> None:
+        """Follow the kernels; with ``exact``, renew the ratio of proved to estimated norm."""
+        for layer, kernel in enumerate(self.kernels()):
+            estimate: Any = self.estimates[layer]
+            estimate.update(kernel, iterations)
+            if exact:
+                proved = convolution_norm_upper(kernel.detach())
+                self.excess[layer] = proved / float(estimate(kernel.detach()))
+
+    def used_kernel(self, layer: int) -> Tensor:
+        """The kernel, normalised."""
+        kernel = self.kernels()[layer]
+        scale = self.layer_bound / (self.estimates[layer](kernel) * self.excess[layer])
+        return kernel * scale
+
+    @torch.no_grad()
+    def baked(self) -> CNN:
+        """A plain CNN with the proved constant, the same function up to the last refresh."""
+        network = CNN(**self.configuration(), gain=0.0).to(self.dtype)
+        for layer, kernel in enumerate(self.kernels()):
+            target: Any = network.convolutions[layer]
+            target.weight.copy_(kernel * (self.layer_bound / convolution_norm_upper(kernel)))
+            target.weight.mul_(BELOW)
+            target.bias.copy_(self.convolutions[layer].bias)
+        return network
+
+    @torch.no_grad()
+    def _carry_image(self) -> None:
+        """The first channels hold the real and imaginary part plus an offset."""
+        centre = self.kernel_size // 2
+        first, *middle, last = self.kernels()
+        for kernel in (first, *middle, last):
+            kernel.mul_(RANDOM_FRACTION)
+        last.mul_(RANDOM_FRACTION)
+        for part in range(self.channels):
+            for kernel in (first, *middle, last):
+                kernel[part] = 0
+                kernel[:, part] = 0 if kernel is not first else kernel[:, part]
+            for kernel in (first, *middle, last):
+                kernel[part, part, centre, centre] = 1
+        first_convolution: Any = self.convolutions[0]
+        first_convolution.bias[: self.channels] = LINEAR_RANGE
+
+    @torch.no_grad()
+    def _remove_offset(self) -> None:
+        size = 4 * self.layers * self.kernel_size
+        zero = torch.zeros((1, size, size), dtype=torch.complex64)
+        middle = torch.view_as_real(self(zero)[0, size // 2, size // 2])
+        last_convolution: Any = self.convolutions[-1]
+        last_convolution.bias.sub_(middle[: self.channels])
+
+
+RANDOM_FRACTION = 0.3
+"""Scale of the random channels beside those that carry the image."""
+
+
+BELOW = 1 - 1e-6
+"""Single-precision kernels are rounded after they were scaled."""

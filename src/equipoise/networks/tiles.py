@@ -1,0 +1,84 @@
+"""H in tiles, exactly: memory that depends on the tile and not on the image."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from equipoise.networks.cnn import CNN
+from equipoise.networks.jacobian import linearised
+from equipoise.shapes import Image
+
+
+class Tiled(nn.Module):
+    """``H(x)``, one tile after the other, each with a halo of the receptive field of H.
+
+    An output pixel depends on the input within ``network.reach`` pixels along each axis. A tile
+    that is cut with that halo, or up to the border of the image where H itself pads by zeros, gives
+    the same output in its interior as the whole image does: nothing is blended, and every bound
+    holds as it is. With ``recompute`` the graph of a tile is built again where its gradient is
+    asked for, so that a gradient holds the activations of one tile.
+
+    Parameters
+    ----------
+    network
+        H.
+    tile
+        Side of a tile in pixels, without the halo; None for one tile.
+    recompute
+        Keep no activations for backward; a product with the transposed Jacobian then costs one more
+        evaluation of H.
+    """
+
+    def __init__(self, network: CNN, tile: int | None, recompute: bool = False):
+        super().__init__()
+        self.network, self.tile, self.recompute = network, tile, recompute
+
+    def forward(self, image: Image) -> Image:
+        """``H(x)``."""
+        return self._assembled(self._evaluate, image)
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The Jacobian at an image as ``d -> J d``; each tile is evaluated again for a product."""
+
+        def of_a_piece(image: Tensor, direction: Tensor) -> Tensor:
+            return linearised(self.network, image)(direction)
+
+        return lambda direction: self._assembled(of_a_piece, image, direction)
+
+    def _assembled(self, of_a_piece: Callable[..., Tensor], *images: Tensor) -> Tensor:
+        """A function of images, tile by tile, each with its halo."""
+        if self.tile is None:
+            return of_a_piece(*images)
+        y_cuts, x_cuts = (_cuts(n, self.tile, self.network.reach) for n in images[0].shape[-2:])
+
+        def piece(y: Cut, x: Cut) -> Tensor:
+            cut = of_a_piece(*(image[..., y.outer, x.outer] for image in images))
+            return cut[..., y.inner, x.inner]
+
+        return torch.cat([torch.cat([piece(y, x) for x in x_cuts], -1) for y in y_cuts], -2)
+
+    def _evaluate(self, image: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.network, image, use_reentrant=False)
+        return self.network(image)
+
+
+class Cut(NamedTuple):
+    """A tile with its halo along one axis, and where the tile lies in that."""
+
+    outer: slice
+    inner: slice
+
+
+def _cuts(n: int, tile: int, halo: int) -> list[Cut]:
+    """``0 .. n`` in pieces of nearly equal length, none longer than a tile, halos clipped to it."""
+    count = -(-n // tile)
+    cuts = []
+    for i in range(count):
+        start, stop = n * i // count, n * (i + 1) // count
+        outer = slice(max(start - halo, 0), min(stop + halo, n))
+        cuts.append(Cut(outer, slice(start - outer.start, stop - outer.start)))
+    return cuts

@@ -1,0 +1,83 @@
+"""Simulated receive coils: circular loops around the head, by the Biot-Savart law."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from equipoise.physics.coils.espirit import normalize_csm
+from equipoise.shapes import CoilMaps
+
+SEGMENTS = 32
+"""Straight segments that a loop is divided into."""
+
+FIELD_GRID = 24
+"""The field is smooth outside the wires: it is computed on this grid and interpolated."""
+
+Vector = np.ndarray
+
+
+def biot_savart_maps(
+    shape: tuple[int, int],
+    n_coils: int,
+    seed: int = 0,
+    *,
+    ring_radius: float = 1.3,
+    loop_radius: float = 0.55,
+    jitter: float = 0.1,
+) -> CoilMaps:
+    """Maps of ``n_coils`` loops on a ring around the slice, normalised, (1, coil, y, x).
+
+    By reciprocity the receive sensitivity is the transverse field ``B_x - i B_y`` of a unit
+    current in the loop (Roemer et al., MRM 16:192-225, 1990); the slice lies in the x-y plane.
+
+    Parameters
+    ----------
+    shape
+        Matrix (y, x). The longer half axis is the unit of length.
+    n_coils
+        Number of loops, evenly spaced in angle.
+    seed
+        Seed of the start angle and of the positional jitter of each loop.
+    ring_radius, loop_radius
+        Distance of the loops from the centre, and their radius, in half axes.
+    jitter
+        Standard deviation of the loop positions and radii, relative.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = (np.linspace(-n / max(shape), n / max(shape), FIELD_GRID) for n in shape)
+    points = np.stack(np.broadcast_arrays(x[None, :], y[:, None], np.zeros([FIELD_GRID] * 2)), -1)
+    start = rng.uniform(0, 2 * np.pi)
+    maps = []
+    for c in range(n_coils):
+        angle = start + 2 * np.pi * (c + jitter * rng.standard_normal()) / n_coils
+        distance = ring_radius * (1 + jitter * abs(rng.standard_normal()))
+        radius = loop_radius * (1 + jitter * rng.uniform(-1, 1))
+        height = jitter * 3 * rng.standard_normal()
+        field = _loop_field(points, angle, distance, radius, height)
+        maps.append(field[..., 0] - 1j * field[..., 1])
+    return normalize_csm(resize_maps(torch.from_numpy(np.stack(maps).astype(np.complex64)), shape))
+
+
+def resize_maps(maps: Tensor, shape: tuple[int, int]) -> CoilMaps:
+    """Bicubic interpolation of smooth maps (coil, y, x) to another matrix, (1, coil, y, x)."""
+    parts = torch.view_as_real(maps).permute(3, 0, 1, 2)
+    resized = F.interpolate(parts, size=shape, mode="bicubic", align_corners=True)
+    return torch.complex(resized[0], resized[1])[None]
+
+
+def _loop_field(
+    points: Vector, angle: float, distance: float, radius: float, height: float
+) -> Vector:
+    """Field of a loop that faces the axis: ``sum dl x r / |r|^3`` over its segments."""
+    outward = np.array([np.cos(angle), np.sin(angle), 0.0])
+    tangent = np.array([-np.sin(angle), np.cos(angle), 0.0])
+    axial = np.array([0.0, 0.0, 1.0])
+    centre = distance * outward + height * axial
+    t = 2 * np.pi * np.arange(SEGMENTS) / SEGMENTS
+    corners = centre + radius * (np.cos(t)[:, None] * tangent + np.sin(t)[:, None] * axial)
+    field = np.zeros_like(points)
+    for a, b in zip(corners, np.roll(corners, -1, axis=0)):
+        r = points - (a + b) / 2
+        field += np.cross(b - a, r) / (np.linalg.norm(r, axis=-1, keepdims=True) ** 3)
+    return field

@@ -1,0 +1,87 @@
+"""Receiver channels: whitening of their noise and compression to fewer virtual coils.
+
+Both are a matrix ``W`` (virtual coils, coils) that acts on the coil axis of k-space; coil maps that
+are estimated afterwards belong to ``W b``.
+"""
+
+import torch
+from torch import Tensor
+
+from equipoise.outcome import BadInputError
+from equipoise.physics.sampling.masks import calibration_region
+from equipoise.shapes import KSpace, Mask
+
+OUTER_SHARE = 0.1
+"""Share of the samples, those farthest from DC, that are taken for noise."""
+
+SINGULAR = 1e-6
+"""Smallest over largest eigenvalue of a noise covariance that can be inverted."""
+
+SAMPLES_PER_COIL = 10
+"""Noise samples that a covariance needs for each coil."""
+
+
+def combine(matrix: Tensor, kspace: Tensor) -> Tensor:
+    """``W b`` of k-space (batch, coil, y, x): (batch, virtual coil, y, x)."""
+    return torch.einsum("vc,bcyx->bvyx", matrix.to(kspace), kspace)
+
+
+def noise_whitening(kspace: KSpace, mask: Mask) -> Tensor:
+    """``L^-1`` with ``L L^H`` the noise covariance of the channels, (coil, coil) complex128.
+
+    The covariance is that of the outermost tenth of the samples, where a scan holds little else; a
+    noise scan, where the file has one, is better and is used by the readers. It is scaled so that
+    the mean noise of the channels keeps its level.
+
+    Raises
+    ------
+    BadInputError
+        If there are too few samples, or the channels are linearly dependent.
+    """
+    n_coils, shape = kspace.shape[1], kspace.shape[2:]
+    grids = torch.meshgrid(*((torch.arange(n) - n // 2) / n for n in shape), indexing="ij")
+    radius = torch.stack(grids).square().sum(0).sqrt()
+    found = []
+    for i in range(len(kspace)):
+        measured = mask[i if len(mask) > 1 else 0] & (kspace[i] != 0).any(0)
+        order = radius[measured].argsort()
+        outer = order[int(len(order) * (1 - OUTER_SHARE)) :]
+        found.append(kspace[i][:, measured][:, outer].to(torch.complex128))
+    samples = torch.cat(found, 1)
+    if samples.shape[1] < SAMPLES_PER_COIL * n_coils:
+        raise BadInputError(
+            f"{samples.shape[1]} samples at the edge of k-space are too few for the noise of "
+            f"{n_coils} coils: leave out --whiten"
+        )
+    covariance = samples @ samples.mH / samples.shape[1]
+    power = covariance.diagonal().real
+    spectrum = torch.linalg.eigvalsh(covariance)
+    if not bool(spectrum[0] > SINGULAR * spectrum[-1]):
+        raise BadInputError(
+            "the channels are linearly dependent, or one is empty: their noise cannot be whitened"
+        )
+    return torch.linalg.inv(torch.linalg.cholesky(covariance)) * power.mean().sqrt()
+
+
+def compression(kspace: KSpace, mask: Mask, virtual: int) -> Tensor:
+    """The ``virtual`` strongest combinations of channels, (virtual, coil) complex128.
+
+    Left singular vectors of the fully sampled centre of k-space (Buehrer et al., MRM 57:1131-1139,
+    2007; Huang et al., MRI 26:133-141, 2008). Its rows are orthonormal, so noise stays white.
+
+    Raises
+    ------
+    BadInputError
+        If there are not that many coils.
+    """
+    n_coils, shape = kspace.shape[1], kspace.shape[2:]
+    if not 1 <= virtual <= n_coils:
+        raise BadInputError(f"{virtual} virtual coils of {n_coils} channels are not to be had")
+    parts = []
+    for i in range(len(kspace)):
+        region = calibration_region(mask[i if len(mask) > 1 else 0])
+        y, x = (slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(shape, region))
+        parts.append(kspace[i, :, y, x].flatten(1).to(torch.complex128))
+    centre = torch.cat(parts, 1)
+    vectors = torch.linalg.eigh(centre @ centre.mH).eigenvectors
+    return vectors[:, -virtual:].flip(1).mH.contiguous()

@@ -1,0 +1,211 @@
+"""Coil sensitivity maps from the calibration region: ESPIRiT.
+
+Uecker et al., MRM 71:990-1001, 2014. It is the method that sigpy and BART use and that the maps
+of the MoDL data set were made with. The projector onto the row space of the calibration matrix is
+accumulated once into a kernel of size ``2 k - 1``; its Fourier sum gives the ``coil x coil``
+operator of every pixel, whose dominant eigenvector is the map and whose eigenvalue is close to 1
+exactly where the maps explain the data. Pixels are independent: a few rows are held at a time.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import hann_window
+from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.sampling.masks import calibration_region
+from equipoise.shapes import CoilMaps, KSpace, Mask, PerSample
+from equipoise.vectors import norm
+
+KERNEL = 6
+"""Kernel width in k-space samples (the default of BART and sigpy)."""
+
+SINGULAR_THRESHOLD = 0.02
+"""Singular values of the calibration matrix below this fraction of the largest are noise."""
+
+POWER_ITERATIONS = 15
+"""Enough from the low-resolution coil images: the null-space error changes by less than 1 %."""
+
+MAX_CALIBRATION = 24
+"""A larger calibration region adds cost and hardly any accuracy."""
+
+SUPPORT_RANGE = (0.8, 0.97)
+"""The eigenvalue that separates object from background is looked for in this range."""
+
+
+class CoilMapEstimate(NamedTuple):
+    """Maps (batch, coil, y, x), and their eigenvalue (batch, y, x): close to 1 where they hold."""
+
+    csm: Tensor
+    eigenvalue: Tensor
+
+
+def estimate_csm(kspace: KSpace, mask: Mask, kernel: int = KERNEL) -> CoilMaps:
+    """ESPIRiT maps of each slice, (batch, coil, y, x), sum of squares 1 on the support, else 0.
+
+    See :func:`espirit`.
+    """
+    return espirit(kspace, mask, kernel).csm
+
+
+def espirit(
+    kspace: KSpace, mask: Mask, kernel: int = KERNEL, crop: float | None = None
+) -> CoilMapEstimate:
+    """ESPIRiT maps, sum of squares 1 on the support and 0 outside, with their confidence.
+
+    Parameters
+    ----------
+    kspace
+        Multi-coil k-space with a fully sampled centre, DC at index ``n // 2``.
+    mask
+        True where k-space was measured.
+    kernel
+        Width of the kernel in samples; lowered to fit a small calibration region.
+    crop
+        The support is where the eigenvalue exceeds this; found for each slice if not given.
+
+    Raises
+    ------
+    BadInputError
+        If the fully sampled centre is smaller than 4 x 4 samples, or holds no signal.
+    """
+    maps, eigenvalues = [], []
+    for i in range(kspace.shape[0]):
+        sampled = mask[i if len(mask) > 1 else 0]
+        if kspace.shape[1] == 1:
+            found = torch.ones_like(kspace[i]), torch.ones(kspace.shape[2:])
+        else:
+            found = _espirit(kspace[i], sampled, kernel, crop)
+        maps.append(found[0])
+        eigenvalues.append(found[1])
+    return CoilMapEstimate(torch.stack(maps), torch.stack(eigenvalues))
+
+
+def unexplained(coil_images: Tensor, csm: CoilMaps) -> PerSample:
+    """``||(I - S S^H) c|| / ||c||``: the part of coil images that maps do not explain, (batch,).
+
+    Phases of the maps do not enter. This is the null-space projection error of ESPIRiT's authors.
+    """
+    inside = (csm != 0).any(1, keepdim=True)
+    seen = coil_images * inside
+    explained = csm * (csm.conj() * seen).sum(1, keepdim=True)
+    return norm(seen - explained) / norm(seen)
+
+
+def normalize_csm(csm: CoilMaps) -> CoilMaps:
+    """Divide by the root sum of squares over coils; zero stays zero."""
+    rss = csm.abs().square().sum(1, keepdim=True).sqrt()
+    floor = rss.amax(dim=tuple(range(1, rss.ndim)), keepdim=True) * RSS_FLOOR
+    return torch.where(rss > floor, csm / rss.clamp(min=torch.finfo(rss.dtype).tiny), 0)
+
+
+RSS_FLOOR = 1e-3
+"""Maps weaker than this fraction of their maximum count as zero."""
+
+
+def _espirit(
+    kspace: Tensor, mask: Tensor, kernel: int, crop: float | None
+) -> tuple[Tensor, Tensor]:
+    """Maps (coil, y, x) and the eigenvalue map (y, x)."""
+    calibration = _calibration_data(kspace, mask)
+    width = min(kernel, (min(calibration.shape[1:]) + 1) // 2)
+    lowres = kspace_to_image(kspace * hann_window(mask.shape, calibration.shape[1:]))
+    vectors, eigenvalue = _dominant_eigenvectors(_projector_kernel(calibration, width), lowres)
+    vectors = vectors * _reference_phase(calibration, vectors)
+    support = eigenvalue > (_otsu(eigenvalue, *SUPPORT_RANGE) if crop is None else crop)
+    return torch.where(support, vectors, 0).to(kspace.dtype), eigenvalue
+
+
+def _calibration_data(kspace: Tensor, mask: Tensor) -> Tensor:
+    size = [min(n, MAX_CALIBRATION) for n in calibration_region(mask)]
+    if min(size) < 4:
+        raise BadInputError(
+            f"the fully sampled centre of k-space is {size[0]} x {size[1]} samples, too small to "
+            "estimate coil maps (at least 4 x 4): give coil maps with --csm"
+        )
+    cut = tuple(slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(mask.shape, size))
+    data = kspace[(slice(None), *cut)].to(torch.complex128)
+    if not bool((data != 0).any()):
+        raise BadInputError("the centre of k-space is zero: there is no signal to calibrate on")
+    return data / data.abs().max()
+
+
+def _projector_kernel(calibration: Tensor, width: int) -> Tensor:
+    """The row-space projector as a kernel between coils, (2 k - 1, 2 k - 1, coil, coil)."""
+    n_coils = calibration.shape[0]
+    windows = calibration.unfold(1, width, 1).unfold(2, width, 1)
+    matrix = windows.permute(1, 2, 0, 3, 4).reshape(-1, n_coils * width**2)
+    values, vectors = torch.linalg.eigh(matrix.mH @ matrix)
+    signal = vectors[:, values > values[-1] * SINGULAR_THRESHOLD**2]
+    # (kernel, coil, y, x): each kernel is a filter that leaves the calibration data unchanged.
+    # k_a[q] = mean over windows of sum_b,s h_ab[s] k_b[q - s], h the correlation of the kernels.
+    kernels = signal.T.conj().reshape(-1, n_coils, width, width)
+    spectrum = torch.fft.fft2(kernels, s=(2 * width - 1, 2 * width - 1))
+    product = torch.einsum("vayx,vbyx->abyx", spectrum, spectrum.conj())
+    correlation = torch.fft.fftshift(torch.fft.ifft2(product), dim=(-2, -1))
+    return (correlation / width**2).permute(2, 3, 0, 1).to(torch.complex64)
+
+
+def _fourier_sum(n: int, size: int) -> Tensor:
+    """``exp(2 pi i k (r - n // 2) / n)`` for pixels r and the ``size`` frequencies k about 0."""
+    pixels, frequencies = torch.arange(n) - n // 2, torch.arange(size) - size // 2
+    angle = 2 * torch.pi * torch.outer(pixels, frequencies).double() / n
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+
+
+def _dominant_eigenvectors(kernel: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors (coil, y, x) and eigenvalues (y, x) of the operator of every pixel."""
+    size, n_coils = kernel.shape[0], kernel.shape[2]
+    y, x = start.shape[1:]
+    along_y = _fourier_sum(y, size)
+    partial = torch.einsum("xq,pqab->pxab", _fourier_sum(x, size), kernel).flatten(1)
+    begin = start.to(torch.complex64).permute(1, 2, 0)
+    begin = begin / begin.abs().max() + 1e-6
+    rows = max(1, CHUNK_BYTES // (partial.shape[1] * partial.element_size()))
+    found = []
+    for chunk, vectors in zip(torch.split(along_y, rows), torch.split(begin, rows)):
+        operators = (chunk @ partial).reshape(-1, x, n_coils, n_coils)
+        found.append(_power_iteration(operators, vectors[..., None]))
+    vectors, values = (torch.cat(parts) for parts in zip(*found))
+    return vectors.permute(2, 0, 1), values
+
+
+CHUNK_BYTES = 2**22
+"""Operators of as many rows of pixels are held at a time."""
+
+
+def _power_iteration(operators: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Dominant eigenvectors (y, x, coil) and eigenvalues (y, x)."""
+    tiny = torch.finfo(torch.float32).tiny
+    magnitude = torch.ones(())
+    for _ in range(POWER_ITERATIONS):
+        vectors = operators @ vectors
+        magnitude = torch.view_as_real(vectors).square().sum((-3, -2, -1)).sqrt()[..., None, None]
+        vectors = vectors / magnitude.clamp(min=tiny)
+    return vectors[..., 0], magnitude[..., 0, 0]
+
+
+def _reference_phase(calibration: Tensor, vectors: Tensor) -> Tensor:
+    """Make the first principal virtual coil real: maps are smooth only up to a phase."""
+    flat = calibration.flatten(1)
+    principal = torch.linalg.eigh(flat @ flat.mH).eigenvectors[:, -1].to(vectors.dtype)
+    virtual = torch.einsum("c,cyx->yx", principal.conj(), vectors)
+    return torch.exp(-1j * virtual.angle())
+
+
+def _otsu(values: Tensor, low: float, high: float) -> float:
+    """The threshold that best separates two classes of values, within [low, high] (Otsu 1979)."""
+    clipped = values.flatten().double().clamp(low - 0.1, 1.0)
+    candidates = torch.linspace(low, high, 64, dtype=torch.float64)
+    best, best_score = low, -1.0
+    for threshold in candidates:
+        above = clipped > threshold
+        fraction = above.double().mean()
+        if 0 < fraction < 1:
+            gap = clipped[above].mean() - clipped[~above].mean()
+            score = float(fraction * (1 - fraction) * gap**2)
+            if score > best_score:
+                best, best_score = float(threshold), score
+    return best

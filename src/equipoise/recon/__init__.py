@@ -1,0 +1,1 @@
+"""The story of one scan and of many: file, problems, images, file."""

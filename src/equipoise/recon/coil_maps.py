@@ -1,0 +1,194 @@
+"""Coil maps of a scan as a file: what ``equipoise calib`` does."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.cfl import cfl_bytes
+from equipoise.formats.hdf5 import is_hdf5, open_hdf5
+from equipoise.formats.replacing import replacing
+from equipoise.formats.writers.write import check_target
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import SenseOp, hann_window
+from equipoise.physics.coils.channels import combine, compression, noise_whitening
+from equipoise.physics.coils.espirit import KERNEL, MAX_CALIBRATION, espirit, unexplained
+from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.linop import operator_norm
+from equipoise.physics.sampling.masks import calibration_region
+
+SUFFIXES = (".h5", ".npy", ".cfl")
+NORM_TOLERANCE = 1e-4
+"""Rounding that a measured norm may exceed 1 by."""
+
+
+@dataclass
+class SliceMaps:
+    """What is known about the maps of one slice; the names are those of the JSON output.
+
+    ``unexplained`` is the null-space projection error on the low-resolution coil images,
+    ``operator_norm`` ``||A||`` by power iteration, ``eigenvalue`` the median in the support.
+    """
+
+    index: int
+    calibration: tuple[int, ...]
+    support: float
+    eigenvalue: float
+    unexplained: float
+    operator_norm: float
+
+
+@dataclass
+class CoilMapResult:
+    """Maps (slices, coils, y, x), eigenvalue (slices, y, x), and the matrix of the channels."""
+
+    csm: Tensor
+    eigenvalue: Tensor
+    transform: Tensor
+    slices: list[SliceMaps]
+
+    def as_json(self, scan: str) -> dict[str, Any]:
+        """The object that ``equipoise calib --json`` prints."""
+        return {
+            "scan": scan,
+            "coils": self.transform.shape[1],
+            "virtual_coils": self.transform.shape[0],
+            "slices": [asdict(s) for s in self.slices],
+        }
+
+
+def calibrate_maps(
+    acquisition: Acquisition,
+    *,
+    virtual: int | None = None,
+    whiten: bool = False,
+    crop: float | None = None,
+    kernel: int = KERNEL,
+) -> CoilMapResult:
+    """ESPIRiT maps of every slice of a scan.
+
+    Parameters
+    ----------
+    acquisition
+        The scan.
+    virtual
+        Compress the channels to this many virtual coils.
+    whiten
+        Whiten the channels by the noise at the edge of k-space. A file with a noise scan was
+        whitened when it was read.
+    crop
+        Eigenvalue above which a pixel is in the support; found for each slice if not given.
+    kernel
+        Width of the kernel in samples.
+
+    Raises
+    ------
+    BadInputError
+        If the scan has no usable calibration region, or ``||A||`` is found above 1.
+    """
+    kspace, mask = acquisition.kspace, acquisition.mask
+    transform = torch.eye(kspace.shape[1], dtype=torch.complex128)
+    if whiten:
+        transform = noise_whitening(kspace, mask)
+        kspace = combine(transform, kspace)
+    if virtual is not None:
+        matrix = compression(kspace, mask, virtual)
+        kspace, transform = combine(matrix, kspace), matrix @ transform
+    maps, eigenvalues, rows = [], [], []
+    for i in range(len(kspace)):
+        sampled = mask[i % len(mask)][None]
+        found = espirit(kspace[i : i + 1], sampled, kernel, crop)
+        row = _examine(i, kspace[i : i + 1], sampled, found.csm, found.eigenvalue)
+        maps.append(found.csm)
+        eigenvalues.append(found.eigenvalue)
+        rows.append(row)
+    return CoilMapResult(torch.cat(maps), torch.cat(eigenvalues), transform, rows)
+
+
+def _examine(
+    index: int, kspace: Tensor, mask: Tensor, csm: Tensor, eigenvalue: Tensor
+) -> SliceMaps:
+    region = [min(n, MAX_CALIBRATION) for n in calibration_region(mask[0])]
+    inside = (csm[0] != 0).any(0)
+    if not bool(inside.any()):
+        raise BadInputError(
+            f"slice {index}: no pixel has an eigenvalue above the crop: lower --crop, the largest "
+            f"is {float(eigenvalue.max()):.3f}"
+        )
+    window = hann_window(mask.shape[1:], tuple(region))
+    size = float(operator_norm(SenseOp(csm, mask)).max())
+    if size > 1 + NORM_TOLERANCE:
+        raise BadInputError(f"slice {index}: ||A|| is {size:.4f} by power iteration, above 1")
+    return SliceMaps(
+        index=index,
+        calibration=tuple(region),
+        support=float(inside.double().mean()),
+        eigenvalue=float(eigenvalue[0][inside].median()),
+        unexplained=float(unexplained(kspace_to_image(kspace * window * mask[:, None]), csm)),
+        operator_norm=size,
+    )
+
+
+def check_maps_target(path: Path, *, changed: bool, overwrite: bool) -> None:
+    """Whether :func:`save_maps` will be able to write.
+
+    Raises
+    ------
+    BadInputError
+        If the format is unknown or cannot hold the matrix of the channels, or the file exists.
+    """
+    check_target(path, overwrite=overwrite, suffixes=SUFFIXES)
+    if changed and path.suffix != ".h5":
+        raise BadInputError(
+            f"{path} cannot hold the matrix of the channels that --whiten and --coils need: use .h5"
+        )
+
+
+def save_maps(path: Path, result: CoilMapResult) -> None:
+    """HDF5 with ``csm``, ``eigenvalue`` and ``transform``, or the maps alone as npy or cfl."""
+    if path.suffix == ".cfl":
+        maps = result.csm.numpy().transpose(3, 2, 1, 0)[:, :, None]
+        text, data = cfl_bytes(maps.reshape(*maps.shape[:4], *[1] * 9, maps.shape[4]))
+        with replacing(path) as temporary, replacing(path.with_suffix(".hdr")) as beside:
+            beside.write_bytes(text)
+            temporary.write_bytes(data)
+        return
+    with replacing(path) as temporary:
+        if path.suffix == ".npy":
+            with temporary.open("wb") as file:
+                np.save(file, result.csm.numpy())
+            return
+        with h5py.File(temporary, "w") as file:
+            file["csm"] = result.csm.numpy()
+            file["eigenvalue"] = result.eigenvalue.numpy()
+            file["transform"] = result.transform.numpy()
+
+
+def transformed(acquisition: Acquisition, maps: Path) -> Acquisition | None:
+    """The scan in the channels that a file of :func:`save_maps` belongs to.
+
+    None if the file names no channels: its maps then belong to those of the scanner.
+
+    Raises
+    ------
+    BadInputError
+        If the scan has another number of channels.
+    """
+    if not is_hdf5(maps):
+        return None
+    with open_hdf5(maps) as file:
+        if "transform" not in file:
+            return None
+        matrix = torch.from_numpy(file["transform"][:])
+    n_coils = acquisition.kspace.shape[1]
+    if matrix.shape[1] != n_coils:
+        raise BadInputError(
+            f"{maps} was made for {matrix.shape[1]} channels, the scan has {n_coils}: run "
+            "`equipoise calib` on this scan"
+        )
+    return replace(acquisition, kspace=combine(matrix, acquisition.kspace))

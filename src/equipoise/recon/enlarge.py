@@ -1,0 +1,237 @@
+"""Enlarging a photograph: the equilibrium of the luminance, block by block where it is large."""
+
+import itertools
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.formats.photograph import Photograph
+from equipoise.methods.method import Method
+from equipoise.methods.solving import amplification_bound
+from equipoise.outcome import BadInputError, Outcome, Solution
+from equipoise.physics.linop import percentile
+from equipoise.physics.superres import Blur, resize_bicubic
+from equipoise.zoo.model_file import provenance
+
+DEFAULT_MODEL = "mol-lr-superres-3x"
+
+BLOCK = 256
+"""Side, in pixels of the small image, of the blocks that a large image is solved in."""
+
+OVERLAP = 24
+"""Pixels of the small image that neighbouring blocks share; they are cut in the middle."""
+
+
+@dataclass
+class BlockResult:
+    """One equilibrium; the names are those of the JSON output.
+
+    ``top`` and ``left`` are pixels of the small image. ``distance_bound`` bounds
+    ``||x - x*|| / ||x||`` over the block, ``perturbation_bound`` bounds ``||dx|| / ||db||`` for any
+    change of its data (8); both rest on ``m_evidence``.
+    """
+
+    top: int
+    left: int
+    outcome: str
+    iterations: int
+    network_evaluations: int
+    lam: float
+    distance_bound: float | None
+    perturbation_bound: float | None
+    m: float | None
+    m_evidence: str
+
+
+@dataclass
+class Enlargement:
+    """The larger photograph and how it was reached."""
+
+    photograph: Photograph
+    factor: int
+    noise: float
+    blocks: list[BlockResult]
+    seconds: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """Converged if every block did, else the outcome of the first that did not."""
+        bad = [b.outcome for b in self.blocks if b.outcome != Outcome.CONVERGED.value]
+        return Outcome(bad[0]) if bad else Outcome.CONVERGED
+
+    @property
+    def distance_bound(self) -> float | None:
+        """The largest of the blocks."""
+        bounds = [b.distance_bound for b in self.blocks]
+        return None if None in bounds else max(b for b in bounds if b is not None)
+
+    def as_json(self, image: str, model: str) -> dict[str, Any]:
+        """The object that ``equipoise superres --json`` prints."""
+        return {
+            "image": image,
+            "model": model,
+            "outcome": self.outcome.value,
+            "factor": self.factor,
+            "noise": self.noise,
+            "distance_bound": self.distance_bound,
+            "seconds": self.seconds,
+            "blocks": [asdict(block) for block in self.blocks],
+        }
+
+
+def blur_of(model: str | Path) -> Blur:
+    """The blur that a model was trained for.
+
+    Raises
+    ------
+    BadInputError
+        If it was not trained for super-resolution.
+    """
+    settings = provenance(model).get("config", {}).get("super_resolution")
+    if settings is None:
+        raise BadInputError(
+            f"{model} is no model for super-resolution: use {DEFAULT_MODEL}, or train one with "
+            "super_resolution in the configuration"
+        )
+    return Blur(**{key: settings[key] for key in ("factor", "kernel", "border")})
+
+
+@torch.no_grad()
+def enlarge(
+    photograph: Photograph,
+    model: Method,
+    blur: Blur,
+    *,
+    noise: float = 0.01,
+    lam: float | None = None,
+    options: SolverOptions | None = None,
+    block: int = BLOCK,
+) -> Enlargement:
+    """A photograph with ``factor`` times as many pixels along each axis.
+
+    The luminance is the equilibrium of the model, colour and transparency are interpolated.
+
+    Parameters
+    ----------
+    photograph
+        The small image.
+    model
+        A model of one channel.
+    blur
+        A: factor, kernel and border.
+    noise
+        Standard deviation of the noise of the small image relative to white; it sets lam.
+    lam
+        Data weight instead of the one that follows the noise.
+    options
+        Solver options.
+    block
+        Side of the blocks in pixels of the small image. A smaller image is solved as a whole.
+
+    Raises
+    ------
+    BadInputError
+        If the image is smaller than the kernel.
+    """
+    started = time.perf_counter()
+    small = torch.from_numpy(photograph.luminance)[None].to(torch.complex64)
+    image, blocks = _luminance(small, model, blur, noise, lam, options, block)
+    shape = (image.shape[1], image.shape[2])
+    larger = Photograph(
+        image[0].real.double().numpy(),
+        _interpolated(photograph.chroma, shape),
+        _interpolated(photograph.alpha, shape),
+        photograph.bits,
+        photograph.profile,
+        photograph.notes,
+    )
+    return Enlargement(larger, blur.factor, noise, blocks, time.perf_counter() - started)
+
+
+def _luminance(
+    small: Tensor,
+    model: Method,
+    blur: Blur,
+    noise: float,
+    lam: float | None,
+    options: SolverOptions | None,
+    block: int,
+) -> tuple[Tensor, list[BlockResult]]:
+    factor = blur.factor
+    rows, columns = (_cuts(n, block) for n in small.shape[1:])
+    image = torch.zeros((1, *(n * factor for n in small.shape[1:])), dtype=small.dtype)
+    scale = percentile(small.abs(), 0.99).double()
+    results = []
+    for y in rows:
+        for x in columns:
+            data = small[:, y.outer, x.outer]
+            shape = (1, *(n * factor for n in data.shape[1:]))
+            solution = model.solve(
+                blur.operator(torch.empty(shape)),
+                data,
+                noise_level=torch.tensor([noise], dtype=torch.float64),
+                lam=None if lam is None else torch.tensor([lam], dtype=torch.float64),
+                scale=scale,
+                options=options,
+            )
+            inner = solution.value[:, y.inside(factor), x.inside(factor)]
+            image[:, y.target(factor), x.target(factor)] = inner
+            results.append(_block_result(y.outer.start, x.outer.start, solution, model))
+    return image, results
+
+
+def _block_result(top: int, left: int, solution: Solution, model: Method) -> BlockResult:
+    bound = float(solution.distance_bound)
+    return BlockResult(
+        top=top,
+        left=left,
+        outcome=solution.outcome[0].value,
+        iterations=int(solution.iterations),
+        network_evaluations=int(solution.network_evaluations),
+        lam=float(solution.lam),
+        distance_bound=bound if np.isfinite(bound) else None,
+        perturbation_bound=amplification_bound(model, solution),
+        m=model.m,
+        m_evidence=model.m_evidence,
+    )
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What a block reads along one axis, and what of it is kept, in small pixels."""
+
+    outer: slice
+    kept: slice
+
+    def inside(self, factor: int) -> slice:
+        start = self.outer.start
+        return slice((self.kept.start - start) * factor, (self.kept.stop - start) * factor)
+
+    def target(self, factor: int) -> slice:
+        return slice(self.kept.start * factor, self.kept.stop * factor)
+
+
+def _cuts(n: int, block: int) -> list[_Cut]:
+    """``0 .. n`` in blocks of at most ``block`` that share ``OVERLAP`` pixels."""
+    if n <= block:
+        return [_Cut(slice(0, n), slice(0, n))]
+    count = -(-n // (block - OVERLAP))
+    edges = [n * i // count for i in range(count + 1)]
+    half = OVERLAP // 2
+    return [
+        _Cut(slice(max(a - half, 0), min(b + half, n)), slice(a, b))
+        for a, b in itertools.pairwise(edges)
+    ]
+
+
+def _interpolated(channels: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray | None:
+    if channels is None:
+        return None
+    stack = torch.from_numpy(np.ascontiguousarray(channels)).reshape(-1, *channels.shape[-2:])
+    return resize_bicubic(stack, shape).reshape(*channels.shape[:-2], *shape).numpy()

@@ -1,0 +1,110 @@
+"""A scan to reconstruct: read, with maps and masks from other files, or undersampled."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.formats import read
+from equipoise.formats.acquisition import Acquisition, as_maps, as_mask
+from equipoise.formats.arrays import read_array
+from equipoise.outcome import BadInputError
+from equipoise.physics.sampling.masks import make_mask
+from equipoise.recon.coil_maps import transformed
+
+FULLY_SAMPLED = 0.7
+"""A scan with at least this share of its matrix measured can be undersampled in retrospect."""
+
+CALIBRATION = 24
+
+
+class Experiment(NamedTuple):
+    """A scan to reconstruct, and the fully sampled one that it was undersampled from, if any."""
+
+    acquisition: Acquisition
+    full: Acquisition | None
+
+
+def load_experiment(
+    scan: Path,
+    *,
+    csm: Path | None = None,
+    mask: Path | None = None,
+    acceleration: float | None = None,
+    seed: int = 0,
+) -> Experiment:
+    """Read a scan, with coil maps and a mask from other files, or undersample it in retrospect.
+
+    Raises
+    ------
+    BadInputError
+        If a file cannot be used, or an undersampled scan is to be undersampled again.
+    """
+    original = read(scan)
+    kspace = original.kspace.numpy()
+    if csm is not None:
+        combined = transformed(original, csm)
+        if combined is not None:
+            original, kspace = combined, combined.kspace.numpy()
+        maps = as_maps(read_array(csm, "csm"), kspace.shape, str(csm))
+        maps = maps if combined is not None else original.header.whitened(maps)
+        original.csm = torch.from_numpy(maps)
+    full = original if is_fully_sampled(original) else None
+    if acceleration is not None:
+        return Experiment(undersample(original, acceleration, seed), full)
+    if mask is not None:
+        drawn = torch.from_numpy(np.array(as_mask(read_array(mask, "mask"), kspace, str(mask))))
+        return Experiment(apply_mask(original, drawn), full)
+    return Experiment(original, None)
+
+
+def undersample(
+    acquisition: Acquisition, acceleration: float, seed: int, kind: str = "variable-density-2d"
+) -> Acquisition:
+    """Keep the samples of a drawn mask; the fully sampled scan becomes the target.
+
+    Raises
+    ------
+    BadInputError
+        If the scan is undersampled already.
+    """
+    if not is_fully_sampled(acquisition):
+        raise BadInputError(
+            f"{acquisition.source} is undersampled already ({acquisition.acceleration:.2f}-fold): "
+            "leave out --acceleration to reconstruct it as it is"
+        )
+    y, x = acquisition.kspace.shape[2:]
+    half_of_the_samples = int((y * x / acceleration / 2) ** 0.5)
+    calibration = min(CALIBRATION, half_of_the_samples)
+    drawn_at = acceleration
+    for _ in range(5):
+        mask = make_mask(kind, (y, x), drawn_at, calibration, seed) & acquisition.mask
+        if not bool(mask.any()):
+            raise BadInputError(
+                f"an acceleration of {acceleration:g} leaves no sample of {y} x {x}: lower it"
+            )
+        excess = mask.numel() / float(mask.sum()) / acceleration
+        if abs(excess - 1) < 0.01 or drawn_at / excess < 1:
+            break
+        drawn_at /= excess  # part of the matrix was not measured: draw more of the rest
+    return apply_mask(acquisition, mask)
+
+
+def apply_mask(acquisition: Acquisition, mask: Tensor) -> Acquisition:
+    """Keep the samples of a mask (1 or slices, y, x).
+
+    From a fully sampled scan the image combined from all samples becomes the target, once the
+    coil maps are known.
+    """
+    sampled = mask & acquisition.mask
+    if not bool(sampled.flatten(1).any(1).all()):
+        raise BadInputError(f"{acquisition.source}: the mask selects no sample that was measured")
+    return replace(acquisition, kspace=acquisition.kspace * sampled[:, None], mask=sampled)
+
+
+def is_fully_sampled(acquisition: Acquisition) -> bool:
+    """Whether enough of the matrix was measured for a retrospective experiment."""
+    return float(acquisition.mask.double().mean()) >= FULLY_SAMPLED

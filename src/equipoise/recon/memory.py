@@ -1,0 +1,91 @@
+"""How much memory a reconstruction takes, before and after."""
+
+import sys
+from dataclasses import dataclass
+
+from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.limits import available_memory, size_text
+from equipoise.methods.method import Method
+from equipoise.outcome import BadInputError
+
+COMPLEX = 8
+"""Bytes of a complex64 number."""
+
+ESPIRIT_COPIES = 6
+"""Arrays (coil, y, x) that are alive while coil maps are estimated."""
+
+SOLVER_IMAGES = 40
+"""Images that the solver keeps: Anderson's history, conjugate gradients, the iterates."""
+
+TILE = 256
+"""Side of the tiles that H is evaluated in where a whole image does not fit."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scan fits: whether the maps of all slices are kept for the output, and H in tiles.
+
+    ``needed`` is the estimate in bytes, beside the scan itself.
+    """
+
+    needed: int
+    keep_maps: bool = True
+    tile: int | None = None
+
+    @property
+    def note(self) -> str | None:
+        """What is done differently, None if nothing."""
+        if self.keep_maps:
+            return None
+        tiles = f" and H is evaluated in tiles of {self.tile}" if self.tile else ""
+        return f"memory is short: the coil maps are not written with the image{tiles}"
+
+
+def estimate(
+    acquisition: Acquisition, model: Method, *, keep_maps: bool = True, tile: int | None = None
+) -> int:
+    """Bytes that the reconstruction of a scan adds to those of the scan itself.
+
+    The images of all slices, and with ``keep_maps`` their maps, are kept until they are written;
+    beside them one slice at a time is calibrated, and solved with a network of some number of
+    features a pixel of the tile.
+    """
+    slices, coils, y, x = acquisition.kspace.shape
+    pixels = y * x
+    kept = COMPLEX * slices * pixels * (3 + (coils if keep_maps else 0))
+    calibration = 0 if acquisition.csm is not None else ESPIRIT_COPIES * COMPLEX * coils * pixels
+    features = max((p.shape[0] for p in model.parameters() if p.ndim == 4), default=1)
+    at_once = pixels if tile is None else min(pixels, tile**2)
+    solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + 4 * 4 * features * at_once
+    return kept + max(calibration, solve)
+
+
+def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
+    """The first way that fits: all at once, without keeping maps, with H in tiles.
+
+    Raises
+    ------
+    BadInputError
+        If none does.
+    """
+    free = available_memory()
+    for keep_maps, tile in ((True, None), (False, None), (False, TILE)):
+        needed = estimate(acquisition, model, keep_maps=keep_maps, tile=tile)
+        if free is None or needed <= free:
+            return Plan(needed, keep_maps, tile)
+    slices, coils, y, x = acquisition.kspace.shape
+    raise BadInputError(
+        f"{acquisition.source}: {slices} slices of {y} x {x} with {coils} coils need about "
+        f"{size_text(needed)} of memory, {size_text(free or 0)} are free: split the file by "
+        "slices, compress its coils (`equipoise calib --coils`), or use a machine with more memory"
+    )
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had resident; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,38 @@
+"""From a scan to the problems that are solved, one an image."""
+
+from torch import Tensor
+
+from equipoise.formats.acquisition import Acquisition
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
+from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.noise_level import noise_level
+from equipoise.physics.problem import Problem
+
+
+def slice_problem(acquisition: Acquisition, index: int) -> Problem[SenseOp]:
+    """One slice of a scan, with its coil maps (estimated if it brings none) and noise level."""
+    kspace = acquisition.kspace[index : index + 1]
+    unit = float(kspace.abs().max()) or 1.0
+    kspace, mask = kspace / unit, _of_slice(acquisition.mask, index)
+    if acquisition.csm is None:
+        csm = estimate_csm(kspace, mask)
+    else:
+        csm = normalize_csm(_of_slice(acquisition.csm, index))
+    return Problem(SenseOp(csm, mask), kspace, noise_level(kspace, mask), unit)
+
+
+def _of_slice(array: Tensor, index: int) -> Tensor:
+    return array if len(array) == 1 else array[index : index + 1]
+
+
+def target_of(
+    acquisition: Acquisition, full: Acquisition | None, csm: Tensor, index: int, unit: float
+) -> Tensor | None:
+    """What a slice should be, (1, y, x), divided by its unit; None where nothing says so."""
+    if full is not None:
+        coil_images = kspace_to_image(full.kspace[index : index + 1] / unit)
+        return (csm.conj() * coil_images).sum(1)
+    if acquisition.target is not None:
+        return acquisition.target[index : index + 1] / unit
+    return None

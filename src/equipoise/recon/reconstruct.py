@@ -1,0 +1,212 @@
+"""Every slice of a scan by one method: images, bounds, and how each was reached."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.header import Header
+from equipoise.methods.method import Method
+from equipoise.methods.sense import best_sense
+from equipoise.methods.solving import amplification_bound, in_range, solve_slice
+from equipoise.metrics import psnr, ssim
+from equipoise.outcome import Outcome, Solution
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.problem import Problem
+from equipoise.recon.device import creating_on
+from equipoise.recon.problems import slice_problem, target_of
+
+
+@dataclass
+class SliceResult:
+    """What is known about one reconstructed slice; the names are those of the JSON output.
+
+    ``perturbation_bound`` bounds ``||dx|| / ||db||`` for any change of the data at this lam,
+    intensity scale and these maps (8), ``noise_bound`` is that times ``||n|| / ||x||`` for the
+    estimated noise of the scan. ``m_evidence`` is ``measured`` where m was checked in validation;
+    ``equipoise certify`` checks it at the image itself.
+    """
+
+    index: int
+    outcome: str
+    iterations: int
+    network_evaluations: int
+    lam: float
+    relative_residual: float
+    distance_bound: float
+    m: float | None
+    m_evidence: str
+    perturbation_bound: float | None
+    noise_bound: float | None
+    in_range: bool | None
+    seconds: float
+    psnr: float | None = None
+    ssim: float | None = None
+    sense_psnr: float | None = None
+    sense_ssim: float | None = None
+
+
+@dataclass
+class Reconstruction:
+    """The images of a scan and how each was reached.
+
+    ``image`` and, with a target, ``target`` and ``sense`` are (slices, y, x) complex64; ``csm``
+    is (slices, coils, y, x), None where the maps were not kept; ``history`` holds, for each slice,
+    the relative residual and the distance bound by iteration, (iterations + 1, 2).
+    """
+
+    image: Tensor
+    csm: Tensor | None
+    mask: Tensor
+    slices: list[SliceResult]
+    target: Tensor | None = None
+    sense: Tensor | None = None
+    history: list[Tensor] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    header: Header = field(default_factory=Header)
+
+    @property
+    def outcome(self) -> Outcome:
+        """Converged if every slice did, else the outcome of the first that did not."""
+        bad = [s.outcome for s in self.slices if s.outcome != Outcome.CONVERGED.value]
+        return Outcome(bad[0]) if bad else Outcome.CONVERGED
+
+    def as_json(self, scan: str, model: str) -> dict[str, Any]:
+        """The object that ``equipoise recon --json`` prints."""
+        return {
+            "scan": scan,
+            "model": model,
+            "outcome": self.outcome.value,
+            "slices": [_json_numbers(asdict(s)) for s in self.slices],
+        }
+
+
+def _json_numbers(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: a bound that is not finite is null."""
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
+    }
+
+
+def reconstruct(
+    acquisition: Acquisition,
+    model: Method,
+    *,
+    full: Acquisition | None = None,
+    lam: float | None = None,
+    options: SolverOptions | None = None,
+    on_slice: Callable[[SliceResult], None] | None = None,
+    device: torch.device | None = None,
+    keep_maps: bool = True,
+) -> Reconstruction:
+    """Reconstruct every slice of a scan.
+
+    Parameters
+    ----------
+    acquisition
+        The scan as it is to be reconstructed.
+    model
+        The model.
+    full
+        The fully sampled scan that the acquisition was undersampled from; with it (or with a
+        target in the file) SENSE is reconstructed too, at the best lam for the target.
+    lam
+        Data weight instead of the one that follows the noise of the scan.
+    options
+        Solver options.
+    on_slice
+        Called with each slice when it is reconstructed.
+    device
+        Where to solve; maps and comparisons stay on the processor.
+    keep_maps
+        Return the coil maps of all slices.
+    """
+    device = torch.device("cpu") if device is None else device
+    model = model.to(device)
+    slices, images, targets, senses, maps, history = [], [], [], [], [], []
+    for index in range(len(acquisition.kspace)):
+        started = time.perf_counter()
+        problem = slice_problem(acquisition, index)
+        unit, csm = problem.unit, problem.operator.csm
+        with torch.no_grad(), creating_on(device):
+            moved = _on_device(problem, device)
+            solution = solve_slice(moved, model, lam, options)
+            image, record = solution.value.cpu(), solution.history_of(0).cpu()
+            seconds = time.perf_counter() - started
+            usual = lam is None and _same_equilibrium(options, model)
+            result = _slice_result(index, solution, model, moved, seconds, usual)
+        target = target_of(acquisition, full, csm, index, unit)
+        if target is not None:
+            sense = best_sense(problem.operator, problem.data, target).image
+            _compare(result, image, sense, target)
+            targets.append(target * unit)
+            senses.append(sense * unit)
+        slices.append(result)
+        images.append(image * unit)
+        if keep_maps:
+            maps.append(csm)
+        history.append(record)
+        if on_slice is not None:
+            on_slice(result)
+    return Reconstruction(
+        image=torch.cat(images),
+        csm=torch.cat(maps) if keep_maps else None,
+        mask=acquisition.mask,
+        slices=slices,
+        target=torch.cat(targets) if targets else None,
+        sense=torch.cat(senses) if senses else None,
+        history=history,
+        notes=acquisition.notes,
+        header=acquisition.header,
+    )
+
+
+def _same_equilibrium(options: SolverOptions | None, model: Method) -> bool:
+    """Whether the options are those of the model; tiles change nothing but memory."""
+    usual = model.options
+    return options is None or replace(options, tile=usual.tile, recompute=usual.recompute) == usual
+
+
+def _on_device(problem: Problem[SenseOp], device: torch.device) -> Problem[SenseOp]:
+    operator = SenseOp(problem.operator.csm.to(device), problem.operator.mask.to(device))
+    data, level = problem.data.to(device), problem.noise_level.to(device)
+    return Problem(operator, data, level, problem.unit)
+
+
+def _slice_result(
+    index: int,
+    solution: Solution,
+    model: Method,
+    problem: Problem[Any],
+    seconds: float,
+    usual: bool,
+) -> SliceResult:
+    amplification = amplification_bound(model, solution)
+    return SliceResult(
+        index=index,
+        outcome=solution.outcome[0].value,
+        iterations=int(solution.iterations[0]),
+        network_evaluations=int(solution.network_evaluations[0]),
+        lam=float(solution.lam[0]),
+        relative_residual=float(solution.relative_residual[0]),
+        distance_bound=float(solution.distance_bound[0]),
+        m=model.m,
+        m_evidence=model.m_evidence,
+        perturbation_bound=amplification,
+        noise_bound=(
+            None if amplification is None else amplification * problem.noise_to(solution.value)
+        ),
+        in_range=in_range(model, problem, solution) if usual else None,
+        seconds=seconds,
+    )
+
+
+def _compare(result: SliceResult, image: Tensor, sense: Tensor, target: Tensor) -> None:
+    result.psnr, result.ssim = float(psnr(image, target)), float(ssim(image, target))
+    result.sense_psnr, result.sense_ssim = float(psnr(sense, target)), float(ssim(sense, target))

@@ -1,0 +1,236 @@
+"""The report of a reconstruction or of its certificates: what the page shows of each slice."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from equipoise.certificate.certify import CertifiedSlice
+from equipoise.formats.writers.write import check_target
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.least_squares import tikhonov
+from equipoise.physics.problem import Problem
+from equipoise.recon.experiment import Experiment
+from equipoise.recon.problems import slice_problem, target_of
+from equipoise.recon.reconstruct import Reconstruction
+from equipoise.report.page import Report, ReportSlice, number, write_report
+
+SENSE_RTOL = 1e-4
+
+
+def of_reconstruction(
+    result: Reconstruction,
+    experiment: Experiment,
+    model: str,
+    method: str,
+    command: str,
+    *,
+    lam_given: bool = False,
+) -> Report:
+    """The report of ``equipoise recon``; SENSE is solved here where there is no target."""
+    slices = []
+    for s in result.slices:
+        problem = slice_problem_with(experiment, result, s.index)
+        sense, label = _sense(problem, result, s.index, s.lam)
+        facts = [
+            ("outcome", s.outcome),
+            ("iterations, network evaluations", f"{s.iterations}, {s.network_evaluations}"),
+            ("lam", f"{s.lam:.3g}"),
+            ("bound on the relative distance to the equilibrium", number(s.distance_bound)),
+            ("m", "none" if s.m is None else f"{s.m:.3g} ({s.m_evidence})"),
+            ("bound on ||dx|| / ||db||", number(s.perturbation_bound)),
+            ("noise of the scan moves the image by at most", _percent(s.noise_bound)),
+            ("like the validation scans", _range(s.in_range)),
+            ("seconds", f"{s.seconds:.2f}"),
+        ]
+        if s.psnr is not None:
+            facts += [
+                ("PSNR, SSIM", f"{s.psnr:.2f} dB, {s.ssim:.4f}"),
+                ("SENSE: PSNR, SSIM", f"{s.sense_psnr:.2f} dB, {s.sense_ssim:.4f}"),
+            ]
+        slices.append(
+            ReportSlice(
+                index=s.index,
+                image=result.image[s.index].numpy(),
+                sense=sense,
+                sense_label=label,
+                csm=problem.operator.csm[0].numpy(),
+                mask=problem.operator.mask[0].numpy(),
+                history=result.history[s.index].numpy(),
+                facts=facts,
+                target=None if result.target is None else result.target[s.index].numpy(),
+            )
+        )
+    return _report(experiment, model, method, command, slices, lam_given)
+
+
+def of_certificates(
+    found: Sequence[CertifiedSlice], experiment: Experiment, model: str, command: str
+) -> Report:
+    """The report of ``equipoise certify``: with statements and, where computed, noise maps."""
+    slices = []
+    for one in found:
+        operator = one.problem.operator
+        maps_and_mask = {"csm": operator.csm[0].numpy(), "mask": operator.mask[0].numpy()}
+        slices.append(replace(_certified(one), target=_target(experiment, one), **maps_and_mask))
+    first = found[0].certificate
+    given = first.lam_source == "given"
+    return _report(experiment, model, first.model, command, slices, given)
+
+
+def write_certificate_report(
+    path: Path | str,
+    found: Sequence[CertifiedSlice],
+    *,
+    name: str,
+    model: str,
+    overwrite: bool = False,
+) -> None:
+    """The page of certified reconstructions through your own A.
+
+    Parameters
+    ----------
+    path
+        A ``.html``, written atomically.
+    found
+        What :func:`equipoise.certify_slice` returned for each problem.
+    name, model
+        What the data and the model are called on the page.
+    overwrite
+        Replace a page that exists.
+
+    Raises
+    ------
+    BadInputError
+        If nothing was certified, or the page exists or cannot be written.
+    """
+    if not found:
+        raise BadInputError("no certified image was given: a report shows at least one")
+    path = Path(path)
+    check_target(path, overwrite=overwrite, suffixes=(".html",))
+    first = found[0]
+    slices = [
+        replace(_certified(one, "least squares (Tikhonov)"), index=i) for i, one in enumerate(found)
+    ]
+    report = Report(
+        scan=name,
+        model=model,
+        method=first.certificate.model,
+        command="equipoise.certify_slice",
+        measured=_measured(found),
+        slices=slices,
+        lam_given=first.certificate.lam_source == "given",
+        not_converged=_not_converged(slices),
+    )
+    write_report(path, report)
+
+
+def _measured(found: Sequence[CertifiedSlice]) -> str:
+    """The sizes of images and data, each once."""
+    sizes = {(*one.image.shape[1:], one.problem.sample_count): None for one in found}
+    return ", ".join(f"{y} x {x} pixels from {count} measured numbers" for y, x, count in sizes)
+
+
+def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice:
+    c = one.certificate
+    facts = [
+        ("outcome", c.outcome),
+        ("lam", f"{c.lam:.3g} ({c.lam_source})"),
+        ("seconds", f"{one.seconds:.2f}"),
+        ("m", "none" if c.m is None else f"{c.m:.3g} ({c.m_evidence})"),
+        ("m_local (measured)", number(min(c.m_local) if c.m_local else None)),
+        ("lipschitz_lower (measured)", number(c.lipschitz_lower)),
+        ("lipschitz_upper (proved)", number(c.lipschitz_upper)),
+        ("like the validation scans", _range(c.in_range)),
+    ]
+    if c.measured_amplification is not None and c.attack is not None:
+        attack = f"{c.measured_amplification:.3g} at {c.attack.epsilon:.0%} of the data"
+        facts.append(("attack: ||dx|| / ||db|| (measured)", attack))
+    return ReportSlice(
+        index=c.index,
+        image=one.image[0].numpy(),
+        sense=_at_lam(one.problem, c.lam),
+        sense_label=f"{least_squares} at the same lam, {c.lam:.3g}",
+        history=one.history.numpy(),
+        facts=facts,
+        noise=None if one.noise is None else one.noise.std.numpy(),
+        statements=c.statements,
+    )
+
+
+def _target(experiment: Experiment, one: CertifiedSlice) -> np.ndarray | None:
+    """The image of all samples of the slice, or that of the file."""
+    index, csm = one.certificate.index, one.problem.operator.csm
+    found = target_of(experiment.acquisition, experiment.full, csm, index, one.unit)
+    return None if found is None else np.asarray((found[0] * one.unit).numpy())
+
+
+def slice_problem_with(
+    experiment: Experiment, result: Reconstruction, index: int
+) -> Problem[SenseOp]:
+    """The problem of a slice with the coil maps that it was reconstructed with."""
+    acquisition = experiment.acquisition
+    csm = acquisition.csm if result.csm is None else result.csm
+    return slice_problem(replace(acquisition, csm=csm), index)
+
+
+def _sense(
+    problem: Problem[SenseOp], result: Reconstruction, index: int, lam: float
+) -> tuple[np.ndarray, str]:
+    if result.sense is not None:
+        return result.sense[index].numpy(), "SENSE at the lam that is best for the target"
+    return _at_lam(problem, lam), f"SENSE at the same lam, {lam:.3g}"
+
+
+def _at_lam(problem: Problem[Any], lam: float) -> np.ndarray:
+    weight = torch.tensor([lam], dtype=torch.float64)
+    image = tikhonov(problem.operator, problem.data, weight, rtol=SENSE_RTOL)
+    return np.asarray(image[0].numpy() * problem.unit)
+
+
+def _report(
+    experiment: Experiment,
+    model: str,
+    method: str,
+    command: str,
+    slices: list[ReportSlice],
+    lam_given: bool,
+) -> Report:
+    acquisition = experiment.acquisition
+    _, coils, y, x = acquisition.kspace.shape
+    retrospective = "" if experiment.full is None else " in retrospect"
+    estimated = "were estimated from the calibration region by ESPIRiT [3]"
+    return Report(
+        scan=str(acquisition.source),
+        model=model,
+        method=method,
+        command=command,
+        measured=(
+            f"{coils} receiver coils, matrix {y} x {x}, {acquisition.acceleration:.2f}-fold "
+            f"undersampled{retrospective}"
+        ),
+        slices=slices,
+        notes=acquisition.notes,
+        lam_given=lam_given,
+        maps=estimated if acquisition.csm is None else "were given",
+        not_converged=_not_converged(slices),
+    )
+
+
+def _not_converged(slices: list[ReportSlice]) -> list[int]:
+    return [s.index for s in slices if dict(s.facts)["outcome"] not in DONE]
+
+
+DONE = ("converged", "feed_forward")
+
+
+def _percent(value: float | None) -> str:
+    return "not available" if value is None else f"{value:.1%} of its norm"
+
+
+def _range(value: bool | None) -> str:
+    return {None: "not known", True: "yes", False: "NO"}[value]

@@ -1,0 +1,97 @@
+"""Pictures for the eye."""
+
+from pathlib import Path
+
+import numpy as np
+
+from equipoise.certificate.certify import CertifiedSlice
+from equipoise.formats.replacing import replacing
+from equipoise.recon.reconstruct import Reconstruction
+
+
+def comparison_figure(
+    path: Path, result: Reconstruction, zero_filled: np.ndarray, title: str, index: int = 0
+) -> None:
+    """Target, zero-filled, SENSE and MOL, their errors on one scale, the mask, the convergence.
+
+    Parameters
+    ----------
+    path
+        A ``.png``, ``.pdf`` or ``.svg``.
+    result
+        A reconstruction with a target.
+    zero_filled
+        ``A^H b`` of the slice, (y, x).
+    title
+        Heading of the figure.
+    index
+        The slice.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    assert result.target is not None
+    assert result.sense is not None
+    target = result.target[index].abs().numpy()
+    s = result.slices[index]
+    columns = {
+        "target": target,
+        "zero-filled": np.abs(zero_filled),
+        f"SENSE, best lam\n{s.sense_psnr:.2f} dB, SSIM {s.sense_ssim:.3f}": result.sense[index]
+        .abs()
+        .numpy(),
+        f"MOL\n{s.psnr:.2f} dB, SSIM {s.ssim:.3f}": result.image[index].abs().numpy(),
+    }
+    figure, axes = plt.subplots(2, 5, figsize=(15, 6.6), layout="constrained")
+    largest = float(target.max())
+    error_scale = 0.15 * largest
+    for axis, (name, image) in zip(axes[0], columns.items()):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=0.9 * largest)
+        axis.set_title(name, fontsize=10)
+    for axis, image in zip(axes[1], columns.values()):
+        shown = axis.imshow(np.abs(image - target), cmap="magma", vmin=0, vmax=error_scale)
+    figure.colorbar(shown, ax=axes[1, 3], label="|error|, one scale for all")
+    mask = result.mask[index if len(result.mask) > 1 else 0].numpy()
+    axes[0, 4].imshow(mask, cmap="gray")
+    axes[0, 4].set_title(f"mask, {mask.size / mask.sum():.2f}-fold", fontsize=10)
+    for axis in (*axes[0], *axes[1, :4]):
+        axis.set_axis_off()
+    axes[1, 0].set_title("error images", fontsize=10)
+    residuals, bounds = result.history[index].numpy().T
+    axes[1, 4].semilogy(bounds, "o-", markersize=3, label="bound on ||x - x*|| / ||x||")
+    axes[1, 4].semilogy(residuals, "s--", markersize=3, label="residual ||r|| / ||x||")
+    axes[1, 4].set(xlabel="iteration")
+    axes[1, 4].legend(fontsize=8)
+    axes[1, 4].grid(alpha=0.3)
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format=path.suffix[1:])
+    plt.close(figure)
+
+
+def certificate_figure(path: Path, found: CertifiedSlice) -> None:
+    """The image, its noise map, and what the attack did, each with its scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    image = found.image[0].abs().numpy()
+    panels = {"image": (image, "gray")}
+    if found.noise is not None:
+        panels["noise, standard deviation"] = (found.noise.std.numpy(), "viridis")
+    if found.attack is not None:
+        moved = (found.attack.image * found.unit - found.image)[0].abs().numpy()
+        panels["moved by the attack"] = (moved, "magma")
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 3.8), layout="constrained", squeeze=False
+    )
+    for axis, (name, (shown, colours)) in zip(axes[0], panels.items()):
+        figure.colorbar(axis.imshow(shown, cmap=colours), ax=axis, shrink=0.8)
+        axis.set_title(name, fontsize=10)
+        axis.set_axis_off()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)

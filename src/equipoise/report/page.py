@@ -1,0 +1,288 @@
+"""The page of a report: HTML that needs no network.
+
+Images are embedded as WebP, the residual curves as SVG. The page works without a mouse, in dark and
+light, and prints every slice.
+"""
+
+import base64
+import io
+import math
+import platform
+import time
+from dataclasses import dataclass, field
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import numpy as np
+import torch
+
+from equipoise.certificate.statements import Statement
+from equipoise.formats.replacing import replacing
+from equipoise.version import __version__
+
+QUALITY = 80
+LARGEST_SIDE = 400
+"""Pixels of an embedded image along its longer side: twenty slices stay below 5 MB."""
+
+ERROR_SHARE = 0.15
+"""Error images end at this share of the largest target intensity."""
+
+WHITE = 0.9
+"""Images are white at this share of their largest intensity, as in the figures."""
+
+COILS_SHOWN = 8
+CITATIONS = (
+    "A. Pramanik, M. B. Zimmerman, M. Jacob, Memory-efficient model-based deep learning with "
+    "convergence and robustness guarantees, IEEE Trans. Comput. Imaging 9:260-275, 2023.",
+    "K. P. Pruessmann, M. Weiger, P. Börnert, P. Boesiger, Advances in sensitivity encoding with "
+    "arbitrary k-space trajectories, Magn. Reson. Med. 46:638-651, 2001.",
+    "M. Uecker et al., ESPIRiT - an eigenvalue approach to autocalibrating parallel MRI, Magn. "
+    "Reson. Med. 71:990-1001, 2014.",
+)
+
+
+@dataclass
+class ReportSlice:
+    """What the page shows of one slice; images are (y, x), ``csm`` is (coil, y, x).
+
+    Coil maps and mask are those of a scan; your own A has neither. ``history`` holds relative
+    residual and distance bound by iteration; ``facts`` are pairs of a name and a text;
+    ``sense_label`` says at which lam the least-squares image is.
+    """
+
+    index: int
+    image: np.ndarray
+    sense: np.ndarray
+    sense_label: str
+    history: np.ndarray
+    facts: list[tuple[str, str]]
+    csm: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    target: np.ndarray | None = None
+    noise: np.ndarray | None = None
+    statements: dict[str, Statement] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """The whole page; ``measured`` says what the data are, ``maps`` where coil maps come from."""
+
+    scan: str
+    model: str
+    method: str
+    command: str
+    measured: str
+    slices: list[ReportSlice]
+    notes: list[str] = field(default_factory=list)
+    lam_given: bool = False
+    maps: str = ""
+    not_converged: list[int] = field(default_factory=list)
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the page atomically."""
+    page = render(report)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def render(report: Report) -> str:
+    """The page as text."""
+    last = len(report.slices) - 1
+    return _page().substitute(
+        title=escape(f"{Path(report.scan).name} - Equipoise"),
+        scan=escape(Path(report.scan).name),
+        summary=escape(f"{_count(report)}, {report.measured}; model {report.model}"),
+        notes="".join(f"<li>{escape(note)}</li>" for note in report.notes),
+        last=last,
+        single="hidden" if last == 0 else "",
+        slices="".join(_slice(s, i) for i, s in enumerate(report.slices)),
+        table=_table(report),
+        methods=escape(_methods(report)),
+        citations="".join(f"<li>{escape(c)}</li>" for c in _citations(report)),
+        command=escape(report.command),
+        versions=escape(
+            f"equipoise {__version__}, torch {torch.__version__}, numpy {np.__version__}, python "
+            f"{platform.python_version()}, {platform.system()} {platform.machine()}, "
+            f"{time.strftime('%Y-%m-%d %H:%M')}"
+        ),
+    )
+
+
+def _page() -> Template:
+    return Template((resources.files("equipoise.report") / "page.html").read_text("utf-8"))
+
+
+def _slice(s: ReportSlice, position: int) -> str:
+    reference = s.image if s.target is None else s.target
+    white = float(np.abs(reference).max()) * WHITE or 1.0
+    panels = [
+        _panel(_grey(s.image, white), "reconstruction", "gray"),
+        _panel(_grey(s.sense, white), s.sense_label, "gray"),
+    ]
+    if s.target is not None:
+        limit = ERROR_SHARE * float(np.abs(s.target).max()) or 1.0
+        panels.append(_panel(_grey(s.target, white), "target", "gray"))
+        for name, image in (("error of the reconstruction", s.image), ("error of SENSE", s.sense)):
+            error = np.abs(np.abs(image) - np.abs(s.target)) / limit
+            panels.append(_panel(_coloured(error, "magma"), f"{name}, to {limit:.3g}"))
+    if s.noise is not None:
+        limit = float(np.percentile(s.noise, 99.5)) or 1.0
+        label = f"noise, standard deviation, to {limit:.3g}"
+        panels.append(_panel(_coloured(s.noise / limit, "viridis"), label))
+    if s.mask is not None:
+        share = s.mask.size / max(int(s.mask.sum()), 1)
+        panels.append(_panel(_grey(s.mask.astype(float), 1.0), f"samples, {share:.2f}-fold"))
+    if s.csm is not None:
+        shown = f"coil maps, {min(len(s.csm), COILS_SHOWN)} of {len(s.csm)}"
+        panels.append(_panel(_montage(s.csm), shown))
+    facts = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in s.facts)
+    hidden = "" if position == 0 else " hidden"
+    return (
+        f'<section class="slice" data-position="{position}"{hidden}><h2>Slice {s.index}</h2>'
+        f'<div class="panels">{"".join(panels)}</div><div class="beside">'
+        f'<table class="facts"><caption>This slice</caption>{facts}</table>{_curve(s.history)}'
+        f"</div>{_statements(s.statements)}</section>"
+    )
+
+
+def _statements(statements: dict[str, Statement]) -> str:
+    if not statements:
+        return ""
+    rows = "".join(
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{number(s.value)}</td>"
+        f"<td>{escape(s.evidence)}</td><td>{escape(s.meaning)}</td>"
+        f"<td><code>{escape(s.formula)}</code></td></tr>"
+        for name, s in statements.items()
+    )
+    head = "<tr><th>bound</th><th>value</th><th>evidence</th><th>meaning</th><th>formula</th></tr>"
+    return f'<table class="statements"><caption>Certificate</caption>{head}{rows}</table>'
+
+
+def _table(report: Report) -> str:
+    names = [name for name, _ in report.slices[0].facts]
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    rows = "".join(
+        f"<tr><th>{s.index}</th>" + "".join(f"<td>{escape(v)}</td>" for _, v in s.facts) + "</tr>"
+        for s in report.slices
+    )
+    return f"<table><tr><th>slice</th>{head}</tr>{rows}</table>"
+
+
+def _panel(data: str, caption: str, kind: str = "") -> str:
+    text = escape(caption)
+    return (
+        f'<figure><img class="{kind}" alt="{text}" src="{data}"><figcaption>{text}</figcaption>'
+        "</figure>"
+    )
+
+
+def _grey(image: np.ndarray, white: float) -> str:
+    return _embedded(np.clip(np.abs(image) / white, 0, 1)[..., None].repeat(3, -1))
+
+
+def _coloured(values: np.ndarray, name: str) -> str:
+    from matplotlib import colormaps
+
+    return _embedded(colormaps[name](np.clip(values, 0, 1))[..., :3])
+
+
+def _montage(csm: np.ndarray) -> str:
+    """Magnitudes of the first coils, at half size, four in a row."""
+    shown = np.abs(csm[:COILS_SHOWN, ::2, ::2])
+    shown = np.concatenate([shown, np.zeros((-len(shown) % 4, *shown.shape[1:]))])
+    rows = [np.concatenate(list(row), 1) for row in np.split(shown, len(shown) // 4)]
+    return _coloured(np.concatenate(rows, 0), "viridis")
+
+
+def _embedded(colours: np.ndarray) -> str:
+    """As WebP, of large images the means of blocks of pixels."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    block = -(-max(colours.shape[:2]) // LARGEST_SIDE)
+    y, x = (n // block * block for n in colours.shape[:2])
+    cells = colours[:y, :x].reshape(y // block, block, x // block, block, 3)
+    pixels = np.rint(cells.mean((1, 3)) * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(content, format="WEBP", quality=QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+WIDTH, HEIGHT, LEFT, BOTTOM = 420, 240, 52, 34
+
+
+def _curve(history: np.ndarray) -> str:
+    """Residual and bound by iteration, logarithmic, as SVG."""
+    values = np.where(np.isfinite(history) & (history > 0), history, np.nan)
+    if len(values) < 2 or np.isnan(values).all():
+        return ""
+    low = math.floor(math.log10(float(np.nanmin(values))))
+    high = math.ceil(math.log10(float(np.nanmax(values))))
+    high = max(high, low + 1)
+    span = len(values) - 1
+
+    def at(i: int, value: float) -> tuple[float, float]:
+        x = LEFT + (WIDTH - LEFT - 12) * i / span
+        return x, 10 + (HEIGHT - BOTTOM - 10) * (high - math.log10(value)) / (high - low)
+
+    parts = []
+    for decade in range(low, high + 1):
+        _, y = at(0, 10.0**decade)
+        parts.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - 12}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">1e{decade}</text>'
+        )
+    for column, kind in ((1, "bound"), (0, "residual")):
+        points = [
+            "{:.1f},{:.1f}".format(*at(i, float(v)))
+            for i, v in enumerate(values[:, column])
+            if np.isfinite(v)
+        ]
+        parts.append(f'<polyline class="{kind}" points="{" ".join(points)}"/>')
+    for i in range(0, span + 1, max(1, span // 6)):
+        x, _ = at(i, 10.0**low)
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 16}" text-anchor="middle">{i}</text>')
+    return (
+        f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="residual and distance bound by iteration">{"".join(parts)}</svg>'
+        '<figcaption><span class="bound-key">bound on ||x - x*|| / ||x||</span>, '
+        '<span class="residual-key">residual</span>, by iteration</figcaption></figure>'
+    )
+
+
+def _methods(report: Report) -> str:
+    first = dict(report.slices[0].facts)
+    text = (
+        f"The data of {_count(report)} ({report.measured}) were reconstructed with Equipoise "
+        f"{__version__} (model {report.model}). "
+    )
+    if report.maps:
+        text += f"Coil sensitivity maps {report.maps}. "
+    if report.method.startswith("mol"):
+        text += (
+            "The image is the equilibrium of lam A^H (A x - b) + x - H(x) = 0, H a convolutional "
+            "network kept monotone (monotone operator learning [1]); lam "
+            f"{'was given' if report.lam_given else 'follows the noise of the scan'}. Iterations "
+            "are stopped by a bound on the relative distance to the equilibrium that rests on the "
+            f"monotonicity constant m = {first['m']}. "
+        )
+    if report.not_converged:
+        text += f"Slices that did not converge: {', '.join(map(str, report.not_converged))}. "
+    least_squares = "SENSE images" if report.maps else "The images beside it"
+    return text + f"{least_squares} are regularised least-squares reconstructions [2]."
+
+
+def _citations(report: Report) -> tuple[str, ...]:
+    return CITATIONS if report.maps else CITATIONS[:-1]  # the last one is of coil maps
+
+
+def _count(report: Report) -> str:
+    n = len(report.slices)
+    return f"{n} slice{'s' if n > 1 else ''}"
+
+
+def number(value: float | None) -> str:
+    """A bound as text."""
+    return "not available" if value is None or not math.isfinite(value) else f"{value:.3g}"

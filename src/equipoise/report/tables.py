@@ -1,0 +1,51 @@
+"""Tables and sentences for the terminal."""
+
+import numpy as np
+from rich.table import Table
+
+from equipoise.recon.reconstruct import Reconstruction
+
+MANY_SLICES = 12
+
+
+def slice_table(result: Reconstruction) -> Table:
+    """One row a slice (the first few of a large volume), and the mean where there is a target."""
+    compared = result.target is not None
+    table = Table(box=None, pad_edge=False)
+    headings = ["slice", "outcome", "iterations", "evaluations", "lam", "bound", "seconds"]
+    for heading in headings + (["PSNR", "SSIM", "SENSE PSNR", "SENSE SSIM"] if compared else []):
+        table.add_column(heading, justify="left" if heading == "outcome" else "right")
+    for s in result.slices[:MANY_SLICES]:
+        row = [str(s.index), s.outcome, str(s.iterations), str(s.network_evaluations)]
+        row += [f"{s.lam:.3g}", f"{s.distance_bound:.1e}", f"{s.seconds:.1f}"]
+        if compared:
+            row += [f"{s.psnr:.2f}", f"{s.ssim:.4f}", f"{s.sense_psnr:.2f}", f"{s.sense_ssim:.4f}"]
+        table.add_row(*row)
+    if len(result.slices) > MANY_SLICES:
+        table.add_row(f"... {len(result.slices)}")
+    if compared and len(result.slices) > 1:
+        names = ("psnr", "ssim", "sense_psnr", "sense_ssim")
+        means = [np.mean([getattr(s, name) for s in result.slices]) for name in names]
+        table.add_row("mean", *[""] * 6, *[f"{m:.{2 + 2 * (i % 2)}f}" for i, m in enumerate(means)])
+    return table
+
+
+def short_certificate(result: Reconstruction) -> str | None:
+    """One sentence on the worst slice and what it rests on; None without an equilibrium."""
+    bounds = [s.perturbation_bound for s in result.slices]
+    if any(bound is None for bound in bounds):
+        return None
+    first = result.slices[0]
+    noise = max(s.noise_bound or 0.0 for s in result.slices)
+    text = (
+        f"certificate (m = {first.m:.3g}, {first.m_evidence}): at most "
+        f"{max(s.distance_bound for s in result.slices):.1e} from the equilibrium; a change d of "
+        f"the data moves the image by at most {max(b for b in bounds if b is not None):.3g} ||d|| "
+        f"at this lam, scale and these maps, the noise of this scan by at most {noise:.0%} of it"
+    )
+    unlike = [str(s.index) for s in result.slices if s.in_range is False]
+    if unlike:
+        text += f"; UNLIKE the validation scans: slice {', '.join(unlike)}"
+    elif first.in_range is not None:
+        text += "; in the range of the validation scans"
+    return text

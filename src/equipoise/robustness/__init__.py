@@ -1,1 +1,0 @@
-"""What may be promised about a monotone network and its equilibrium."""

@@ -1,0 +1,1 @@
+"""Minimise over the weights: sources of samples, the loop, validation, checkpoints."""

@@ -1,0 +1,73 @@
+"""What a training run starts from: the source of its samples and its first model."""
+
+from typing import Any
+
+from equipoise.methods.data_weight import DataWeight
+from equipoise.methods.method import Method
+from equipoise.methods.registry import new_method
+from equipoise.outcome import BadInputError
+from equipoise.training.config import TrainConfig
+from equipoise.training.sources.photographs import SuperResolution
+from equipoise.training.sources.simulated import Simulation, load_coils
+from equipoise.training.sources.source import Source
+from equipoise.zoo.model_file import load_model
+
+SKIP_DIFFERENCE = 0.02
+"""What the skip of start weights may differ from the one asked for: training scales it down."""
+
+
+def source_of(config: TrainConfig) -> Source:
+    """What samples are drawn from."""
+    if config.super_resolution is not None:
+        return SuperResolution(**config.super_resolution.model_dump())
+    coils = load_coils(config.data.coils) if config.data.coils else None
+    return Simulation(**config.simulation.model_dump(), measured_coils=coils)
+
+
+def _check_skip(skip: float, config: TrainConfig, start: str) -> None:
+    """Refuse start weights whose skip is not the one asked for, or leaves H no room below T."""
+    wanted = config.model
+    if "skip" in wanted.model_fields_set and abs(wanted.skip - skip) > SKIP_DIFFERENCE:
+        raise BadInputError(
+            f"{start} has a skip of {skip:.4g}, model.skip is {wanted.skip:.4g}: leave it out, the "
+            "weights bring their own"
+        )
+    limit = 1 - wanted.m - config.lipschitz.reserve
+    if skip >= limit:
+        raise BadInputError(
+            f"{start} has a skip of {skip:.4g}, the barrier stands at 1 - m - reserve = "
+            f"{limit:.4g}: lower model.m or lipschitz.reserve"
+        )
+
+
+def first_model(config: TrainConfig) -> Method:
+    """A new model, or the one that the run continues from."""
+    wanted = config.model
+    network = {key: getattr(wanted, key) for key in ("features", "layers", "kernel_size")}
+    network["channels"] = wanted.channels or (2 if config.super_resolution is None else 1)
+    model = new_method(
+        wanted.method,
+        network=network,
+        lam=wanted.lam,
+        m=wanted.m,
+        skip=wanted.skip,
+        iterations=wanted.iterations,
+        seed=config.seed,
+    )
+    if config.start is not None:
+        start = load_model(config.start)
+        body: Any = model.network
+        if hasattr(body, "skip"):
+            body.skip = getattr(start.network, "skip", body.skip)  # the weights belong to it
+            _check_skip(body.skip, config, str(config.start))
+        there, asked = (
+            (start.name, start.network.configuration()),
+            (model.name, body.configuration()),
+        )
+        if there != asked:
+            raise BadInputError(f"{config.start} holds {there}; the configuration asks for {asked}")
+        body.load_state_dict(start.network.state_dict(), strict=False)
+        model.refresh(exact=True)
+        if isinstance(start.data_weight, DataWeight):
+            model.data_weight.load_state_dict(start.data_weight.state_dict())
+    return model.train()

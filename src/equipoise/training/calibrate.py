@@ -1,0 +1,98 @@
+"""Calibration of a model's range on simulated scans of validation images."""
+
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.methods.method import Method
+from equipoise.methods.solving import solve_slice
+from equipoise.methods.usual import Calibration, Features, calibrate, slice_features
+from equipoise.outcome import BadInputError
+from equipoise.physics.problem import Problem
+from equipoise.training.config import SimulationConfig
+from equipoise.training.sources.simulated import Simulation, load_coils
+
+STREAM = 3
+"""Keeps the random numbers of the calibration apart from those of training and validation."""
+
+
+def simulation_of(provenance: dict[str, Any], coils: Path | None = None) -> Simulation:
+    """The simulation that a model was trained with, coil maps and noise level always estimated.
+
+    Parameters
+    ----------
+    provenance
+        That of the model file.
+    coils
+        Measured coil maps, where training had them.
+
+    Raises
+    ------
+    BadInputError
+        If the model file does not say how its scans were simulated.
+    """
+    options = provenance.get("config", {}).get("simulation")
+    if options is None:
+        raise BadInputError(
+            "the model file does not say how its training scans were simulated, so nothing says "
+            "which scans are usual: train the model with `equipoise train`"
+        )
+    settings = SimulationConfig.model_validate({**options, "estimated": 1.0})
+    measured = None if coils is None else load_coils(coils)
+    return Simulation(**settings.model_dump(), measured_coils=measured)
+
+
+def calibrate_model(
+    model: Method,
+    images: list[Tensor],
+    source: Simulation,
+    *,
+    scans: int,
+    rate: float,
+    seed: int = 0,
+) -> Calibration:
+    """Simulate scans as in training, maps and noise level estimated, and see what is usual.
+
+    Parameters
+    ----------
+    model
+        The model.
+    images
+        Validation images, (y, x) each: the first half of them sets what is usual, the second half
+        the threshold, in turn. New images of the same kind are what the rate speaks of, so bring
+        many subjects.
+    source
+        What scans are drawn from.
+    scans
+        Number of scans.
+    rate
+        Share of scans like these that may be called unlike them.
+    seed
+        Of the simulation.
+
+    Raises
+    ------
+    BadInputError
+        If there are too few scans for the rate.
+    """
+    middle = (len(images) + 1) // 2
+    halves = images[:middle], images[middle:] or images
+    found = [
+        simulated_features(model, source, half[i // 2 % len(half)], [seed, STREAM, i])
+        for i, half in zip(range(scans), cycle(halves))
+    ]
+    return calibrate(found, rate)
+
+
+def simulated_features(
+    model: Method, source: Simulation, image: Tensor, seed: list[int]
+) -> Features:
+    """The features of one simulated scan."""
+    sample = source.sample(image, np.random.default_rng(seed))
+    problem = Problem(sample.operator, sample.data, sample.noise_level)
+    with torch.no_grad():
+        return slice_features(problem, solve_slice(problem, model, None, None))

@@ -1,0 +1,22 @@
+"""What training minimises beside the error of the image: the barrier (14)."""
+
+import torch
+
+from equipoise.shapes import PerSample
+
+
+def log_barrier(estimate: PerSample, threshold: float, margin: float = 1e-3) -> PerSample:
+    """``-log(T - l)`` for ``l < T - margin``, continued linearly with the same slope (14).
+
+    Parameters
+    ----------
+    estimate
+        l, (batch,).
+    threshold
+        T.
+    margin
+        Distance from T at which the straight line begins; its slope is ``1 / margin``.
+    """
+    gap = (threshold - estimate).clamp(min=margin)
+    beyond = (estimate - (threshold - margin)).clamp(min=0)
+    return -torch.log(gap) + beyond / margin

@@ -1,0 +1,1 @@
+"""What training draws its samples from."""

@@ -1,0 +1,196 @@
+"""Simulated parallel MRI from images: coil maps, phase, mask and noise, all from one seed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps, resize_maps
+from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
+from equipoise.physics.fourier import image_to_kspace, kspace_to_image
+from equipoise.physics.noise_level import complex_noise, noise_level
+from equipoise.physics.sampling.masks import make_mask
+from equipoise.training.sources.source import Sample, Source
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Scan(Sample):
+    """A simulated acquisition; ``data`` is its k-space."""
+
+    operator: SenseOp
+
+
+@dataclass(frozen=True)
+class Simulation(Source):
+    """Parallel MRI: the distribution that scans are drawn from.
+
+    Attributes
+    ----------
+    acceleration, calibration, mask
+        Sampling; the calibration size belongs to a matrix of 256 and shrinks with the crop.
+    noise
+        Range of the k-space noise relative to the image scale, drawn log-uniformly.
+    coils
+        Range of the number of coils.
+    measured_coils
+        Measured coil maps (coil, y, x) that half of the samples use, the rest Biot-Savart loops.
+    phase
+        Largest random smooth phase of magnitude-only images, in radians.
+    zoom
+        Range of the factor by which an image loses resolution, by cropping its k-space: other
+        resolutions, and targets whose own noise is lower.
+    masked_maps
+        Share of samples whose coil maps end at the object, as estimated maps do.
+    estimated
+        Share of samples that are reconstructed with coil maps and a noise level estimated from
+        their undersampled data, as those of a scan are, instead of with the true ones. Meant for
+        whole slices: a crop has too few calibration lines.
+    """
+
+    acceleration: float = 4.0
+    calibration: int = 24
+    mask: str = "variable-density-2d"
+    noise: tuple[float, float] = (0.005, 0.08)
+    coils: tuple[int, int] = (8, 16)
+    measured_coils: Tensor | None = None
+    phase: float = 3.0
+    zoom: tuple[float, float] = (0.5, 1.0)
+    masked_maps: float = 0.5
+    estimated: float = 0.0
+
+    def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Scan:
+        """Draw one acquisition of an image (y, x), of a random crop of it if asked."""
+        image = _lower_resolution(image, rng.uniform(*self.zoom), crop)
+        full = (image.shape[0], image.shape[1])
+        csm = self._coil_maps(full, rng)
+        if rng.random() < self.masked_maps:
+            csm = csm * _object_support(image)
+        if not bool(image.imag.any()):
+            image = image * _smooth_phase(full, self.phase, rng)
+        if crop:
+            cut = _crop_with_content(image, crop, rng)
+            image, csm = image[cut], csm[(..., *cut)]
+        turn, flip = int(rng.integers(4)), bool(rng.integers(2))
+        image, csm = _turn(image, turn, flip), _turn(csm, turn, flip)
+        return self.acquire(image[None], csm, rng)
+
+    def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Scan:
+        """Undersampled noisy k-space of an image (1, y, x) seen through given coil maps."""
+        shape = (image.shape[1], image.shape[2])
+        calibration = max(round(self.calibration * min(shape) / 256), 6)
+        seed = int(rng.integers(2**31))
+        mask = make_mask(self.mask, shape, self.acceleration, calibration, seed)
+        operator = SenseOp(csm, mask)
+        target = image * csm.abs().square().sum(1)
+        level = np.exp(rng.uniform(*np.log(self.noise)))
+        sigma = float(level * torch.quantile(target.abs().flatten(), 0.99))
+        noisy = operator.forward(image) + mask[:, None] * complex_noise(csm.shape, rng) * sigma
+        if rng.random() < self.estimated:
+            maps = estimate_csm(noisy, mask)
+            target = (maps.conj() * csm).sum(1) * image
+            return Scan(SenseOp(maps, mask), noisy, target, noise_level(noisy, mask))
+        reading = torch.tensor([sigma * rng.uniform(*MISREADING)], dtype=torch.float64)
+        return Scan(operator, noisy, target, reading)
+
+    def batch(self, samples: Sequence[Scan]) -> Scan:
+        """Scans of one shape as one; fewer coils are filled up with zero maps."""
+        n_coils = max(s.data.shape[1] for s in samples)
+
+        def stack(tensors: list[Tensor]) -> Tensor:
+            return torch.cat([F.pad(t, (0, 0, 0, 0, 0, n_coils - t.shape[1])) for t in tensors])
+
+        maps = stack([s.operator.csm for s in samples])
+        return Scan(
+            SenseOp(maps, torch.cat([s.operator.mask for s in samples])),
+            stack([s.data for s in samples]),
+            torch.cat([s.target for s in samples]),
+            torch.cat([s.noise_level for s in samples]),
+        )
+
+    def _coil_maps(self, shape: Shape, rng: np.random.Generator) -> Tensor:
+        n_coils = int(rng.integers(self.coils[0], self.coils[1] + 1))
+        if self.measured_coils is None or rng.random() < 0.5:
+            return biot_savart_maps(shape, n_coils, int(rng.integers(2**31)))
+        return _measured_maps(self.measured_coils, shape, n_coils, rng)
+
+
+def load_coils(path: Path) -> Tensor:
+    """Measured maps ``csm`` (coil, y, x) of an HDF5 file."""
+    try:
+        with h5py.File(path) as file:
+            return torch.from_numpy(file["csm"][:].astype(np.complex64))
+    except (OSError, KeyError) as error:
+        raise BadInputError(f"{path} cannot be read as coil maps (dataset csm): {error}") from error
+
+
+MISREADING = (0.9, 1.4)
+"""What the noise estimate of a real scan may read, relative to its noise: fine structure at the
+edge of k-space raises it. Used where the estimate itself is not: it needs a whole slice."""
+
+OBJECT_THRESHOLD = 0.05
+"""The object is where the smoothed image exceeds this fraction of its 99th percentile."""
+
+MEASURED_FRACTION = 0.62
+"""Side of the central square of measured maps that is used: it lies within their disc."""
+
+
+def _measured_maps(maps: Tensor, shape: Shape, n_coils: int, rng: np.random.Generator) -> Tensor:
+    """Crop, turn, compress to virtual coils by SVD, mix, and interpolate."""
+    side = round(maps.shape[-1] * MEASURED_FRACTION * rng.uniform(0.85, 1.1))
+    top, left = ((n - side) // 2 for n in maps.shape[1:])
+    cut = maps[:, top : top + side, left : left + side]
+    cut = _turn(cut, int(rng.integers(4)), bool(rng.integers(2)))
+    left_vectors, _, _ = torch.linalg.svd(cut.flatten(1), full_matrices=False)
+    virtual = torch.einsum("cv,cyx->vyx", left_vectors[:, :n_coils].conj(), cut)
+    mixing, _ = torch.linalg.qr(complex_noise((n_coils, n_coils), rng))
+    return normalize_csm(resize_maps(torch.einsum("cv,vyx->cyx", mixing, virtual), shape))
+
+
+def _lower_resolution(image: Tensor, zoom: float, crop: int | None) -> Tensor:
+    """Keep the central part of k-space; never fewer pixels than the crop needs."""
+    y, x = (min(n, max(round(n * zoom), crop or 0)) for n in image.shape)
+    top, left = image.shape[0] // 2 - y // 2, image.shape[1] // 2 - x // 2
+    kspace = image_to_kspace(image)[top : top + y, left : left + x]
+    lower = kspace_to_image(kspace) * math.sqrt(y * x / image.numel())
+    return lower if bool(image.imag.any()) else lower.abs().to(image.dtype)
+
+
+def _object_support(image: Tensor) -> Tensor:
+    """Where the object is, a little widened, (y, x) bool."""
+    magnitude = image.abs()[None, None]
+    smooth = F.avg_pool2d(magnitude, 9, stride=1, padding=4)[0, 0]
+    return smooth > OBJECT_THRESHOLD * torch.quantile(magnitude.flatten(), 0.99)
+
+
+def _smooth_phase(shape: Shape, largest: float, rng: np.random.Generator) -> Tensor:
+    coarse = torch.from_numpy(rng.uniform(-1, 1, (1, 1, 4, 4)).astype(np.float32)) * largest
+    phase = F.interpolate(coarse, size=shape, mode="bicubic", align_corners=True)[0, 0]
+    return torch.polar(torch.ones_like(phase), phase)
+
+
+def _crop_with_content(image: Tensor, size: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A random crop; of eight tries the first that is as bright as the image on average."""
+    mean = image.abs().mean()
+    for _ in range(8):
+        height, width = (min(size, n) for n in image.shape)
+        top = int(rng.integers(image.shape[0] - height + 1))
+        left = int(rng.integers(image.shape[1] - width + 1))
+        cut = (slice(top, top + height), slice(left, left + width))
+        if image[cut].abs().mean() >= mean:
+            break
+    return cut
+
+
+def _turn(array: Tensor, quarter_turns: int, flip: bool) -> Tensor:
+    array = torch.rot90(array, quarter_turns, (-2, -1))
+    return (array.flip(-1) if flip else array).contiguous()

@@ -1,0 +1,388 @@
+"""Training of every method, one file from top to bottom.
+
+The loss is ``log mean |x - target|^2``: every sample counts in dB, where the plain error would let
+the noisiest samples, a hundred times larger, decide alone. For MOL-LR and MOL-M ``beta B(l)`` is
+added, l the measured constant of H at the equilibrium, B the log barrier (14). Every random number
+is a function of the seed and the step alone, so a run that was killed and resumed ends in the same
+weights.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.formats.replacing import make_folder
+from equipoise.methods.method import Method
+from equipoise.metrics import psnr
+from equipoise.outcome import BadInputError, EquipoiseError
+from equipoise.physics.noise_level import complex_noise
+from equipoise.training.beginning import first_model, source_of
+from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
+from equipoise.training.config import TrainConfig
+from equipoise.training.loss import log_barrier
+from equipoise.training.sources.images import load_images
+from equipoise.training.sources.source import Sample, Source
+from equipoise.training.validation import evaluate, sense_psnr, validation_set
+from equipoise.vectors import per_sample
+from equipoise.zoo.model_file import provenance, save_model
+
+CHECKPOINT_EVERY = 50
+TRAINING_ITERATIONS = 40
+DENOISER_NOISE = (0.02, 0.2)
+"""Range of the noise of the denoiser warm-up, relative to the image scale."""
+
+DIVERGENCE_FACTOR = 30.0
+"""A loss this many times its running mean counts as divergence."""
+
+DIVERGENCE_DB = 3.0
+"""So does a validation PSNR this far below the best."""
+
+MAX_ROLLBACKS = 6
+TRAIN_STREAM = 0
+
+
+@dataclass
+class Progress:
+    """What a training step reports."""
+
+    step: int
+    total: int
+    loss: float
+    psnr: float
+    constraint: float
+    iterations: float
+    validation: dict[str, float]
+
+
+def train(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    source: Source | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Train a model; returns the path of the best validated weights.
+
+    Parameters
+    ----------
+    config
+        See :class:`TrainConfig`.
+    folder
+        Receives ``last.ckpt``, ``validated.ckpt``, ``log.jsonl``, ``config.json`` and
+        ``NAME.safetensors``.
+    resume
+        Continue from ``last.ckpt``.
+    source
+        What samples are drawn from, with your own A; that of the configuration if not given.
+    report, say
+        Called after every step, and with messages.
+
+    Raises
+    ------
+    BadInputError
+        If data are missing, or the folder holds a run and ``resume`` was not asked for.
+    EquipoiseError
+        If training diverges again and again, or no validated model converged with its estimate
+        below T.
+    """
+    run = _Run(config, folder, say, source)
+    run.restore(folder / "last.ckpt") if resume else run.begin()
+    while run.step < run.total:
+        progress = run.train_step()
+        if progress is None:
+            run.roll_back("the loss or its gradient exploded")
+            continue
+        run.step += 1
+        if run.step % config.validate_every == 0 or run.step == run.total:
+            progress.validation = run.validate()
+            if run.psnr_collapsed(progress.validation["psnr"]):
+                run.roll_back(f"validation fell to {progress.validation['psnr']:.2f} dB")
+                continue
+            run.keep(progress.validation)
+        elif run.step % CHECKPOINT_EVERY == 0:
+            run.save(folder / "last.ckpt")
+        report(progress)
+    return run.finish()
+
+
+class _Run:
+    """State of a training run."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        say: Callable[[str], None],
+        source: Source | None = None,
+    ):
+        self.config, self.folder, self.say = config, folder, say
+        self.source = source_of(config) if source is None else source
+        self.images = load_images(config.data.train)
+        smallest = min(min(image.shape) for image in self.images)
+        if config.batch > 1 and (config.crop is None or smallest < config.crop):
+            raise BadInputError(
+                f"a training image has a side of {smallest} pixels, less than crop {config.crop}, "
+                "so a batch cannot be stacked: lower crop, or use batch 1"
+            )
+        self.validation = validation_set(config, self.source)
+        self.sense_psnr = sense_psnr(self.validation)
+        self.model = first_model(config)
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": self.model.network.parameters(), "lr": config.learning_rate},
+                {
+                    "params": self.model.data_weight.parameters(),
+                    "lr": config.weight_learning_rate,
+                },
+            ]
+        )
+        self.step, self.total = 0, config.warmup_steps + config.steps
+        self.mean_loss, self.lr_factor, self.rollbacks = 0.0, 1.0, 0
+        self.best: dict[str, float] = {}
+        self.seconds, self.estimate = 0.0, 0.0
+
+    # ---- one step ------------------------------------------------------------------------------
+
+    def train_step(self) -> Progress | None:
+        """One optimiser step; None if it diverged, and then nothing was changed."""
+        started = time.perf_counter()
+        if self.step == self.config.warmup_steps:
+            self.mean_loss = 0.0  # of another problem: no measure of divergence from here on
+        self._set_learning_rate()
+        self.model.refresh()
+        samples = self._draw()
+        warming = self.step < self.config.warmup_steps
+        image, scale, iterations = self._denoise(samples) if warming else self._solve(samples)
+        units = per_sample(scale, image).to(image.real.dtype)
+        mse = ((image - samples.target) / units).abs().square().mean()
+        point = (samples.target if warming else image.detach()) / units
+        loss = mse.log() + self._penalty(point)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if self._diverged(mse.item(), gradient_norm.item()):
+            return None
+        self.optimizer.step()
+        self.mean_loss = 0.98 * self.mean_loss + 0.02 * mse.item() if self.mean_loss else mse.item()
+        self.seconds += time.perf_counter() - started
+        progress = Progress(
+            step=self.step + 1,
+            total=self.total,
+            loss=loss.item(),
+            psnr=float(psnr(image.detach(), samples.target).mean()),
+            constraint=self.estimate,
+            iterations=iterations,
+            validation={},
+        )
+        self._log(asdict(progress))
+        return progress
+
+    def _penalty(self, point: Tensor) -> Tensor:
+        """``beta B(l)`` on every ``every``-th step, weighed by it; 0 on the others."""
+        settings = self.config.lipschitz
+        if self.step % settings.every:
+            return torch.zeros(())
+        estimate = self.model.constraint(point, settings.steps, self.config.seed + self.step)
+        if estimate is None:
+            return torch.zeros(())
+        self.estimate = float(estimate.detach().max())
+        threshold = 1 - self.config.model.m - settings.reserve
+        barrier = log_barrier(estimate, threshold, settings.margin).mean()
+        return settings.beta * settings.every * barrier
+
+    def _draw(self) -> Sample:
+        samples = []
+        for i in range(self.config.batch):
+            rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, i])
+            image = self.images[int(rng.integers(len(self.images)))]
+            samples.append(self.source.sample(image, rng, self.config.crop))
+        return self.source.batch(samples)
+
+    def _denoise(self, samples: Sample) -> tuple[Tensor, Tensor, float]:
+        """Warm-up: H removes white noise, one evaluation a step instead of thirty."""
+        scale = samples.operator.intensity_scale(samples.data)
+        rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, 2**20])
+        level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
+        noise = complex_noise(samples.target.shape, rng) * per_sample(level, samples.target)
+        units = per_sample(scale, samples.target)
+        return self.model.denoise(samples.target / units + noise) * units, scale, 1.0
+
+    def _solve(self, samples: Sample) -> tuple[Tensor, Tensor, float]:
+        first, last = self.config.rtol
+        progress = (self.step - self.config.warmup_steps) / max(self.config.steps, 1)
+        rtol = first * (last / first) ** progress
+        solution = self.model.solve(
+            samples.operator,
+            samples.data,
+            noise_level=samples.noise_level,
+            options=self.model.training_options(rtol, TRAINING_ITERATIONS),
+            backward_rtol=self.config.backward_rtol,
+        )
+        assert solution.scale is not None
+        return solution.value, solution.scale, float(solution.iterations.double().mean())
+
+    def _set_learning_rate(self) -> None:
+        """Constant in the warm-up, then geometric decay."""
+        c = self.config
+        progress = max(self.step - c.warmup_steps, 0) / max(c.steps, 1)
+        decay = (c.final_learning_rate / c.learning_rate) ** progress * self.lr_factor
+        for group, rate in zip(
+            self.optimizer.param_groups, (c.learning_rate, c.weight_learning_rate)
+        ):
+            group["lr"] = rate * decay
+
+    def _diverged(self, mse: float, gradient_norm: float) -> bool:
+        if not (np.isfinite(mse) and np.isfinite(gradient_norm)):
+            return True
+        return bool(self.mean_loss) and mse > DIVERGENCE_FACTOR * self.mean_loss
+
+    # ---- validation ----------------------------------------------------------------------------
+
+    def validate(self) -> dict[str, float]:
+        self.model.refresh(exact=True)
+        return self._evaluated(self.model)
+
+    def _evaluated(self, model: Method) -> dict[str, float]:
+        steps = self.config.lipschitz.validation_steps
+        return evaluate(model.for_inference(), self.validation, steps)
+
+    def psnr_collapsed(self, value: float) -> bool:
+        return bool(self.best) and not value > self.best["psnr"] - DIVERGENCE_DB
+
+    def keep(self, validation: dict[str, float]) -> None:
+        """Checkpoint; the best weights are those whose validated estimate stays below T.
+
+        Where it is above ``T - validation_reserve``, H is scaled down to that and validated again:
+        what is kept is the scaled network, training goes on with its own.
+        """
+        kept, factor, trained = self.model, 1.0, validation
+        limit = 1 - self.config.model.m
+        goal = limit - self.config.lipschitz.validation_reserve
+        if validation.get("constraint", 0.0) > goal:
+            factor = goal / validation["constraint"]
+            kept = copy.deepcopy(self.model)
+            body: Any = kept.network
+            body.scale(factor)
+            validation = self._evaluated(kept)
+        below = validation.get("constraint", 0.0) < limit
+        warmed = self.step >= self.config.warmup_steps
+        better = not self.best or validation["psnr"] > self.best["psnr"]
+        if warmed and below and better and validation.get("converged", 1.0) == 1.0:
+            self.best = {**validation, "step": float(self.step), "scaled_by": factor}
+            save_model(self.weights_path, kept, self._provenance())
+        scaled = {} if kept is self.model else {"scaled_by": factor, "scaled": validation}
+        self._log({"step": self.step, "validation": trained, **scaled, "best": self.best})
+        self.save(self.folder / "validated.ckpt")
+        self.save(self.folder / "last.ckpt")
+
+    # ---- files ---------------------------------------------------------------------------------
+
+    @property
+    def weights_path(self) -> Path:
+        return self.folder / f"{self.config.name}.safetensors"
+
+    def begin(self) -> None:
+        """Start a new run in an empty folder."""
+        if (self.folder / "last.ckpt").exists():
+            raise BadInputError(
+                f"{self.folder} holds a training run: continue it with --resume, or give another "
+                "folder with -o"
+            )
+        make_folder(self.folder)
+        (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1))
+        self.save(self.folder / "validated.ckpt")
+        self.save(self.folder / "last.ckpt")
+
+    def save(self, path: Path) -> None:
+        save_checkpoint(
+            path,
+            {
+                "config": self.config.model_dump_json(),
+                "source": type(self.source).__name__,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "mean_loss": self.mean_loss,
+                "lr_factor": self.lr_factor,
+                "rollbacks": self.rollbacks,
+                "best": self.best,
+                "seconds": self.seconds,
+                "estimate": self.estimate,
+            },
+        )
+
+    def restore(self, path: Path) -> None:
+        state = load_checkpoint(path)
+        if state["config"] != self.config.model_dump_json():
+            raise BadInputError(
+                f"{path} was written with another configuration: resume with the same one, or "
+                "start a new run with -o"
+            )
+        source = type(self.source).__name__
+        if state["source"] != source:
+            raise BadInputError(
+                f"{path} was written by a run on samples of {state['source']}, not of {source}: "
+                "resume with the same source, or start a new run with -o"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("step", "mean_loss", "lr_factor", "rollbacks", "best", "seconds", "estimate"):
+            setattr(self, name, state[name])
+
+    def roll_back(self, reason: str) -> None:
+        """Return to the last validated state with half the learning rate."""
+        factor, rollbacks = self.lr_factor / 2, self.rollbacks + 1
+        if rollbacks > MAX_ROLLBACKS:
+            raise EquipoiseError(
+                f"training diverged {rollbacks} times, last at step {self.step} ({reason}): lower "
+                "learning_rate or raise lipschitz.beta"
+            )
+        self.say(f"step {self.step}: {reason}; back to the last validated state, half the rate")
+        self.restore(self.folder / "validated.ckpt")
+        self.lr_factor, self.rollbacks = factor, rollbacks
+        self.save(self.folder / "validated.ckpt")
+        self.save(self.folder / "last.ckpt")
+
+    def finish(self) -> Path:
+        if not self.best:
+            raise EquipoiseError(
+                f"no validated model stayed below T = {1 - self.config.model.m:g} and converged: "
+                "raise lipschitz.beta or lipschitz.reserve"
+            )
+        return self.weights_path
+
+    def _provenance(self) -> dict[str, Any]:
+        from equipoise.version import __version__
+
+        config = json.loads(self.config.model_dump_json())
+        for key in ("train", "validation"):
+            config["data"][key] = [Path(p).name for p in config["data"][key]]
+        config["data"]["coils"] = config["data"]["coils"] and Path(config["data"]["coils"]).name
+        if self.config.start:
+            config["start"] = provenance(self.config.start)
+            config["model"]["skip"] = getattr(self.model.network, "skip", 0.0)
+        trained = max(self.step - self.config.warmup_steps, 0) * self.config.batch
+        return {
+            "version": __version__,
+            "torch": torch.__version__,
+            "config": config,
+            "source": type(self.source).__name__,
+            "equilibrium_samples": trained,
+            "hours": round(self.seconds / 3600, 2),
+            "threads": torch.get_num_threads(),
+            "validation": {**self.best, "sense_psnr": self.sense_psnr},
+        }
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")

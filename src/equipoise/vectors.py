@@ -1,0 +1,22 @@
+"""Inner product and norm of a batch of images, in real coordinates."""
+
+import torch
+from torch import Tensor
+
+from equipoise.shapes import PerSample
+
+
+def inner(a: Tensor, b: Tensor) -> PerSample:
+    """Real inner product ``Re <a, b>`` of each sample, in the precision of a, as float64."""
+    real_a, real_b = (torch.view_as_real(v.resolve_conj()).flatten(1) for v in (a, b))
+    return torch.linalg.vecdot(real_a, real_b).double()
+
+
+def norm(a: Tensor) -> PerSample:
+    """Euclidean norm of each sample."""
+    return inner(a, a).sqrt()
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Shape (batch,) values so that they broadcast over the samples of ``like``."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,48 @@
+"""Model files come to a machine, and leave it."""
+
+import shutil
+from pathlib import Path
+
+from equipoise.formats.replacing import replacing
+from equipoise.outcome import BadInputError
+from equipoise.zoo.find import SUFFIX, find_model, packaged_models, user_folder
+from equipoise.zoo.model_file import load_model, verify
+
+
+def install_model(path: Path, name: str | None = None, *, overwrite: bool = False) -> Path:
+    """Copy a model file to where it is found by name, on this machine; its checksum is verified.
+
+    Raises
+    ------
+    BadInputError
+        If the file is no model or damaged, or the name is taken.
+    """
+    path = find_model(path)
+    load_model(path)
+    verify(path)
+    name = name or path.name.removesuffix(SUFFIX)
+    target = user_folder() / f"{name}{SUFFIX}"
+    if Path(name).name != name or name in packaged_models():
+        raise BadInputError(
+            f"{name!r} cannot be the name of an installed model: choose another with --name"
+        )
+    if target.exists() and not overwrite:
+        raise BadInputError(f"{target} exists: give another --name, or --overwrite")
+    copy_model(path, target)
+    return target
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a model file atomically.
+
+    Raises
+    ------
+    BadInputError
+        If the target cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+    except OSError as error:
+        raise BadInputError(f"{target} cannot be written: {error.strerror}") from error
