@@ -1,5 +1,8 @@
 """From a scan to the problems that are solved, one an image."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
 from torch import Tensor
 
 from equipoise.formats.acquisition import Acquisition
@@ -10,7 +13,32 @@ from equipoise.physics.noise_level import noise_level
 from equipoise.physics.problem import Problem
 
 
-def slice_problem(acquisition: Acquisition, index: int) -> Problem[SenseOp]:
+@dataclass(frozen=True)
+class ScanProblem(Problem[SenseOp]):
+    """The problem of one image of a scan.
+
+    Attributes
+    ----------
+    index
+        Its place among the images of the scan, from 0.
+    label
+        What the scan says of it: slice, phase, repetition, contrast, ...; may be empty.
+    """
+
+    index: int = 0
+    label: dict[str, int] = field(default_factory=dict)
+
+
+def problems(acquisition: Acquisition) -> Iterator[ScanProblem]:
+    """What is to be solved, one image at a time, in the order of the images of the scan.
+
+    Each is made when it is asked for: its coil maps are estimated then, if the scan brings none.
+    """
+    for index in range(len(acquisition.kspace)):
+        yield slice_problem(acquisition, index)
+
+
+def slice_problem(acquisition: Acquisition, index: int) -> ScanProblem:
     """One slice of a scan, with its coil maps (estimated if it brings none) and noise level."""
     kspace = acquisition.kspace[index : index + 1]
     unit = float(kspace.abs().max()) or 1.0
@@ -19,7 +47,10 @@ def slice_problem(acquisition: Acquisition, index: int) -> Problem[SenseOp]:
         csm = estimate_csm(kspace, mask)
     else:
         csm = normalize_csm(_of_slice(acquisition.csm, index))
-    return Problem(SenseOp(csm, mask), kspace, noise_level(kspace, mask), unit)
+    labels = acquisition.header.labels
+    label = labels[index] if index < len(labels) else {}
+    operator = SenseOp(csm, mask)
+    return ScanProblem(operator, kspace, noise_level(kspace, mask), unit, index=index, label=label)
 
 
 def _of_slice(array: Tensor, index: int) -> Tensor:
