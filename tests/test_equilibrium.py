@@ -1,9 +1,14 @@
 """Solvers: conjugate gradients, fixed-point iteration, and the model around them."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 
-from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.equilibrium.equation import MonotoneEquation
+from equipoise.equilibrium.fixed_point import SolverOptions, _Iteration
+from equipoise.equilibrium.state import State
 from equipoise.methods.data_weight import DataWeight, FixedWeight
 from equipoise.methods.mol import MOL
 from equipoise.networks.cnn import CNN
@@ -18,6 +23,17 @@ SHAPE = (10, 8)
 
 def weights(*values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+def same(a, b):
+    """Equal in every tensor, however deep."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if dataclasses.is_dataclass(a):
+        return all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+    if isinstance(a, tuple) and len(a) == len(b):
+        return all(same(u, v) for u, v in zip(a, b))
+    return a == b
 
 
 class TestConjugateGradient:
@@ -198,6 +214,23 @@ class TestFixedPoint:
             {"window": 1},
         ):
             assert evaluations(**{"rtol": 1e-6, "max_iter": 500, **change}) != base
+
+    @pytest.mark.parametrize("method", ["anderson", "picard"])
+    def test_a_step_leaves_the_state_that_it_starts_from_as_it_was(self, method):
+        model = model_of()
+        operator, data = sense_problem()
+        lam = weights(5.0, 5.0)
+        constant = 5.0 * operator.adjoint(data)
+        equation = MonotoneEquation(operator, lam, model.network, constant, model.m, single=False)
+        iteration = _Iteration(equation, SolverOptions(method=method, rtol=1e-12))
+        state = State.first(constant.detach(), 1.0, 3)
+        with torch.no_grad():
+            for _ in range(4):
+                before = copy.deepcopy(state)
+                following = iteration.step(state)
+                assert same(state, before)
+                assert not same(state, following)
+                state = following
 
 
 class TestModel:

@@ -3,6 +3,8 @@
 Walker and Ni, SIAM J. Numer. Anal. 49:1715-1735, 2011. For a linear map it is GMRES.
 """
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -12,44 +14,63 @@ RIDGE = 1e-10
 """Added to the diagonal of the Gram matrix of normalised differences: free of any scale."""
 
 
+@dataclass(frozen=True)
 class AndersonHistory:
-    """The last iterates ``x_j`` and steps ``d_j = T(x_j) - x_j`` of each sample.
+    """The last iterates ``x_j`` and steps ``d_j = T(x_j) - x_j`` of each sample; never changed.
 
     The next iterate is ``x_k + d_k - sum_j theta_j (dx_j + dd_j)``, where ``dx_j`` and ``dd_j``
     are differences of successive iterates and steps and theta minimises
     ``||d_k - sum_j theta_j dd_j||``. Coefficients are real: the maps are real-linear at best.
+
+    Attributes
+    ----------
+    window
+        How many differences are kept.
+    last
+        The newest iterate and its step.
+    differences
+        ``(dx_j, dd_j)``, the oldest first.
+    valid
+        For each difference, the samples that it may be used for.
+    fresh
+        The samples whose next iterate does not follow from the last one, so that the difference
+        of the two says nothing.
     """
 
-    def __init__(self, window: int):
-        self.window = window
-        self.differences: list[tuple[Tensor, Tensor]] = []
-        self.last: tuple[Tensor, Tensor] | None = None
-        self.valid: list[Tensor] = []
-        self.fresh: Tensor | None = None
+    window: int
+    last: tuple[Tensor, Tensor] | None = None
+    differences: tuple[tuple[Tensor, Tensor], ...] = ()
+    valid: tuple[Tensor, ...] = ()
+    fresh: Tensor | None = None
 
-    def push(self, x: Tensor, direction: Tensor, reset: Tensor) -> None:
-        """Add an iterate; the samples in ``reset`` drop their past first."""
+    def pushed(self, x: Tensor, direction: Tensor, reset: Tensor) -> "AndersonHistory":
+        """With one more iterate; the samples in ``reset`` drop their past first."""
+        differences, valid = self.differences, self.valid
         if self.last is not None and self.fresh is not None:
-            self.differences.append((x - self.last[0], direction - self.last[1]))
-            self.valid.append(~self.fresh)
-            self.differences = self.differences[-self.window :]
-            self.valid = self.valid[-self.window :]
-        self.last = (x, direction)
-        self.fresh = torch.zeros(x.shape[0], dtype=torch.bool)
-        self.forget(reset, keep_last=True)
+            change = (x - self.last[0], direction - self.last[1])
+            differences = (*differences, change)[-self.window :]
+            valid = (*valid, ~self.fresh)[-self.window :]
+        return AndersonHistory(
+            self.window,
+            (x, direction),
+            differences,
+            tuple(v & ~reset for v in valid),
+            torch.zeros(x.shape[0], dtype=torch.bool, device=x.device),
+        )
 
-    def forget(self, samples: Tensor, keep_last: bool = False) -> None:
-        """Drop the past of some samples; with ``keep_last`` their newest iterate stays."""
-        self.valid = [valid & ~samples for valid in self.valid]
-        if not keep_last and self.fresh is not None:
-            self.fresh = self.fresh | samples
+    def without(self, samples: Tensor) -> "AndersonHistory":
+        """Without the past of some samples, their newest iterate included."""
+        if self.fresh is None:
+            return self
+        valid = tuple(v & ~samples for v in self.valid)
+        return replace(self, valid=valid, fresh=self.fresh | samples)
 
     def depth(self) -> Tensor:
-        """Number of iterates that the next combination rests on, per sample."""
+        """Number of iterates that the next combination rests on, (batch,)."""
         if self.last is None:
             return torch.zeros(1)
-        counts = [valid.long() for valid in self.valid]
-        return torch.stack(counts).sum(0) + 1 if counts else torch.ones(self.last[0].shape[0])
+        newest = torch.ones_like(self.last[0].real.flatten(1)[:, 0], dtype=torch.long)
+        return newest + sum(v.long() for v in self.valid)
 
     def combine(self) -> Tensor:
         """The accelerated iterate; the plain step where there is no usable past."""
@@ -72,7 +93,7 @@ class AndersonHistory:
         safe = torch.where(valid, length, 1.0)
         columns = torch.where(valid[:, None], columns / safe[:, None], 0.0)
         gram = columns.mT @ columns
-        eye = torch.eye(gram.shape[1], dtype=gram.dtype)
+        eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         gram = gram + RIDGE * eye + torch.diag_embed((~valid).to(gram.dtype))
         rhs = columns.mT @ _real(direction)[..., None]
         theta = torch.linalg.solve(gram, rhs)[..., 0] / safe

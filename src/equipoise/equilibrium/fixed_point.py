@@ -4,14 +4,14 @@ One iteration costs one evaluation of the network. It ends where a bound on the 
 solution says so, not where the step is small.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from equipoise.equilibrium.anderson import AndersonHistory
-from equipoise.equilibrium.equation import MonotoneEquation
+from equipoise.equilibrium.equation import MonotoneEquation, Step
+from equipoise.equilibrium.state import TINY, Point, State
 from equipoise.outcome import Outcome, Solution
 from equipoise.vectors import norm, per_sample
 
@@ -38,9 +38,10 @@ class SolverOptions:
     step
         ``resolvent``: the map (2). ``gradient``: the step of DE-GRAD, without an inner solve.
     rough
-        The first evaluations, of the network in bfloat16. They only bring the iterate near: none of
-        them bounds or ends anything, so the certificate is that of the full network. Worth it
-        where the device has bfloat16; of a solve of 7 or more, 2 cost no further evaluation.
+        Number of first evaluations that use the network in bfloat16. They only bring the iterate
+        near. None of them bounds or ends anything, so the certificate is that of the full network.
+        They save time on devices that compute in bfloat16: 2 of them leave the total number of
+        evaluations of a solve as it is, if that is 7 or more.
     tile
         Side of the tiles, in pixels, that the network is evaluated in; None for the whole image.
         The result is the same, in memory for one tile.
@@ -82,26 +83,11 @@ GROWTH_LIMIT = 1e8
 """A bound that grew by this factor over the first one counts as divergence."""
 
 
-@dataclass
-class _Best:
-    """The iterate with the smallest bound of each sample, and the plain step from it."""
+PLAIN_GROWTH = 2.0
+"""A plain step that raises the bound by more than this was too bold: alpha is halved."""
 
-    x: Tensor
-    residual: Tensor
-    direction: Tensor
-    bound: Tensor
-    age: Tensor
-    empty: Tensor
-
-    def update(self, x: Tensor, residual: Tensor, direction: Tensor, bound: Tensor) -> None:
-        better = (bound < self.bound) | self.empty
-        self.empty = self.empty & ~torch.isfinite(norm(residual))
-        pick = per_sample(better, x)
-        self.x = torch.where(pick, x, self.x)
-        self.residual = torch.where(pick, residual, self.residual)
-        self.direction = torch.where(pick, direction, self.direction)
-        self.bound = torch.where(better, bound, self.bound)
-        self.age = torch.where(better, 0, self.age + 1)
+PATIENCE = 5
+"""So is one after this many iterations without a new best bound."""
 
 
 def solve_fixed_point(
@@ -109,178 +95,154 @@ def solve_fixed_point(
 ) -> Solution:
     """Solve the equation from ``start``; each sample stops by itself and is then frozen.
 
-    Anderson is safeguarded: where the bound did not go down, the next iterate is the plain step
-    from the best one. Where even plain steps do not lower the bound, alpha is halved: if F is
-    monotone without H being a contraction, small steps converge (paper).
+    An iteration evaluates the residual at x, bounds the distance of x to the solution, and chooses
+    the next iterate by what the bound did:
+
+    ============================================  ==================  =============================
+    the bound at x                                next iterate        why
+    ============================================  ==================  =============================
+    at most rtol (rule ``certified``)             none: converged     what was asked for is proved
+    the smallest so far: *accept*                 Anderson's          the history is of use
+    not the smallest, x is an extrapolation:      plain step from     an extrapolation promises
+    *retreat*                                     the best point,     nothing where the map is not
+                                                  history dropped     linear
+    not the smallest, x is a plain step, bound    Anderson's, from a  a plain step brings x nearer,
+    below twice the best, best at most 5          history that        which need not show in the
+    iterations old: *go on*                       begins at x         bound at once
+    x is a plain step, bound above twice the      half of the step    where F is monotone but H is
+    best, or no new best for 5 iterations:        from the best       not a contraction, only small
+    *halve* alpha                                 point               steps are sure to converge
+    no new best for 25 iterations                 none: stagnated     rounding, or F not monotone
+    1e8 times the first one, or not finite        none: diverged      F is not monotone
+    ============================================  ==================  =============================
+
+    A sample that stops returns its best point, not its last one. The paper proves that sufficiently
+    small steps converge for every monotone F, see :mod:`equipoise.equilibrium.equation`.
     """
-    return _Iteration(equation, start, options).run()
+    iteration = _Iteration(equation, options)
+    state = State.first(start, options.alpha, options.window)
+    for index in range(options.max_iter):
+        state = iteration.roughly(state) if index < options.rough else iteration.step(state)
+        if not bool(state.active.any()):
+            break
+    state = state.stopped(state.active, Outcome.MAX_ITERATIONS)
+    ended = state.ended
+    return Solution(
+        value=ended.value,
+        outcome=list(ended.outcome),
+        iterations=state.evaluations - 1,
+        network_evaluations=state.evaluations,
+        cg_iterations=state.cg_iterations,
+        relative_residual=ended.residual_norm / norm(ended.value).clamp(min=TINY),
+        distance_bound=ended.bound,
+        lam=equation.lam,
+        m=equation.m,
+        history=list(state.history),
+    )
 
 
+@dataclass(frozen=True)
 class _Iteration:
-    """State of one solve; every tensor has the batch as its first axis."""
+    """The steps from one state to the next; they read the equation and the options alone."""
 
-    def __init__(self, equation: MonotoneEquation, start: Tensor, options: SolverOptions):
-        batch = start.shape[0]
-        self.equation, self.options = equation, options
-        steps = {"resolvent": equation.step, "gradient": equation.gradient_step}
-        self.step = steps[options.step]
-        self.x = start
-        self.alpha = torch.full((batch,), options.alpha, dtype=torch.float64)
-        self.active = torch.ones(batch, dtype=torch.bool)
-        self.plain = torch.ones(batch, dtype=torch.bool)
-        self.outcome = [Outcome.MAX_ITERATIONS] * batch
-        self.evaluations = torch.zeros(batch, dtype=torch.long)
-        self.cg_iterations = 0
-        self.history: list[Tensor] = []
-        self.anderson = AndersonHistory(options.window)
-        infinite = torch.full((batch,), torch.inf, dtype=torch.float64)
-        zero = torch.zeros_like(start)
-        self.best = _Best(start, zero, zero, infinite, torch.zeros(batch), self.active)
-        # What is returned: filled where a sample stops.
-        self.value, self.bound = start.clone(), infinite.clone()
-        self.residual_norm = infinite.clone()
+    equation: MonotoneEquation
+    options: SolverOptions
 
-    def run(self) -> Solution:
-        for _ in range(self.options.max_iter):
-            self._iterate()
-            if not bool(self.active.any()):
-                break
-        else:
-            self._stop(self.active, Outcome.MAX_ITERATIONS)
-        return Solution(
-            value=self.value,
-            outcome=self.outcome,
-            iterations=self.evaluations - 1,
-            network_evaluations=self.evaluations,
-            cg_iterations=self.cg_iterations,
-            relative_residual=self.residual_norm / norm(self.value).clamp(min=_TINY),
-            distance_bound=self.bound,
-            lam=self.equation.lam,
-            m=self.equation.m,
-            history=self.history,
-        )
-
-    def _iterate(self) -> None:
-        equation, x = self.equation, self.x
-        if len(self.history) < self.options.rough:
-            self._iterate_roughly()
-            return
+    def step(self, state: State) -> State:
+        """One iteration."""
+        equation, x = self.equation, state.x
         residual = equation.residual(x)
-        self.evaluations += self.active
         bound = equation.bound(x, residual)
-        certified = self.options.rule == "certified"
-        finished = self.active & (bound <= self.options.rtol) & certified
-        if bool((finished == self.active).all()):
-            self.best.update(x, residual, self.best.direction, bound)
-            self._record(x, residual, bound)
-            self._stop(self.active, Outcome.CONVERGED)
-            return
-        step = self.step(residual, self.alpha)
-        direction = step.direction
-        self.cg_iterations += step.cg_iterations
+        finished = state.active & self._reached(bound)
+        if bool((finished == state.active).all()):
+            # Nobody needs a step any more, so none is computed.
+            state = state.evaluated(residual, bound, 0)
+            point = Point(x, residual, state.best.point.direction, bound)
+            state = replace(state, best=state.best.updated(point))
+            return state.stopped(state.active, Outcome.CONVERGED)
+        step = self._plain_step(residual, state.alpha)
         tight = torch.minimum(bound, equation.tight_bound(x, residual, step))
         bound = torch.where(finished, bound, tight)
         bound = torch.where(torch.isfinite(bound), bound, torch.inf)
-        self._record(x, residual, bound)
-        self._end_samples(x, residual, direction, bound)
-        self._advance(x, direction)
+        state = state.evaluated(residual, bound, step.cg_iterations)
+        return self._judged(state, Point(x, residual, step.direction, bound))
 
-    def _iterate_roughly(self) -> None:
+    def roughly(self, state: State) -> State:
         """Move, and learn differences for Anderson; nothing is bounded, so nothing is judged."""
-        x = self.x
+        x = state.x
         residual = self.equation.residual(x, rough=True)
-        self.evaluations += self.active
-        step = self.step(residual, self.alpha)
-        self.cg_iterations += step.cg_iterations
-        self._record(x, residual, torch.full_like(self.bound, torch.inf))
-        self.rejected = self.hopeless = torch.zeros_like(self.active)
-        self._advance(x, step.direction)
-        self.x = torch.where(per_sample(torch.isfinite(norm(self.x)), x), self.x, x)
+        step = self._plain_step(residual, state.alpha)
+        unknown = torch.full_like(state.ended.bound, torch.inf)
+        state = state.evaluated(residual, unknown, step.cg_iterations)
+        nobody = torch.zeros_like(state.active)
+        moved = self._advanced(state, x, step.direction, nobody, nobody)
+        finite = per_sample(torch.isfinite(norm(moved.x)), x)
+        return replace(moved, x=torch.where(finite, moved.x, x))
 
-    def _record(self, x: Tensor, residual: Tensor, bound: Tensor) -> None:
-        relative = norm(residual) / norm(x).clamp(min=_TINY)
-        self.history.append(torch.stack([relative, bound]))
+    def _reached(self, bound: Tensor) -> Tensor:
+        return (bound <= self.options.rtol) & (self.options.rule == "certified")
 
-    def _end_samples(self, x: Tensor, residual: Tensor, direction: Tensor, bound: Tensor) -> None:
-        growth = bound / self.history[self.options.rough][1].clamp(min=_TINY)
-        self._accept(x, residual, direction, bound)
+    def _plain_step(self, residual: Tensor, alpha: Tensor) -> Step:
+        steps = {"resolvent": self.equation.step, "gradient": self.equation.gradient_step}
+        return steps[self.options.step](residual, alpha)
+
+    def _judged(self, state: State, point: Point) -> State:
+        """Accept or reject the point, end the samples that are done, move the others."""
+        bound, best = point.bound, state.best
+        rejected = state.active & ~(bound < best.point.bound)
+        grew = ~(bound < PLAIN_GROWTH * best.point.bound)
+        hopeless = rejected & (grew | (best.age >= PATIENCE))
+        judged = replace(point, bound=torch.where(state.active, bound, torch.inf))
+        state = self._ended(replace(state, best=best.updated(judged)), point)
+        return self._advanced(state, point.x, point.direction, rejected, hopeless)
+
+    def _ended(self, state: State, point: Point) -> State:
+        """Stop what converged, diverged or stagnated at this point."""
         if self.options.rule == "certified":
-            finished = self.active & (bound <= self.options.rtol)
-            self._stop(finished, Outcome.CONVERGED)
+            state = state.stopped(state.active & self._reached(point.bound), Outcome.CONVERGED)
         else:
-            step = norm(direction) / norm(x).clamp(min=_TINY)
-            finished = self.active & (step < self.options.rtol)
-            self._stop_after_step(finished, x, residual, direction, bound)
-        lost = (growth >= GROWTH_LIMIT) | ~torch.isfinite(norm(residual))
-        self._stop(self.active & lost, Outcome.DIVERGED)
-        self._stop(self.active & (self.best.age >= STAGNATION_LENGTH), Outcome.STAGNATED)
+            length = norm(point.direction) / norm(point.x).clamp(min=TINY)
+            short = state.active & (length < self.options.rtol)
+            state = state.stopped_after_step(short, point)
+        growth = point.bound / state.history[self.options.rough][1].clamp(min=TINY)
+        lost = (growth >= GROWTH_LIMIT) | ~torch.isfinite(norm(point.residual))
+        state = state.stopped(state.active & lost, Outcome.DIVERGED)
+        old = state.best.age >= STAGNATION_LENGTH
+        return state.stopped(state.active & old, Outcome.STAGNATED)
 
-    def _accept(self, x: Tensor, residual: Tensor, direction: Tensor, bound: Tensor) -> None:
-        self.rejected = self.active & ~(bound < self.best.bound)
-        grew = ~(bound < PLAIN_GROWTH * self.best.bound)
-        self.hopeless = self.rejected & (grew | (self.best.age >= PATIENCE))
-        self.best.update(x, residual, direction, torch.where(self.active, bound, torch.inf))
-
-    def _advance(self, x: Tensor, direction: Tensor) -> None:
-        """Choose the next iterate of the samples that go on."""
-        candidate = x + direction
+    def _advanced(
+        self, state: State, x: Tensor, direction: Tensor, rejected: Tensor, hopeless: Tensor
+    ) -> State:
+        """The next iterate of the samples that go on, by the table of the solver."""
+        candidate, anderson = x + direction, state.anderson
         if self.options.method == "anderson":
-            self.anderson.push(x, direction, reset=self.rejected)
-            candidate = self.anderson.combine()
-        too_bold = self.plain & self.hopeless
-        retreat = (self.rejected & ~self.plain) | too_bold
+            anderson = anderson.pushed(x, direction, reset=rejected)
+            candidate = anderson.combine()
+        too_bold = state.plain & hopeless
+        retreat = (rejected & ~state.plain) | too_bold
         if bool(retreat.any()):
-            self._halve_alpha(too_bold)
-            back = self.best.x + self.best.direction
+            state = self._with_alpha_halved(state, too_bold)
+            back = state.best.point.x + state.best.point.direction
             candidate = torch.where(per_sample(retreat, x), back, candidate)
-            self.anderson.forget(retreat)
-        was_single = torch.full_like(self.plain, self.options.method == "picard")
-        self.plain = was_single | retreat | (self.anderson.depth() <= 1)
-        self.x = torch.where(per_sample(self.active, x), candidate, x)
+            anderson = anderson.without(retreat)
+        picard = torch.full_like(state.plain, self.options.method == "picard")
+        return replace(
+            state,
+            x=torch.where(per_sample(state.active, x), candidate, x),
+            plain=picard | retreat | (anderson.depth() <= 1),
+            anderson=anderson,
+        )
 
-    def _halve_alpha(self, samples: Tensor) -> None:
+    def _with_alpha_halved(self, state: State, samples: Tensor) -> State:
         if not bool(samples.any()):
-            return
-        self.alpha = torch.where(samples, self.alpha / 2, self.alpha)
-        step = self.step(self.best.residual, self.alpha)
-        self.cg_iterations += step.cg_iterations
-        pick = per_sample(samples, step.direction)
-        self.best.direction = torch.where(pick, step.direction, self.best.direction)
-
-    def _stop(self, samples: Tensor, outcome: Outcome) -> None:
-        """Freeze samples at their best iterate."""
-        pick = per_sample(samples, self.value)
-        self.value = torch.where(pick, self.best.x, self.value)
-        self.bound = torch.where(samples, self.best.bound, self.bound)
-        residual_norm = norm(self.best.residual)
-        self.residual_norm = torch.where(samples, residual_norm, self.residual_norm)
-        self._mark(samples, outcome)
-
-    def _stop_after_step(
-        self, samples: Tensor, x: Tensor, residual: Tensor, direction: Tensor, bound: Tensor
-    ) -> None:
-        """The paper's rule returns ``x + d``; its bound follows by the triangle inequality.
-
-        The residual that is reported is that of x: x + d has not been evaluated.
-        """
-        pick = per_sample(samples, x)
-        moved = x + direction
-        distance = bound * norm(x) + norm(direction)
-        self.value = torch.where(pick, moved, self.value)
-        self.bound = torch.where(samples, distance / norm(moved).clamp(min=_TINY), self.bound)
-        self.residual_norm = torch.where(samples, norm(residual), self.residual_norm)
-        self._mark(samples, Outcome.CONVERGED)
-
-    def _mark(self, samples: Tensor, outcome: Outcome) -> None:
-        for index in torch.nonzero(samples).flatten().tolist():
-            self.outcome[index] = outcome
-        self.active = self.active & ~samples
-
-
-PLAIN_GROWTH = 2.0
-"""A plain step that raises the bound by more than this was too bold: alpha is halved."""
-
-PATIENCE = 5
-"""So is one after this many iterations without a new best bound."""
-
-_TINY = torch.finfo(torch.float64).tiny
+            return state
+        alpha = torch.where(samples, state.alpha / 2, state.alpha)
+        best = state.best.point
+        step = self._plain_step(best.residual, alpha)
+        shorter = replace(best, direction=step.direction).where(samples, best)
+        return replace(
+            state,
+            alpha=alpha,
+            best=replace(state.best, point=shorter),
+            cg_iterations=state.cg_iterations + step.cg_iterations,
+        )
