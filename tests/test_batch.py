@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import layouts
 from equipoise.cli.app import app
 from equipoise.cli.batch import part_command, part_of
+from equipoise.formats.replacing import _machine
 from equipoise.recon.batch import MANIFEST, Manifest, Settings
 
 
@@ -45,6 +46,9 @@ def scans(tmp_path_factory):
         np.savez(folder / f"s.{i}.npz", kspace=kspace)
     return [folder / f"s.{i}.npz" for i in range(4)]
 
+
+LEFTOVER = ".equipoise-{}-{}-{}.tmp.s.1.h5".format(_machine(), 2**22 + 1, "0" * 16)
+"""The temporary of a process that is gone: no process of Linux has a number above 2**22."""
 
 OPTIONS = ("--acceleration", "2", "--rtol", "1e-2")
 
@@ -194,7 +198,7 @@ class TestResume:
         assert run("recon", *scans[:2], "-o", out, *OPTIONS).exit_code == 0
         manifest = out / MANIFEST
         manifest.write_bytes(manifest.read_bytes()[:-30])
-        (out / ".999.tmp.s.1.h5").write_text("half")
+        (out / LEFTOVER).write_text("half")
         result = run("recon", *scans[:2], "-o", out, *OPTIONS, "--resume")
         assert result.exit_code == 0
         assert "1 written, 1 skipped" in result.stderr

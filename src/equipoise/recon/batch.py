@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from equipoise.formats.writers.write import check_target, companions
+from equipoise.formats.writers.write import check_target
 from equipoise.methods.method import Method
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.recon.experiment import load_experiment
@@ -170,7 +170,6 @@ def run(
             record: dict[str, Any] = {"event": "skipped", "scan": str(job.scan)}
             record["output"] = job.target.name
         else:
-            _remove_leftovers(job.target)
             stamp = {"scan": str(job.scan), "output": job.target.name, "settings": fingerprint}
             manifest.append({"event": "begun", **stamp})
             record = _attempt(job, model, settings, device, on_slice) | stamp
@@ -188,14 +187,6 @@ def _is_complete(job: Job, record: dict[str, Any] | None, fingerprint: str) -> b
         and record.get("identity") == job.identity()
         and job.target.exists()
     )
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Temporary files of a process that was killed while it wrote this output."""
-    for path in (target, *companions(target)):
-        for leftover in target.parent.glob(f".*.tmp.{path.name}"):
-            if leftover.is_file():
-                leftover.unlink()
 
 
 def _attempt(

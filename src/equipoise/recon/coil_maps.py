@@ -12,7 +12,7 @@ from torch import Tensor
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.hdf5 import is_hdf5, open_hdf5
-from equipoise.formats.replacing import replacing
+from equipoise.formats.replacing import replacing, replacing_set
 from equipoise.formats.writers.write import check_target
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp, hann_window
@@ -154,7 +154,7 @@ def save_maps(path: Path, result: CoilMapResult) -> None:
     if path.suffix == ".cfl":
         maps = result.csm.numpy().transpose(3, 2, 1, 0)[:, :, None]
         text, data = cfl_bytes(maps.reshape(*maps.shape[:4], *[1] * 9, maps.shape[4]))
-        with replacing(path) as temporary, replacing(path.with_suffix(".hdr")) as beside:
+        with replacing_set([path, path.with_suffix(".hdr")]) as (temporary, beside):
             beside.write_bytes(text)
             temporary.write_bytes(data)
         return

@@ -1,22 +1,18 @@
 """Training checkpoints: everything that the next step depends on, written atomically."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from equipoise.formats.replacing import replacing
 from equipoise.outcome import BadInputError
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write beside the target, flush to disk, rename: a killed run leaves the old file whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.cfl import cfl_bytes
-from equipoise.formats.replacing import replacing
+from equipoise.formats.replacing import replacing, replacing_set
 from equipoise.formats.writers.write import suffix_of
 from equipoise.outcome import BadInputError
 
@@ -60,7 +60,7 @@ def _write_npz(path: Path, acquisition: Acquisition) -> None:
 def _write_cfl(path: Path, acquisition: Acquisition) -> None:
     array = acquisition.kspace.numpy().transpose(3, 2, 1, 0)[:, :, None]
     text, data = cfl_bytes(array.reshape(*array.shape[:4], *[1] * 9, array.shape[4]))
-    with replacing(path) as temporary, replacing(path.with_suffix(".hdr")) as beside:
+    with replacing_set([path, path.with_suffix(".hdr")]) as (temporary, beside):
         beside.write_bytes(text)
         temporary.write_bytes(data)
 

@@ -6,14 +6,13 @@ where both come from. The affine is in RAS mm.
 """
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from equipoise.formats.header import LPS_TO_RAS, Header
-from equipoise.formats.replacing import replacing
+from equipoise.formats.replacing import replacing_set
 
 SIDECAR = {
     "systemVendor": ("Manufacturer", str, 1),
@@ -40,8 +39,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
     """Write magnitude, phase and sidecar; the magnitude takes its place last."""
     image, header = content["image"], content.get("header") or Header()
     phase, sidecar = companions(path)
-    with ExitStack() as stack:
-        targets = [stack.enter_context(replacing(p)) for p in (path, phase, sidecar)]
+    with replacing_set([path, phase, sidecar]) as targets:
         _save(targets[0], np.abs(image).astype(np.float32), header)
         if np.iscomplexobj(image):
             _save(targets[1], np.angle(image).astype(np.float32), header)

@@ -11,7 +11,7 @@ import numpy as np
 
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.header import Header
-from equipoise.formats.replacing import replacing
+from equipoise.formats.replacing import replacing, replacing_set
 from equipoise.formats.writers import dicom, mrd_image, nifti
 from equipoise.outcome import BadInputError
 
@@ -105,7 +105,7 @@ def _write_cfl(path: Path, content: Content) -> None:
     array = np.stack([image[indices] for indices in volumes]).transpose(3, 2, 0, 1)
     array = array.reshape(*array.shape[:2], *[1] * 8, array.shape[2], 1, 1, array.shape[3])
     text, data = cfl_bytes(array)
-    with replacing(path) as temporary, replacing(path.with_suffix(".hdr")) as beside:
+    with replacing_set([path, path.with_suffix(".hdr")]) as (temporary, beside):
         beside.write_bytes(text)
         temporary.write_bytes(data)
 
