@@ -24,5 +24,8 @@ Data = Complex[Tensor, "batch *data"]
 PerSample = Float[Tensor, "batch"]
 """One real number for each sample of the batch."""
 
+Numbers = Float[Tensor, "*batch"]
+"""One real number for each sample, or one alone where no batch axis was given."""
+
 Count = Int[Tensor, "batch"]
 """One whole number for each sample of the batch."""

@@ -2,11 +2,12 @@
 
 import torch
 
+from equipoise.arguments import Array, Given, as_maps, as_mask, refuse_real
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.linop import LinearOperator, percentile
 from equipoise.physics.sampling.masks import calibration_region
-from equipoise.shapes import CoilMaps, Image, KSpace, Mask, PerSample
+from equipoise.shapes import Image, KSpace, Mask, PerSample
 
 
 class SenseOp(LinearOperator):
@@ -18,21 +19,35 @@ class SenseOp(LinearOperator):
     Parameters
     ----------
     csm
-        Coil maps, (batch or 1, coil, y, x).
+        Coil maps, (batch or 1, coil, y, x) or (coil, y, x); in 3D with the batch axis.
     mask
-        Sampling mask, (batch or 1, y, x), True where measured.
+        Sampling mask, (batch or 1, y, x), (y, x), or (x,) for whole columns; True or 1 where
+        measured.
 
     Raises
     ------
     BadInputError
         If the shapes do not match, the mask selects nothing, or the maps are zero everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> csm = np.full((4, 32, 32), 0.5)  # four coils, numpy or torch
+    >>> A = eq.SenseOp(csm, np.arange(32) % 2 == 0)  # every second column
+    >>> kspace = A(np.ones((32, 32)))
+    >>> kspace.shape, A.H(kspace).shape
+    (torch.Size([4, 32, 32]), torch.Size([32, 32]))
     """
 
-    def __init__(self, csm: CoilMaps, mask: Mask):
-        if csm.shape[2:] != mask.shape[1:]:
+    def __init__(self, csm: Array, mask: Array):
+        csm = as_maps(csm).value
+        mask = as_mask(mask, csm.shape[2:])
+        batches = csm.shape[0], mask.shape[0]
+        if 1 not in batches and batches[0] != batches[1]:
             raise BadInputError(
-                f"the mask has the matrix {tuple(mask.shape[1:])} and the coil maps have "
-                f"{tuple(csm.shape[2:])}: both must be that of the k-space"
+                f"the coil maps have a batch of {batches[0]} and the mask one of {batches[1]}: "
+                "they must be equal, or one of them 1 (a volume needs its batch axis)"
             )
         if not mask.flatten(1).any(1).all():
             raise BadInputError("the sampling mask is empty: nothing was measured")
@@ -56,6 +71,27 @@ class SenseOp(LinearOperator):
         """(batch, y, x)."""
         batch = max(self.csm.shape[0], self.mask.shape[0])
         return (batch, *self.csm.shape[2:])
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """(batch, coil, y, x)."""
+        batch, *space = self.image_shape
+        return (batch, self.csm.shape[1], *space)
+
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        """Coil, and those of the image."""
+        return ("coil", *("z", "y", "x")[-self.n_axes :])
+
+    def given_data(self, data: Array) -> Given:
+        """The k-space of a user as a batch of complex tensors.
+
+        Raises
+        ------
+        BadInputError
+            If it is real, or has another number of coils or another matrix than the maps.
+        """
+        return super().given_data(refuse_real(data))
 
     def forward(self, image: Image) -> KSpace:
         """``M F S x``, shape (batch, coil, y, x)."""

@@ -1,6 +1,9 @@
 """A linear operator from any pair of functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
 
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import LinearOperator, adjoint_error
@@ -22,34 +25,51 @@ class FunctionOp(LinearOperator):
     adjoint
         ``A^H b``, back to images.
     image_shape
-        Shape of the images, with the batch.
+        Shape of the images, (batch, y, x).
 
     Raises
     ------
     BadInputError
-        If the adjoint is not that of the function, measured with random images.
+        If a function does not give a complex tensor, or the adjoint is not that of the function,
+        measured with random images. Functions of numpy arrays come in through
+        :func:`equipoise.from_numpy`.
 
     Examples
     --------
-    >>> known = torch.rand(1, 32, 32) > 0.5
-    >>> inpainting = FunctionOp(lambda x: known * x, lambda b: known * b, (1, 32, 32))
-    >>> inpainting.normal(torch.ones(1, 32, 32, dtype=torch.complex64)).shape
-    torch.Size([1, 32, 32])
+    >>> import torch
+    >>> import equipoise as eq
+    >>> known = torch.arange(32 * 32).reshape(32, 32) % 3 > 0
+    >>> inpainting = eq.FunctionOp(lambda x: known * x, lambda b: known * b, (1, 32, 32))
+    >>> inpainting(torch.ones(32, 32)).abs().sum()  # 682 of 1024 pixels are known
+    tensor(682.)
     """
 
     def __init__(
         self,
         forward: Callable[[Image], Data],
         adjoint: Callable[[Data], Image],
-        image_shape: tuple[int, ...],
+        image_shape: Sequence[int],
     ):
-        self._forward, self._adjoint, self._shape = forward, adjoint, tuple(image_shape)
+        self._forward, self._adjoint = forward, adjoint
+        self._shape = tuple(int(n) for n in image_shape)
+        if len(self._shape) < 2 or min(self._shape) < 1:
+            raise BadInputError(
+                f"image_shape is {self._shape}: it must be (batch, y, x), the batch 1 for one image"
+            )
+        self._refuse_other_results()
         error = adjoint_error(self, double=False)
         if not error < ADJOINT_TOLERANCE:
             raise BadInputError(
                 f"the adjoint does not belong to the function: <A x, y> and <x, A^H y> differ by "
                 f"{error:.1e} of ||A x|| ||y||; a gradient or an inverse is no adjoint"
             )
+
+    def _refuse_other_results(self) -> None:
+        """Refuse by name what a user's pair gives instead of batches of complex tensors."""
+        data = self._forward(torch.ones(self._shape, dtype=torch.complex64))
+        _refuse_other_result("forward", data, (self._shape[0],))
+        image = self._adjoint(data)
+        _refuse_other_result("adjoint", image, self._shape)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -63,3 +83,17 @@ class FunctionOp(LinearOperator):
     def adjoint(self, data: Data) -> Image:
         """``A^H b``."""
         return self._adjoint(data)
+
+
+def _refuse_other_result(name: str, result: object, shape: tuple[int, ...]) -> None:
+    if not isinstance(result, Tensor) or not result.is_complex():
+        found = result.dtype if isinstance(result, Tensor) else type(result).__name__
+        raise BadInputError(
+            f"{name} gives {found}: it must give a complex tensor; functions of numpy arrays come "
+            "in through equipoise.from_numpy"
+        )
+    if result.shape[: len(shape)] != shape:
+        raise BadInputError(
+            f"{name} gives the shape {tuple(result.shape)}: it must begin with {shape}, "
+            "the batch first"
+        )

@@ -1,10 +1,12 @@
 """Linear operators ``b = A x + n`` and the checks that every one of them must pass."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from equipoise.arguments import Array, Given, as_batch
 from equipoise.shapes import Data, Image, Mask, PerSample
 from equipoise.vectors import norm, per_sample
 
@@ -13,13 +15,55 @@ class LinearOperator(ABC):
     """A linear map from a batch of complex images to a batch of complex measurements.
 
     Implement :meth:`forward` and its exact :meth:`adjoint`; check the pair with
-    :func:`adjoint_error`. Both must accept complex64 and complex128 and keep the precision.
+    :func:`adjoint_error`. Both must accept complex64 and complex128 and keep the precision. They
+    see batches of complex tensors; ``A(x)`` and ``A.H(b)`` are the same maps for whatever array a
+    user has.
     """
 
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, ...]:
         """Shape of the batch of images that the operator acts on."""
+
+    @cached_property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of measurements; unless a subclass knows it, ``A 0`` is computed."""
+        zero = torch.zeros(self.image_shape, dtype=torch.complex64)
+        return tuple(self.forward(zero).shape)
+
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        """Names of the axes of a measurement after the batch, for messages; () if unknown."""
+        return ()
+
+    def __call__(self, image: Array) -> Tensor:
+        """``A x`` of numpy arrays or tensors, with or without the batch axis.
+
+        Raises
+        ------
+        BadInputError
+            If the image does not have the shape that the operator needs.
+        """
+        given = as_batch(image, self.image_shape, "the image")
+        return given.like(self.forward(given.value))
+
+    @property
+    def H(self) -> "LinearOperator":
+        """``A^H`` as an operator: ``A.H(b)``."""
+        return _Adjoint(self)
+
+    def given_data(self, data: Array) -> Given:
+        """The measurements of a user as a batch of complex tensors.
+
+        Raises
+        ------
+        BadInputError
+            If they do not have the shape that the operator measures.
+        """
+        if isinstance(data, Tensor):
+            with data.device:  # where A 0 is computed, if it must be
+                return as_batch(data, self.data_shape, "the array of data", self.data_axes)
+        return as_batch(data, self.data_shape, "the array of data", self.data_axes)
 
     @abstractmethod
     def forward(self, image: Image) -> Data:
@@ -50,6 +94,41 @@ class LinearOperator(ABC):
         Here the 99th percentile of ``|A^H b|``. It scales with the data: ``s(c b) = |c| s(b)``.
         """
         return percentile(self.adjoint(data).abs(), 0.99)
+
+
+class _Adjoint(LinearOperator):
+    """``A^H`` of an operator, with A as its adjoint."""
+
+    def __init__(self, operator: LinearOperator):
+        self._operator = operator
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """What the operator measures."""
+        return self._operator.data_shape
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """What the operator acts on."""
+        return self._operator.image_shape
+
+    def __call__(self, image: Array) -> Tensor:
+        """``A^H b``."""
+        given = self._operator.given_data(image)
+        return given.like(self.forward(given.value))
+
+    @property
+    def H(self) -> LinearOperator:
+        """The operator itself."""
+        return self._operator
+
+    def forward(self, image: Image) -> Data:
+        """``A^H b``."""
+        return self._operator.adjoint(image)
+
+    def adjoint(self, data: Data) -> Image:
+        """``A x``."""
+        return self._operator.forward(data)
 
 
 def percentile(magnitude: Tensor, q: float) -> PerSample:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.shapes import KSpace, Mask, PerSample
+from equipoise.arguments import Array, as_kspace, as_mask
+from equipoise.shapes import Numbers
 
 N_SHELLS = 8
 """Shells of equal sample count between ``INNER_RADIUS`` and the corners of k-space."""
@@ -15,14 +16,43 @@ INNER_RADIUS = 0.6
 """Shells nearer to DC than this fraction of the k-space radius hold too much signal."""
 
 
-def noise_level(kspace: KSpace, mask: Mask) -> PerSample:
+def noise_level(kspace: Array, mask: Array) -> Numbers:
     """Standard deviation ``sigma`` of the complex noise of a k-space sample, ``E|n|^2 = sigma^2``.
 
     The magnitude of pure complex noise has the median ``sigma sqrt(ln 2)``. The median over the
     coils and the measured samples of a shell is taken for several outer shells of k-space, where
     anatomy contributes least, and the smallest is returned: residual signal can only raise a
     shell. It is an upper estimate where the anatomy reaches the edge of k-space.
+
+    Parameters
+    ----------
+    kspace
+        Multi-coil k-space, (batch, coil, y, x) or (coil, y, x), numpy or torch.
+    mask
+        Where it was measured, (batch or 1, y, x), (y, x) or (x,).
+
+    Returns
+    -------
+    Tensor
+        (batch,), or one number if the k-space has no batch axis, float64.
+
+    Raises
+    ------
+    BadInputError
+        If the k-space is real, or the mask has another matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> parts = np.random.default_rng(0).standard_normal((2, 4, 64, 64))
+    >>> noise = 0.3 * (parts[0] + 1j * parts[1]) / np.sqrt(2)
+    >>> round(float(eq.noise_level(noise, np.ones((64, 64)))), 2)
+    0.29
     """
+    given = as_kspace(kspace)
+    kspace = given.value
+    mask = as_mask(mask, kspace.shape[2:], len(kspace))
     distance = _radius(kspace.shape[2:])
     levels = []
     for i in range(kspace.shape[0]):
@@ -36,7 +66,7 @@ def noise_level(kspace: KSpace, mask: Mask) -> PerSample:
         shells = [shell for shell in outer.tensor_split(N_SHELLS, dim=1) if shell.shape[1] > 0]
         medians = torch.stack([shell.median() for shell in shells])
         levels.append(medians.min() / math.sqrt(math.log(2)))
-    return torch.stack(levels)
+    return given.like(torch.stack(levels))
 
 
 def _radius(shape: torch.Size) -> torch.Tensor:

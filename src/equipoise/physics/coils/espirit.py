@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from equipoise.arguments import Array, as_kspace, as_mask
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import hann_window
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.sampling.masks import calibration_region
-from equipoise.shapes import CoilMaps, KSpace, Mask, PerSample
+from equipoise.shapes import CoilMaps, PerSample
 from equipoise.vectors import norm
 
 KERNEL = 6
@@ -36,13 +37,16 @@ SUPPORT_RANGE = (0.8, 0.97)
 
 
 class CoilMapEstimate(NamedTuple):
-    """Maps (batch, coil, y, x), and their eigenvalue (batch, y, x): close to 1 where they hold."""
+    """Maps (batch, coil, y, x), and their eigenvalue (batch, y, x): close to 1 where they hold.
+
+    Neither has the batch axis if the k-space has none.
+    """
 
     csm: Tensor
     eigenvalue: Tensor
 
 
-def estimate_csm(kspace: KSpace, mask: Mask, kernel: int = KERNEL) -> CoilMaps:
+def estimate_csm(kspace: Array, mask: Array, kernel: int = KERNEL) -> Tensor:
     """ESPIRiT maps of each slice, (batch, coil, y, x), sum of squares 1 on the support, else 0.
 
     See :func:`espirit`.
@@ -51,16 +55,17 @@ def estimate_csm(kspace: KSpace, mask: Mask, kernel: int = KERNEL) -> CoilMaps:
 
 
 def espirit(
-    kspace: KSpace, mask: Mask, kernel: int = KERNEL, crop: float | None = None
+    kspace: Array, mask: Array, kernel: int = KERNEL, crop: float | None = None
 ) -> CoilMapEstimate:
     """ESPIRiT maps, sum of squares 1 on the support and 0 outside, with their confidence.
 
     Parameters
     ----------
     kspace
-        Multi-coil k-space with a fully sampled centre, DC at index ``n // 2``.
+        Multi-coil k-space with a fully sampled centre, (batch, coil, y, x) or (coil, y, x), numpy
+        or torch, DC at index ``n // 2``.
     mask
-        True where k-space was measured.
+        True or 1 where k-space was measured, (batch or 1, y, x), (y, x) or (x,).
     kernel
         Width of the kernel in samples; lowered to fit a small calibration region.
     crop
@@ -69,8 +74,22 @@ def espirit(
     Raises
     ------
     BadInputError
-        If the fully sampled centre is smaller than 4 x 4 samples, or holds no signal.
+        If the fully sampled centre is smaller than 4 x 4 samples, or holds no signal; if the
+        k-space is real, or the mask has another matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> centre = np.hanning(32)[:, None] * np.hanning(32)  # of the k-space of two equal coils
+    >>> kspace = np.stack([centre, 1j * centre])
+    >>> csm, eigenvalue = eq.espirit(kspace, np.ones((32, 32)))
+    >>> csm.shape, eigenvalue.shape
+    (torch.Size([2, 32, 32]), torch.Size([32, 32]))
     """
+    given = as_kspace(kspace)
+    kspace = given.value
+    mask = as_mask(mask, kspace.shape[2:], len(kspace))
     maps, eigenvalues = [], []
     for i in range(kspace.shape[0]):
         sampled = mask[i if len(mask) > 1 else 0]
@@ -80,7 +99,7 @@ def espirit(
             found = _espirit(kspace[i], sampled, kernel, crop)
         maps.append(found[0])
         eigenvalues.append(found[1])
-    return CoilMapEstimate(torch.stack(maps), torch.stack(eigenvalues))
+    return CoilMapEstimate(*(given.like(torch.stack(v)) for v in (maps, eigenvalues)))
 
 
 def unexplained(coil_images: Tensor, csm: CoilMaps) -> PerSample:
