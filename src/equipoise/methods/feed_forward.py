@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equipoise.arguments import Array, Number
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.edge import solve_arguments
 from equipoise.methods.method import Method
 from equipoise.outcome import Outcome, Solution
 from equipoise.physics.least_squares import solve_regularized
 from equipoise.physics.linop import LinearOperator
-from equipoise.shapes import Data, Image, PerSample
+from equipoise.shapes import Image, PerSample
 from equipoise.vectors import inner, per_sample
 
 CG_RTOL = {torch.complex64: 1e-4, torch.complex128: 1e-13}
@@ -60,24 +62,26 @@ class FeedForward(Method):
     def solve(
         self,
         operator: LinearOperator,
-        data: Data,
+        data: Array,
         *,
-        noise_level: PerSample | None = None,
-        lam: PerSample | None = None,
-        scale: PerSample | None = None,
+        noise_level: Number | None = None,
+        lam: Number | None = None,
+        scale: Number | None = None,
         options: SolverOptions | None = None,
         backward_rtol: float | None = None,
     ) -> Solution:
         """The image; the outcome is ``feed_forward``, and solver options do not apply."""
-        scale = self._scale(operator, data, scale)
-        weight = self._weight(scale, noise_level, lam)
+        given = solve_arguments(operator, data, noise_level, lam, scale)
+        data = given.data
+        scale = self._scale(operator, data, given.scale)
+        weight = self._weight(scale, given.noise_level, given.lam)
         units = per_sample(scale, data).to(data.real.dtype)
         adjoint_image = operator.adjoint(data / units)
         data_term = per_sample(weight, adjoint_image).to(adjoint_image.real.dtype) * adjoint_image
         sense = data_consistency(operator, data_term, weight)
         image = self._reconstruct(operator, data_term, weight, sense)
         unknown = torch.full_like(weight, torch.inf)
-        return Solution(
+        solution = Solution(
             value=image * per_sample(scale, image).to(image.real.dtype),
             outcome=[Outcome.FEED_FORWARD] * len(scale),
             iterations=torch.full((len(scale),), self.steps),
@@ -90,6 +94,7 @@ class FeedForward(Method):
             history=[torch.stack([unknown, unknown])] * (self.steps + 1),
             scale=scale,
         )
+        return given.returned(solution)
 
     @property
     @abstractmethod

@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from equipoise.arguments import Array, Number
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.edge import in_order
 from equipoise.methods.usual import Calibration
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.linop import LinearOperator
-from equipoise.shapes import Data, Image, PerSample
+from equipoise.shapes import Image, PerSample
 
 
 class Method(nn.Module, ABC):
@@ -63,20 +65,32 @@ class Method(nn.Module, ABC):
         return self.data_weight(relative_noise)
 
     def forward(
-        self, data: Data, operator: LinearOperator, noise_level: PerSample | None = None
-    ) -> Image:
-        """The image, differentiable in the data, lam and the weights."""
-        return self.solve(operator, data, noise_level=noise_level).value
+        self,
+        data: Array | LinearOperator,
+        operator: Array | LinearOperator,
+        noise_level: Number | None = None,
+    ) -> Tensor:
+        """The image, differentiable in the data, lam and the weights.
+
+        ``model(A, data)`` and ``model(data, A)`` are the same: the operator is known by its type.
+
+        Raises
+        ------
+        BadInputError
+            If not exactly one of the two is an operator, or the data do not fit it.
+        """
+        a, b = in_order(data, operator)
+        return self.solve(a, b, noise_level=noise_level).value
 
     @abstractmethod
     def solve(
         self,
         operator: LinearOperator,
-        data: Data,
+        data: Array,
         *,
-        noise_level: PerSample | None = None,
-        lam: PerSample | None = None,
-        scale: PerSample | None = None,
+        noise_level: Number | None = None,
+        lam: Number | None = None,
+        scale: Number | None = None,
         options: SolverOptions | None = None,
         backward_rtol: float | None = None,
     ) -> Solution:

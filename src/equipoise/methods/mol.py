@@ -9,9 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from equipoise.arguments import Array, Number
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
+from equipoise.methods.edge import solve_arguments
 from equipoise.methods.method import Method
 from equipoise.networks.cnn import CNN, in_bfloat16
 from equipoise.networks.measured import lipschitz_lower
@@ -105,12 +107,12 @@ class MOL(Method):
     def solve(
         self,
         operator: LinearOperator,
-        data: Data,
+        data: Array,
         *,
-        noise_level: PerSample | None = None,
-        lam: PerSample | None = None,
-        scale: PerSample | None = None,
-        start: Image | None = None,
+        noise_level: Number | None = None,
+        lam: Number | None = None,
+        scale: Number | None = None,
+        start: Array | None = None,
         options: SolverOptions | None = None,
         adjoint: Adjoint = "adjoint",
         backward_rtol: float | None = None,
@@ -121,7 +123,7 @@ class MOL(Method):
         Parameters
         ----------
         operator, data
-            A and b.
+            A and b; b with or without the batch axis.
         noise_level
             Standard deviation of the complex noise in the data, for lam. Zero if not given.
         lam
@@ -143,17 +145,20 @@ class MOL(Method):
         -------
         Solution
             With ``value`` attached to autograd where gradients are enabled: gradients for the
-            data (through the intensity scale too), lam and the weights.
+            data (through the intensity scale too), lam and the weights; without the batch axis
+            if the data have none.
 
         Raises
         ------
         BadInputError
-            If lam is not positive, or a tensor of the operator requires a gradient.
+            If the data do not have the shape that A measures, lam is not positive, or a tensor of
+            the operator requires a gradient.
         """
-        options = options or self.options
+        given = solve_arguments(operator, data, noise_level, lam, scale, start)
+        data, options = given.data, options or self.options
         _refuse_operator_gradients(operator)
-        scale = self._scale(operator, data, scale)
-        weight = self._weight(scale, noise_level, lam)
+        scale = self._scale(operator, data, given.scale)
+        weight = self._weight(scale, given.noise_level, given.lam)
         units = per_sample(scale, data).to(data.real.dtype)
         # In double precision: lam multiplies the rounding of A^H b, and the bound does not see it.
         adjoint_image = operator.adjoint((data / units).to(torch.complex128))
@@ -173,7 +178,7 @@ class MOL(Method):
             rough = in_bfloat16(self.network)
             equation.rough_network = self._evaluated(rough, operator.support(), options)
         with torch.no_grad():
-            first = self._start(operator, data / units, weight, start, scale)
+            first = self._start(operator, data / units, weight, given.start, scale)
             solution = solve_fixed_point(equation, first, options)
         if torch.is_grad_enabled():
             rtol = backward_rtol or options.rtol
@@ -184,7 +189,7 @@ class MOL(Method):
             value = solution.value.to(data.dtype)
         solution.value = value * per_sample(scale, value).to(value.real.dtype)
         solution.scale = scale
-        return solution
+        return given.returned(solution)
 
     def network_on(self, support: Tensor | None, options: SolverOptions | None = None) -> nn.Module:
         """H, restricted to the pixels that A can see, in the tiles that the options ask for."""

@@ -5,6 +5,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from equipoise.arguments import Array, Number, as_numbers, as_tensor
+from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, Image, Mask, PerSample
@@ -19,16 +21,17 @@ ROUNDING = 1e-5
 Operator = TypeVar("Operator", bound=LinearOperator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Problem(Generic[Operator]):
     """``b = A x + n`` of one image.
 
-    A slice of a scan (:func:`equipoise.slice_problem`), or whatever your own A measures.
+    A slice of a scan (:func:`equipoise.slice_problem`), or whatever your own A measures. Numpy and
+    torch are accepted, data without the batch axis, and one number for the noise level.
 
     Attributes
     ----------
     operator
-        A.
+        A, of batch 1.
     data
         b, (1, ...), divided by ``unit``.
     noise_level
@@ -39,6 +42,11 @@ class Problem(Generic[Operator]):
     mask
         Where ``data`` hold a measurement, broadcastable to them: the mask of a :class:`SenseOp`,
         everywhere for any other A, if not given.
+
+    Raises
+    ------
+    BadInputError
+        If there is more than one image, or the data do not have the shape that A measures.
     """
 
     operator: Operator
@@ -46,6 +54,26 @@ class Problem(Generic[Operator]):
     noise_level: PerSample
     unit: float = 1.0
     mask: Mask | None = None
+
+    # Written out for its types: a user's array comes in, and the attributes are tensors.
+    def __init__(
+        self,
+        operator: Operator,
+        data: Array,
+        noise_level: Number,
+        unit: float = 1.0,
+        mask: Array | None = None,
+    ):
+        given = operator.given_data(data).value
+        if len(given) != 1:
+            raise BadInputError(
+                f"the array of data has a batch of {len(given)}: a problem is that of one image"
+            )
+        level = as_numbers(noise_level, 1, "noise_level").to(given.device)
+        where = None if mask is None else _where_measured(mask, given)
+        values = {"operator": operator, "data": given, "noise_level": level, "unit": unit}
+        for name, value in {**values, "mask": where}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def measured(self) -> Mask:
@@ -75,3 +103,18 @@ class Problem(Generic[Operator]):
         """``||n|| / ||x||``, the expected norm of the noise over that of an image."""
         size = float(norm(image).clamp(min=TINY))
         return float(self.noise_level[0]) * self.sample_count**0.5 / size
+
+
+def _where_measured(mask: Array, data: torch.Tensor) -> torch.Tensor:
+    """A mask of the data as bool, with the batch axis."""
+    mask = as_tensor(mask, "the mask")
+    selected = mask if mask.dtype == torch.bool else mask != 0
+    selected = selected[None] if selected.ndim == data.ndim - 1 else selected
+    try:
+        selected.expand(data.shape)
+    except RuntimeError as error:
+        raise BadInputError(
+            f"the mask has the shape {tuple(mask.shape)} and the data {tuple(data.shape)}: it must "
+            "broadcast to them"
+        ) from error
+    return selected
