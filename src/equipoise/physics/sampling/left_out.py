@@ -1,0 +1,76 @@
+"""Measured samples that a reconstruction does not see, so that it can be asked to predict them."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.physics.sampling.masks import calibration_region, centre_block
+
+PROTECTED = 24
+"""The central block that is never touched, at most so wide: coil maps come from it, and its large
+samples would say nothing of the fine detail that is to be predicted."""
+
+FEWEST = 4
+"""Lines or samples that an error must rest on at least, and a third of what there is at most."""
+
+
+class LeftOut(NamedTuple):
+    """A mask in two parts.
+
+    Attributes
+    ----------
+    kept, left_out
+        (y, x) each; together they are the mask, and they do not overlap.
+    along
+        The axis of the lines that were left out as a whole, None where single samples were.
+    """
+
+    kept: Tensor
+    left_out: Tensor
+    along: int | None
+
+    def by_unit(self, power: Tensor) -> Tensor:
+        """Sums of a map (y, x) over each line, or each sample, that was left out, (units,)."""
+        power = power * self.left_out
+        if self.along is None:
+            return power[self.left_out]
+        return power.sum(self.along)[self.left_out.any(self.along)]
+
+
+def leave_out(mask: Tensor, share: float, seed: int) -> LeftOut | None:
+    """Leave a share of the measured samples out, whole lines where lines were measured.
+
+    Nothing is taken from the calibration region. None if there is too little to leave out.
+
+    Parameters
+    ----------
+    mask
+        (y, x), True where measured.
+    share
+        Of the samples, or lines, outside the calibration region.
+    seed
+        Of the draw.
+    """
+    size = tuple(min(n, PROTECTED) for n in calibration_region(mask))
+    free = mask.numpy() & ~centre_block((mask.shape[0], mask.shape[1]), (size[0], size[1]))
+    along = next((axis for axis in (0, 1) if _constant(mask, axis)), None)
+    # A line is free if none of it lies in the calibration region.
+    units = free.ravel() if along is None else (free == mask.numpy()).all(along) & free.any(along)
+    candidates = np.flatnonzero(units)
+    count = max(round(share * len(candidates)), min(FEWEST, len(candidates) // 3))
+    if count < FEWEST:
+        return None
+    chosen = np.zeros(units.shape, bool)
+    chosen[np.random.default_rng(seed).choice(candidates, count, replace=False)] = True
+    if along is None:
+        left_out = torch.from_numpy(chosen.reshape(mask.shape))
+    else:
+        left_out = torch.from_numpy(np.expand_dims(chosen, along)) & mask
+    return LeftOut(mask & ~left_out, left_out, along)
+
+
+def _constant(mask: Tensor, axis: int) -> bool:
+    """Whether whole lines along the axis were measured, and some were not."""
+    return bool((mask == mask.narrow(axis, 0, 1)).all()) and not bool(mask.all())

@@ -1,0 +1,63 @@
+"""Samples that are left out: what is touched, and what never is."""
+
+import pytest
+import torch
+
+from equipoise.physics.sampling.left_out import PROTECTED, leave_out
+from equipoise.physics.sampling.masks import calibration_region, centre_block, make_mask
+
+KINDS = ("variable-density-2d", "poisson-disc", "variable-density-1d", "uniform")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_falls_into_two_parts_and_keeps_its_calibration_region(kind):
+    mask = make_mask(kind, (120, 96), 3.0, 16, seed=1)[0]
+    found = leave_out(mask, 0.1, seed=0)
+    assert torch.equal(found.kept | found.left_out, mask)
+    assert not bool((found.kept & found.left_out).any())
+    size = tuple(min(n, PROTECTED) for n in calibration_region(mask))
+    block = torch.from_numpy(centre_block(tuple(mask.shape), size))
+    assert not bool((found.left_out & block).any())
+    assert 0.02 < float(found.left_out.sum() / mask.sum()) < 0.2
+
+
+@pytest.mark.parametrize(("kind", "along"), list(zip(KINDS, (None, None, 0, 0))))
+def test_lines_are_left_out_as_a_whole(kind, along):
+    mask = make_mask(kind, (120, 96), 3.0, 16, seed=1)[0]
+    found = leave_out(mask, 0.1, seed=0)
+    assert found.along == along
+    power = torch.rand(mask.shape, dtype=torch.float64)
+    units = found.by_unit(power)
+    assert float(units.sum()) == pytest.approx(float(power[found.left_out].sum()))
+    if along is not None:
+        columns = found.left_out.any(0)
+        assert torch.equal(found.left_out[:, columns], mask[:, columns])
+        assert len(units) == int(columns.sum())
+
+
+def test_rows_are_lines_too():
+    mask = make_mask("uniform", (96, 120), 3.0, 16, seed=1)[0].mT.contiguous()
+    found = leave_out(mask, 0.1, seed=0)
+    assert found.along == 1
+    assert bool(found.left_out.any(1).sum() == found.left_out[:, 0].sum())
+
+
+def test_a_fully_sampled_mask_leaves_out_single_samples():
+    found = leave_out(torch.ones(64, 60, dtype=torch.bool), 0.1, seed=0)
+    assert found.along is None
+    assert 0.07 < float(found.left_out.double().mean()) < 0.1
+
+
+def test_too_little_is_nothing_to_predict():
+    only_calibration = torch.from_numpy(centre_block((64, 60), (16, 16)))
+    assert leave_out(only_calibration, 0.1, seed=0) is None
+    few = only_calibration.clone()
+    few[3, :8] = True
+    assert leave_out(few, 0.1, seed=0) is None
+
+
+def test_the_seed_decides_the_draw():
+    mask = make_mask("poisson-disc", (80, 80), 4.0, 12, seed=0)[0]
+    first, again, other = (leave_out(mask, 0.1, seed).left_out for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
