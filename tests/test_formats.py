@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from equipoise.formats import read
+from equipoise.formats import as_slices, read
 from equipoise.formats.arrays import read_array
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.writers.write import WRITERS, write_image
@@ -118,7 +118,7 @@ def test_a_three_dimensional_cfl_becomes_slices_along_the_readout(tmp_path):
     header, data = cfl_bytes(volume.transpose(3, 2, 1, 0))
     (tmp_path / "v.hdr").write_bytes(header)
     (tmp_path / "v.cfl").write_bytes(data)
-    acquisition = read(tmp_path / "v.cfl")
+    acquisition = as_slices(read(tmp_path / "v.cfl"))
     assert acquisition.kspace.shape == (2, 3, 8, 6)
     assert np.abs(kspace_to_image(acquisition.kspace).numpy() - images).max() < 1e-5
 

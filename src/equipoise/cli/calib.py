@@ -32,10 +32,10 @@ def calib(
     """Estimate coil maps (ESPIRiT) from the calibration region, for `recon --csm`."""
     threshold = _threshold(crop)
     with failures():
-        from equipoise.formats import read
+        from equipoise.formats import as_slices, read
         from equipoise.recon.coil_maps import calibrate_maps, check_maps_target, save_maps
 
-        acquisition = read(scan)
+        acquisition = as_slices(read(scan))
         changed = whiten or coils is not None or acquisition.header.whitening is not None
         check_maps_target(output, changed=changed, overwrite=overwrite)
         with console.status(f"{len(acquisition.kspace)} slices"):

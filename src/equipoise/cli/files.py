@@ -11,14 +11,18 @@ from equipoise.cli.terminal import console, failures
 
 def info(
     file: Annotated[Path, typer.Argument(help="a scan of any known format")],
+    trajectory: Annotated[
+        Path | None, typer.Option(help="of BART k-space: .cfl (3, sample, readout)")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Say what a scan holds: shapes, sampling, noise, orientation, and what was assumed."""
     with failures():
         from equipoise.formats import read
-        from equipoise.formats.describe import describe, draw_mask
+        from equipoise.formats.describe import describe, plane_of_samples
+        from equipoise.formats.drawing import draw_mask
 
-        acquisition = read(file)
+        acquisition = read(file, trajectory=trajectory)
         found = describe(acquisition)
     if as_json:
         print(json.dumps(found, allow_nan=False))
@@ -26,7 +30,7 @@ def info(
     for name, text in _lines(found):
         print(f"{name:19} {text}")
     print()
-    print("\n".join(draw_mask(acquisition.mask[0])))
+    print("\n".join(draw_mask(plane_of_samples(acquisition))))
 
 
 def convert(
@@ -68,40 +72,79 @@ def convert(
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The text of ``info``, a heading and a value a line."""
-    y, x = found["matrix"]
+    axes = " ".join("zyx"[-found["dimensions"] :])
     labels = ", ".join(f"{n} {name}s" for name, n in found["labels"].items() if n > 1)
+    kind = "volumes" if found["dimensions"] == 3 else "images"
     lines = [
         ("file", found["file"]),
         ("format", found["format"]),
-        ("images", f"{found['images']}" + (f" ({labels})" if labels else "")),
+        ("encoding", f"{found['dimensions']}D {found['encoding']}"),
+        ("samples", " x ".join(f"{n} {a}" for n, a in zip(found["shape"], found["axes"]))),
+        (kind, f"{found['images']}" + (f" ({labels})" if labels else "")),
         ("coils", str(found["coils"])),
-        ("matrix y x", f"{y} x {x}"),
-        ("image y x", "{} x {}".format(*found["image_matrix"])),
-        ("acceleration", f"{found['acceleration']:.2f}"),
-        ("calibration region", "{} x {}".format(*found["calibration_region"])),
-        ("noise level", f"{found['noise_level']:.3g}" + " (whitened)" * found["whitened"]),
-        ("centre y x", _centre(found)),
+        (f"matrix {axes}", _by(found["matrix"])),
+        (f"image {axes}", _by(found["image_matrix"])),
+        *(_sampling(found) if found["trajectory"] is None else _along(found["trajectory"])),
         ("pixel z y x", _pixel(found["pixel_mm"])),
         ("plane", found["plane"] or "not in the file"),
         ("coil maps, target", f"{_yes(found['coil_maps'])}, {_yes(found['target'])}"),
+        ("reconstructed", _solved(found)),
         *((name, text) for name, text in found["system"].items()),
         *(("assumed", text) for text in found["assumed"]),
     ]
-    if found["masks"] > 1:
+    if (found["masks"] or 0) > 1:
         lines.append(("assumed", "masks differ between images: that of the first is drawn"))
     if found["ignored"]:
         lines.append(("ignored", ", ".join(found["ignored"])))
     return lines
 
 
+def _sampling(found: dict[str, Any]) -> list[tuple[str, str]]:
+    axes = " ".join("zyx"[-found["dimensions"] :])
+    return [
+        ("acceleration", f"{found['acceleration']:.2f}"),
+        ("calibration region", _by(found["calibration_region"])),
+        ("noise level", f"{found['noise_level']:.3g}" + " (whitened)" * found["whitened"]),
+        (f"centre {axes}", _centre(found)),
+    ]
+
+
+def _along(trajectory: dict[str, Any]) -> list[tuple[str, str]]:
+    frames = trajectory["frames"]
+    own = "the same in all frames" if frames == 1 else f"another in each of {frames} frames"
+    extent = " x ".join(f"{v:.4g}" for v in trajectory["extent"])
+    return [
+        ("trajectory", f"{trajectory['name']}, {own}"),
+        ("readouts", f"{trajectory['readouts']} of {trajectory['samples']} samples"),
+        ("largest coordinate", f"{extent} cycles per field of view"),
+        ("points visited", f"{trajectory['matrix_visited']:.0%} of the matrix"),
+        ("density", _yes(trajectory["density"])),
+    ]
+
+
+def _solved(found: dict[str, Any]) -> str:
+    """What ``recon`` makes of the scan."""
+    if found["not_solved"]:
+        return f"no: {found['not_solved']}"
+    if found["dimensions"] == 3:
+        return f"as {found['problems']} 2D problems along the readout {found['readout']}"
+    text = f"as {found['problems']} 2D problem{'s' * (found['problems'] != 1)}"
+    n = found["frames_in_time"]
+    return text + (f": each of {n} points in time by itself" if n > 1 else "")
+
+
+def _by(numbers: list[int]) -> str:
+    return " x ".join(str(n) for n in numbers)
+
+
 def _centre(found: dict[str, Any]) -> str:
-    dy, dx = (e - c for e, c in zip(found["centre_by_energy"], found["centre"]))
-    text = "{}, {}".format(*found["centre"])
+    offset = [e - c for e, c in zip(found["centre_by_energy"], found["centre"])]
+    text = ", ".join(str(n) for n in found["centre"])
     if found["centre_in_file"] is not None:
-        text += " (in the file {}, {})".format(*found["centre_in_file"])
-    if (dy, dx) == (0, 0):
+        text += f" (in the file {', '.join(str(n) for n in found['centre_in_file'])})"
+    if not any(offset):
         return text + ", where the energy peaks"
-    return text + f"; the energy peaks {dy:+d}, {dx:+d} samples from it"
+    return text + f"; the energy peaks {', '.join(f'{d:+d}' for d in offset)} samples from it"
 
 
 def _pixel(spacing: list[float] | None) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.formats import read
+from equipoise.formats import as_slices, read
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.sample_head import head_slice
 from equipoise.outcome import BadInputError
@@ -86,7 +86,7 @@ def _as_scan(path: Path) -> Acquisition | None:
     try:
         if path.suffix == ".npy" and np.load(path, mmap_mode="r").ndim == IMAGE_STACK_AXES:
             return None
-        return read(path)
+        return as_slices(read(path))
     except (BadInputError, OSError, ValueError):
         return None
 

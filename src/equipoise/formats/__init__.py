@@ -2,5 +2,6 @@
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.readers.registry import read
+from equipoise.formats.slices import as_slices
 
-__all__ = ["Acquisition", "read"]
+__all__ = ["Acquisition", "as_slices", "read"]

@@ -1,29 +1,32 @@
 """One scan, whatever file it came from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.formats.encoding import CartesianEncoding, Encoding, TrajectoryEncoding
 from equipoise.formats.header import Header
 from equipoise.outcome import BadInputError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Acquisition:
-    """Multi-coil Cartesian k-space and what is known about it.
+    """Multi-coil k-space: where its samples lie, the samples, and what each frame of them is.
 
     Attributes
     ----------
-    kspace
-        (slices, coils, y, x) complex64, DC at index ``n // 2``, zero where nothing was measured.
-    mask
-        (1 or slices, y, x), True where measured.
+    encoding
+        The points of a matrix with a mask, or a trajectory.
+    samples
+        complex64, (frame, coil, y, x) or (frame, coil, z, y, x) of a Cartesian scan, DC at index
+        ``n // 2``, zero where nothing was measured; (frame, coil, readout, sample) of a
+        trajectory. See :attr:`axes`.
     csm
-        Coil maps (1 or slices, coils, y, x) if the file has them.
+        Coil maps (1 or frames, coil, matrix) if the file has them.
     target
-        Ground truth (slices, y, x) if the file has one.
+        Ground truth (frame, matrix) if the file has one.
     source, layout
         The file, and the name of its format.
     notes
@@ -32,8 +35,8 @@ class Acquisition:
         Geometry, labels, crop, noise covariance: what the file says beside its samples.
     """
 
-    kspace: Tensor
-    mask: Tensor
+    encoding: Encoding
+    samples: Tensor
     csm: Tensor | None
     target: Tensor | None
     source: str
@@ -42,9 +45,62 @@ class Acquisition:
     header: Header = field(default_factory=Header)
 
     @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes of :attr:`samples`."""
+        return ("frame", "coil", *self.encoding.axes)
+
+    @property
+    def labels(self) -> list[dict[str, int]]:
+        """What each frame is: its slice, time, phase, repetition, contrast, average, set."""
+        return self.header.labels
+
+    @property
+    def kspace(self) -> Tensor:
+        """The samples of a stack of 2D slices, (slices, coils, y, x).
+
+        Raises
+        ------
+        BadInputError
+            If this is a volume or a trajectory: those are in :attr:`samples`.
+        """
+        self._need_slices("kspace")
+        return self.samples
+
+    @property
+    def mask(self) -> Tensor:
+        """The mask of a stack of 2D slices, (1 or slices, y, x), True where measured.
+
+        Raises
+        ------
+        BadInputError
+            If this is a volume or a trajectory: see :attr:`encoding`.
+        """
+        return self._need_slices("mask").mask
+
+    def _need_slices(self, name: str) -> CartesianEncoding:
+        if self.axes != STACK or not isinstance(self.encoding, CartesianEncoding):
+            raise BadInputError(
+                f"{self.source}: {name} is that of a stack of 2D slices, and this scan has the "
+                f"axes {self.axes}: `equipoise.formats.as_slices` makes a stack of a volume whose "
+                "readout is fully sampled; the samples as they are lie in `samples`"
+            )
+        return self.encoding
+
+    @property
     def acceleration(self) -> float:
-        """Samples of the matrix for each measured one."""
-        return self.mask.numel() / max(int(self.mask.sum()), 1)
+        """Samples of the matrix for each measured one, of a Cartesian scan."""
+        if isinstance(self.encoding, CartesianEncoding):
+            return self.encoding.acceleration
+        raise BadInputError(f"{self.source}: a trajectory has no samples of a matrix to count")
+
+    def with_kspace(self, kspace: Tensor, mask: Tensor | None = None) -> "Acquisition":
+        """The same scan with other samples, and another mask if given."""
+        encoding = self.encoding if mask is None else CartesianEncoding(mask)
+        return replace(self, samples=kspace, encoding=encoding)
+
+
+STACK = ("frame", "coil", "y", "x")
+"""The axes of a stack of 2D slices, the form that is solved."""
 
 
 def make_acquisition(
@@ -57,92 +113,170 @@ def make_acquisition(
     target: np.ndarray | None = None,
     notes: list[str] | None = None,
     header: Header | None = None,
+    volume: bool = False,
 ) -> Acquisition:
-    """Check arrays of a file and build the acquisition.
+    """Check arrays of a file and build the acquisition of a Cartesian scan.
 
-    Samples that are zero in every coil are not measured, whatever a mask says (padding).
+    Samples that are zero in every coil are not measured, whatever a mask says (padding). Frames
+    without labels are numbered as slices.
 
     Raises
     ------
     BadInputError
-        If k-space is not complex (slices, coils, y, x), holds NaN or Inf, is zero everywhere or
-        in a whole slice, or if mask, maps or target do not have its matrix.
+        If k-space is not complex (slices, coils, y, x), or with ``volume`` (frames, coils, z, y,
+        x), holds NaN or Inf, is zero everywhere or in a whole slice, or if mask, maps or target do
+        not have its matrix.
     """
-    if kspace.ndim != 4 or not np.iscomplexobj(kspace):
-        raise BadInputError(
-            f"{source}: kspace has shape {kspace.shape} and type {kspace.dtype}; needed is complex "
-            "(slices, coils, y, x)"
-        )
-    if 0 in kspace.shape:
-        raise BadInputError(f"{source}: kspace is empty, its shape is {kspace.shape}")
-    n_bad = int((~np.isfinite(kspace)).sum())
-    if n_bad:
-        raise BadInputError(
-            f"{source}: {n_bad} of {kspace.size} samples of k-space are NaN or Inf: repair the "
-            "file, or set lost samples to zero so that they count as not measured"
-        )
-    empty = [int(i) for i in np.flatnonzero(~kspace.any(axis=(1, 2, 3)))]
-    if empty:
-        what = "k-space" if len(empty) == len(kspace) else f"k-space of slices {empty}"
-        raise BadInputError(f"{source}: {what} is zero everywhere: there is nothing to reconstruct")
+    _check_samples(kspace, source, ("frames, coils, z, y, x" if volume else "slices, coils, y, x"))
     sampled = np.asarray(kspace.any(axis=1))
     if mask is not None:
         sampled = sampled & as_mask(mask, kspace, source)
-        if not sampled.any(axis=(1, 2)).all():
+        if not sampled.any(axis=_matrix_axes(sampled)).all():
             raise BadInputError(f"{source}: the mask selects only samples that are zero")
-    matrix = kspace.shape[2:]
     if csm is not None:
         csm = as_maps(csm, kspace.shape, source)
-    if target is not None and target.shape != (len(kspace), *matrix):
-        raise BadInputError(
-            f"{source}: target has shape {target.shape}, needed is {(len(kspace), *matrix)}"
-        )
-    if target is not None and not np.issubdtype(target.dtype, np.number):
-        raise BadInputError(f"{source}: the target has the type {target.dtype}; needed are numbers")
-    if target is not None and not np.isfinite(target).all():
-        raise BadInputError(f"{source}: the target holds NaN or Inf: leave it out of the file")
+    if target is not None:
+        _check_target(target, (len(kspace), *kspace.shape[2:]), source)
     return Acquisition(
-        kspace=_tensor(kspace * sampled[:, None]),
-        mask=torch.from_numpy(np.ascontiguousarray(sampled)),
+        encoding=CartesianEncoding(torch.from_numpy(np.ascontiguousarray(sampled))),
+        samples=_tensor(kspace * sampled[:, None]),
         csm=None if csm is None else _tensor(csm),
         target=None if target is None else _tensor(target),
         source=source,
         layout=layout,
         notes=notes or [],
-        header=header or Header(),
+        header=_labelled(header or Header(), len(kspace)),
     )
 
 
+def make_trajectory_acquisition(
+    samples: np.ndarray,
+    encoding: TrajectoryEncoding,
+    source: str,
+    layout: str,
+    *,
+    notes: list[str] | None = None,
+    header: Header | None = None,
+) -> Acquisition:
+    """Check arrays of a file and build the acquisition of a scan along a trajectory.
+
+    Raises
+    ------
+    BadInputError
+        If the samples are not complex (frames, coils, readouts, samples), hold NaN or Inf or are
+        zero in a whole frame, or if the coordinates do not belong to them.
+    """
+    _check_samples(samples, source, "frames, coils, readouts, samples")
+    frames, _, readouts, length = samples.shape
+    found, axes = tuple(encoding.coordinates.shape), len(encoding.matrix)
+    if found not in [(n, readouts, length, axes) for n in (1, frames)]:
+        raise BadInputError(
+            f"{source}: the coordinates have the shape {found}; {readouts} readouts of {length} "
+            f"samples in {axes} dimensions need (1 or {frames}, {readouts}, {length}, {axes})"
+        )
+    density = encoding.density
+    if density is not None and tuple(density.shape) not in [found[:3], (1, *found[1:3])]:
+        raise BadInputError(
+            f"{source}: the density has the shape {tuple(density.shape)}, not {found[:3]}"
+        )
+    for name, array in (("coordinates", encoding.coordinates), ("density", density)):
+        if array is not None and not bool(torch.isfinite(array).all()):
+            raise BadInputError(f"{source}: the {name} of the trajectory hold NaN or Inf")
+    return Acquisition(
+        encoding=encoding,
+        samples=_tensor(samples),
+        csm=None,
+        target=None,
+        source=source,
+        layout=layout,
+        notes=[*(notes or []), *_beyond(encoding)],
+        header=_labelled(header or Header(), frames),
+    )
+
+
+FITTING = (0.5, 1.1)
+"""Largest coordinate over half the matrix: less is another matrix or unit, as is much more."""
+
+
+def _beyond(encoding: TrajectoryEncoding) -> list[str]:
+    """A note if the coordinates do not fit the matrix."""
+    reached = max(e / (n / 2) for e, n in zip(encoding.extent, encoding.matrix))
+    if FITTING[0] < reached < FITTING[1]:
+        return []
+    return [f"the coordinates reach {reached:.2g} of half the matrix: it may be another matrix, or "
+            "their unit may not be cycles per field of view"]  # fmt: skip
+
+
+def _check_samples(samples: np.ndarray, source: str, axes: str) -> None:
+    if samples.ndim != len(axes.split(",")) or not np.iscomplexobj(samples):
+        raise BadInputError(
+            f"{source}: kspace has shape {samples.shape} and type {samples.dtype}; needed is "
+            f"complex ({axes})"
+        )
+    if 0 in samples.shape:
+        raise BadInputError(f"{source}: kspace is empty, its shape is {samples.shape}")
+    n_bad = int((~np.isfinite(samples)).sum())
+    if n_bad:
+        raise BadInputError(
+            f"{source}: {n_bad} of {samples.size} samples of k-space are NaN or Inf: repair the "
+            "file, or set lost samples to zero so that they count as not measured"
+        )
+    empty = [int(i) for i in np.flatnonzero(~samples.any(axis=_matrix_axes(samples)))]
+    if empty:
+        what = "k-space" if len(empty) == len(samples) else f"k-space of slices {empty}"
+        raise BadInputError(f"{source}: {what} is zero everywhere: there is nothing to reconstruct")
+
+
+def _check_target(target: np.ndarray, needed: tuple[int, ...], source: str) -> None:
+    if target.shape != needed:
+        raise BadInputError(f"{source}: target has shape {target.shape}, needed is {needed}")
+    if not np.issubdtype(target.dtype, np.number):
+        raise BadInputError(f"{source}: the target has the type {target.dtype}; needed are numbers")
+    if not np.isfinite(target).all():
+        raise BadInputError(f"{source}: the target holds NaN or Inf: leave it out of the file")
+
+
+def _matrix_axes(array: np.ndarray) -> tuple[int, ...]:
+    return tuple(range(1, array.ndim))
+
+
+def _labelled(header: Header, frames: int) -> Header:
+    if header.labels:
+        return header
+    return replace(header, labels=[{"slice": i} for i in range(frames)])
+
+
 def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
-    """A mask file or dataset as (1 or slices, y, x) bool; (x,) means whole columns.
+    """A mask file or dataset as (1 or slices, matrix) bool; (x,) means whole columns.
 
     Raises
     ------
     BadInputError
         If it does not fit the matrix of the k-space, or selects nothing.
     """
-    n_slices, _, y, x = kspace.shape
+    n_slices, _, *matrix = kspace.shape
+    x = matrix[-1]
     if not np.issubdtype(np.asarray(mask).dtype, np.number) and mask.dtype != bool:
         raise BadInputError(f"{source}: the mask has the type {mask.dtype}; needed are numbers")
     if not np.isfinite(mask).all():
         raise BadInputError(f"{source}: the mask holds NaN or Inf; needed are zeros and ones")
     selected = np.asarray(mask) != 0
     if selected.shape == (x,) or selected.shape == (1, x):
-        selected = np.broadcast_to(selected.reshape(1, x), (y, x))
-    if selected.ndim == 2:
+        selected = np.broadcast_to(selected.reshape(x), matrix)
+    if selected.ndim == len(matrix):
         selected = selected[None]
-    if selected.shape not in ((1, y, x), (n_slices, y, x)):
+    if selected.shape not in ((1, *matrix), (n_slices, *matrix)):
         raise BadInputError(
-            f"{source}: the mask has shape {np.shape(mask)}; needed is ({x},), ({y}, {x}) or "
-            f"({n_slices}, {y}, {x}) for this k-space"
+            f"{source}: the mask has shape {np.shape(mask)}; needed is ({x},), {tuple(matrix)} or "
+            f"{(n_slices, *matrix)} for this k-space"
         )
-    if not selected.any(axis=(1, 2)).all():
+    if not selected.any(axis=_matrix_axes(selected)).all():
         raise BadInputError(f"{source}: the sampling mask is empty: nothing was measured")
     return selected
 
 
 def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
-    """Coil maps of a file as (1 or slices, coils, y, x) complex.
+    """Coil maps of a file as (1 or slices, coils, matrix) complex.
 
     Raises
     ------
@@ -152,7 +286,7 @@ def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
     maps = np.asarray(csm)
     if not np.issubdtype(maps.dtype, np.number):
         raise BadInputError(f"{source}: the coil maps have the type {maps.dtype}; needed: complex")
-    maps = maps[None] if maps.ndim == 3 else maps
+    maps = maps[None] if maps.ndim == len(shape) - 1 else maps
     if maps.shape not in (tuple(shape), (1, *shape[1:])):
         raise BadInputError(
             f"{source}: the coil maps have shape {np.shape(csm)}; this k-space needs "
@@ -160,7 +294,7 @@ def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
         )
     if not np.isfinite(maps).all():
         raise BadInputError(f"{source}: the coil maps hold NaN or Inf: estimate them again")
-    if not maps.any(axis=(1, 2, 3)).all():
+    if not maps.any(axis=_matrix_axes(maps)).all():
         raise BadInputError(
             f"{source}: the coil maps are zero everywhere: estimate them again, or leave them out "
             "so that they are estimated from the calibration region"

@@ -10,6 +10,8 @@ from equipoise.outcome import BadInputError
 
 N_DIMENSIONS = 16
 COIL, SLICE = 3, 13
+LABELS = {15: "set", 14: "average", 5: "contrast", 11: "phase", 10: "time", SLICE: "slice"}
+"""The dimensions of a series, in the order in which their frames become a stack."""
 
 
 def recognizes(path: Path) -> bool:
@@ -51,6 +53,14 @@ def read_cfl(path: Path) -> np.ndarray:
     check_size(str(content), stored, stored)
     data = np.fromfile(content, dtype=np.complex64)
     return data.reshape(dimensions, order="F")
+
+
+def frames_of(array: np.ndarray) -> np.ndarray:
+    """(frame, coil, dim 2, dim 1, dim 0) of an array that read_cfl gave: slices vary fastest."""
+    rest = [d for d in range(N_DIMENSIONS) if d not in (0, 1, 2, COIL, *LABELS)]
+    moved = array.transpose(*LABELS, COIL, 2, 1, 0, *rest)
+    sizes = [array.shape[d] for d in (COIL, 2, 1, 0)]
+    return moved.reshape(-1, *sizes)
 
 
 def cfl_bytes(array: np.ndarray) -> tuple[bytes, bytes]:

@@ -2,49 +2,53 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.encoding import CartesianEncoding, TrajectoryEncoding
+from equipoise.formats.header import Geometry
+from equipoise.formats.slices import stack_shape, why_not_solved
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling.masks import calibration_region
 
-DRAWN_ROWS, DRAWN_COLUMNS = 32, 64
-"""Pixels of the drawn mask: 16 lines of text, two pixels above each other in a character."""
+TIMES = ("time", "phase", "repetition")
+"""Labels whose values follow each other in time."""
 
 
 def describe(acquisition: Acquisition) -> dict[str, Any]:
     """Shapes, sampling, noise, centre and orientation of a scan, for JSON.
 
-    ``centre_by_energy`` is the sample of most energy over slices and coils, ``centre`` where the
-    package takes DC to be; both are (y, x). ``noise_level`` is the standard deviation of a complex
-    k-space sample, the median over slices.
+    ``shape`` is that of the samples with the names ``axes``. ``problems`` is the number of 2D
+    problems that the scan is reconstructed as, 0 with a reason in ``not_solved``.
+    ``centre_by_energy`` is the sample of most energy over frames and coils, ``centre`` where the
+    package takes DC to be; both are (y, x), of volumes (z, y, x). ``noise_level`` is the standard
+    deviation of a complex k-space sample, the median over frames. What a trajectory does not have
+    is null, and so is ``trajectory`` for Cartesian scans.
     """
-    kspace, header = acquisition.kspace, acquisition.header
-    n_slices, n_coils, y, x = kspace.shape
-    energy = kspace.abs().square().sum((0, 1))
-    peak = divmod(int(energy.argmax()), x)
-    geometry = header.geometry
+    header, encoding = acquisition.header, acquisition.encoding
+    reason, geometry = why_not_solved(acquisition), header.geometry
+    matrix = list(encoding.matrix)
     return {
         "file": acquisition.source,
         "format": acquisition.layout,
-        "images": n_slices,
-        "coils": n_coils,
-        "matrix": [y, x],
-        "image_matrix": list(header.crop or (y, x)),
-        "labels": _ranges(header.labels),
-        "acceleration": acquisition.acceleration,
-        "calibration_region": list(calibration_region(acquisition.mask[0])),
-        "masks": len(acquisition.mask) if _masks_differ(acquisition.mask) else 1,
-        "noise_level": float(noise_level(kspace, acquisition.mask).median()),
+        "encoding": "Cartesian" if isinstance(encoding, CartesianEncoding) else "trajectory",
+        "dimensions": len(matrix),
+        "axes": list(acquisition.axes),
+        "shape": list(acquisition.samples.shape),
+        "images": len(acquisition.samples),
+        "coils": acquisition.samples.shape[1],
+        "matrix": matrix,
+        "image_matrix": list(header.crop or matrix),
+        "labels": _ranges(acquisition.labels),
+        "frames_in_time": _frames_in_time(acquisition.labels),
+        "problems": 0 if reason else stack_shape(acquisition)[0],
+        "not_solved": reason,
+        **_sampling(acquisition, encoding),
+        "trajectory": _along(encoding) if isinstance(encoding, TrajectoryEncoding) else None,
         "whitened": header.whitening is not None,
-        "centre": [y // 2, x // 2],
-        "centre_by_energy": list(peak),
         "centre_in_file": None if header.centre is None else list(header.centre),
         "pixel_mm": None if geometry is None else [float(v) for v in geometry.spacing],
-        "field_of_view_mm": None
-        if geometry is None
-        else [n * d for n, d in zip((y, x), geometry.spacing[1:])],
+        "field_of_view_mm": None if geometry is None else _field_of_view(geometry, matrix),
         "plane": geometry.plane if geometry is not None and geometry.oriented else None,
         "coil_maps": acquisition.csm is not None,
         "target": acquisition.target is not None,
@@ -54,8 +58,43 @@ def describe(acquisition: Acquisition) -> dict[str, Any]:
     }
 
 
-def _masks_differ(mask: torch.Tensor) -> bool:
-    return bool((mask != mask[:1]).any())
+def _field_of_view(geometry: Geometry, matrix: list[int]) -> list[float]:
+    return [n * d for n, d in zip(matrix, geometry.spacing[-len(matrix) :])]
+
+
+def _sampling(
+    acquisition: Acquisition, encoding: CartesianEncoding | TrajectoryEncoding
+) -> dict[str, Any]:
+    """What can be said of the samples of a matrix; null for a trajectory."""
+    if isinstance(encoding, TrajectoryEncoding):
+        names = ("readout", "acceleration", "calibration_region", "masks", "noise_level")
+        return dict.fromkeys((*names, "centre", "centre_by_energy"))
+    mask, samples = encoding.mask, acquisition.samples
+    energy = samples.abs().square().sum((0, 1))
+    peak = torch.nonzero(energy == energy.max())[0]
+    return {
+        "readout": encoding.readout if len(encoding.matrix) > len("yx") else None,
+        "acceleration": encoding.acceleration,
+        "calibration_region": list(calibration_region(mask[0])),
+        "masks": len(mask) if bool((mask != mask[:1]).any()) else 1,
+        "noise_level": float(noise_level(samples, mask).median()),
+        "centre": [n // 2 for n in encoding.matrix],
+        "centre_by_energy": peak.tolist(),
+    }
+
+
+def _along(encoding: TrajectoryEncoding) -> dict[str, Any]:
+    """The trajectory: coordinates are cycles per field of view, the extent is (y, x)."""
+    frames, readouts, samples, _ = encoding.coordinates.shape
+    return {
+        "name": encoding.name,
+        "readouts": readouts,
+        "samples": samples,
+        "frames": frames,
+        "extent": list(encoding.extent),
+        "density": encoding.density is not None,
+        "matrix_visited": float(encoding.visited().double().mean()),
+    }
 
 
 def _ranges(labels: list[dict[str, int]]) -> dict[str, int]:
@@ -64,29 +103,21 @@ def _ranges(labels: list[dict[str, int]]) -> dict[str, int]:
     return {name: len({label.get(name) for label in labels}) for name in names}
 
 
-def draw_mask(mask: torch.Tensor) -> list[str]:
-    """The sampling pattern (y, x) in characters: the darker, the fewer samples of a cell."""
-    fraction = np.asarray(_shrink(mask.double().numpy()))
-    rows = []
-    for top, bottom in zip(fraction[::2], fraction[1::2]):
-        rows.append("".join(_cell(a, b) for a, b in zip(top, bottom)))
-    return rows
+def _frames_in_time(labels: list[dict[str, int]]) -> int:
+    """How many points in time a series has; 1 without one."""
+    return len({tuple(label.get(name) for name in TIMES) for label in labels})
 
 
-def _shrink(mask: np.ndarray) -> np.ndarray:
-    """Mean of the mask over the cells of a grid that a terminal can show."""
-    rows, columns = min(DRAWN_ROWS, mask.shape[0]), min(DRAWN_COLUMNS, mask.shape[1])
-    mean = np.stack([part.mean(0) for part in np.array_split(mask, rows + rows % 2 or 2)])
-    return np.stack([part.mean(1) for part in np.array_split(mean, columns, axis=1)], 1)
+def plane_of_samples(acquisition: Acquisition) -> torch.Tensor:
+    """The sampling pattern of the first frame as a plane: of a volume that across its readout.
 
-
-SHADES = " ░▒▓█"
-
-
-def _cell(top: float, bottom: float) -> str:
-    """Two cells above each other: half blocks where they differ, shades where they do not."""
-    if top >= 0.5 > bottom:
-        return "▀"
-    if bottom >= 0.5 > top:
-        return "▄"
-    return SHADES[round((top + bottom) / 2 * (len(SHADES) - 1))]
+    Of a volume without a readout along which it was fully sampled, the share of each line along x;
+    of a trajectory, the points of the matrix that it visits, of 3D ones along z.
+    """
+    encoding = acquisition.encoding
+    if isinstance(encoding, TrajectoryEncoding):
+        visited = encoding.visited()
+        return visited if visited.ndim == len("yx") else visited.double().mean(0)
+    if len(encoding.matrix) == len("yx"):
+        return encoding.mask[0]
+    return encoding.lines(encoding.readout or "x")[0].double().mean(-1)

@@ -29,7 +29,8 @@ class Geometry:
     slice_dir, y_dir, x_dir
         Unit vectors in which these three indices grow.
     centres
-        Position of pixel ``n // 2`` (the centre of the Fourier transform) of each image.
+        Position of pixel ``n // 2`` (the centre of the Fourier transform) of each image; of a
+        volume that of its voxel ``n // 2``.
     oriented
         False where the file says nothing of directions: then x, y, z are assumed.
     """
@@ -74,11 +75,11 @@ class Geometry:
     def from_json(cls, content: dict[str, Any]) -> "Geometry":
         """The inverse of ``dataclasses.asdict``, from lists of numbers."""
         made = cls(
-            spacing=_vector(content["spacing"]),
-            slice_dir=_vector(content["slice_dir"]),
-            y_dir=_vector(content["y_dir"]),
-            x_dir=_vector(content["x_dir"]),
-            centres=[_vector(v) for v in content["centres"]],
+            spacing=as_vector(content["spacing"]),
+            slice_dir=as_vector(content["slice_dir"]),
+            y_dir=as_vector(content["y_dir"]),
+            x_dir=as_vector(content["x_dir"]),
+            centres=[as_vector(v) for v in content["centres"]],
             oriented=bool(content["oriented"]),
         )
         if min(made.spacing) <= 0:
@@ -93,7 +94,14 @@ class Geometry:
         return nearest if normal.max() >= OBLIQUE else f"oblique, nearest {nearest}"
 
 
-def _vector(numbers: Any) -> Vector:
+def as_vector(numbers: Any) -> Vector:
+    """Three finite numbers.
+
+    Raises
+    ------
+    ValueError
+        If they are none.
+    """
     x, y, z = (float(v) for v in numbers)
     if not np.isfinite([x, y, z]).all():
         raise ValueError(f"{numbers} is no vector of three numbers")
@@ -109,11 +117,14 @@ class Header:
     geometry
         Position, orientation and pixel size.
     crop
-        The matrix (y, x) that images are cut to about their centre: oversampling removed.
+        The matrix (y, x), of a volume (z, y, x), that images are cut to about their centre:
+        oversampling removed.
     centre
-        Where the file says that DC lies (y, x), before the samples were placed on the matrix.
+        Where the file says that DC lies, (y, x) or (z, y, x), before the samples were placed on
+        the matrix.
     labels
-        For each image of the stack its slice, repetition, contrast, ...
+        For each image of the stack its slice, and where they vary its time, phase, repetition,
+        contrast, average or set.
     noise_covariance
         (coil, coil), of the noise readouts.
     whitening
@@ -125,8 +136,8 @@ class Header:
     """
 
     geometry: Geometry | None = None
-    crop: tuple[int, int] | None = None
-    centre: tuple[int, int] | None = None
+    crop: tuple[int, ...] | None = None
+    centre: tuple[int, ...] | None = None
     labels: list[dict[str, int]] = field(default_factory=list)
     noise_covariance: np.ndarray | None = None
     whitening: np.ndarray | None = None
@@ -169,7 +180,7 @@ class Header:
         return list(groups.values())
 
 
-def cut(images: np.ndarray, shape: tuple[int, int] | None) -> np.ndarray:
+def cut(images: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
     """The centre of (..., y, x); pixel ``n // 2`` stays the centre pixel."""
     if shape is None:
         return images

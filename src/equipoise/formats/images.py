@@ -9,6 +9,7 @@ from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.hdf5 import dataset_names, open_hdf5, read_complex
 from equipoise.formats.header import cut, stored_header
 from equipoise.formats.readers.registry import read
+from equipoise.formats.slices import as_slices
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import kspace_to_image
 
@@ -31,7 +32,7 @@ def read_images(path: Path) -> dict[str, Any]:
     names = dataset_names(path)
     if "kspace" not in names and any(name in names for name in IMAGES):
         return _stored_images(path)
-    acquisition = read(path)
+    acquisition = as_slices(read(path))
     image, how = combine(acquisition)
     return {
         "image": cut(image, acquisition.header.crop),

@@ -1,6 +1,6 @@
 """Coil maps of a scan as a file: what ``equipoise calib`` does."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.hdf5 import is_hdf5, open_hdf5
 from equipoise.formats.replacing import replacing, replacing_set
+from equipoise.formats.slices import as_slices
 from equipoise.formats.writers.write import check_target
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp, hann_window
@@ -91,6 +92,7 @@ def calibrate_maps(
     BadInputError
         If the scan has no usable calibration region, or ``||A||`` is found above 1.
     """
+    acquisition = as_slices(acquisition)
     kspace, mask = acquisition.kspace, acquisition.mask
     transform = torch.eye(kspace.shape[1], dtype=torch.complex128)
     if whiten:
@@ -191,4 +193,4 @@ def transformed(acquisition: Acquisition, maps: Path) -> Acquisition | None:
             f"{maps} was made for {matrix.shape[1]} channels, the scan has {n_coils}: run "
             "`equipoise calib` on this scan"
         )
-    return replace(acquisition, kspace=combine(matrix, acquisition.kspace))
+    return acquisition.with_kspace(combine(matrix, acquisition.kspace))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.formats import read
+from equipoise.formats import as_slices, read
 from equipoise.formats.acquisition import Acquisition, as_maps, as_mask
 from equipoise.formats.arrays import read_array
 from equipoise.outcome import BadInputError
@@ -38,12 +38,16 @@ def load_experiment(
 ) -> Experiment:
     """Read a scan, with coil maps and a mask from other files, or undersample it in retrospect.
 
+    A volume becomes the stack of slices along its readout; masks and maps belong to those.
+
     Raises
     ------
     BadInputError
-        If a file cannot be used, or an undersampled scan is to be undersampled again.
+        If a file cannot be used, holds what is not solved (see
+        :func:`equipoise.formats.slices.why_not_solved`), or if an undersampled scan is to be
+        undersampled again.
     """
-    original = read(scan)
+    original = as_slices(read(scan))
     kspace = original.kspace.numpy()
     if csm is not None:
         combined = transformed(original, csm)
@@ -51,7 +55,7 @@ def load_experiment(
             original, kspace = combined, combined.kspace.numpy()
         maps = as_maps(read_array(csm, "csm"), kspace.shape, str(csm))
         maps = maps if combined is not None else original.header.whitened(maps)
-        original.csm = torch.from_numpy(maps)
+        original = replace(original, csm=torch.from_numpy(maps))
     full = original if is_fully_sampled(original) else None
     if acceleration is not None:
         return Experiment(undersample(original, acceleration, seed), full)
@@ -102,7 +106,7 @@ def apply_mask(acquisition: Acquisition, mask: Tensor) -> Acquisition:
     sampled = mask & acquisition.mask
     if not bool(sampled.flatten(1).any(1).all()):
         raise BadInputError(f"{acquisition.source}: the mask selects no sample that was measured")
-    return replace(acquisition, kspace=acquisition.kspace * sampled[:, None], mask=sampled)
+    return acquisition.with_kspace(acquisition.kspace * sampled[:, None], sampled)
 
 
 def is_fully_sampled(acquisition: Acquisition) -> bool:

@@ -3,8 +3,9 @@
 import sys
 from dataclasses import dataclass
 
-from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.acquisition import STACK, Acquisition
 from equipoise.formats.limits import available_memory, size_text
+from equipoise.formats.slices import stack_shape
 from equipoise.methods.method import Method
 from equipoise.outcome import BadInputError
 
@@ -48,16 +49,18 @@ def estimate(
 
     The images of all slices, and with ``keep_maps`` their maps, are kept until they are written;
     beside them one slice at a time is calibrated, and solved with a network of some number of
-    features a pixel of the tile.
+    features a pixel of the tile. A volume is first transformed along its readout into a stack of
+    slices, of the size of its samples.
     """
-    slices, coils, y, x = acquisition.kspace.shape
+    slices, coils, y, x = stack_shape(acquisition)
     pixels = y * x
     kept = COMPLEX * slices * pixels * (3 + (coils if keep_maps else 0))
     calibration = 0 if acquisition.csm is not None else ESPIRIT_COPIES * COMPLEX * coils * pixels
     features = max((p.shape[0] for p in model.parameters() if p.ndim == 4), default=1)
     at_once = pixels if tile is None else min(pixels, tile**2)
     solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + 4 * 4 * features * at_once
-    return kept + max(calibration, solve)
+    transformed = acquisition.samples.nbytes if acquisition.samples.ndim > len(STACK) else 0
+    return kept + transformed + max(calibration, solve)
 
 
 def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
@@ -66,14 +69,14 @@ def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
     Raises
     ------
     BadInputError
-        If none does.
+        If none does, or if the scan holds what is not solved.
     """
+    slices, coils, y, x = stack_shape(acquisition)
     free = available_memory()
     for keep_maps, tile in ((True, None), (False, None), (False, TILE)):
         needed = estimate(acquisition, model, keep_maps=keep_maps, tile=tile)
         if free is None or needed <= free:
             return Plan(needed, keep_maps, tile)
-    slices, coils, y, x = acquisition.kspace.shape
     raise BadInputError(
         f"{acquisition.source}: {slices} slices of {y} x {x} with {coils} coils need about "
         f"{size_text(needed)} of memory, {size_text(free or 0)} are free: split the file by "

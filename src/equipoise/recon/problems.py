@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.slices import as_slices
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
 from equipoise.physics.fourier import kspace_to_image
@@ -32,14 +33,22 @@ class ScanProblem(Problem[SenseOp]):
 def problems(acquisition: Acquisition) -> Iterator[ScanProblem]:
     """What is to be solved, one image at a time, in the order of the images of the scan.
 
-    Each is made when it is asked for: its coil maps are estimated then, if the scan brings none.
+    Slices and the frames of a series are 2D problems of their own; a volume is one for each sample
+    of its readout (:func:`equipoise.formats.as_slices`). Each problem is made when it is asked
+    for: its coil maps are estimated then, if the scan brings none.
+
+    Raises
+    ------
+    BadInputError
+        If the scan holds what is not solved: a trajectory, or a volume that was not read out whole
+        along any axis.
     """
-    for index in range(len(acquisition.kspace)):
-        yield slice_problem(acquisition, index)
+    slices = as_slices(acquisition)
+    return (slice_problem(slices, index) for index in range(len(slices.kspace)))
 
 
 def slice_problem(acquisition: Acquisition, index: int) -> ScanProblem:
-    """One slice of a scan, with its coil maps (estimated if it brings none) and noise level."""
+    """One slice of a stack, with its coil maps (estimated if it brings none) and noise level."""
     kspace = acquisition.kspace[index : index + 1]
     unit = float(kspace.abs().max()) or 1.0
     kspace, mask = kspace / unit, _of_slice(acquisition.mask, index)
@@ -47,8 +56,7 @@ def slice_problem(acquisition: Acquisition, index: int) -> ScanProblem:
         csm = estimate_csm(kspace, mask)
     else:
         csm = normalize_csm(_of_slice(acquisition.csm, index))
-    labels = acquisition.header.labels
-    label = labels[index] if index < len(labels) else {}
+    label = acquisition.labels[index] if index < len(acquisition.labels) else {}
     operator = SenseOp(csm, mask)
     return ScanProblem(operator, kspace, noise_level(kspace, mask), unit, index=index, label=label)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.header import Header
+from equipoise.formats.slices import as_slices
 from equipoise.methods.method import Method
 from equipoise.methods.sense import best_sense
 from equipoise.methods.solving import amplification_bound, in_range, solve_slice
@@ -128,6 +129,7 @@ def reconstruct(
         Return the coil maps of all slices.
     """
     device = torch.device("cpu") if device is None else device
+    acquisition = as_slices(acquisition)
     model = model.to(device)
     slices, images, targets, senses, maps, history = [], [], [], [], [], []
     for index in range(len(acquisition.kspace)):

@@ -1,44 +1,105 @@
 """BART ``.cfl`` with ``.hdr``: complex64, column-major, up to 16 dimensions.
 
-Dimensions 0 to 2 are space, 3 is coils, 13 is slices. Where all three spatial dimensions are
-larger than one, the readout (0) is inverse-transformed and becomes the slices.
+Dimensions 0 to 2 are space, 3 is coils, and the frames of a series lie along 5 (echoes), 10 (time),
+11 (cardiac or respiratory phase), 13 (slices), 14 (averages) and 15. Along a trajectory, which is
+a cfl of its own, (3, sample, readout), the k-space is (1, sample, readout, coil).
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from equipoise.formats.acquisition import Acquisition, make_acquisition
-from equipoise.formats.cfl import COIL, N_DIMENSIONS, SLICE, read_cfl
+from equipoise.formats.acquisition import (
+    Acquisition,
+    make_acquisition,
+    make_trajectory_acquisition,
+)
+from equipoise.formats.cfl import COIL, LABELS, N_DIMENSIONS, frames_of, read_cfl
+from equipoise.formats.encoding import TrajectoryEncoding
+from equipoise.formats.header import Header
 from equipoise.outcome import BadInputError
-from equipoise.physics.fourier import kspace_to_image
 
 
 def read(path: Path) -> Acquisition:
-    """Read k-space; coil maps are another cfl, given with ``--csm``."""
+    """Read Cartesian k-space; coil maps are another cfl, given with ``--csm``."""
     array = read_cfl(path)
-    used = [d for d in range(N_DIMENSIONS) if array.shape[d] > 1]
-    other = [d for d in used if d not in (0, 1, 2, COIL, SLICE)]
+    labels = _labels(array, path)
+    frames = frames_of(array)  # (frame, coil, dim 2, dim 1, dim 0): the byte order of the cfl
+    flat = next((axis for axis in (2, 4, 3) if frames.shape[axis] == 1), None)
+    return make_acquisition(
+        frames if flat is None else frames.squeeze(flat),
+        str(path),
+        "BART",
+        notes=["assumed: centred unitary transform (bart fft -u)"],
+        header=Header(labels=labels),
+        volume=flat is None,
+    )
+
+
+def read_along(path: Path, trajectory: Path) -> Acquisition:
+    """Read k-space (1, sample, readout, coil) with its trajectory (3, sample, readout).
+
+    The matrix is not in these files: it is the smallest even one that holds the coordinates, as
+    `bart nufft` takes it.
+
+    Raises
+    ------
+    BadInputError
+        If the two do not belong together.
+    """
+    array, points = read_cfl(path), read_cfl(trajectory)
+    labels = _labels(array, path)
+    if array.shape[0] != 1 or points.shape[0] not in (2, 3) or points.shape[COIL] != 1:
+        raise BadInputError(
+            f"{path} {_text(array)} and {trajectory} {_text(points)} are no k-space with its "
+            "trajectory: needed are (1, sample, readout, coil) and (3, sample, readout)"
+        )
+    n = tuple(points.shape[d] for d in LABELS)
+    if n not in ((1,) * len(n), tuple(array.shape[d] for d in LABELS)):
+        raise BadInputError(
+            f"{trajectory} {_text(points)} has neither one frame nor those of {path} {_text(array)}"
+        )
+    coordinates = frames_of(points).real.squeeze(1)  # (frame, readout, sample, 3)
+    if not coordinates[..., 2:].any():
+        coordinates = coordinates[..., :2]
+    largest = np.nan_to_num(np.abs(coordinates)).max((0, 1, 2))
+    matrix = tuple(max(2 * math.ceil(v - ROUNDING), 1) for v in largest[::-1])
+    return make_trajectory_acquisition(
+        frames_of(array).squeeze(-1),
+        TrajectoryEncoding(torch.from_numpy(np.ascontiguousarray(coordinates)), matrix),
+        str(path),
+        "BART",
+        notes=[f"the matrix is that which holds the coordinates of {trajectory}"],
+        header=Header(labels=labels),
+    )
+
+
+ROUNDING = 1e-3
+"""Of coordinates in single precision that end at half the matrix."""
+
+
+def _labels(array: np.ndarray, path: Path) -> list[dict[str, int]]:
+    """What each frame is, in the order of :func:`frames_of`."""
+    known = (0, 1, 2, COIL, *LABELS)
+    other = [d for d in range(N_DIMENSIONS) if array.shape[d] > 1 and d not in known]
     if other:
         raise BadInputError(
             f"{path}: dimensions {other} of the cfl are larger than one (shape "
-            f"{tuple(array.shape)}); known are space (0-2), coils (3) and slices (13): slice them "
-            "first, for instance with `bart slice`"
+            f"{tuple(array.shape)}); known are space (0-2), coils (3) and the frames of a series "
+            f"({', '.join(f'{d} {name}' for d, name in LABELS.items())}): slice the others first, "
+            "for instance with `bart slice`"
         )
-    space = [d for d in (0, 1, 2) if array.shape[d] > 1]
-    notes = ["assumed: centred unitary transform (bart fft -u)"]
-    # (slice, coil, dim 2, dim 1, dim 0): C order over reversed dimensions is the cfl's byte order.
-    volume = array.transpose(SLICE, COIL, 2, 1, 0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15)
-    volume = volume.reshape(volume.shape[:5])
-    if len(space) == 3:
-        if len(volume) > 1:
-            raise BadInputError(f"{path}: several 3D volumes in one file; slice dimension 13 first")
-        # (1, coil, z, y, x) -> the readout x becomes the slices of a stack of (z, y) problems.
-        moved = torch.from_numpy(np.moveaxis(volume[0], -1, 0).copy())
-        kspace = kspace_to_image(moved.movedim(0, -1), 1).movedim(-1, 0).numpy()
-        notes.append("3D: inverse transform along the readout, one slice for each of its samples")
-    else:
-        missing = next(d for d in (2, 0, 1) if array.shape[d] == 1)
-        kspace = volume.squeeze(4 - missing)
-    return make_acquisition(kspace, str(path), "BART", notes=notes)
+    sizes = {d: array.shape[d] for d in LABELS}
+    return [
+        {name: index[i] for i, (d, name) in enumerate(LABELS.items()) if sizes[d] > 1}
+        or {"slice": 0}
+        for index in np.ndindex(*sizes.values())
+    ]
+
+
+def _text(array: np.ndarray) -> str:
+    """The shape without the ones at its end."""
+    used = max((d for d in range(array.ndim) if array.shape[d] > 1), default=0)
+    return str(tuple(array.shape[: used + 1]))

@@ -61,7 +61,16 @@ def read(path: Path) -> Acquisition:
     if stored and kspace.ndim == 4 and tuple(stored[0]) != kspace.shape[2:]:
         header.crop = _no_larger(stored[0], kspace.shape)
         notes.append(f"images are cut to {_text(header.crop)}, as the reconstruction in the file")
-    return make_acquisition(kspace, str(path), "fastMRI", notes=notes, header=header, **optional)
+    return make_acquisition(
+        kspace,
+        str(path),
+        "fastMRI",
+        mask=optional.get("mask"),
+        csm=optional.get("csm"),
+        target=optional.get("target"),
+        notes=notes,
+        header=header,
+    )
 
 
 def _is_stack(found: object) -> bool:

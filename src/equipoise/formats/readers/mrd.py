@@ -2,7 +2,8 @@
 
 All readouts are read at once: one by one takes 37 times as long. Each has a header with flags
 (numbered from 1), counters and the index of its centre sample; ``encodingLimits`` says which
-counter is the centre of k-space. :mod:`equipoise.formats.readers.readouts` puts them on the matrix.
+counter is the centre of k-space. :mod:`equipoise.formats.readers.readouts` puts them on the matrix,
+:mod:`equipoise.formats.readers.mrd_trajectory` keeps them where their coordinates say they lie.
 """
 
 from collections.abc import Iterator
@@ -12,12 +13,18 @@ from typing import Any
 import h5py
 import numpy as np
 
-from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.acquisition import (
+    Acquisition,
+    make_acquisition,
+    make_trajectory_acquisition,
+)
 from equipoise.formats.hdf5 import dataset_names, open_hdf5
 from equipoise.formats.header import Geometry, Header
 from equipoise.formats.limits import check_size
-from equipoise.formats.readers.readouts import Readouts, Stack, assemble, whitening_of
-from equipoise.formats.readers.xml_header import XmlHeader, parse
+from equipoise.formats.readers.mrd_trajectory import along_trajectory, is_trajectory
+from equipoise.formats.readers.readouts import Readouts, Stack, assemble, place, whitening_of
+from equipoise.formats.readers.xml_header import Space, XmlHeader, parse
+from equipoise.formats.slices import as_slices, join_slices
 from equipoise.outcome import BadInputError
 
 NOISE, CALIBRATION, CALIBRATION_AND_IMAGING, REVERSE = 19, 20, 21, 22
@@ -33,7 +40,6 @@ NOT_IMAGES = {
 }
 SEPARATE = ("separate", "external")
 COUNTERS = ("set", "phase", "repetition", "contrast", "slice")
-CARTESIAN = ("cartesian", "epi")
 NEEDED = ("flags", "number_of_samples", "active_channels", "center_sample", "idx")
 
 
@@ -63,14 +69,14 @@ def read(path: Path) -> Acquisition:
             raise BadInputError(f"{path}: the group {first!r} has no XML header")
         content = group["xml"][()] if group["xml"].shape == () else group["xml"][0]
         xml = parse(content, source)
-        heads, samples = _records(group["data"], path)
+        heads, samples, coordinates = _records(group["data"], path)
         ignored = [f"{first}/{name}" for name in sorted(set(group) - {"xml", "data"})]
     notes = [f"only the measurement {first!r} is read, not {others}"] if others else []
-    return _acquisition(source, xml, heads, samples, notes, ignored + others)
+    return _acquisition(source, xml, heads, samples, coordinates, notes, ignored + others)
 
 
-def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Headers and samples of all readouts, after a look at what the headers declare."""
+def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Headers, samples and coordinates of all readouts, after a look at what headers declare."""
     fields = data.dtype["head"].names or ()
     missing = [name for name in NEEDED if name not in fields]
     if missing or data.ndim != 1 or not len(data):
@@ -90,7 +96,18 @@ def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray]:
                 f"{path}: readout {i} holds {np.size(values)} numbers, its header says "
                 f"{2 * int(declared[i])} (real and imaginary parts): the file is damaged"
             )
-    return heads, samples
+    return heads, samples, _coordinates(data, heads)
+
+
+def _coordinates(data: h5py.Dataset, heads: np.ndarray) -> np.ndarray | None:
+    """The stored coordinates of each readout, flat; None where there are none."""
+    names = {*(data.dtype.names or ()), *(heads.dtype.names or ())}
+    if not {"traj", "trajectory_dimensions"} <= names or not heads["trajectory_dimensions"].any():
+        return None
+    declared = heads["number_of_samples"].astype(np.int64) * heads["trajectory_dimensions"]
+    size = Path(data.file.filename).stat().st_size
+    check_size(f"{data.file.filename}: {data.name}", 4 * int(declared.sum()), size)
+    return np.asarray(data.fields("traj")[()])
 
 
 def is_flag_set(flags: np.ndarray, *numbers: int) -> np.ndarray:
@@ -104,6 +121,7 @@ def _acquisition(
     xml: XmlHeader,
     heads: np.ndarray,
     samples: np.ndarray,
+    coordinates: np.ndarray | None,
     notes: list[str],
     ignored: list[str],
 ) -> Acquisition:
@@ -113,10 +131,6 @@ def _acquisition(
         raise BadInputError(
             f"{source}: the header gives the encoded matrix {xml.encoded.matrix} (x, y, z); needed "
             "are positive numbers"
-        )
-    if xml.trajectory is not None and xml.trajectory.lower() not in CARTESIAN:
-        raise BadInputError(
-            f"{source}: the trajectory is {xml.trajectory}; only Cartesian scans are reconstructed"
         )
     chosen, calibration = _choose(xml, heads, source, notes)
     noise = [_matrix(samples[i], heads[i]) for i in np.flatnonzero(is_flag_set(heads["flags"], 19))]
@@ -130,21 +144,53 @@ def _acquisition(
         lines.conjugate()
     if whitening is not None:
         lines.whiten(whitening)
-    stack = assemble(lines, xml, source, notes)
     header = Header(
-        geometry=_geometry(xml, heads, chosen, stack, notes),
-        crop=stack.crop,
-        centre=stack.centre,
-        labels=stack.labels,
-        noise_covariance=covariance,
-        whitening=whitening,
-        system=xml.system,
-        ignored=ignored,
+        noise_covariance=covariance, whitening=whitening, system=xml.system, ignored=ignored
     )
+    points = _points(heads, coordinates, chosen, source)
+    if is_trajectory(xml, points, source, notes):
+        assert points is not None
+        arms = along_trajectory(lines, points, xml, source, notes)
+        header.labels = arms.labels
+        first, volumetric = heads[chosen][arms.first], len(arms.encoding.matrix) == 3
+        header.geometry = _geometry(arms.space, first, arms.labels, volumetric, notes)
+        return make_trajectory_acquisition(
+            arms.samples, arms.encoding, source, "ISMRMRD", notes=notes, header=header
+        )
+    stack = assemble(lines, xml, source, notes)
+    header.labels, header.crop, header.centre = stack.labels, stack.crop, stack.centre
+    first = heads[chosen][stack.first]
+    header.geometry = _geometry(xml.encoded, first, stack.labels, stack.volumetric, notes)
     csm = _maps(heads, samples, calibration, xml, stack, whitening, source, notes)
     return make_acquisition(
-        stack.kspace, source, "ISMRMRD", mask=stack.mask, csm=csm, notes=notes, header=header
+        stack.kspace,
+        source,
+        "ISMRMRD",
+        mask=stack.mask,
+        csm=csm,
+        notes=notes,
+        header=header,
+        volume=stack.volumetric,
     )
+
+
+def _points(
+    heads: np.ndarray, coordinates: np.ndarray | None, chosen: np.ndarray, source: str
+) -> list[np.ndarray] | None:
+    """The coordinates of the chosen readouts, (sample, dimension) each; None if some have none."""
+    if coordinates is None:
+        return None
+    dimensions = heads["trajectory_dimensions"]
+    if not np.isin(dimensions[chosen], (2, 3)).all():
+        return None
+    for i in chosen:
+        needed = int(heads["number_of_samples"][i]) * int(dimensions[i])
+        if np.size(coordinates[i]) != needed:
+            raise BadInputError(
+                f"{source}: readout {i} holds {np.size(coordinates[i])} coordinates, its header "
+                f"says {needed}: the file is damaged"
+            )
+    return [np.asarray(coordinates[i], float).reshape(-1, dimensions[i]) for i in chosen]
 
 
 def _siemens(xml: XmlHeader) -> bool:
@@ -218,13 +264,16 @@ def _dwell_ratio(heads: np.ndarray, chosen: np.ndarray, xml: XmlHeader) -> float
 
 
 def _geometry(
-    xml: XmlHeader, heads: np.ndarray, chosen: np.ndarray, stack: Stack, notes: list[str]
+    space: Space,
+    first: np.ndarray,
+    labels: list[dict[str, int]],
+    volumetric: bool,
+    notes: list[str],
 ) -> Geometry | None:
-    """Where the images lie, from the first readout of each."""
-    if xml.encoded is None or min(xml.encoded.fov) <= 0:
+    """Where the frames lie, from the first readout of each."""
+    if min(space.fov) <= 0:
         notes.append("the header has no field of view: the pixel size is not known")
         return None
-    first = heads[chosen][stack.first]
     names = first.dtype.names or ()
     needed = ("position", "read_dir", "phase_dir", "slice_dir")
     vectors = {n: first[n].astype(float) if n in names else np.zeros((1, 3)) for n in needed}
@@ -236,8 +285,11 @@ def _geometry(
         notes.append("orientation is not in the file: axial slices are assumed")
         axes = [np.eye(3)[2 - i] for i in range(3)]
     directions = [tuple(float(v) for v in np.asarray(a)) for a in axes]
-    spacing = tuple(f / n for f, n in zip(xml.encoded.fov[::-1], stack.matrix_zyx))
-    return stack.place(spacing, directions, vectors["position"], oriented, notes)
+    spacing = tuple(f / n for f, n in zip(space.fov[::-1], space.matrix[::-1]))
+    partitions = space.matrix[2] if volumetric else 1
+    return place(
+        labels, spacing, directions, vectors["position"], oriented, notes, partitions=partitions
+    )
 
 
 def _unit(vector: np.ndarray) -> np.ndarray | None:
@@ -256,8 +308,6 @@ def _maps(
     notes: list[str],
 ) -> np.ndarray | None:
     """Coil maps of a separate calibration scan; those readouts are no samples of the image."""
-    from equipoise.physics.coils.espirit import estimate_csm
-
     if not len(calibration):
         return None
     lines = readouts(heads, samples, calibration, source)
@@ -268,10 +318,21 @@ def _maps(
     reference = assemble(lines, xml, source, [])
     if reference.kspace.shape[2:] != stack.kspace.shape[2:]:
         return None
-    csm = estimate_csm(*reference.tensors()).numpy()
+    csm = _estimated(reference, source)
     slices = [label["slice"] for label in reference.labels]
     if not all(label["slice"] in slices for label in stack.labels):
         notes.append("the separate calibration scan covers other slices: left out")
         return None
     notes.append(f"coil maps are from {len(calibration)} readouts of a separate calibration scan")
     return np.asarray(csm[[slices.index(label["slice"]) for label in stack.labels]])
+
+
+def _estimated(reference: Stack, source: str) -> np.ndarray:
+    """Coil maps of each frame of a calibration scan, of volumes slice by slice."""
+    from equipoise.physics.coils.espirit import estimate_csm
+
+    if not reference.volumetric:
+        return estimate_csm(*reference.tensors()).numpy()
+    volume = make_acquisition(reference.kspace, source, "ISMRMRD", mask=reference.mask, volume=True)
+    slices = as_slices(volume)
+    return join_slices(estimate_csm(slices.kspace, slices.mask), volume).numpy()

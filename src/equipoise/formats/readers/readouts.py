@@ -6,12 +6,13 @@ lie where DC is at ``n // 2``. Readout oversampling is removed in the image doma
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from equipoise.formats.header import Geometry, Vector
+from equipoise.formats.header import Geometry, as_vector
 from equipoise.formats.limits import check_size
 from equipoise.formats.readers.xml_header import Limit, XmlHeader
 from equipoise.outcome import BadInputError
@@ -85,58 +86,51 @@ def whitening_of(
 
 @dataclass
 class Stack:
-    """K-space (image, coil, y, x) with its mask, and what each image is.
+    """K-space with its mask, and what each frame is.
 
-    ``first`` is the readout that each image began with, ``matrix_zyx`` the encoded matrix that
-    the field of view belongs to, without readout oversampling.
+    ``kspace`` is (frame, coil, y, x), of volumes (frame, coil, z, y, x). ``first`` is the readout
+    that each frame began with.
     """
 
     kspace: np.ndarray
     mask: np.ndarray
     labels: list[dict[str, int]]
     first: list[int]
-    matrix_zyx: tuple[float, ...]
-    crop: tuple[int, int] | None
-    centre: tuple[int, int]
-    volumetric: bool
+    crop: tuple[int, ...] | None
+    centre: tuple[int, ...]
+
+    @property
+    def volumetric(self) -> bool:
+        """Whether the frames are volumes."""
+        return self.kspace.ndim == 5
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """K-space and mask."""
         return torch.from_numpy(self.kspace), torch.from_numpy(self.mask)
 
-    def place(
-        self,
-        spacing: tuple[float, ...],
-        directions: list[tuple[float, ...]],
-        positions: np.ndarray,
-        oriented: bool,
-        notes: list[str],
-    ) -> Geometry:
-        """The geometry, from pixel spacing and directions (slice, phase, read) and positions."""
-        dz, dy, dx = spacing
-        slice_dir, phase_dir, read_dir = directions
-        if self.volumetric:  # images are (slice direction, phase), stacked along the readout
-            index = np.array([label["slice"] for label in self.labels])
-            count = int(index.max()) + 1
-            offset = (index - count // 2)[:, None] * dx * np.array(read_dir)
-            return Geometry(
-                (dx, dz, dy), _v(read_dir), _v(slice_dir), _v(phase_dir),
-                [_v(p) for p in positions + offset], oriented,
-            )  # fmt: skip
-        slices = np.array([label["slice"] for label in self.labels])
-        if len(np.unique(slices)) > 1 and np.ptp(positions, axis=0).max() == 0:
-            notes.append("all slices have one position in the file: touching slices are assumed")
-            offset = (slices - (slices.max() + 1) // 2)[:, None] * dz
-            positions = positions + offset * np.array(slice_dir)
-        return Geometry(
-            (dz, dy, dx), _v(slice_dir), _v(phase_dir), _v(read_dir),
-            [_v(p) for p in positions], oriented,
-        )  # fmt: skip
 
+def place(
+    labels: list[dict[str, int]],
+    spacing: tuple[float, ...],
+    directions: Sequence[tuple[float, ...]],
+    positions: np.ndarray,
+    oriented: bool,
+    notes: list[str],
+    *,
+    partitions: int = 1,
+) -> Geometry:
+    """The geometry of frames, from pixel spacing and directions (slice, phase, read) and positions.
 
-def _v(vector: np.ndarray | tuple[float, ...]) -> Vector:
-    x, y, z = (float(v) for v in vector)
-    return x, y, z
+    ``partitions`` is the number of voxels of a volume along the slice direction.
+    """
+    slice_dir, phase_dir, read_dir = (as_vector(d) for d in directions)
+    slices = np.array([label["slice"] for label in labels])
+    if len(np.unique(slices)) > 1 and np.ptp(positions, axis=0).max() == 0:
+        notes.append("all slices have one position in the file: touching slices are assumed")
+        offset = (slices - (slices.max() + 1) // 2)[:, None] * spacing[0] * partitions
+        positions = positions + offset * np.array(slice_dir)
+    centres = [as_vector(p) for p in positions]
+    return Geometry(as_vector(spacing), slice_dir, phase_dir, read_dir, centres, oriented)
 
 
 def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> Stack:
@@ -159,7 +153,9 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
     check_size(f"{source}: the matrix {shape}", 8 * math.prod(shape), stored)
     check_size(f"{source}: the readouts {nx} long", 8 * nx * lines.coils, stored)
     row, centre_y = _rows(lines.lines, xml.limits, "kspace_encoding_step_1", ny, source, notes)
-    slab, _ = _rows(lines.partitions, xml.limits, "kspace_encoding_step_2", nz, source, notes)
+    slab, centre_z = _rows(
+        lines.partitions, xml.limits, "kspace_encoding_step_2", nz, source, notes
+    )
     kspace, count = np.zeros(shape, np.complex64), np.zeros((*shape[:1], *shape[2:]), np.uint16)
     centre_x = _centre_samples(lines, notes)
     for i in range(len(lines.samples)):
@@ -168,14 +164,13 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
         count[index.flat[i], slab[i], row[i]] += measured
     kspace /= np.maximum(count, 1)[:, None]
     _say(lines, nx, kept, count, notes)
-    labels = _labels(images, list(lines.counters))
+    labels = labels_of(images, list(lines.counters))
     crop = _crop(xml, (nz, ny, kept), volumetric)
     centre = (centre_y, int(np.median(centre_x)))
-    matrix = (float(xml.encoded.matrix[2]), float(ny), float(nx))
-    stack = Stack(
-        kspace[:, :, 0], count[:, 0] > 0, labels, first.tolist(), matrix, crop, centre, False
-    )
-    return _along_readout(kspace, count, stack, notes) if volumetric else stack
+    mask = count > 0
+    if volumetric:
+        return Stack(kspace, mask, labels, first.tolist(), crop, (centre_z, *centre))
+    return Stack(kspace[:, :, 0], mask[:, 0], labels, first.tolist(), crop, centre)
 
 
 def _kept_columns(xml: XmlHeader) -> int:
@@ -255,13 +250,13 @@ def _say(lines: Readouts, nx: int, kept: int, count: np.ndarray, notes: list[str
         notes.append(f"lines that were measured up to {count.max()} times are averaged")
 
 
-def _labels(images: np.ndarray, names: list[str]) -> list[dict[str, int]]:
+def labels_of(images: np.ndarray, names: list[str]) -> list[dict[str, int]]:
     """The slice of each image, and those other counters that vary."""
     varies = [len(np.unique(images[:, j])) > 1 or name == "slice" for j, name in enumerate(names)]
     return [{name: int(row[j]) for j, name in enumerate(names) if varies[j]} for row in images]
 
 
-def _crop(xml: XmlHeader, shape: tuple[int, int, int], volumetric: bool) -> tuple[int, int] | None:
+def _crop(xml: XmlHeader, shape: tuple[int, int, int], volumetric: bool) -> tuple[int, ...] | None:
     """The matrix of the reconstructed field of view, where it is smaller: phase oversampling."""
     assert xml.encoded is not None
     if xml.recon is None or min(*xml.encoded.fov, *xml.recon.fov) <= 0:
@@ -269,29 +264,5 @@ def _crop(xml: XmlHeader, shape: tuple[int, int, int], volumetric: bool) -> tupl
     shares = [min(r / e, 1.0) for r, e in zip(xml.recon.fov, xml.encoded.fov)]
     z, y = (max(round(n * share), 1) for n, share in zip(shape[:2], (shares[2], shares[1])))
     if volumetric:
-        return None if (z, y) == shape[:2] else (z, y)
+        return None if (z, y) == shape[:2] else (z, y, shape[2])
     return None if y == shape[1] else (y, shape[2])
-
-
-def _along_readout(kspace: np.ndarray, count: np.ndarray, stack: Stack, notes: list[str]) -> Stack:
-    """A volume becomes one (z, y) problem for each sample of the readout's inverse transform."""
-    notes.append("3D: inverse transform along the readout, one slice for each of its samples")
-    images = kspace_to_image(torch.from_numpy(kspace), 1).numpy()
-    n = images.shape[-1]
-    sampled = (count > 0).any(-1)
-    stack.kspace = np.concatenate([np.moveaxis(volume, -1, 0) for volume in images])
-    stack.mask = np.repeat(sampled, n, axis=0)
-    stack.kspace *= stack.mask[:, None]
-    several = len({label["slice"] for label in stack.labels}) > 1
-    stack.labels = [
-        {
-            **{k: v for k, v in label.items() if k != "slice"},
-            **({"slab": label["slice"]} if several else {}),
-            "slice": x,
-        }
-        for label in stack.labels
-        for x in range(n)
-    ]
-    stack.first = [f for f in stack.first for _ in range(n)]
-    stack.volumetric = True
-    return stack

@@ -34,13 +34,22 @@ UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, Runt
 """What damaged files raise in the libraries that read them; the cause stays attached."""
 
 
-def read(path: Path | str) -> Acquisition:
+def read(path: Path | str, *, trajectory: Path | str | None = None) -> Acquisition:
     """Read a scan of any known format.
+
+    Parameters
+    ----------
+    path
+        The scan.
+    trajectory
+        Where the samples lie in k-space, for the formats that keep it in a file of its own: a BART
+        cfl (3, sample, readout).
 
     Raises
     ------
     BadInputError
-        If the file is missing, damaged, of no known format, or holds no usable k-space.
+        If the file is missing, damaged, of no known format, or holds no usable k-space; if a
+        trajectory is given for a format that has none beside it.
     """
     path = Path(path)
     if not path.exists() and not cfl.recognizes(path):
@@ -50,6 +59,8 @@ def read(path: Path | str) -> Acquisition:
     try:
         for reader in READERS:
             if reader.recognizes(path):
+                if trajectory is not None:
+                    return _read_along(path, reader, Path(trajectory))
                 return reader.read(path)
     except BadInputError:
         raise
@@ -61,3 +72,12 @@ def read(path: Path | str) -> Acquisition:
     raise BadInputError(
         f"{path} has no known format: known are {', '.join(r.name for r in READERS)}"
     )
+
+
+def _read_along(path: Path, reader: Reader, trajectory: Path) -> Acquisition:
+    if reader.read is not bart.read or not cfl.recognizes(trajectory):
+        raise BadInputError(
+            f"{path} is {reader.name}, {trajectory} its trajectory: only BART's k-space (.cfl) has "
+            "a trajectory as a file of its own, a .cfl too; other formats keep it in the scan"
+        )
+    return bart.read_along(path, trajectory)

@@ -14,7 +14,7 @@ import numpy as np
 from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.header import Geometry, Header
 from equipoise.formats.limits import check_size
-from equipoise.formats.readers.readouts import Readouts, Stack, assemble, whitening_of
+from equipoise.formats.readers.readouts import Readouts, Stack, assemble, place, whitening_of
 from equipoise.formats.readers.xml_header import Limit, Space, XmlHeader
 from equipoise.optional import need
 from equipoise.outcome import BadInputError
@@ -103,7 +103,13 @@ def read(path: Path) -> Acquisition:
         ignored=ignored,
     )
     return make_acquisition(
-        stack.kspace, str(path), "Siemens twix", mask=stack.mask, notes=notes, header=header
+        stack.kspace,
+        str(path),
+        "Siemens twix",
+        mask=stack.mask,
+        notes=notes,
+        header=header,
+        volume=stack.volumetric,
     )
 
 
@@ -244,7 +250,11 @@ def _geometry(image: Any, xml: XmlHeader, stack: Stack, notes: list[str]) -> Geo
     phase = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
     read_dir = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
     slice_dir = (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))
-    spacing = tuple(f / n for f, n in zip(xml.encoded.fov[::-1], stack.matrix_zyx))
-    if not stack.volumetric:
-        spacing = (xml.encoded.fov[2], *spacing[1:])
-    return stack.place(spacing, [slice_dir, phase, read_dir], placed[:, :3], oriented, notes)
+    nx, ny, nz = xml.encoded.matrix
+    fx, fy, fz = xml.encoded.fov
+    partitions = nz if stack.volumetric else 1
+    spacing = (fz / partitions, fy / ny, fx / nx)
+    directions = [slice_dir, phase, read_dir]
+    return place(
+        stack.labels, spacing, directions, placed[:, :3], oriented, notes, partitions=partitions
+    )

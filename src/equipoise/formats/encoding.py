@@ -1,0 +1,118 @@
+"""Where the samples of a scan lie in k-space: on the points of a matrix, or along a trajectory."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+AXES = ("z", "y", "x")
+"""The axes of a matrix; an image in two dimensions has the last two."""
+
+MAX_GAPS = 0.01
+"""Share of the samples of a line that may be missing inside it: data of a few bits have zeros."""
+
+
+@dataclass(frozen=True)
+class CartesianEncoding:
+    """Samples on the points of a matrix.
+
+    Attributes
+    ----------
+    mask
+        (1 or frames, y, x) or (1 or frames, z, y, x), bool, True where measured, DC at index
+        ``n // 2`` of each axis.
+    """
+
+    mask: Tensor
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        """(y, x) or (z, y, x)."""
+        return tuple(self.mask.shape[1:])
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes of the matrix."""
+        return AXES[-len(self.matrix) :]
+
+    @property
+    def acceleration(self) -> float:
+        """Samples of the matrix for each measured one."""
+        return self.mask.numel() / max(int(self.mask.sum()), 1)
+
+    @cached_property
+    def readout(self) -> str | None:
+        """The axis along which whole lines were measured, x before y before z; None if none.
+
+        A line is whole if its samples are one stretch that holds DC: an inverse transform along
+        the axis then splits the problem, exactly where the stretch is the whole axis, and with
+        zeros for the rest after a partial echo.
+        """
+        whole = (name for name in reversed(self.axes) if _whole_lines(self.lines(name)))
+        return next(whole, None)
+
+    def lines(self, axis: str) -> Tensor:
+        """The mask with one axis as its last, (1 or frames, the other axes, axis)."""
+        return self.mask.movedim(1 + self.axes.index(axis), -1)
+
+
+def _whole_lines(lines: Tensor) -> bool:
+    """Whether each line that holds samples is one stretch through DC, up to ``MAX_GAPS``."""
+    lines = lines.flatten(0, -2)
+    lines = lines[lines.any(-1)].to(torch.uint8)
+    n = lines.shape[-1]
+    first, last = lines.argmax(-1), n - 1 - lines.flip(-1).argmax(-1)
+    centred = (first <= n // 2) & (last >= n // 2)
+    count = int(lines.sum())
+    missing = int((last - first + 1).sum()) - count
+    return bool(centred.all()) and missing <= MAX_GAPS * count
+
+
+@dataclass(frozen=True)
+class TrajectoryEncoding:
+    """Samples anywhere in k-space, in readouts: spokes, spiral arms.
+
+    Attributes
+    ----------
+    coordinates
+        (1 or frames, readout, sample, 2 or 3) real, in the order x, y, z, in cycles per field of
+        view: neighbouring samples of a full matrix of n points lie 1 apart, from -n/2 to n/2.
+    matrix
+        (y, x) or (z, y, x) of the image that they are meant for.
+    name
+        What the file calls it: radial, spiral, ...
+    density
+        (1 or frames, readout, sample) real, the weight of each sample in the adjoint, if given.
+    """
+
+    coordinates: Tensor
+    matrix: tuple[int, ...]
+    name: str = "not named"
+    density: Tensor | None = None
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes of the samples."""
+        return ("readout", "sample")
+
+    @property
+    def extent(self) -> tuple[float, ...]:
+        """The largest coordinate along each axis, in the order of the matrix."""
+        largest = self.coordinates.abs().flatten(0, -2).amax(0)
+        return tuple(float(v) for v in largest.flip(0))
+
+    def visited(self) -> Tensor:
+        """The points of the matrix that a sample of the first frame is nearest to, (matrix) bool.
+
+        Samples beyond the matrix are left out.
+        """
+        sizes = torch.tensor(self.matrix)
+        points = self.coordinates[0].flatten(0, 1).flip(-1).round().long() + sizes // 2
+        inside = points[((points >= 0) & (points < sizes)).all(-1)]
+        grid = torch.zeros(self.matrix, dtype=torch.bool)
+        grid[tuple(inside.T)] = True
+        return grid
+
+
+Encoding = CartesianEncoding | TrajectoryEncoding

@@ -1,0 +1,167 @@
+"""A scan as the stack of 2D problems that are solved, or why it cannot be one."""
+
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.encoding import CartesianEncoding, TrajectoryEncoding
+from equipoise.formats.header import Geometry, Header, as_vector
+from equipoise.formats.limits import check_size
+from equipoise.outcome import BadInputError
+from equipoise.physics.fourier import kspace_to_image
+
+
+def why_not_solved(acquisition: Acquisition) -> str | None:
+    """What keeps a scan from being reconstructed and what can be done; None if nothing does."""
+    encoding = acquisition.encoding
+    if isinstance(encoding, TrajectoryEncoding):
+        _, readouts, samples, _ = encoding.coordinates.shape
+        return (
+            f"the k-space is not Cartesian (trajectory {encoding.name}, {readouts} readouts of "
+            f"{samples} samples): it is read and described, not reconstructed. Grid it first, for "
+            "instance with `bart nufft -i` and `bart fft -u`, and reconstruct the result"
+        )
+    if len(encoding.matrix) == 3 and encoding.readout is None:
+        shares = ", ".join(f"{_share(encoding.lines(a)):.0%} along {a}" for a in encoding.axes)
+        return (
+            f"3D k-space (z, y, x) = {encoding.matrix} in which no axis is fully sampled (of the "
+            f"lines that hold samples, {shares} were measured): it is read and described, not "
+            "reconstructed. A volume is solved as 2D problems, after an inverse transform along a "
+            "readout that is fully sampled; for undersampling along all three axes use other "
+            "software, for instance `bart pics`"
+        )
+    return None
+
+
+def _share(lines: Tensor) -> float:
+    return float(lines.double().mean(-1)[lines.any(-1)].mean())
+
+
+def stack_shape(acquisition: Acquisition) -> tuple[int, int, int, int]:
+    """(images, coils, y, x) of :func:`as_slices`, without its work.
+
+    Raises
+    ------
+    BadInputError
+        If the scan cannot be a stack of 2D problems.
+    """
+    encoding = _solvable(acquisition)
+    frames, coils, *matrix = acquisition.samples.shape
+    if len(matrix) == 3:
+        assert encoding.readout is not None
+        frames *= matrix.pop(encoding.axes.index(encoding.readout))
+    y, x = matrix
+    return frames, coils, y, x
+
+
+def _solvable(acquisition: Acquisition) -> CartesianEncoding:
+    reason = why_not_solved(acquisition)
+    if reason is not None or not isinstance(acquisition.encoding, CartesianEncoding):
+        raise BadInputError(f"{acquisition.source}: {reason}")
+    return acquisition.encoding
+
+
+def as_slices(acquisition: Acquisition) -> Acquisition:
+    """The scan as a stack of 2D problems, the form that everything is solved in.
+
+    A stack of slices and frames is returned as it is. A volume becomes one 2D problem for each
+    sample of the inverse transform along its readout. The problems of a separable A are the same:
+    ``F_3D = F_2D F_1D``, and the mask is constant along the readout.
+
+    Raises
+    ------
+    BadInputError
+        If the k-space is not Cartesian, if it is 3D and no axis is fully sampled, or if the
+        transformed volume does not fit into memory.
+    """
+    encoding = _solvable(acquisition)
+    if len(encoding.matrix) == 2:
+        return acquisition
+    assert encoding.readout is not None
+    size = acquisition.samples.nbytes
+    check_size(f"{acquisition.source}: the transform along the readout", size, size)
+    axis = encoding.axes.index(encoding.readout)
+    lines = encoding.lines(encoding.readout)
+    frames, n = len(acquisition.samples), encoding.matrix[axis]
+    hybrid = kspace_to_image(acquisition.samples.movedim(2 + axis, -1), 1)
+    mask = lines.any(-1).expand(frames, -1, -1).repeat_interleave(n, 0)
+    return replace(
+        acquisition,
+        encoding=CartesianEncoding(mask),
+        samples=_stack(hybrid) * mask[:, None],
+        csm=None if acquisition.csm is None else _cut(acquisition.csm, axis, frames),
+        target=None if acquisition.target is None else _cut(acquisition.target, axis, frames),
+        notes=[*acquisition.notes, *_notes(encoding.readout, lines)],
+        header=_header(acquisition.header, axis, encoding.matrix),
+    )
+
+
+def _stack(array: Tensor) -> Tensor:
+    """(frame, ..., n) to (frame n, ...)."""
+    return array.movedim(-1, 1).flatten(0, 1).contiguous()
+
+
+def _cut(array: Tensor, axis: int, frames: int) -> Tensor:
+    """An array of the image domain, (1 or frames, ..., z, y, x), as slices across one axis."""
+    return _stack(array.movedim(axis - 3, -1).expand(frames, *(-1,) * (array.ndim - 1)))
+
+
+def join_slices(array: Tensor, volume: Acquisition) -> Tensor:
+    """An array of the image domain of the slices of a volume, (images, coil, ., .), as a volume.
+
+    The inverse of what :func:`as_slices` does to coil maps: (frame, coil, z, y, x).
+    """
+    encoding = _solvable(volume)
+    assert encoding.readout is not None
+    frames, axis = len(volume.samples), encoding.axes.index(encoding.readout)
+    return array.reshape(frames, -1, *array.shape[1:]).movedim(1, 2 + axis)
+
+
+def _notes(readout: str, lines: Tensor) -> list[str]:
+    across = f"3D: inverse transform along the readout {readout}, one slice for each of its samples"
+    measured = lines.flatten(0, -2).any(0)
+    if bool(measured.all()):
+        return [across]
+    return [across, f"the readout holds {int(measured.sum())} of {len(measured)} samples: zeros "
+            "are taken for the others"]  # fmt: skip
+
+
+def _header(header: Header, axis: int, matrix: tuple[int, ...]) -> Header:
+    """What is known of the slices of volumes."""
+    n, several = matrix[axis], len({label.get("slice") for label in header.labels}) > 1
+    labels = [
+        {k: v for k, v in label.items() if k != "slice"}
+        | ({"slab": label["slice"]} if several else {})
+        | {"slice": i}
+        for label in header.labels
+        for i in range(n)
+    ]
+    geometry = None if header.geometry is None else _geometry(header.geometry, axis, n)
+    crop, centre = _pair(header.crop, axis), _pair(header.centre, axis)
+    return replace(header, labels=labels, geometry=geometry, crop=crop, centre=centre)
+
+
+def _pair(numbers: tuple[int, ...] | None, axis: int) -> tuple[int, int] | None:
+    if numbers is None:
+        return None
+    first, second = (v for i, v in enumerate(numbers) if i != axis)
+    return first, second
+
+
+def _geometry(volume: Geometry, axis: int, n: int) -> Geometry:
+    """Slices across one of the axes (slice, y, x) of a volume, its centre being voxel n // 2."""
+    across, first, second = (axis, *(i for i in range(3) if i != axis))
+    directions = (volume.slice_dir, volume.y_dir, volume.x_dir)
+    step = volume.spacing[across] * np.array(directions[across])
+    offsets = (np.arange(n) - n // 2)[:, None] * step
+    centres = [position for centre in volume.centres for position in np.array(centre) + offsets]
+    return Geometry(
+        (volume.spacing[across], volume.spacing[first], volume.spacing[second]),
+        directions[across],
+        directions[first],
+        directions[second],
+        [as_vector(position) for position in centres],
+        volume.oriented,
+    )
