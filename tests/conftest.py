@@ -1,5 +1,12 @@
 """Every public signature is checked at run time: shapes and dtypes by jaxtyping and beartype."""
 
+import os
+
+# Threads that meet after every operation on a small tensor wait for each other longer than they
+# work, and for a processor that others keep busy. Processes that a test starts inherit this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where more threads are asked for
+
 from jaxtyping import install_import_hook
 
 hook = install_import_hook("equipoise", "typecheck.checker")

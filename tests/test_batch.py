@@ -211,7 +211,7 @@ class TestResume:
         assert run(*arguments, whole).exit_code == 0
         command = [sys.executable, "-m", "equipoise", *arguments, str(killed)]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 900
         manifest = killed / MANIFEST
         while not (manifest.exists() and b'"written"' in manifest.read_bytes()):
             assert process.poll() is None
@@ -273,10 +273,10 @@ class TestParts:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
         environment["PATH"] = os.path.dirname(sys.executable) + ":/usr/bin:/bin"  # noqa: PTH120
         result = subprocess.run(
-            command, capture_output=True, text=True, env=environment, check=True, timeout=120
+            command, capture_output=True, text=True, env=environment, check=True, timeout=900
         )
         assert "2 parts submitted (no SLURM here: local processes)" in result.stderr
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 900
         expected = {f"s.{i}.h5" for i in range(4)}
 
         def written():

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -30,13 +29,18 @@ def scan(tmp_path):
     return tmp_path / "s.npz"
 
 
-def test_help_takes_less_than_a_second():
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "equipoise", "--help"], check=True, stdout=-3)
-        times.append(time.perf_counter() - started)
-    assert min(times) < 1
+def test_help_loads_nothing_heavy():
+    """What makes ``--help`` instant; seconds would also measure the other users of the machine."""
+    program = (
+        "import sys\nfrom equipoise.cli.app import main\nsys.argv[1:] = ['--help']\n"
+        "try:\n    main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "Usage" in result.stdout
+    loaded = set(result.stderr.split())
+    assert "equipoise.cli.recon" in loaded
+    assert not loaded & {"torch", "numpy", "h5py", "matplotlib", "nibabel", "pydantic", "PIL"}
 
 
 class TestVerbosity:

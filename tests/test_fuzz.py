@@ -326,7 +326,7 @@ def ended(tmp_path_factory):
         [sys.executable, "-W", "error", str(worker), str(listing), str(log)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3600,
         check=False,
     )
     records = [json.loads(line) for line in log.read_text().splitlines()]

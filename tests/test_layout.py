@@ -25,7 +25,9 @@ STAIRS["training"] = STAIRS["zoo"] | {"zoo"}
 STAIRS["report"] = STAIRS["recon"] | {"recon"}
 STAIRS["experiments"] = STAIRS["report"] | {"report", "training"}
 STAIRS["cli"] = STAIRS["experiments"] | {"experiments"}
-WORDS = {"arguments", "shapes", "outcome", "optional", "vectors", "metrics", "version"}
+WORDS = {
+    "arguments", "shapes", "outcome", "optional", "vectors", "metrics", "threads", "version",
+}  # fmt: skip
 ROOF = {"__init__", "__main__"}
 FORBIDDEN_NAMES = {"utils", "misc", "common", "helpers"}
 LONGEST_FILE, MEDIAN_FILE, MEDIAN_FUNCTION = 400, 150, 15

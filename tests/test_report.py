@@ -67,7 +67,7 @@ def page(tmp_path_factory):
 
 def browse(*arguments):
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=True).stdout
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (640, 368)])

@@ -145,7 +145,7 @@ def test_kill_9_and_resume_end_in_the_weights_of_an_uninterrupted_run(config_fil
 
 
 def wait_for_lines(path: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         if path.exists() and len(path.read_text().splitlines()) > count:
             return

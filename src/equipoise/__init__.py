@@ -3,7 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from equipoise.threads import wait_passively
 from equipoise.version import __version__
+
+wait_passively()
 
 _PUBLIC = {
     "Acquisition": "equipoise.formats",

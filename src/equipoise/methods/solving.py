@@ -11,6 +11,7 @@ from equipoise.methods.usual import slice_features
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
+from equipoise.threads import threads_for
 
 
 def solve_slice(
@@ -28,13 +29,14 @@ def solve_slice(
             "the model is for photographs and a scan is complex: choose one of the -brain- models"
         )
     weight = None if lam is None else torch.tensor([lam], dtype=torch.float64)
-    return model.solve(
-        problem.operator,
-        problem.data,
-        noise_level=problem.noise_level,
-        lam=weight,
-        options=options,
-    )
+    with threads_for(problem.data.numel()):
+        return model.solve(
+            problem.operator,
+            problem.data,
+            noise_level=problem.noise_level,
+            lam=weight,
+            options=options,
+        )
 
 
 def amplification_bound(model: Method, solution: Solution) -> float | None:
