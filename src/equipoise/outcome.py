@@ -6,6 +6,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from equipoise.readable import counted, size, span
+
 
 class EquipoiseError(Exception):
     """A failure that the user can act on: what was wrong, what was measured, what to do."""
@@ -59,7 +61,7 @@ class BackwardRecord:
     solution: "Solution | None" = None
 
 
-@dataclass
+@dataclass(repr=False)
 class Solution:
     """The result of an equilibrium solve, per sample of the batch.
 
@@ -101,8 +103,19 @@ class Solution:
     lam: Tensor
     m: float | None
     history: list[Tensor] = field(default_factory=list)
-    record: "BackwardRecord" = field(default_factory=lambda: BackwardRecord(), repr=False)
+    record: "BackwardRecord" = field(default_factory=lambda: BackwardRecord())
     scale: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """How it ended and what is promised, in two lines."""
+        ends = ", ".join(dict.fromkeys(o.value for o in self.outcome))
+        evaluations = counted(int(self.network_evaluations.max()), "network evaluation")
+        bound, m = float(self.distance_bound.max()), self.m
+        promise = "no bound" if m is None else f"distance bound {bound:.1e}, m {m:.3g}"
+        return (
+            f"Solution {size(self.value)}: {ends} after {evaluations}\n"
+            f"  lam {span(self.lam.detach())}, {promise}"
+        )
 
     @property
     def backward(self) -> "Solution | None":

@@ -11,13 +11,14 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.outcome import Solution
 from equipoise.physics.linop import LinearOperator
+from equipoise.readable import size, span
 from equipoise.shapes import Data, Image, Mask, PerSample
 from equipoise.vectors import norm, per_sample
 
 Reconstruct = Callable[[Tensor], Tensor]
 
 
-@dataclass
+@dataclass(repr=False)
 class WorstCase:
     """What an attack found.
 
@@ -44,6 +45,13 @@ class WorstCase:
     amplification: PerSample
     random_amplification: PerSample
     history: Tensor
+
+    def __repr__(self) -> str:
+        """How far the image moved."""
+        return (
+            f"WorstCase {size(self.perturbation)}: ||dx|| / ||db|| {span(self.amplification)}, "
+            f"random noise {span(self.random_amplification)}"
+        )
 
 
 def worst_case(

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from equipoise.outcome import BadInputError
+from equipoise.readable import counted, matrix
 
 Respond = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NoiseMap:
     """Standard deviation of the *complex* image, ``E|dx|^2 = std^2``, and its own uncertainty.
 
@@ -35,6 +36,15 @@ class NoiseMap:
     error: Tensor
     probes: int
     accuracy: float = 0.0
+
+    def __repr__(self) -> str:
+        """Its size and its typical value."""
+        inside = self.std > 0
+        median = float(self.std[inside].median()) if bool(inside.any()) else 0.0
+        return (
+            f"NoiseMap {matrix(self.std.shape)} of {counted(self.probes, 'probe')}: "
+            f"median std {median:.3g}"
+        )
 
 
 def noise_map(

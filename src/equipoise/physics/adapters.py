@@ -4,6 +4,7 @@ Nothing of theirs is imported with the package: sigpy and pylops are extras, dee
 with torchvision and is brought by its user.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,41 @@ from equipoise.optional import need
 from equipoise.outcome import BadInputError
 from equipoise.physics.generic import FunctionOp
 from equipoise.physics.linop import LinearOperator
+
+
+def from_numpy(
+    forward: Callable[[np.ndarray], np.ndarray],
+    adjoint: Callable[[np.ndarray], np.ndarray],
+    image_shape: tuple[int, ...],
+    batch: int = 1,
+) -> FunctionOp:
+    """A pair of functions of numpy arrays, applied to every image of a batch; on the processor.
+
+    Parameters
+    ----------
+    forward, adjoint
+        ``A x`` of one complex image, and ``A^H b``.
+    image_shape
+        (y, x) of the image.
+    batch
+        Number of images.
+
+    Raises
+    ------
+    BadInputError
+        If the adjoint is not that of the function.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> fourier = eq.from_numpy(
+    ...     lambda x: np.fft.fft2(x, norm="ortho"), lambda b: np.fft.ifft2(b, norm="ortho"), (8, 8)
+    ... )
+    >>> fourier(np.ones((8, 8)))[0, 0].real
+    tensor(8., dtype=torch.float64)
+    """
+    return FunctionOp(*_differentiable(forward, adjoint), (batch, *image_shape))
 
 
 def from_sigpy(linop: Any, batch: int = 1) -> FunctionOp:

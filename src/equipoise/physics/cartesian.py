@@ -7,6 +7,7 @@ from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.linop import LinearOperator, percentile
 from equipoise.physics.sampling.masks import calibration_region
+from equipoise.readable import counted, matrix
 from equipoise.shapes import Image, KSpace, Mask, PerSample
 
 
@@ -65,6 +66,13 @@ class SenseOp(LinearOperator):
         # Along an axis on which M is constant, F^H M F is M: whole lines need no transform there.
         self._axes = tuple(a for a in axes if not _constant_along(corner_mask, a))
         self._weights = corner_mask.to(csm.real.dtype)
+
+    def __repr__(self) -> str:
+        """Coils, matrix, acceleration, batch."""
+        batch, *space = self.image_shape
+        acceleration = self.mask.numel() / int(self.mask.sum())
+        coils = counted(self.csm.shape[1], "coil")
+        return f"SenseOp of {coils}, {matrix(space)}, {acceleration:.2f}-fold, batch {batch}"
 
     @property
     def image_shape(self) -> tuple[int, ...]:

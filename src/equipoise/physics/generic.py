@@ -71,6 +71,10 @@ class FunctionOp(LinearOperator):
         image = self._adjoint(data)
         _refuse_other_result("adjoint", image, self._shape)
 
+    def __repr__(self) -> str:
+        """From what to what."""
+        return f"FunctionOp from images {self._shape} to data {self.data_shape}"
+
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Shape of the batch of images."""

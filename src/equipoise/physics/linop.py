@@ -36,6 +36,10 @@ class LinearOperator(ABC):
         """Names of the axes of a measurement after the batch, for messages; () if unknown."""
         return ()
 
+    def __repr__(self) -> str:
+        """Its kind and its images."""
+        return f"{type(self).__name__} on images {self.image_shape}"
+
     def __call__(self, image: Array) -> Tensor:
         """``A x`` of numpy arrays or tensors, with or without the batch axis.
 
@@ -116,6 +120,10 @@ class _Adjoint(LinearOperator):
         """``A^H b``."""
         given = self._operator.given_data(image)
         return given.like(self.forward(given.value))
+
+    def __repr__(self) -> str:
+        """The operator that it is the adjoint of."""
+        return f"adjoint of {self._operator!r}"
 
     @property
     def H(self) -> LinearOperator:

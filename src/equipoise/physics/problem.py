@@ -9,6 +9,7 @@ from equipoise.arguments import Array, Number, as_numbers, as_tensor
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.linop import LinearOperator
+from equipoise.readable import size
 from equipoise.shapes import Data, Image, Mask, PerSample
 from equipoise.vectors import norm
 
@@ -74,6 +75,14 @@ class Problem(Generic[Operator]):
         values = {"operator": operator, "data": given, "noise_level": level, "unit": unit}
         for name, value in {**values, "mask": where}.items():
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        """A, and what was measured."""
+        level = float(self.noise_level[0])
+        return (
+            f"{type(self).__name__}: {self.operator!r}\n"
+            f"  data {size(self.data)}, noise level {level:.3g}, unit {self.unit:.3g}"
+        )
 
     @property
     def measured(self) -> Mask:

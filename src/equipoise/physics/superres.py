@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import LinearOperator, percentile
+from equipoise.readable import matrix
 from equipoise.shapes import Data, Image, PerSample
 from equipoise.vectors import per_sample
 
@@ -69,6 +70,22 @@ class BlurDownsampleOp(LinearOperator):
         self.shape, self.factor, self.batch = shape, factor, batch
         self.kernel, self.border = kernel, border
         self._rows = [_resampling(n, factor, kernel, border) for n in shape]
+
+    def __repr__(self) -> str:
+        """Sizes, factor, kernel and border."""
+        small = matrix([len(rows) for rows in self._rows])
+        kind = f"{self.kernel} kernel, {self.border} border, batch {self.batch}"
+        return f"BlurDownsampleOp from {matrix(self.shape)} to {small}, {kind}"
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """(batch, y / factor, x / factor)."""
+        return (self.batch, *(len(rows) for rows in self._rows))
+
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        """Those of the small image."""
+        return ("y", "x")
 
     @property
     def image_shape(self) -> tuple[int, ...]:

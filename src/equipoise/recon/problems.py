@@ -14,7 +14,7 @@ from equipoise.physics.noise_level import noise_level
 from equipoise.physics.problem import Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScanProblem(Problem[SenseOp]):
     """The problem of one image of a scan.
 

@@ -20,11 +20,12 @@ from equipoise.metrics import psnr, ssim
 from equipoise.outcome import Outcome, Solution
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
+from equipoise.readable import counted, matrix, span
 from equipoise.recon.device import creating_on
 from equipoise.recon.problems import slice_problem, target_of
 
 
-@dataclass
+@dataclass(repr=False)
 class SliceResult:
     """What is known about one reconstructed slice; the names are those of the JSON output.
 
@@ -52,8 +53,16 @@ class SliceResult:
     sense_psnr: float | None = None
     sense_ssim: float | None = None
 
+    def __repr__(self) -> str:
+        """How the slice ended, and its PSNR where there is a target."""
+        psnr = "" if self.psnr is None else f", PSNR {self.psnr:.2f} dB"
+        return (
+            f"SliceResult {self.index}: {self.outcome}, lam {self.lam:.3g}, "
+            f"distance bound {self.distance_bound:.1e} ({self.m_evidence}){psnr}"
+        )
 
-@dataclass
+
+@dataclass(repr=False)
 class Reconstruction:
     """The images of a scan and how each was reached.
 
@@ -71,6 +80,18 @@ class Reconstruction:
     history: list[Tensor] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     header: Header = field(default_factory=Header)
+
+    def __repr__(self) -> str:
+        """How the scan ended in a line, and what it says of its images in another."""
+        count = counted(len(self.slices), "slice")
+        bounds = span([s.distance_bound for s in self.slices], ".1e")
+        lams = span([s.lam for s in self.slices])
+        psnr = [s.psnr for s in self.slices if s.psnr is not None]
+        quality = f", PSNR {span(psnr, '.2f')} dB" if psnr else ""
+        return (
+            f"Reconstruction of {count}, {matrix(self.image.shape[1:])}: {self.outcome.value}\n"
+            f"  lam {lams}, distance bound {bounds}{quality}"
+        )
 
     @property
     def outcome(self) -> Outcome:

@@ -6,7 +6,7 @@ replacement, so that the acceleration ``mask.numel() / mask.sum()`` is the one t
 for, up to the rounding of one sample or line.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -185,7 +185,7 @@ MASKS: dict[str, Callable[..., Mask]] = {
 
 
 def make_mask(
-    kind: str, shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0
+    kind: str, shape: Sequence[int], acceleration: float, calibration: int = 24, seed: int = 0
 ) -> Mask:
     """Draw the mask called ``kind``, shape (1, y, x).
 
@@ -193,8 +193,17 @@ def make_mask(
     ------
     BadInputError
         If there is no such kind, the acceleration is below 1, or the calibration region holds
-        more samples than the acceleration allows.
+        more samples than the acceleration allows; if the shape is not (y, x).
+
+    Examples
+    --------
+    >>> import equipoise as eq
+    >>> mask = eq.make_mask("variable-density-2d", (128, 128), 4.0, calibration=16, seed=0)
+    >>> mask.shape, mask.numel() / int(mask.sum())
+    (torch.Size([1, 128, 128]), 4.0)
     """
+    if len(shape) != 2 or min(shape) < 1:
+        raise BadInputError(f"the shape is {tuple(shape)}: a mask has two sides, (y, x)")
     if kind not in MASKS:
         raise BadInputError(f"there is no mask called {kind!r}; there are {', '.join(MASKS)}")
-    return MASKS[kind](shape, acceleration, calibration, seed)
+    return MASKS[kind]((int(shape[0]), int(shape[1])), acceleration, calibration, seed)

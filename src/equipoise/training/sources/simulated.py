@@ -23,7 +23,7 @@ from equipoise.training.sources.source import Sample, Source
 Shape = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scan(Sample):
     """A simulated acquisition; ``data`` is its k-space."""
 

@@ -1,0 +1,27 @@
+"""Numbers and arrays in the few words of a ``repr``: what a person reads at the prompt."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def size(array: Tensor) -> str:
+    """Shape and type of an array, such as ``(1, 256, 256) complex64``."""
+    return f"{tuple(array.shape)} {str(array.dtype).removeprefix('torch.')}"
+
+
+def matrix(shape: Sequence[int]) -> str:
+    """A matrix, such as ``256 x 240``."""
+    return " x ".join(str(int(n)) for n in shape)
+
+
+def span(values: Tensor | Sequence[float], form: str = ".3g") -> str:
+    """One number, or the smallest to the largest of several: ``18.2 to 22``."""
+    numbers = [float(v) for v in values]
+    ends = list(dict.fromkeys(format(v, form) for v in (min(numbers), max(numbers))))
+    return " to ".join(ends)
+
+
+def counted(n: int, noun: str) -> str:
+    """``1 slice``, ``3 slices``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
