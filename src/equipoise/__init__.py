@@ -22,25 +22,42 @@ _PUBLIC = {
     "MOL": "equipoise.methods.mol",
     "Outcome": "equipoise.outcome",
     "Problem": "equipoise.physics.problem",
+    "Sample": "equipoise.training.sources.source",
     "SenseOp": "equipoise.physics.cartesian",
+    "Simulation": "equipoise.training.sources.simulated",
     "Solution": "equipoise.outcome",
     "SolverOptions": "equipoise.equilibrium.fixed_point",
+    "Source": "equipoise.training.sources.source",
+    "TrainConfig": "equipoise.training.config",
     "adjoint_error": "equipoise.physics.linop",
     "certificate_schema": "equipoise.report.certificate_file",
     "certify_slice": "equipoise.certificate.certify",
     "enlarge": "equipoise.recon.enlarge",
     "espirit": "equipoise.physics.coils.espirit",
     "estimate_csm": "equipoise.physics.coils.espirit",
+    "from_deepinv": "equipoise.physics.adapters",
+    "from_numpy": "equipoise.physics.adapters",
+    "from_pylops": "equipoise.physics.adapters",
+    "from_sigpy": "equipoise.physics.adapters",
     "import_authors_checkpoint": "equipoise.zoo.authors",
     "lipschitz_lower": "equipoise.networks.measured",
+    "load_config": "equipoise.training.config",
     "load_model": "equipoise.zoo.model_file",
     "make_mask": "equipoise.physics.sampling.masks",
+    "nmse": "equipoise.metrics",
     "noise_level": "equipoise.physics.noise_level",
+    "normalize_csm": "equipoise.physics.coils.espirit",
     "operator_norm": "equipoise.physics.linop",
+    "psnr": "equipoise.metrics",
     "read": "equipoise.formats",
     "reconstruct": "equipoise.recon.reconstruct",
     "save_model": "equipoise.zoo.model_file",
     "slice_problem": "equipoise.recon.problems",
+    "ssim": "equipoise.metrics",
+    "to_deepinv": "equipoise.physics.adapters",
+    "to_pylops": "equipoise.physics.adapters",
+    "to_sigpy": "equipoise.physics.adapters",
+    "train": "equipoise.training.train",
     "undersample": "equipoise.recon.experiment",
     "write_certificate_report": "equipoise.report.content",
 }
@@ -52,11 +69,21 @@ if TYPE_CHECKING:
     from equipoise.formats import Acquisition, read
     from equipoise.methods.data_weight import DataWeight, FixedWeight
     from equipoise.methods.mol import MOL
+    from equipoise.metrics import nmse, psnr, ssim
     from equipoise.networks.cnn import CNN
     from equipoise.networks.measured import lipschitz_lower
     from equipoise.outcome import BadInputError, EquipoiseError, Outcome, Solution
+    from equipoise.physics.adapters import (
+        from_deepinv,
+        from_numpy,
+        from_pylops,
+        from_sigpy,
+        to_deepinv,
+        to_pylops,
+        to_sigpy,
+    )
     from equipoise.physics.cartesian import SenseOp
-    from equipoise.physics.coils.espirit import espirit, estimate_csm
+    from equipoise.physics.coils.espirit import espirit, estimate_csm, normalize_csm
     from equipoise.physics.generic import FunctionOp
     from equipoise.physics.linop import LinearOperator, adjoint_error, operator_norm
     from equipoise.physics.noise_level import noise_level
@@ -69,6 +96,10 @@ if TYPE_CHECKING:
     from equipoise.recon.reconstruct import reconstruct
     from equipoise.report.certificate_file import certificate_schema
     from equipoise.report.content import write_certificate_report
+    from equipoise.training.config import TrainConfig, load_config
+    from equipoise.training.sources.simulated import Simulation
+    from equipoise.training.sources.source import Sample, Source
+    from equipoise.training.train import train
     from equipoise.zoo.authors import import_authors_checkpoint
     from equipoise.zoo.model_file import load_model, save_model
 

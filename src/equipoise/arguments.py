@@ -6,7 +6,7 @@ complex tensors alone.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class Given(NamedTuple):
         return result[0] if self.single else result
 
 
-def as_tensor(value: Array, name: str) -> Tensor:
+def as_tensor(value: Any, name: str) -> Tensor:
     """The same numbers as a tensor.
 
     Raises
@@ -110,6 +110,23 @@ def _differences(found: tuple[int, ...], needed: tuple[int, ...], axes: Sequence
         return ""
     wrong = [f"{a} is {n} instead of {m}" for a, n, m in zip(axes, found, needed) if n != m]
     return f": {', '.join(wrong)}"
+
+
+def as_images(image: Array, name: str = "the image") -> Given:
+    """Complex images (batch, y, x); (y, x) without the batch axis.
+
+    Raises
+    ------
+    BadInputError
+        If there is another number of axes.
+    """
+    tensor = as_complex(image, name)
+    if tensor.ndim not in (2, 3):
+        raise BadInputError(
+            f"{name} has the shape {tuple(tensor.shape)}: needed is (y, x) or (batch, y, x)"
+        )
+    single = tensor.ndim == 2
+    return Given(tensor[None] if single else tensor, single)
 
 
 def as_kspace(kspace: Array, name: str = "the k-space") -> Given:

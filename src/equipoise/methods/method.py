@@ -45,6 +45,15 @@ class Method(nn.Module, ABC):
         self.network, self.data_weight = network, data_weight
         self.options = options or SolverOptions()
 
+    def __repr__(self) -> str:
+        """The method and what is claimed of it, and its network."""
+        m = "no equilibrium" if self.m is None else f"m {self.m:.3g} ({self.m_evidence})"
+        weights = sum(p.numel() for p in self.network.parameters())
+        return (
+            f"{type(self).__name__} ({self.name}): {m}\n"
+            f"  {type(self.network).__name__} of {weights} weights"
+        )
+
     @property
     def m(self) -> float | None:
         """Monotonicity constant of F; None where nothing is monotone."""

@@ -73,6 +73,11 @@ class CNN(nn.Module):
             "skip": self.skip,
         }
 
+    def __repr__(self) -> str:
+        """Its configuration, in one line."""
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.configuration().items())
+        return f"{type(self).__name__}({settings})"
+
     @property
     def dtype(self) -> torch.dtype:
         """Real dtype of the weights."""

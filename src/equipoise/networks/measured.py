@@ -5,18 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from equipoise.arguments import Array, as_images
 from equipoise.networks.jacobian import (
     Jacobian,
     largest_singular_value,
     largest_symmetric_eigenvalue,
 )
-from equipoise.shapes import Image, PerSample
+from equipoise.shapes import Image, Numbers, PerSample
 from equipoise.vectors import inner, norm
 
 
 def lipschitz_lower(
-    network: Callable[[Tensor], Tensor], image: Image, *, steps: int = 12, seed: int = 0
-) -> PerSample:
+    network: Callable[[Tensor], Tensor], image: Array, *, steps: int = 12, seed: int = 0
+) -> Numbers:
     """``||J d|| / ||d||``, J the Jacobian of H at x, d the worst that Lanczos iterations find (12).
 
     The limit of ``||H(x + t d) - H(x)|| / ||t d||`` for small t, hence a lower bound of the
@@ -27,16 +28,25 @@ def lipschitz_lower(
     network
         H.
     image
-        x, (batch, y, x).
+        x, (batch, y, x) or (y, x), numpy or torch.
     steps
         Lanczos iterations on ``J^T J``, each one product with the Jacobian and one with its
         transpose.
     seed
         Seed of the start direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> round(float(eq.lipschitz_lower(lambda x: 0.5 * x, np.ones((8, 8)))), 6)
+    0.5
     """
-    jacobian = Jacobian(network, image)
-    direction = largest_singular_value(jacobian, _random_like(image, seed), steps).vector
-    return norm(jacobian.forward(direction, create_graph=True)) / norm(direction)
+    given = as_images(image)
+    jacobian = Jacobian(network, given.value)
+    start = _random_like(given.value, seed)
+    direction = largest_singular_value(jacobian, start, steps).vector
+    return given.like(norm(jacobian.forward(direction, create_graph=True)) / norm(direction))
 
 
 def one_sided_lipschitz_lower(

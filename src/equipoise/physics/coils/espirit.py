@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.arguments import Array, as_kspace, as_mask
+from equipoise.arguments import Array, as_kspace, as_maps, as_mask
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import hann_window
 from equipoise.physics.fourier import kspace_to_image
@@ -113,8 +113,22 @@ def unexplained(coil_images: Tensor, csm: CoilMaps) -> PerSample:
     return norm(seen - explained) / norm(seen)
 
 
-def normalize_csm(csm: CoilMaps) -> CoilMaps:
-    """Divide by the root sum of squares over coils; zero stays zero."""
+def normalize_csm(csm: Array) -> Tensor:
+    """Divide coil maps by their root sum of squares over coils; zero stays zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> maps = eq.normalize_csm(np.full((4, 8, 8), 3.0))  # (coil, y, x), or with a batch axis
+    >>> maps.shape, float(maps.abs().max())
+    (torch.Size([4, 8, 8]), 0.5)
+    """
+    given = as_maps(csm)
+    return given.like(_normalized(given.value))
+
+
+def _normalized(csm: CoilMaps) -> CoilMaps:
     rss = csm.abs().square().sum(1, keepdim=True).sqrt()
     floor = rss.amax(dim=tuple(range(1, rss.ndim)), keepdim=True) * RSS_FLOOR
     return torch.where(rss > floor, csm / rss.clamp(min=torch.finfo(rss.dtype).tiny), 0)
