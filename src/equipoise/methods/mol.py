@@ -17,7 +17,7 @@ from equipoise.methods.edge import solve_arguments
 from equipoise.methods.method import Method
 from equipoise.networks.cnn import CNN, in_bfloat16
 from equipoise.networks.measured import lipschitz_lower
-from equipoise.networks.network import OnSupport
+from equipoise.networks.network import OnSupport, monotonicity_of
 from equipoise.networks.tiles import Tiled
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.least_squares import tikhonov
@@ -81,8 +81,12 @@ class MOL(Method):
 
     @property
     def m_evidence(self) -> str:
-        """``proved`` if a proved bound gives ``Lip(H) <= 1 - m``, ``measured`` if estimates do."""
-        return self._evidence
+        """``proved`` if the weights, as they are now, prove ``I - H`` m-monotone.
+
+        Else ``measured``: m is what training and validation claim. Never read from a file.
+        """
+        proved = monotonicity_of(self.network).value
+        return "proved" if proved is not None and proved >= self.m_network else "measured"
 
     def settings(self) -> dict[str, Any]:
         """What is needed beside the network to build the model again."""

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from equipoise.shapes import Image
+from equipoise.networks.network import Monotonicity, lipschitz_monotonicity
+from equipoise.networks.proved import lipschitz_upper
+from equipoise.networks.rounding import chain_rounding, layer_rounding
+from equipoise.shapes import Image, PerSample
 
 
 class CNN(nn.Module):
@@ -115,6 +118,24 @@ class CNN(nn.Module):
             return self._image_of(self._convolve(self.layers - 1, h, offset=False), direction)
 
         return product
+
+    def lipschitz_upper(self) -> float:
+        """Proved Lipschitz constant: the product of the norms of the kernels that are used (13)."""
+        return lipschitz_upper(self._used_kernels(), skip=self.skip)
+
+    def monotonicity(self) -> Monotonicity:
+        """``1 - lipschitz_upper``, where that is positive."""
+        return lipschitz_monotonicity(self.lipschitz_upper())
+
+    def rounding(self, image: Image) -> PerSample:
+        """A priori bound of ``||fl(H(x)) - H(x)||``, see :func:`chain_rounding`."""
+        biases: list[Any] = [c.bias for c in self.convolutions]
+        layers = [layer_rounding(k, b) for k, b in zip(self._used_kernels(), biases, strict=True)]
+        return chain_rounding(layers, image, self.dtype, self.skip)
+
+    @torch.no_grad()
+    def _used_kernels(self) -> list[Tensor]:
+        return [self.used_kernel(layer).detach() for layer in range(self.layers)]
 
     def _channels_of(self, image: Image) -> Tensor:
         """(batch, channels, y, x), in the precision of the weights."""

@@ -1,11 +1,99 @@
 """What every network has in common, and its restriction to what A can see."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from equipoise.networks.jacobian import linearised
-from equipoise.shapes import Image
+from equipoise.shapes import Image, PerSample
+
+
+@dataclass(frozen=True)
+class Monotonicity:
+    """What is proved of the monotonicity of ``F = I - H`` (5), for every image.
+
+    Attributes
+    ----------
+    value
+        An m > 0 with ``Re <F(u) - F(v), u - v> >= m ||u - v||^2`` for all u and v, the largest
+        that was proved; None where nothing was.
+    evidence
+        ``proved``: computed from the weights as they are now. ``none``: nothing is proved. A
+        measurement at some images is not for a network to give.
+    reason
+        The proof, or why there is none, in one sentence with its numbers.
+    """
+
+    value: float | None
+    evidence: Literal["proved", "none"]
+    reason: str
+
+
+class Network(Protocol):
+    """H, from a batch of complex images to a batch of complex images, each sample by itself.
+
+    A network may be Lipschitz (its constant gives m), monotone by construction, or neither: what
+    is proved of it is asked of it with :meth:`monotonicity`, and never read from a file. A plain
+    module that has none of the last three methods promises nothing, see
+    :func:`monotonicity_of` and :func:`rounding_of`.
+    """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Real dtype of the weights, in which H is evaluated."""
+
+    @property
+    def reach(self) -> int | None:
+        """How many pixels from an output pixel its input can lie, along each axis; None: all."""
+
+    def configuration(self) -> dict[str, Any]:
+        """What is needed to build the same network again, before its weights are filled in."""
+
+    def __call__(self, image: Image) -> Image:
+        """``H(x)``, in the precision of the weights, returned in that of x."""
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """``d -> J d``, J the Jacobian of H at an image in real coordinates."""
+
+    def lipschitz_upper(self) -> float | None:
+        """A proved Lipschitz constant of H, from the weights as they are now; None if unknown."""
+
+    def monotonicity(self) -> Monotonicity:
+        """What is proved of ``I - H``, from the weights as they are now."""
+
+    def rounding(self, image: Image) -> PerSample | None:
+        """A proved bound of ``||fl(H(x)) - H(x)||`` for each sample, a priori; None if unknown.
+
+        ``fl(H(x))`` is what :meth:`__call__` returns for this x, in the precision of the weights,
+        and ``H(x)`` the value in exact arithmetic. It costs no evaluation of H.
+        """
+
+
+NOTHING_PROVED = Monotonicity(None, "none", "the network has no proved constant of its own")
+
+
+def monotonicity_of(network: nn.Module) -> Monotonicity:
+    """What is proved of ``I - H``; nothing of a module that does not say."""
+    own: Callable[[], Monotonicity] | None = getattr(network, "monotonicity", None)
+    return NOTHING_PROVED if own is None else own()
+
+
+def rounding_of(network: nn.Module, image: Image) -> PerSample | None:
+    """The bound of the rounding of one evaluation; None of a module that does not say."""
+    own: Callable[[Image], PerSample | None] | None = getattr(network, "rounding", None)
+    return None if own is None else own(image)
+
+
+def lipschitz_monotonicity(upper: float) -> Monotonicity:
+    """``m = 1 - Lip(H)``: by Cauchy and Schwarz, where ``Lip(H)`` is below one (5)."""
+    if upper < 1:
+        return Monotonicity(1 - upper, "proved", f"Lip(H) <= {upper:.4g} < 1")
+    return Monotonicity(
+        None, "none", f"the proved bound of Lip(H) is {upper:.4g}, and 1 or more proves nothing"
+    )
 
 
 class OnSupport(nn.Module):
@@ -27,3 +115,7 @@ class OnSupport(nn.Module):
         """The Jacobian at an image as ``d -> P J P d``."""
         inner = linearised(self.network, self.support * image)
         return lambda direction: self.support * inner(self.support * direction)
+
+    def rounding(self, image: Image) -> PerSample | None:
+        """That of H at ``P x``: a projection by zeros and ones does not round."""
+        return rounding_of(self.network, self.support * image)

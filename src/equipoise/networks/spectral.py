@@ -104,6 +104,10 @@ class SpectralCNN(CNN):
         scale = self.layer_bound / (self.estimates[layer](kernel) * self.excess[layer])
         return kernel * scale
 
+    def lipschitz_upper(self) -> float:
+        """That of the normalised kernels, which are used, and not of those that are learned."""
+        return super().lipschitz_upper() / BELOW
+
     @torch.no_grad()
     def baked(self) -> CNN:
         """A plain CNN with the proved constant, the same function up to the last refresh."""

@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from equipoise.networks.cnn import CNN
 from equipoise.networks.jacobian import linearised
-from equipoise.shapes import Image
+from equipoise.networks.network import rounding_of
+from equipoise.shapes import Image, PerSample
 
 
 class Tiled(nn.Module):
@@ -48,17 +49,32 @@ class Tiled(nn.Module):
 
         return lambda direction: self._assembled(of_a_piece, image, direction)
 
+    def rounding(self, image: Image) -> PerSample | None:
+        """``sqrt(sum_t rho(x_t)^2)`` over the tiles x_t with their halos: each is an evaluation."""
+        if self.tile is None:
+            return rounding_of(self.network, image)
+        y_cuts, x_cuts = self._cuts_of(image)
+        found = [
+            rounding_of(self.network, image[..., y.outer, x.outer]) for y in y_cuts for x in x_cuts
+        ]
+        known = [rho for rho in found if rho is not None]
+        return torch.stack(known).square().sum(0).sqrt() if len(known) == len(found) else None
+
     def _assembled(self, of_a_piece: Callable[..., Tensor], *images: Tensor) -> Tensor:
         """A function of images, tile by tile, each with its halo."""
         if self.tile is None:
             return of_a_piece(*images)
-        y_cuts, x_cuts = (_cuts(n, self.tile, self.network.reach) for n in images[0].shape[-2:])
+        y_cuts, x_cuts = self._cuts_of(images[0])
 
         def piece(y: Cut, x: Cut) -> Tensor:
             cut = of_a_piece(*(image[..., y.outer, x.outer] for image in images))
             return cut[..., y.inner, x.inner]
 
         return torch.cat([torch.cat([piece(y, x) for x in x_cuts], -1) for y in y_cuts], -2)
+
+    def _cuts_of(self, image: Tensor) -> list[list["Cut"]]:
+        assert self.tile is not None
+        return [_cuts(n, self.tile, self.network.reach) for n in image.shape[-2:]]
 
     def _evaluate(self, image: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():

@@ -1,9 +1,13 @@
 """A residual U-Net, image to image."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from equipoise.networks.jacobian import linearised_by_autograd
+from equipoise.networks.network import NOTHING_PROVED, Monotonicity
 from equipoise.shapes import Image
 
 POOLINGS = 2
@@ -48,6 +52,27 @@ class ResidualUNet(nn.Module):
     def dtype(self) -> torch.dtype:
         """Real dtype of the weights."""
         return self.last.weight.dtype
+
+    @property
+    def reach(self) -> None:
+        """Every pixel may matter to every other within the two poolings: tiles are not exact."""
+        return None
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """``d -> J d`` by two passes of autograd."""
+        return linearised_by_autograd(self, image)
+
+    def lipschitz_upper(self) -> None:
+        """None: nothing bounds the norms of its convolutions in a useful way."""
+        return None
+
+    def monotonicity(self) -> Monotonicity:
+        """Nothing is proved."""
+        return NOTHING_PROVED
+
+    def rounding(self, image: Image) -> None:
+        """None: no statement needs it."""
+        return None
 
     def forward(self, image: Image) -> Image:
         """``x + U(x)``."""

@@ -1,0 +1,100 @@
+"""A priori bounds of the rounding of one evaluation of a network, true for every image."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equipoise.networks.proved import convolution_norm_upper
+from equipoise.shapes import Image, PerSample
+from equipoise.vectors import norm
+
+UPWARDS = 1 + 1e-9
+"""Covers the rounding of the bounds themselves, which are computed in double precision."""
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """u: the relative error of one operation, half of the distance of 1 to the next number."""
+    return torch.finfo(dtype).eps / 2
+
+
+def gamma(operations: int, dtype: torch.dtype) -> float:
+    """``n u / (1 - n u)``: the relative error of n operations in any order (Higham 2002, 3.1).
+
+    A sum of n products has an error of at most ``gamma_n`` times the sum of their absolute
+    values, in whatever order it is added, with or without fused multiplication.
+    """
+    share = operations * unit_roundoff(dtype)
+    return share / (1 - share) if share < 1 else math.inf
+
+
+@dataclass(frozen=True)
+class LayerRounding:
+    """What the bound needs of ``h -> W h + c``.
+
+    Attributes
+    ----------
+    norm
+        Proved bound of ``||W||``.
+    absolute_norm
+        Proved bound of the norm of the convolution with ``|W|``.
+    offset
+        ``||c||_2`` over the channels: c is added at every pixel.
+    terms
+        Products that one output is the sum of, and one for the offset.
+    """
+
+    norm: float
+    absolute_norm: float
+    offset: float
+    terms: int
+
+
+@torch.no_grad()
+def layer_rounding(kernel: Tensor, bias: Tensor) -> LayerRounding:
+    """Of one convolution, from its kernel (out, in, k, k) and bias (out,)."""
+    absolute = kernel.double().abs().sum((2, 3))
+    # Schur: ||B||_2^2 <= ||B||_1 ||B||_inf; for kernels >= 0 the frequency 0 has the largest norm.
+    schur = math.sqrt(float(absolute.sum(0).max()) * float(absolute.sum(1).max()))
+    return LayerRounding(
+        norm=convolution_norm_upper(kernel),
+        absolute_norm=schur * UPWARDS,
+        offset=float(torch.linalg.vector_norm(bias.double())) * UPWARDS,
+        terms=kernel[0].numel() + 1,
+    )
+
+
+@torch.no_grad()
+def chain_rounding(
+    layers: Sequence[LayerRounding], image: Image, dtype: torch.dtype, skip: float = 0.0
+) -> PerSample:
+    """Bound of ``||fl(H(x)) - H(x)||`` for convolutions with ReLU between them, and a skip.
+
+    With ``h_k = relu(W_k h_(k-1) + c_k)`` on p pixels, ``s_k >= ||h_k||`` and ``e_k`` the error::
+
+        s_k = ||W_k|| s_(k-1) + sqrt(p) ||c_k||
+        e_k = ||W_k|| e_(k-1) + gamma_k (|| |W_k| || (s_(k-1) + e_(k-1)) + sqrt(p) ||c_k||)
+
+    since ReLU is exact and has the constant 1. ``e_0 = u ||x||`` where x is rounded to the
+    precision of the weights. It is that of sums in any order: not of convolutions by Winograd's
+    algorithm or by Fourier transforms, which double precision does not use.
+    """
+    size = norm(image) * UPWARDS
+    narrows = torch.finfo(image.dtype).eps < torch.finfo(dtype).eps
+    error = size * unit_roundoff(dtype) if narrows else torch.zeros_like(size)
+    pixels = math.sqrt(image[0].numel())
+    image_size = size
+    for layer in layers:
+        fresh = layer.absolute_norm * (size + error) + pixels * layer.offset
+        error = layer.norm * error + gamma(layer.terms, dtype) * fresh
+        size = layer.norm * size + pixels * layer.offset
+    # skip x - N(x): one product and one difference, and the conversion to the precision of x.
+    of_image = gamma(SKIP_OPERATIONS, image.dtype)
+    last = of_image * (abs(skip) * image_size + size + error)
+    return (error + last) * UPWARDS
+
+
+SKIP_OPERATIONS = 3
+"""Roundings of one number of ``skip x - N(x)``."""
