@@ -327,10 +327,10 @@ class TestModels:
         assert not (tmp_path / "installed").exists()
 
     def test_a_model_comes_back_from_its_file(self, tmp_path):
-        model = MOL(CNN(6, 3), FixedWeight(7.0), 0.2, m_evidence="proved", shift=0.1)
+        model = MOL(CNN(6, 3), FixedWeight(7.0), 0.2, shift=0.1)
         weights.save_model(tmp_path / "m.safetensors", model, {"note": "x"})
         again = weights.load_model(tmp_path / "m.safetensors")
-        assert (again.m, again.shift, again.m_evidence) == (model.m, 0.1, "proved")
+        assert (again.m, again.shift, again.m_evidence) == (model.m, 0.1, "measured")
         state = again.state_dict()
         assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
         assert weights.provenance(tmp_path / "m.safetensors") == {"note": "x"}
