@@ -1,13 +1,12 @@
 """H in tiles, exactly: memory that depends on the tile and not on the image."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equipoise.networks.cnn import CNN
 from equipoise.networks.jacobian import linearised
 from equipoise.networks.network import rounding_of
 from equipoise.shapes import Image, PerSample
@@ -25,7 +24,7 @@ class Tiled(nn.Module):
     Parameters
     ----------
     network
-        H.
+        H, with a finite ``reach``.
     tile
         Side of a tile in pixels, without the halo; None for one tile.
     recompute
@@ -33,7 +32,7 @@ class Tiled(nn.Module):
         evaluation of H.
     """
 
-    def __init__(self, network: CNN, tile: int | None, recompute: bool = False):
+    def __init__(self, network: Any, tile: int | None, recompute: bool = False):
         super().__init__()
         self.network, self.tile, self.recompute = network, tile, recompute
 

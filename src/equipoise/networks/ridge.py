@@ -1,0 +1,309 @@
+"""The ridge network: F is strongly monotone whatever its weights are (19), (22)."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from equipoise.networks.network import Monotonicity
+from equipoise.networks.proved import GRID, convolution_norm_upper
+from equipoise.shapes import Image, PerSample
+
+HALF = 5
+"""Side of the two kernels that are composed to one of ``KERNEL``."""
+
+KERNEL = 2 * HALF - 1
+BLOCK = 4
+"""Pixels are gathered in blocks of this side: 16 channels instead of one is what CPUs convolve
+fast, and three blocks hold a kernel of 9; measured, the transposed convolution takes half."""
+
+BELOW = 1 - 1e-6
+"""Kernels are rounded after they were normalised."""
+
+
+class Used(NamedTuple):
+    """What an evaluation uses: kernels between blocks, thresholds and shares (clip, channel)."""
+
+    blocks: Tensor
+    thresholds: Tensor
+    shares: Tensor
+
+
+class Ridge(nn.Module):
+    """``F(x) = m x + U^T s(U x)``, ``H = I - F`` (19), U real convolutions with zero-mean kernels.
+
+    U acts on the real and on the imaginary part, so its coefficients z are complex, and s shrinks
+    their modulus: ``s(z) = z sum_j a_j min(1, tau_j / |z|)``, ``a_j >= 0``, ``sum_j a_j = 1``. It
+    is the gradient of a convex function of z, a sum of Huber functions of ``|z|``, with slopes in
+    [0, 1]; so F is m-strongly monotone for any U, does not depend on the phase of the image, and is
+    the gradient of a convex regulariser (Goujon, Neumayer, Unser, IEEE Trans. Comput. Imaging
+    2023, for real images). U is normalised to ``||U||^2 <= 2 (1 - m)``, hence
+    ``Lip(H) <= 1 - m`` (6). Both hold for every value of the weights.
+
+    :meth:`at` gives H at another scale of the thresholds than 1.
+
+    Parameters
+    ----------
+    m
+        Monotonicity constant of F.
+    features
+        Channels of U.
+    basis
+        Kernels of 5 x 5 that the kernels of 9 x 9 are composed of, by a second 5 x 5.
+    clips
+        Terms of s.
+    channels
+        2 for complex images, 1 for real ones: the imaginary part is then zero.
+    seed
+        Seed of the kernels.
+    """
+
+    def __init__(
+        self,
+        m: float = 0.01,
+        features: int = 32,
+        basis: int = 8,
+        clips: int = 2,
+        channels: int = 2,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.m, self.features, self.basis = m, features, basis
+        self.clips, self.channels = clips, channels
+        generator = torch.Generator().manual_seed(seed)
+        first = torch.randn((basis, 1, HALF, HALF), generator=generator) / HALF
+        second = torch.randn((features, basis, HALF, HALF), generator=generator)
+        self.first = nn.Parameter(first)
+        self.second = nn.Parameter(second / (HALF * math.sqrt(basis)))
+        spread = torch.linspace(-SPREAD, SPREAD, clips) if clips > 1 else torch.zeros(1)
+        self.log_threshold = nn.Parameter(spread[:, None].repeat(1, features))
+        self.share = nn.Parameter(torch.zeros(clips, features))
+
+    def configuration(self) -> dict[str, Any]:
+        """What is needed to build the same network again."""
+        return {key: getattr(self, key) for key in ("m", "features", "basis", "clips", "channels")}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Real dtype of the weights."""
+        return self.first.dtype
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away from an output pixel its input can lie: U, then its transpose."""
+        return KERNEL - 1
+
+    def kernel(self) -> Tensor:
+        """U as it is used, (features, 1, 9, 9) in double precision: zero mean, normalised."""
+        first = self.first.double()
+        first = first - first.mean((2, 3), keepdim=True)
+        second = self.second.double().flip(2, 3)
+        kernel = F.conv2d(first.transpose(0, 1), second, padding=HALF - 1).transpose(0, 1)
+        return kernel * torch.sqrt(2 * (1 - self.m) / _norm_squared(kernel)) * BELOW
+
+    def used(self) -> Used:
+        """What evaluations use, differentiable in the weights."""
+        kernel = self.kernel()
+        size = kernel.square().sum((1, 2, 3)).sqrt()
+        thresholds = self.log_threshold.exp() * size.to(self.dtype)
+        shares = torch.softmax(self.share, 0)
+        return Used(_between_blocks(kernel.to(self.dtype)), thresholds, shares)
+
+    def at(self, threshold: PerSample) -> "RidgeAt":
+        """H with every threshold times a scale for each sample, (batch,) (22).
+
+        The thresholds of s are in units of the norm of their kernel: the scale is the standard
+        deviation of white noise, relative to the image, that is about to be removed.
+        """
+        return RidgeAt(self, threshold)
+
+    def forward(self, image: Image) -> Image:
+        """``H(x)`` at the threshold scale 1."""
+        return self._at_one(image)(image)
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The Jacobian at an image as ``d -> J d``, at the threshold scale 1."""
+        return self._at_one(image).linearised(image)
+
+    def _at_one(self, image: Image) -> "RidgeAt":
+        return self.at(torch.ones(len(image), dtype=self.dtype, device=image.device))
+
+    def lipschitz_upper(self) -> float:
+        """Proved bound of Lip(H), from the kernel as it is rounded; infinite for NaN or Inf.
+
+        ``F - m I`` is the gradient of a convex function and ``||U||^2``-Lipschitz, so the
+        eigenvalues of the Jacobian of H lie in ``[1 - m - ||U||^2, 1 - m]``.
+        """
+        with torch.no_grad():
+            kernel = self.kernel().to(self.dtype)
+        weights = (kernel, self.log_threshold, self.share)
+        if not all(bool(torch.isfinite(w).all()) for w in weights):
+            return math.inf
+        above = 1 - self.m
+        return max(above, convolution_norm_upper(kernel) ** 2 - above)
+
+    def monotonicity(self) -> Monotonicity:
+        """m, by construction (19); nothing for weights that are NaN or Inf, or m outside (0, 1)."""
+        upper = self.lipschitz_upper()
+        if not 0 < self.m < 1 or math.isinf(upper):
+            return Monotonicity(None, "none", f"m is {self.m}, or a weight is NaN or Inf")
+        reason = f"F - {self.m:.4g} I = U^T s(U x) with s increasing; Lip(H) <= {upper:.4g}"
+        return Monotonicity(self.m, "proved", reason)
+
+    def rounding(self, image: Image) -> PerSample | None:
+        """None: not bounded yet."""
+        return None
+
+
+SPREAD = 1.2
+"""Logarithm of the largest and smallest threshold of a channel at the start."""
+
+
+class RidgeAt(nn.Module):
+    """H of a :class:`Ridge` at one threshold scale for each sample; see :meth:`Ridge.at`."""
+
+    def __init__(self, ridge: Ridge, threshold: PerSample):
+        super().__init__()
+        self.ridge, self.threshold, self.channels = ridge, threshold, ridge.channels
+        with torch.no_grad():
+            self._fixed = ridge.used()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Real dtype of the weights."""
+        return self.ridge.dtype
+
+    @property
+    def reach(self) -> int:
+        """That of :class:`Ridge`."""
+        return self.ridge.reach
+
+    def lipschitz_upper(self) -> float:
+        """That of :class:`Ridge`: it does not depend on the thresholds."""
+        return self.ridge.lipschitz_upper()
+
+    def monotonicity(self) -> Monotonicity:
+        """That of :class:`Ridge`: it does not depend on the thresholds."""
+        return self.ridge.monotonicity()
+
+    def rounding(self, image: Image) -> PerSample | None:
+        """That of :class:`Ridge`."""
+        return self.ridge.rounding(image)
+
+    def configuration(self) -> dict[str, Any]:
+        """That of :class:`Ridge`."""
+        return self.ridge.configuration()
+
+    def forward(self, image: Image) -> Image:
+        """``H(x) = (1 - m) x - U^T s(U x)`` in the precision of the weights, as that of x."""
+        used = self._used()
+        z = self._analysed(image, used)
+        weight, _ = self._weights(z, used)
+        return self._kept(image) - self._synthesised(z * weight, image, used)
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The symmetric Jacobian at an image as ``d -> J d``, each at the price of one evaluation.
+
+        Along z the slope of s is ``sum_j a_j [|z| < tau_j]``, across it ``s(|z|) / |z|``.
+        """
+        with torch.no_grad():
+            z = self._analysed(image, self._fixed)
+            weight, drop = self._weights(z, self._fixed)
+            direction = z * _inverse_modulus(z)
+
+        def product(change: Image) -> Image:
+            used = self._used()
+            v = self._analysed(change, used)
+            along = (direction * v).sum(1, keepdim=True)
+            return self._kept(change) - self._synthesised(
+                v * weight - direction * (drop * along), change, used
+            )
+
+        return product
+
+    def _used(self) -> Used:
+        """Fixed for a solve, built again where a gradient for the weights may be asked for."""
+        return self.ridge.used() if torch.is_grad_enabled() else self._fixed
+
+    def _weights(self, z: Tensor, used: Used) -> tuple[Tensor, Tensor]:
+        """``s(|z|) / |z|``, and what of it is not slope along z."""
+        inverse = _inverse_modulus(z)
+        scale = self.threshold.to(self.dtype).reshape(-1, 1, 1, 1, 1, 1)
+        weight = drop = torch.zeros(())
+        for threshold, share in zip(used.thresholds, used.shares):
+            ratio = threshold[:, None, None, None] * scale * inverse
+            weight = weight + share[:, None, None, None] * ratio.clamp(max=1)
+            drop = drop + share[:, None, None, None] * torch.where(ratio < 1, ratio, 0)
+        return weight, drop
+
+    def _kept(self, image: Image) -> Image:
+        """``(1 - m) x``, of the real part alone for real images."""
+        image = image.real + 0j if self.channels == 1 else image
+        return (1 - self.ridge.m) * image
+
+    def _analysed(self, image: Image, used: Used) -> Tensor:
+        """``U x`` inside the image, (batch, part, feature, 16, blocks, blocks)."""
+        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        parts = torch.view_as_real(image.to(complex_dtype))[..., : self.channels].to(self.dtype)
+        parts = parts.permute(0, 3, 1, 2).flatten(0, 1)[:, None]
+        z = F.conv2d(F.pixel_unshuffle(_whole_blocks(parts), BLOCK), used.blocks, padding=1)
+        shape = (len(image), self.channels, self.ridge.features, BLOCK**2, *z.shape[-2:])
+        z = z.reshape(shape)
+        if image.shape[-2] % BLOCK or image.shape[-1] % BLOCK:
+            inside = _whole_blocks(torch.ones_like(parts[:1]))
+            z = z * F.pixel_unshuffle(inside, BLOCK)[:, None, None]
+        return z
+
+    def _synthesised(self, z: Tensor, image: Image, used: Used) -> Image:
+        """``U^T z`` as an image like the one given."""
+        flat = z.reshape(len(image) * self.channels, -1, *z.shape[-2:])
+        planes = F.pixel_shuffle(F.conv_transpose2d(flat, used.blocks, padding=1), BLOCK)
+        planes = planes[..., : image.shape[-2], : image.shape[-1]]
+        parts = planes.reshape(len(image), self.channels, *image.shape[-2:]).permute(0, 2, 3, 1)
+        if self.channels == 1:
+            parts = torch.cat([parts, torch.zeros_like(parts)], -1)
+        return torch.view_as_complex(parts.contiguous()).to(image.dtype)
+
+
+def _inverse_modulus(z: Tensor) -> Tensor:
+    """``1 / |z|`` over real and imaginary part; large, not infinite, where z is 0.
+
+    What is added under the root leaves s increasing, with slopes in [0, 1], and its powers finite.
+    """
+    return torch.rsqrt(z.square().sum(1, keepdim=True) + torch.finfo(z.dtype).tiny ** 0.5)
+
+
+def _norm_squared(kernel: Tensor) -> Tensor:
+    """Proved bound of ``||U||^2`` of a convolution with one input, differentiable.
+
+    The symbol has one column, so its norm is a root of a trigonometric polynomial; between grid
+    points as in :func:`~equipoise.networks.proved.convolution_norm_upper`.
+    """
+    symbol = torch.fft.rfft2(kernel[:, 0], s=(GRID, GRID))
+    largest = symbol.abs().square().sum(0).amax()
+    return largest / math.cos((KERNEL - 1) * math.pi / GRID) ** 2
+
+
+def _whole_blocks(planes: Tensor) -> Tensor:
+    """Zeros added below and to the right, up to whole blocks."""
+    y, x = (-n % BLOCK for n in planes.shape[-2:])
+    return F.pad(planes, (0, x, 0, y)) if x or y else planes
+
+
+def _between_blocks(kernel: Tensor) -> Tensor:
+    """A kernel (features, 1, 9, 9) as one between images of blocks, (features 16, 16, 3, 3).
+
+    From the phase q of a block at distance b to the phase p of another the offset is
+    ``4 b + q - p``.
+    """
+    phase, block = torch.arange(BLOCK), torch.arange(3) - 1
+    offset = BLOCK * block + phase[:, None] - phase[:, None, None] + KERNEL // 2
+    fits = (offset >= 0) & (offset < KERNEL)
+    index = offset.clamp(0, KERNEL - 1).flatten()
+    taken = kernel[:, 0, index][:, :, index].reshape(-1, BLOCK, BLOCK, 3, BLOCK, BLOCK, 3)
+    taken = taken * (fits[..., None, None, None] & fits)
+    order = taken.permute(0, 1, 4, 2, 5, 3, 6)
+    return order.reshape(len(kernel) * BLOCK**2, BLOCK**2, 3, 3)
