@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,6 +92,8 @@ class Solution:
         Receives the solution of the adjoint equation, see :attr:`backward`.
     scale
         The intensity scale that the network saw the image divided by.
+    network
+        H as it was used, where it depends on the scan; None where it is that of the model.
     """
 
     value: Tensor
@@ -105,6 +108,7 @@ class Solution:
     history: list[Tensor] = field(default_factory=list)
     record: "BackwardRecord" = field(default_factory=lambda: BackwardRecord())
     scale: Tensor | None = None
+    network: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """How it ended and what is promised, in two lines."""

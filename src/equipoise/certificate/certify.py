@@ -21,7 +21,6 @@ from equipoise.networks.jacobian import (
     largest_singular_value,
     largest_symmetric_eigenvalue,
 )
-from equipoise.networks.proved import lipschitz_upper
 from equipoise.outcome import Outcome, Solution
 from equipoise.physics.problem import Problem
 from equipoise.vectors import per_sample
@@ -200,7 +199,7 @@ def certify_slice(
     diverged = solution.outcome[0] is Outcome.DIVERGED
     m_local, lower, upper = None, None, None
     if isinstance(model, MOL):
-        upper = lipschitz_upper(model.network.kernels(), skip=model.network.skip)
+        upper = model.network.lipschitz_upper()
         if not diverged:
             m_local, lower = _local_constants(problem, model, solution, seed)
     constants = _constants(model, solution, m_local, lower, upper)
@@ -311,7 +310,7 @@ def _local_constants(
     image = solution.value / units
     data = problem.data / per_sample(solution.scale, problem.data).float()
     first = model.first_iterate(operator, data, solution.lam)
-    network = model.network_on(operator.support())
+    network = model.network_on(operator.support(), network=solution.network)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(image.shape, dtype=image.dtype, generator=generator)
     found, norms = [], []

@@ -53,7 +53,7 @@ class LinearResponse:
         self.model, self.operator, self.batch = model, operator, batch
         self.lam = solution.lam.detach().expand(batch)
         self.options = SolverOptions(rtol=rtol, max_iter=model.options.max_iter)
-        network = model.network_on(operator.support())
+        network = model.network_on(operator.support(), network=solution.network)
         self.jacobian = Jacobian(network, point.expand(batch, *point.shape[1:]))
         self.accuracy = 0.0
 

@@ -26,13 +26,17 @@ supplement's Algorithm 2."""
 
 @dataclass
 class ImplicitProblem:
-    """What backward needs to know of the forward solve."""
+    """What backward needs to know of the forward solve.
+
+    ``inputs`` are tensors beside its weights that the network depends on, as its thresholds may.
+    """
 
     equation: MonotoneEquation
     network: nn.Module
     options: SolverOptions
     method: Adjoint
     record: BackwardRecord
+    inputs: tuple[Tensor, ...] = ()
 
 
 def attach_gradient(
@@ -42,11 +46,11 @@ def attach_gradient(
     lam: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The equilibrium as a function of ``A^H b``, lam and the weights of the network.
+    """The equilibrium as a function of ``A^H b``, lam, the weights and inputs of the network.
 
     Gradients do not depend on ``train()`` or ``eval()``, only on what requires them.
     """
-    weights = [p for p in problem.network.parameters() if p.requires_grad]
+    weights = [p for p in (*problem.network.parameters(), *problem.inputs) if p.requires_grad]
     return _Equilibrium.apply(  # type: ignore[no-untyped-call]
         problem, dtype, value, adjoint_image, lam, *weights
     )

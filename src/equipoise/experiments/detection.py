@@ -167,7 +167,8 @@ def _m_local(model: Method, problem: Scan, solution: Solution) -> float | None:
         return None
     assert solution.scale is not None
     image = solution.value / per_sample(solution.scale, solution.value).float()
-    jacobian = Jacobian(model.network_on(problem.operator.support()), image)
+    network = model.network_on(problem.operator.support(), network=solution.network)
+    jacobian = Jacobian(network, image)
     start = torch.randn(image.shape, dtype=image.dtype, generator=torch.Generator().manual_seed(0))
     top = largest_symmetric_eigenvalue(jacobian, start, M_LOCAL_STEPS).value
     return 1 + model.shift - float(top[0])

@@ -57,3 +57,44 @@ class FixedWeight(nn.Module):
     def forward(self, relative_noise: PerSample) -> Tensor:
         """lam, (batch,)."""
         return torch.exp(self.log_lam).expand(relative_noise.shape[0])
+
+
+class ScanRule(nn.Module):
+    """A positive number for each scan: ``v (s^2 + s_0^2)^(q / 2) R^c``, in units of typical values.
+
+    s is the noise level relative to the image scale and R the acceleration, where it is known. The
+    data weight falls with the noise (q < 0) and a threshold scale rises with it (q > 0), by
+    construction; what R does is learned. Both enter where they do not touch monotonicity: lam the
+    data term alone, and thresholds by (22).
+
+    Parameters
+    ----------
+    value
+        Start of v, at a relative noise of 0.015 and 4-fold acceleration.
+    rising
+        Whether it rises with the noise.
+    power, floor
+        Start of ``|q|`` and of ``s_0``.
+    """
+
+    def __init__(self, value: float, rising: bool, power: float = 1.0, floor: float = 0.005):
+        super().__init__()
+        self.sign = 1 if rising else -1
+        raw_power = math.log(math.expm1(power))  # softplus of it is the power
+        start = torch.tensor([math.log(value), raw_power, 0.0, math.log(floor)])
+        self.coefficients = nn.Parameter(start.double())
+
+    def forward(
+        self, relative_noise: PerSample, acceleration: PerSample | None = None
+    ) -> PerSample:
+        """The number for each relative noise level and acceleration, (batch,)."""
+        log_value, raw_power, of_acceleration, log_floor = self.coefficients
+        variance = relative_noise.double() ** 2 + torch.exp(2 * log_floor)
+        rise = self.sign * F.softplus(raw_power) * torch.log(variance / TYPICAL_NOISE**2) / 2
+        if acceleration is None:
+            return torch.exp(log_value + rise)
+        faster = torch.log(acceleration.double() / TYPICAL_ACCELERATION)
+        return torch.exp(log_value + rise + of_acceleration * faster)
+
+
+TYPICAL_NOISE, TYPICAL_ACCELERATION = 0.015, 4.0

@@ -19,6 +19,7 @@ class SolveArguments(NamedTuple):
     scale: Tensor | None
     start: Tensor | None
     single: bool
+    threshold: Tensor | None = None
 
     def returned(self, solution: Solution) -> Solution:
         """The solution as the user asked for it: without the batch axis if the data had none."""
@@ -33,6 +34,7 @@ def solve_arguments(
     lam: Number | None = None,
     scale: Number | None = None,
     start: Array | None = None,
+    threshold: Number | None = None,
 ) -> SolveArguments:
     """Check and convert what :meth:`~equipoise.methods.method.Method.solve` is given.
 
@@ -63,6 +65,7 @@ def solve_arguments(
         number(scale, "scale"),
         image,
         given.single,
+        number(threshold, "threshold"),
     )
 
 

@@ -74,7 +74,7 @@ class FeedForward(Method):
         given = solve_arguments(operator, data, noise_level, lam, scale)
         data = given.data
         scale = self._scale(operator, data, given.scale)
-        weight = self._weight(scale, given.noise_level, given.lam)
+        weight = self._weight(operator, scale, given.noise_level, given.lam)
         units = per_sample(scale, data).to(data.real.dtype)
         adjoint_image = operator.adjoint(data / units)
         data_term = per_sample(weight, adjoint_image).to(adjoint_image.real.dtype) * adjoint_image

@@ -1,7 +1,7 @@
 """What every learned reconstruction has in common: ``x = method(kspace, A)``."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,14 @@ from equipoise.methods.usual import Calibration
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Image, PerSample
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters, and their learning rate as a factor of that of the network, or of the rules."""
+
+    parameters: list[nn.Parameter]
+    factor: float = 1.0
+    of_rules: bool = False
 
 
 class Method(nn.Module, ABC):
@@ -73,6 +81,10 @@ class Method(nn.Module, ABC):
         """The learned data weight for noise levels relative to the intensity scale."""
         return self.data_weight(relative_noise)
 
+    def lam_for(self, operator: LinearOperator, relative_noise: PerSample) -> PerSample:
+        """The learned data weight for a scan: here that of its noise alone."""
+        return self.lam(relative_noise)
+
     def forward(
         self,
         data: Array | LinearOperator,
@@ -124,6 +136,13 @@ class Method(nn.Module, ABC):
         """
         return None
 
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What training learns, each with its learning rate."""
+        return [
+            ParameterGroup(list(self.network.parameters())),
+            ParameterGroup(list(self.data_weight.parameters()), of_rules=True),
+        ]
+
     def refresh(self, exact: bool = False) -> None:
         """Called before a training step and, with ``exact``, before the weights are judged."""
 
@@ -137,10 +156,20 @@ class Method(nn.Module, ABC):
         # Zero data has no scale, and its image does not depend on one.
         return torch.where(scale > 0, scale, 1.0).to(torch.float64)
 
-    def _weight(self, scale: Tensor, noise_level: Tensor | None, lam: Tensor | None) -> Tensor:
+    def _weight(
+        self,
+        operator: LinearOperator,
+        scale: Tensor,
+        noise_level: Tensor | None,
+        lam: Tensor | None,
+    ) -> Tensor:
         if lam is None:
-            noise = torch.zeros_like(scale) if noise_level is None else noise_level
-            lam = self.lam(noise.to(scale) / scale)
+            lam = self.lam_for(operator, relative_noise_of(noise_level, scale))
         if not bool((lam > 0).all() & torch.isfinite(lam).all()):
             raise BadInputError(f"lam is {lam.tolist()}: it must be positive and finite")
         return lam.to(torch.float64)
+
+
+def relative_noise_of(noise_level: Tensor | None, scale: Tensor) -> Tensor:
+    """The noise level relative to the intensity scale; zero if it is not given."""
+    return torch.zeros_like(scale) if noise_level is None else noise_level.to(scale) / scale

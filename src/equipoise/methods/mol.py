@@ -4,7 +4,7 @@ Pramanik, Zimmerman, Jacob, IEEE Trans. Comput. Imaging 9:260-275, 2023.
 """
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
 from equipoise.methods.edge import solve_arguments
-from equipoise.methods.method import Method
-from equipoise.networks.cnn import CNN, in_bfloat16
+from equipoise.methods.method import Method, relative_noise_of
+from equipoise.networks.cnn import in_bfloat16
 from equipoise.networks.measured import lipschitz_lower
 from equipoise.networks.network import OnSupport, monotonicity_of
 from equipoise.networks.tiles import Tiled
@@ -33,6 +33,14 @@ exact than Picard would need; measured, 0.1 costs a fifth more network evaluatio
 
 START_RTOL = 0.05
 """Accuracy of the regularised SENSE image that the iteration starts from."""
+
+
+class Conditioned(NamedTuple):
+    """H for one scan, the tensors beside its weights that it depends on, and a first iterate."""
+
+    network: Any
+    inputs: tuple[Tensor, ...] = ()
+    start: Tensor | None = None
 
 
 class MOL(Method):
@@ -57,11 +65,11 @@ class MOL(Method):
     """
 
     name = "mol-lr"
-    network: CNN
+    network: Any
 
     def __init__(
         self,
-        network: CNN,
+        network: nn.Module,
         data_weight: nn.Module,
         m: float,
         *,
@@ -108,6 +116,24 @@ class MOL(Method):
         """How training solves for the equilibrium."""
         return SolverOptions(rtol=rtol, max_iter=max_iter)
 
+    def conditioned(
+        self,
+        operator: LinearOperator,
+        data: Data,
+        relative_noise: PerSample,
+        threshold: PerSample | None,
+    ) -> Conditioned:
+        """H for a scan whose data are divided by its intensity scale.
+
+        Raises
+        ------
+        BadInputError
+            If a threshold scale is given and the network has no thresholds.
+        """
+        if threshold is not None:
+            raise BadInputError(f"{self.name} has no thresholds: leave threshold out")
+        return Conditioned(self.network)
+
     def solve(
         self,
         operator: LinearOperator,
@@ -116,6 +142,7 @@ class MOL(Method):
         noise_level: Number | None = None,
         lam: Number | None = None,
         scale: Number | None = None,
+        threshold: Number | None = None,
         start: Array | None = None,
         options: SolverOptions | None = None,
         adjoint: Adjoint = "adjoint",
@@ -134,6 +161,8 @@ class MOL(Method):
             Data weight, instead of the learned one.
         scale
             Intensity scale, instead of the one read off the data; 1 means normalised data.
+        threshold
+            Scale of the thresholds, instead of the learned one, where the network has thresholds.
         start
             First iterate in the units of the data; a regularised least-squares image if not given.
         options
@@ -158,15 +187,17 @@ class MOL(Method):
             If the data do not have the shape that A measures, lam is not positive, or a tensor of
             the operator requires a gradient.
         """
-        given = solve_arguments(operator, data, noise_level, lam, scale, start)
+        given = solve_arguments(operator, data, noise_level, lam, scale, start, threshold)
         data, options = given.data, options or self.options
         _refuse_operator_gradients(operator)
         scale = self._scale(operator, data, given.scale)
-        weight = self._weight(scale, given.noise_level, given.lam)
+        weight = self._weight(operator, scale, given.noise_level, given.lam)
         units = per_sample(scale, data).to(data.real.dtype)
         # In double precision: lam multiplies the rounding of A^H b, and the bound does not see it.
         adjoint_image = operator.adjoint((data / units).to(torch.complex128))
-        network = self.network_on(operator.support(), options)
+        noise = relative_noise_of(given.noise_level, scale)
+        body = self.conditioned(operator, data / units, noise, given.threshold)
+        network = self._evaluated(body.network, operator.support(), options)
         constant = per_sample(weight, adjoint_image).detach() * adjoint_image.detach()
         equation = MonotoneEquation(
             operator=operator,
@@ -182,25 +213,36 @@ class MOL(Method):
             rough = in_bfloat16(self.network)
             equation.rough_network = self._evaluated(rough, operator.support(), options)
         with torch.no_grad():
-            first = self._start(operator, data / units, weight, given.start, scale)
+            first = self._start(operator, data / units, weight, given.start, scale, body.start)
             solution = solve_fixed_point(equation, first, options)
         if torch.is_grad_enabled():
             rtol = backward_rtol or options.rtol
             backward = replace(options, rtol=rtol, step="resolvent", rough=0)
-            problem = ImplicitProblem(equation, network, backward, adjoint, solution.record)
+            problem = ImplicitProblem(
+                equation, network, backward, adjoint, solution.record, body.inputs
+            )
             value = attach_gradient(problem, solution.value, adjoint_image, weight, data.dtype)
         else:
             value = solution.value.to(data.dtype)
         solution.value = value * per_sample(scale, value).to(value.real.dtype)
-        solution.scale = scale
+        solution.scale, solution.network = scale, body.network
         return given.returned(solution)
 
-    def network_on(self, support: Tensor | None, options: SolverOptions | None = None) -> nn.Module:
-        """H, restricted to the pixels that A can see, in the tiles that the options ask for."""
-        return self._evaluated(self.network, support, options or self.options)
+    def network_on(
+        self,
+        support: Tensor | None,
+        options: SolverOptions | None = None,
+        network: nn.Module | None = None,
+    ) -> nn.Module:
+        """H, restricted to the pixels that A can see, in the tiles that the options ask for.
+
+        ``network`` is that of a solution, where H depends on the scan.
+        """
+        body = self.network if network is None else network
+        return self._evaluated(body, support, options or self.options)
 
     @staticmethod
-    def _evaluated(network: CNN, support: Tensor | None, options: SolverOptions) -> nn.Module:
+    def _evaluated(network: Any, support: Tensor | None, options: SolverOptions) -> nn.Module:
         evaluated: nn.Module = network
         if options.tile is not None or options.recompute:
             evaluated = Tiled(network, options.tile, options.recompute)
@@ -217,7 +259,10 @@ class MOL(Method):
         lam: Tensor,
         start: Tensor | None,
         scale: Tensor,
+        known: Tensor | None = None,
     ) -> Tensor:
+        if start is None and known is not None:
+            return known.detach().to(torch.complex128)
         if start is None:
             image = self.first_iterate(operator, data.detach(), lam.detach())
         else:

@@ -2,19 +2,21 @@
 
 from typing import Any
 
-from equipoise.methods.data_weight import DataWeight
+from equipoise.methods.data_weight import DataWeight, ScanRule
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
 from equipoise.methods.mol_m import MOLM
+from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_sn import DEGRAD, DEGRAD_M, MOLSN
 from equipoise.methods.unet import UNet
 from equipoise.methods.unrolled import ADMMNet, MoDL
 from equipoise.networks.cnn import CNN
+from equipoise.networks.ridge import Ridge
 from equipoise.networks.spectral import SpectralCNN
 from equipoise.networks.unet import ResidualUNet
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (MOL, MOLM, MOLSN, DEGRAD, MoDL, ADMMNet, UNet)
+    kind.name: kind for kind in (MOL, MOLM, MOLSN, DEGRAD, MolRidge, MoDL, ADMMNet, UNet)
 }
 ARTEFACT_GAIN = 0.1
 """MoDL and ADMM-Net start with ``N = 0.1 x``, as MOL does with ``H = 0.9 x``."""
@@ -37,7 +39,8 @@ def new_method(
     name
         A key of :data:`METHODS`.
     network
-        Configuration of the CNN; the U-Net has half of its features at full resolution.
+        Configuration of the CNN; the U-Net has half of its features at full resolution, and the
+        ridge takes its features and channels.
     lam
         Start of the data weight at a typical noise.
     m
@@ -49,6 +52,10 @@ def new_method(
     skip
         That of the network of MOL-LR and MOL-M.
     """
+    if name == MolRidge.name:
+        channels = network.get("channels", 2)
+        ridge = Ridge(m, network["features"], channels=channels, seed=seed)
+        return MolRidge(ridge, ScanRule(lam, rising=False))
     weight = DataWeight(lam=lam)
     if name in (MOL.name, MOLM.name):
         kind = MOL if name == MOL.name else MOLM
@@ -67,5 +74,6 @@ def new_method(
 def saved_method(name: str, network: dict[str, Any], weight: Any, settings: dict[str, Any]) -> Any:
     """A method as it was saved, before its weights are filled in."""
     kind: Any = METHODS[name]
-    body = ResidualUNet(**network) if name == UNet.name else CNN(**network)
+    bodies: dict[str, Any] = {UNet.name: ResidualUNet, MolRidge.name: Ridge}
+    body = bodies.get(name, CNN)(**network)
     return kind(body, weight, **settings)

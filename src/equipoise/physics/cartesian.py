@@ -132,6 +132,11 @@ class SenseOp(LinearOperator):
         seen = (self.csm != 0).any(1)
         return None if bool(seen.all()) else seen
 
+    def acceleration(self) -> PerSample:
+        """Points of the matrix to points that were measured."""
+        measured = self.mask.flatten(1).double().mean(1)
+        return (1 / measured).expand(self.image_shape[0])
+
     def intensity_scale(self, data: KSpace) -> PerSample:
         """99th percentile of the low-resolution image of the fully sampled k-space centre.
 

@@ -92,6 +92,10 @@ class LinearOperator(ABC):
         """
         return None
 
+    def acceleration(self) -> PerSample | None:
+        """Unknowns to measurements of one channel, (batch,); None where that has no meaning."""
+        return None
+
     def intensity_scale(self, data: Data) -> PerSample:
         """A typical image intensity, read off the data: networks see images divided by it.
 

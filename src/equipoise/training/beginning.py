@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from equipoise.methods.data_weight import DataWeight
+from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.method import Method
 from equipoise.methods.registry import new_method
 from equipoise.outcome import BadInputError
@@ -68,6 +68,7 @@ def first_model(config: TrainConfig) -> Method:
             raise BadInputError(f"{config.start} holds {there}; the configuration asks for {asked}")
         body.load_state_dict(start.network.state_dict(), strict=False)
         model.refresh(exact=True)
-        if isinstance(start.data_weight, DataWeight):
-            model.data_weight.load_state_dict(start.data_weight.state_dict())
+        if not isinstance(start.data_weight, FixedWeight):
+            rules = {k: v for k, v in start.state_dict().items() if not k.startswith("network.")}
+            model.load_state_dict(rules, strict=False)
     return model.train()

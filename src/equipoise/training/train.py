@@ -138,13 +138,7 @@ class _Run:
         self.sense_psnr = sense_psnr(self.validation)
         self.model = first_model(config)
         self.optimizer = torch.optim.Adam(
-            [
-                {"params": self.model.network.parameters(), "lr": config.learning_rate},
-                {
-                    "params": self.model.data_weight.parameters(),
-                    "lr": config.weight_learning_rate,
-                },
-            ]
+            [{"params": group.parameters} for group in self.model.parameter_groups()]
         )
         self.step, self.total = 0, config.warmup_steps + config.steps
         self.mean_loss, self.lr_factor, self.rollbacks = 0.0, 1.0, 0
@@ -236,10 +230,10 @@ class _Run:
         c = self.config
         progress = max(self.step - c.warmup_steps, 0) / max(c.steps, 1)
         decay = (c.final_learning_rate / c.learning_rate) ** progress * self.lr_factor
-        for group, rate in zip(
-            self.optimizer.param_groups, (c.learning_rate, c.weight_learning_rate)
-        ):
-            group["lr"] = rate * decay
+        groups = self.model.parameter_groups()
+        for group, own in zip(self.optimizer.param_groups, groups):
+            rate = c.weight_learning_rate if own.of_rules else c.learning_rate
+            group["lr"] = rate * own.factor * decay
 
     def _diverged(self, mse: float, gradient_norm: float) -> bool:
         if not (np.isfinite(mse) and np.isfinite(gradient_norm)):

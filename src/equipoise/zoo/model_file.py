@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from equipoise.formats.replacing import replacing
-from equipoise.methods.data_weight import DataWeight, FixedWeight
+from equipoise.methods.data_weight import DataWeight, FixedWeight, ScanRule
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
 from equipoise.methods.registry import saved_method
@@ -20,6 +22,19 @@ from equipoise.outcome import BadInputError
 from equipoise.zoo.find import DEFAULT_MODEL, find_model
 
 FORMAT = "equipoise-1"
+
+
+DATA_WEIGHTS: dict[str, Callable[[], nn.Module]] = {
+    "fixed": lambda: FixedWeight(1.0),
+    "noise": DataWeight,
+    "scan": lambda: ScanRule(1.0, rising=False),
+}
+"""Data weights by the word in a file, before their numbers are filled in."""
+
+
+def _weight_kind(weight: nn.Module) -> str:
+    kinds = {FixedWeight: "fixed", ScanRule: "scan"}
+    return kinds.get(type(weight), "noise")
 
 
 def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
@@ -39,7 +54,7 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
     configuration = {
         "method": model.name,
         "network": network.configuration(),
-        "data_weight": "fixed" if isinstance(model.data_weight, FixedWeight) else "noise",
+        "data_weight": _weight_kind(model.data_weight),
         "settings": model.settings(),
     }
     metadata = {
@@ -115,7 +130,7 @@ def load_model(name: str | Path = DEFAULT_MODEL) -> Any:
     metadata, state = _read(path)
     try:
         configuration = json.loads(metadata["configuration"])
-        weight = FixedWeight(1.0) if configuration["data_weight"] == "fixed" else DataWeight()
+        weight = DATA_WEIGHTS[configuration["data_weight"]]()
         settings = configuration.get("settings")
         if settings is None:  # files of the first format hold MOL-LR only
             settings = {key: configuration[key] for key in ("m", "m_evidence", "shift")}
