@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 .PHONY: demo test check browser clean
 
 demo: $(STAMP)
-	$(BIN)/equipoise demo
+	$(BIN)/equipoise demo --overwrite
 
 test: check browser
 	$(BIN)/python -m pytest

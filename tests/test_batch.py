@@ -7,17 +7,26 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import layouts
 from equipoise.cli.app import app
 from equipoise.cli.batch import part_command, part_of
+from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.replacing import _machine
-from equipoise.recon.batch import MANIFEST, Manifest, Settings
+from equipoise.methods.data_weight import FixedWeight
+from equipoise.methods.mol import MOL
+from equipoise.networks.cnn import CNN
+from equipoise.outcome import BadInputError
+from equipoise.recon.batch import MANIFEST, Manifest
+from equipoise.recon.settings import ReconSettings, fingerprint, scan_identity
+from equipoise.zoo.model_file import save_model
 
 
 def run(*arguments, env=None):
@@ -105,7 +114,7 @@ class TestFailures:
         def fail(*args, **kwargs):
             raise RuntimeError("CUDA out of memory")
 
-        monkeypatch.setattr(equipoise.recon.batch, "reconstruct", fail)
+        monkeypatch.setattr(equipoise.recon.batch, "reconstruct_file", fail)
         result = run("recon", *scans[:2], "-o", tmp_path / "out")
         assert result.exit_code == 4
         assert "RuntimeError: CUDA out of memory" in result.stderr
@@ -170,34 +179,87 @@ class TestResume:
         assert (out / "s.0.h5").stat().st_mtime_ns == time_of
         assert len(list(out.glob("*.h5"))) == 4
 
-    @pytest.mark.parametrize("change", ["settings", "scan", "output", "began"])
+    @pytest.mark.parametrize("change", ["settings", "scan", "missing", "empty", "truncated"])
     def test_makes_again_what_is_not_complete(self, change, scans, tmp_path):
         out, scan, options = tmp_path / "out", tmp_path / "s.npz", list(OPTIONS)
         scan.write_bytes(scans[0].read_bytes())
         assert run("recon", scan, "-o", out, *options).exit_code == 0
+        target = out / "s.h5"
+        before = target.read_bytes()
         if change == "settings":
             options[1] = "3"
         if change == "scan":
             scan.write_bytes(scans[2].read_bytes())
-        if change == "output":
-            (out / "s.h5").unlink()
-        if change == "began":
-            Manifest(out).append({"event": "begun", "output": "s.h5", "scan": str(scan)})
-        arguments = ("recon", scan, "-o", out, *options, "--resume")
-        if change in ("settings", "scan"):
-            before = (out / "s.h5").read_bytes()
-            assert run(*arguments).exit_code == 1
-            assert (out / "s.h5").read_bytes() == before
-            arguments = (*arguments, "--overwrite")
-        result = run(*arguments)
-        assert result.exit_code == 0
+        if change == "missing":
+            target.unlink()
+        if change == "empty":
+            target.write_bytes(b"")
+        if change == "truncated":
+            target.write_bytes(before[: len(before) // 2])
+        result = run("recon", scan, "-o", out, *options, "--resume")
+        assert result.exit_code == 0, result.stderr
         assert "1 written" in result.stderr
+        assert len(image(target)) == 1
+        assert "1 skipped" in run("recon", scan, "-o", out, *options, "--resume").stderr
+
+    def test_the_file_is_asked_and_not_the_manifests_in_alphabetical_order(self, scans, tmp_path):
+        command = ("recon", *scans[:2], "-o", tmp_path, *OPTIONS)
+        assert run(*command, "--lam", 50).exit_code == 0
+        wanted = [image(tmp_path / f"s.{i}.h5") for i in range(2)]
+        for part in range(2):
+            parts = ("--num-parts", 2, "--part-id", part)
+            assert run(*command, "--lam", 5, "--overwrite", *parts).exit_code == 0
+        assert not np.array_equal(image(tmp_path / "s.0.h5"), wanted[0])
+        result = run(*command, "--lam", 50, "--resume")
+        assert result.exit_code == 0
+        assert "2 written" in result.stderr
+        assert all(np.array_equal(image(tmp_path / f"s.{i}.h5"), wanted[i]) for i in range(2))
+
+    def test_a_model_of_the_same_name_with_other_weights_is_another(
+        self, scans, tmp_path, monkeypatch
+    ):
+        monkeypatch.setenv("EQUIPOISE_MODELS", str(tmp_path / "installed"))
+        command = ("recon", scans[0], "-o", tmp_path / "out", *OPTIONS, "--model", "own")
+        for seed, events_then in ((0, "1 written"), (0, "1 skipped"), (1, "1 written")):
+            torch.manual_seed(seed)
+            model = MOL(CNN(6, 2), FixedWeight(5.0), 0.05)
+            save_model(tmp_path / "own.safetensors", model, {})
+            installed = run("models", "install", tmp_path / "own.safetensors", "--overwrite")
+            assert installed.exit_code == 0
+            assert events_then in run(*command, "--resume").stderr
+
+    @pytest.mark.parametrize("suffix", [".npy", ".nii.gz", ".cfl", ".dcm", ".mrd", ".png"])
+    def test_every_format_says_what_it_was_made_from_and_whether_it_is_whole(
+        self, suffix, scans, tmp_path
+    ):
+        command = ("recon", scans[1], "-o", tmp_path, *OPTIONS, "--suffix", suffix, "--resume")
+        assert "1 written" in run(*command).stderr
+        assert "1 skipped" in run(*command).stderr
+        assert "1 written" in run(*command, "--lam", 3).stderr
+        target = tmp_path / f"s.1{suffix}"
+        cut = sorted(target.iterdir())[0] if target.is_dir() else target
+        whole = cut.read_bytes()
+        for content in (whole[: len(whole) * 3 // 4], b""):
+            cut.write_bytes(content)
+            result = run(*command, "--lam", 3)
+            assert "1 written" in result.stderr, result.stderr
+        if target.is_dir():
+            cut.unlink()
+            assert "1 written" in run(*command, "--lam", 3).stderr
+
+    def test_a_file_of_the_user_is_not_made_again(self, scans, tmp_path):
+        (tmp_path / "s.0.h5").write_text("precious")
+        result = run("recon", scans[0], "-o", tmp_path, *OPTIONS, "--resume")
+        assert result.exit_code == 1
+        assert "--overwrite" in result.stderr
+        assert (tmp_path / "s.0.h5").read_text() == "precious"
 
     def test_a_torn_manifest_and_a_leftover_do_no_harm(self, scans, tmp_path):
         out = tmp_path / "out"
         assert run("recon", *scans[:2], "-o", out, *OPTIONS).exit_code == 0
         manifest = out / MANIFEST
         manifest.write_bytes(manifest.read_bytes()[:-30])
+        (out / "s.1.h5").unlink()
         (out / LEFTOVER).write_text("half")
         result = run("recon", *scans[:2], "-o", out, *OPTIONS, "--resume")
         assert result.exit_code == 0
@@ -290,23 +352,58 @@ class TestParts:
         assert (out / "manifest-1-of-2.jsonl").exists()
 
 
-def test_every_setting_changes_the_fingerprint(tmp_path):
-    (tmp_path / "csm.npy").write_bytes(b"a")
-    base = Settings("m")
-    others = [
-        Settings("n"),
-        Settings("m", lam=2.0),
-        Settings("m", rtol=1e-4),
-        Settings("m", acceleration=2.0),
-        Settings("m", seed=1),
-        Settings("m", csm=tmp_path / "csm.npy"),
-        Settings("m", mask=tmp_path / "csm.npy"),
-    ]
-    prints = {s.fingerprint() for s in (base, *others)}
-    assert len(prints) == 8
-    before = others[5].fingerprint()
-    (tmp_path / "csm.npy").write_bytes(b"b")
-    assert others[5].fingerprint() != before
+class TestFingerprint:
+    def test_every_setting_changes_it(self, tmp_path):
+        (tmp_path / "csm.npy").write_bytes(b"a")
+        (tmp_path / "scan").write_bytes(b"scan")
+        model = MOL(CNN(4, 2), FixedWeight(5.0), 0.05)
+        made = [
+            ReconSettings(),
+            ReconSettings(lam=2.0),
+            ReconSettings(rtol=1e-4),
+            ReconSettings(acceleration=2.0),
+            ReconSettings(acceleration=2.0, seed=1),
+            ReconSettings(csm=tmp_path / "csm.npy"),
+            ReconSettings(mask=tmp_path / "csm.npy"),
+        ]
+        prints = [fingerprint(s, model, tmp_path / "scan") for s in made]
+        assert len(set(prints)) == len(made)
+        (tmp_path / "csm.npy").write_bytes(b"bb")
+        assert fingerprint(made[5], model, tmp_path / "scan") not in prints
+
+    def test_the_model_is_known_by_what_it_computes_with_and_not_by_its_name(self, tmp_path):
+        (tmp_path / "scan").write_bytes(b"scan")
+
+        def found(bias=0.0, name="m", **changes):
+            torch.manual_seed(0)
+            model = MOL(CNN(4, 2), FixedWeight(5.0), **{"m": 0.05, **changes})
+            with torch.no_grad():
+                model.network.convolutions[1].bias.fill_(bias)
+            return fingerprint(ReconSettings(name), model, tmp_path / "scan")
+
+        same = found()
+        assert found(name="n") == same
+        others = [found(bias=1e-3), found(m=0.06), found(options=SolverOptions(max_iter=7))]
+        assert len({same, *others}) == 4
+
+    def test_a_scan_of_the_same_size_and_time_is_known_by_its_content(self, tmp_path):
+        scan, content = tmp_path / "scan", bytearray(10**6)
+        scan.write_bytes(content)
+        os.utime(scan, (1, 1))
+        before = scan_identity(scan)
+        assert scan_identity(scan) == before
+        content[0] = 1
+        scan.write_bytes(content)
+        assert scan_identity(scan) != before  # the time
+        os.utime(scan, (1, 1))
+        assert scan_identity(scan) != before
+
+    @pytest.mark.parametrize(
+        "wrong", [{"lam": 0.0}, {"rtol": -1.0}, {"mask": Path("m"), "acceleration": 2.0}]
+    )
+    def test_settings_that_mean_nothing_are_refused(self, wrong):
+        with pytest.raises(BadInputError):
+            ReconSettings(**wrong)
 
 
 def test_the_memory_estimate_is_checked_before_the_work(scans, tmp_path, monkeypatch):

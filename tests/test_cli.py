@@ -71,7 +71,7 @@ class TestVerbosity:
         assert "torch" in more
         assert "memory beside the scan" in more
         assert "memory beside the scan" not in brief
-        assert "slice 0:" in run("-v", *command, tmp_path / "out").stderr
+        assert "slice 0 of 1: converged" in run("-v", *command, tmp_path / "out").stderr
 
     def test_a_traceback_only_with_debug(self, tmp_path):
         (tmp_path / "s.h5").write_text("nonsense")

@@ -13,6 +13,7 @@ _PUBLIC = {
     "BadInputError": "equipoise.outcome",
     "BlurDownsampleOp": "equipoise.physics.superres",
     "CNN": "equipoise.networks.cnn",
+    "ConvergenceWarning": "equipoise.outcome",
     "Certificate": "equipoise.certificate.certify",
     "DataWeight": "equipoise.methods.data_weight",
     "EquipoiseError": "equipoise.outcome",
@@ -22,6 +23,7 @@ _PUBLIC = {
     "MOL": "equipoise.methods.mol",
     "Outcome": "equipoise.outcome",
     "Problem": "equipoise.physics.problem",
+    "ReconSettings": "equipoise.recon.settings",
     "Sample": "equipoise.training.sources.source",
     "SenseOp": "equipoise.physics.cartesian",
     "Simulation": "equipoise.training.sources.simulated",
@@ -51,6 +53,7 @@ _PUBLIC = {
     "psnr": "equipoise.metrics",
     "read": "equipoise.formats",
     "reconstruct": "equipoise.recon.reconstruct",
+    "reconstruct_file": "equipoise.recon.reconstruct_file",
     "save_model": "equipoise.zoo.model_file",
     "slice_problem": "equipoise.recon.problems",
     "ssim": "equipoise.metrics",
@@ -72,7 +75,13 @@ if TYPE_CHECKING:
     from equipoise.metrics import nmse, psnr, ssim
     from equipoise.networks.cnn import CNN
     from equipoise.networks.measured import lipschitz_lower
-    from equipoise.outcome import BadInputError, EquipoiseError, Outcome, Solution
+    from equipoise.outcome import (
+        BadInputError,
+        ConvergenceWarning,
+        EquipoiseError,
+        Outcome,
+        Solution,
+    )
     from equipoise.physics.adapters import (
         from_deepinv,
         from_numpy,
@@ -94,6 +103,8 @@ if TYPE_CHECKING:
     from equipoise.recon.experiment import undersample
     from equipoise.recon.problems import slice_problem
     from equipoise.recon.reconstruct import reconstruct
+    from equipoise.recon.reconstruct_file import reconstruct_file
+    from equipoise.recon.settings import ReconSettings
     from equipoise.report.certificate_file import certificate_schema
     from equipoise.report.content import write_certificate_report
     from equipoise.training.config import TrainConfig, load_config

@@ -1,5 +1,6 @@
 """How a solve ended, and how the package fails."""
 
+import warnings
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -16,6 +17,10 @@ class EquipoiseError(Exception):
 
 class BadInputError(EquipoiseError, ValueError):
     """The input cannot be reconstructed as it is."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A solve ended before the accuracy that was asked for; the image is returned all the same."""
 
 
 class Outcome(str, Enum):
@@ -130,6 +135,28 @@ class Solution:
     def converged(self) -> bool:
         """True if every sample converged."""
         return all(outcome is Outcome.CONVERGED for outcome in self.outcome)
+
+    def warn_unless_converged(self, what: str, stacklevel: int = 2) -> None:
+        """Give one :class:`ConvergenceWarning` if a sample ended before the requested accuracy.
+
+        Parameters
+        ----------
+        what
+            What was solved, as ``slice 3``; the message names the first such sample.
+        stacklevel
+            Of :func:`warnings.warn`, seen from the caller.
+        """
+        done = (Outcome.CONVERGED, Outcome.FEED_FORWARD)
+        bad = [i for i, outcome in enumerate(self.outcome) if outcome not in done]
+        if bad:
+            outcome, bound = self.outcome[bad[0]], float(self.distance_bound[bad[0]])
+            sample = f", sample {bad[0]}," if len(self.outcome) > 1 else ""
+            warnings.warn(
+                f"{what}{sample} did not converge ({outcome.value}, bound {bound:.1e}): "
+                f"{outcome.advice}",
+                ConvergenceWarning,
+                stacklevel=stacklevel + 1,
+            )
 
     def history_of(self, sample: int) -> Tensor:
         """Relative residual and distance bound of one sample by iteration, (iterations + 1, 2)."""

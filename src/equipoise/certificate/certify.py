@@ -191,11 +191,17 @@ def certify_slice(
     ------
     BadInputError
         If a noise map is asked of a method without equilibrium.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the slice did not converge.
     """
     started = time.perf_counter()
     with torch.no_grad():
         solution = solve_slice(problem, model, lam, options)
     seconds = time.perf_counter() - started
+    solution.warn_unless_converged(f"slice {index}")
     diverged = solution.outcome[0] is Outcome.DIVERGED
     m_local, lower, upper = None, None, None
     if isinstance(model, MOL):

@@ -4,18 +4,22 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from equipoise.cli.report import check_report_target, write_recon_report
 from equipoise.cli.terminal import console, errors, failures, verbosity
 
 if TYPE_CHECKING:
-    from equipoise.recon.batch import Settings
+    from equipoise.recon.batch import Job
     from equipoise.recon.reconstruct import SliceResult
+    from equipoise.recon.reconstruct_file import FileReconstruction
+    from equipoise.recon.settings import ReconSettings
 
 SOME_FAILED = 4
 NOT_CONVERGED = 3
@@ -31,6 +35,7 @@ class BatchOptions(NamedTuple):
     slurm: bool
     slurm_options: Sequence[str]
     device: str
+    reports: Path | None = None
 
 
 def is_batch(scans: Sequence[Path], output: Path | None, options: BatchOptions) -> bool:
@@ -45,7 +50,7 @@ def is_batch(scans: Sequence[Path], output: Path | None, options: BatchOptions) 
 def recon_many(
     scans: Sequence[Path],
     folder: Path | None,
-    settings: "Settings",
+    settings: "ReconSettings",
     options: BatchOptions,
     *,
     as_json: bool,
@@ -58,7 +63,8 @@ def recon_many(
         raise typer.BadParameter("several scans need a folder for their images: -o DIR")
     with failures():
         from equipoise.formats.replacing import make_folder
-        from equipoise.recon.batch import Manifest, plan, run
+        from equipoise.outcome import ConvergenceWarning
+        from equipoise.recon.batch import Callbacks, Manifest, plan, run
         from equipoise.recon.device import pick_device
         from equipoise.zoo.model_file import load_model
 
@@ -71,19 +77,40 @@ def recon_many(
         jobs = jobs[part_id::num_parts]
         if num_parts > 1:
             console.print(f"part {part_id} of {num_parts}: {len(jobs)} of {len(scans)} scans")
-        with _Display(len(jobs), as_json) as display:
+        on_written = _reporting(options.reports, jobs, overwrite or options.resume)
+        with _Display(len(jobs), as_json) as display, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the line of the scan says it
             records = run(
                 jobs,
                 model,
                 settings,
                 Manifest(folder, num_parts, part_id),
+                Callbacks(display.report, display.on_slice, on_written),
                 device=device,
                 resume=options.resume,
                 overwrite=overwrite,
-                report=display.report,
-                on_slice=display.on_slice,
             )
     _finish(records, strict)
+
+
+def _reporting(
+    folder: Path | None, jobs: "Sequence[Job]", overwrite: bool
+) -> "Callable[[FileReconstruction], None]":
+    """What writes the page of each scan into a folder, if one is given."""
+    from equipoise.formats.replacing import make_folder
+    from equipoise.formats.writers.target import input_files
+
+    if folder is None:
+        return lambda done: None
+    make_folder(folder)
+    inputs = input_files(*(job.scan for job in jobs))
+    for job in jobs:
+        check_report_target(_page_of(job.scan, folder), overwrite, inputs)
+    return lambda done: write_recon_report(_page_of(done.scan, folder), done)
+
+
+def _page_of(scan: Path, folder: Path) -> Path:
+    return folder / f"{scan.stem}.html"
 
 
 def part_of(
@@ -159,8 +186,6 @@ class _Display:
         """Say on the bar which slice was last."""
         text = f"slice {result.index}: {result.iterations} iterations"
         self.bar.update(self.task, description=text)
-        if verbosity.verbose:
-            console.print(f"  {text}, {result.outcome}, {result.seconds:.1f} s", highlight=False)
 
     def report(self, record: dict[str, Any], done: int) -> None:
         """One line: how it ended, and how long the rest will take."""

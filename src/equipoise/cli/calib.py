@@ -33,11 +33,13 @@ def calib(
     threshold = _threshold(crop)
     with failures():
         from equipoise.formats import as_slices, read
+        from equipoise.formats.writers.target import input_files
         from equipoise.recon.coil_maps import calibrate_maps, check_maps_target, save_maps
 
         acquisition = as_slices(read(scan))
         changed = whiten or coils is not None or acquisition.header.whitening is not None
-        check_maps_target(output, changed=changed, overwrite=overwrite)
+        inputs = input_files(scan)
+        check_maps_target(output, changed=changed, overwrite=overwrite, inputs=inputs)
         with console.status(f"{len(acquisition.kspace)} slices"):
             result = calibrate_maps(
                 acquisition, virtual=coils, whiten=whiten, crop=threshold, kernel=kernel

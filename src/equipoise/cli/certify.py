@@ -16,6 +16,7 @@ from equipoise.cli.options import (
     check_scan_options,
     parse_lam,
 )
+from equipoise.cli.report import check_report_target, command_line
 from equipoise.cli.terminal import console, failures
 
 if TYPE_CHECKING:
@@ -74,20 +75,20 @@ def certify(
 
         from equipoise.certificate.certify import certify_slice
         from equipoise.formats.replacing import make_folder
-        from equipoise.outcome import BadInputError
+        from equipoise.formats.writers.target import check_files, input_files
         from equipoise.recon.experiment import load_experiment
         from equipoise.recon.problems import slice_problem
         from equipoise.zoo.model_file import load_model
 
-        if (folder / CERTIFICATE).exists() and not overwrite:
-            raise BadInputError(f"{folder} holds a certificate: another -o, or --overwrite")
+        inputs = input_files(scan, csm, mask, model if Path(model).is_file() else None)
+        check_files([folder / name for name in WRITTEN], overwrite=overwrite, inputs=inputs)
+        check_report_target(report, overwrite, inputs)
         network = load_model(model)
         experiment = load_experiment(
             scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
         )
         acquisition = experiment.acquisition
         make_folder(folder)
-        check_report_target(report, overwrite)
         found: list[CertifiedSlice] = []
         try:
             for index in range(len(acquisition.kspace)):
@@ -123,24 +124,8 @@ def certify(
         print(content)
 
 
-CERTIFICATE = "certificate.json"
-
-
-def check_report_target(report: Path | None, overwrite: bool) -> None:
-    """Refuse a page that cannot be written, before the work."""
-    if report is None:
-        return
-    from equipoise.formats.writers.write import check_target
-
-    check_target(report, overwrite=overwrite, suffixes=(".html",))
-
-
-def command_line() -> str:
-    """What was typed, as it can be typed again."""
-    import shlex
-    import sys
-
-    return shlex.join(["equipoise", *sys.argv[1:]])
+CERTIFICATE, MAPS, PICTURE = "certificate.json", "maps.h5", "certificate.png"
+WRITTEN = (CERTIFICATE, MAPS, PICTURE)
 
 
 def _print(c: "Certificate") -> None:
@@ -186,8 +171,8 @@ def _write(folder: Path, found: "list[CertifiedSlice]", scan: str, model: str) -
     from equipoise.report.figures import certificate_figure
 
     content = certificate_json([f.certificate for f in found], scan, model)
-    write_maps(folder / "maps.h5", found)
-    certificate_figure(folder / "certificate.png", found[0])
+    write_maps(folder / MAPS, found)
+    certificate_figure(folder / PICTURE, found[0])
     from equipoise.formats.replacing import replacing
 
     with replacing(folder / CERTIFICATE) as temporary:
@@ -211,13 +196,13 @@ def calibrate(
 ) -> None:
     """Learn what is usual on validation data, so that `in_range` can be told."""
     with failures():
-        from equipoise.outcome import BadInputError
+        from equipoise.formats.writers.target import MODELS, check_target, input_files
         from equipoise.training.calibrate import calibrate_model, simulation_of
         from equipoise.training.sources.images import load_images
         from equipoise.zoo.model_file import load_model, provenance, save_model
 
-        if output.exists() and not overwrite:
-            raise BadInputError(f"{output} exists: give another name with -o, or --overwrite")
+        inputs = input_files(model, coils, *data)
+        check_target(output, overwrite=overwrite, suffixes=MODELS, inputs=inputs)
         network, origin = load_model(model), provenance(model)
         source = simulation_of(origin, coils)
         with console.status(f"{scans} simulated scans"):

@@ -5,35 +5,33 @@ from typing import Annotated
 
 import typer
 
-from equipoise.cli.recon import announce, run_recon
+from equipoise.cli.recon import announce, recon_one
 from equipoise.cli.terminal import console, failures
+
+SCAN, IMAGE, PICTURE = "scan.h5", "reconstruction.h5", "demo.png"
 
 
 def demo(
     folder: Annotated[Path, typer.Option("-o", "--output", help="folder for the results")] = Path(
         "demo"
     ),
+    overwrite: Annotated[bool, typer.Option(help="replace results that exist")] = False,
 ) -> None:
     """Simulate a scan of a real head, reconstruct it, and show the result."""
+    scan, image, picture = (folder / name for name in (SCAN, IMAGE, PICTURE))
     with failures():
         from equipoise.formats.replacing import make_folder
+        from equipoise.formats.writers.target import check_files
         from equipoise.recon.demo import simulate_scan, zero_filled
-        from equipoise.recon.experiment import load_experiment
-        from equipoise.recon.result_file import save
+        from equipoise.recon.settings import ReconSettings
         from equipoise.report.figures import comparison_figure
-        from equipoise.zoo.find import DEFAULT_MODEL
-        from equipoise.zoo.model_file import load_model
 
+        check_files((scan, image, picture), overwrite=overwrite)
         make_folder(folder)
-        scan = folder / "scan.h5"
         simulate_scan(scan)
-        result = run_recon(load_experiment(scan), load_model(), None, None)
-        image = folder / "reconstruction.h5"
-        save(image, result, str(scan), DEFAULT_MODEL, overwrite=True)
-        picture = folder / "demo.png"
-        assert result.csm is not None
-        maps = result.csm
+        done = recon_one(scan, ReconSettings(), image, overwrite=overwrite)
+        assert done.result.csm is not None
         title = "T1w head, 8 simulated coils, 4-fold, noise 2 %"
-        comparison_figure(picture, result, zero_filled(scan, maps), title)
-    announce(result, image, False, scan, DEFAULT_MODEL)
+        comparison_figure(picture, done.result, zero_filled(scan, done.result.csm), title)
+    announce(done, as_json=False)
     console.print(f"picture: {picture}", markup=False)

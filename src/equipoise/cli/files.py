@@ -54,9 +54,12 @@ def convert(
         from equipoise.formats import read
         from equipoise.formats.images import read_images
         from equipoise.formats.writers.kspace import KSPACE_WRITERS, write_kspace
-        from equipoise.formats.writers.write import check_target, write_image
+        from equipoise.formats.writers.target import check_target, input_files
+        from equipoise.formats.writers.write import write_image
 
-        check_target(target, overwrite=overwrite, suffixes=KSPACE_WRITERS if kspace else None)
+        known = KSPACE_WRITERS if kspace else None
+        inputs = input_files(source)
+        check_target(target, overwrite=overwrite, suffixes=known, inputs=inputs)
         if kspace:
             acquisition = read(source)
             write_kspace(target, acquisition)

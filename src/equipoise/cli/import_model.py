@@ -20,12 +20,12 @@ def import_model(
     if not 0 <= shift < float("inf"):
         raise typer.BadParameter(f"--shift is {shift}: it must be 0 or positive")
     with failures():
-        from equipoise.outcome import BadInputError
+        from equipoise.formats.writers.target import MODELS, check_target, input_files
         from equipoise.zoo.authors import import_authors_checkpoint
         from equipoise.zoo.model_file import save_model
 
-        if output.exists() and not overwrite:
-            raise BadInputError(f"{output} exists: give another name with -o, or --overwrite")
+        inputs = input_files(checkpoint)
+        check_target(output, overwrite=overwrite, suffixes=MODELS, inputs=inputs)
         model = import_authors_checkpoint(checkpoint, shift)
         source = "anikpram/Monotone-Operator-Learning, released checkpoint"
         save_model(output, model, {"source": source, "file": checkpoint.name, "shift": shift})

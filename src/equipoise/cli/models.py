@@ -102,14 +102,14 @@ def export(
 ) -> None:
     """Write a model as a single file, to be installed on a machine without a network."""
     with failures():
-        from equipoise.outcome import BadInputError
+        from equipoise.formats.writers.target import MODELS, check_target, input_files
         from equipoise.zoo.find import find_model
         from equipoise.zoo.install import copy_model
         from equipoise.zoo.model_file import verify as check
 
         found = check(name)
-        if output.exists() and not overwrite:
-            raise BadInputError(f"{output} exists: give another name with -o, or --overwrite")
+        inputs = input_files(find_model(name))
+        check_target(output, overwrite=overwrite, suffixes=MODELS, inputs=inputs)
         copy_model(find_model(name), output)
     console.print(f"written: {output}, checksum {found}", markup=False)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from equipoise.cli.batch import NOT_CONVERGED, BatchOptions, is_batch, recon_many
-from equipoise.cli.certify import check_report_target, command_line
 from equipoise.cli.options import (
     Acceleration,
     Lam,
@@ -19,14 +18,14 @@ from equipoise.cli.options import (
     check_scan_options,
     parse_lam,
 )
-from equipoise.cli.terminal import console, errors, failures, verbosity
+from equipoise.cli.report import check_report_target, write_recon_report
+from equipoise.cli.terminal import console, failures, verbosity
 
 if TYPE_CHECKING:
     import torch
 
-    from equipoise.methods.method import Method
-    from equipoise.recon.experiment import Experiment
-    from equipoise.recon.reconstruct import Reconstruction
+    from equipoise.recon.reconstruct_file import FileReconstruction, Prepared
+    from equipoise.recon.settings import ReconSettings
 
 
 def recon(
@@ -49,7 +48,9 @@ def recon(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
     strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
-    report: Annotated[Path | None, typer.Option(help="one scan: page of the result, .html")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="page of the result, .html; many: a folder of pages")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps")] = "auto",
     suffix: Annotated[str, typer.Option(help="many: format of the images")] = ".h5",
     resume: Annotated[bool, typer.Option(help="many: skip what is complete")] = False,
@@ -67,86 +68,67 @@ def recon(
     """Reconstruct scans: file in, image and its error bound out."""
     weight = parse_lam(lam)
     check_scan_options(mask, acceleration, seed, rtol)
-    options = BatchOptions(suffix, resume, num_parts, part_id, slurm, slurm_option or [], device)
-    if is_batch(scans, output, options):
-        if report is not None:
-            raise typer.BadParameter("--report is for one scan")
-        from equipoise.recon.batch import Settings
+    options = BatchOptions(
+        suffix, resume, num_parts, part_id, slurm, slurm_option or [], device, report
+    )
+    with failures():
+        from equipoise.recon.settings import ReconSettings
 
-        settings = Settings(model, weight, rtol, acceleration, seed or 0, csm, mask)
+        settings = ReconSettings(model, weight, rtol, acceleration, seed or 0, csm, mask)
+    if is_batch(scans, output, options):
+        if report is not None and report.suffix == ".html":
+            raise typer.BadParameter("--report of many scans is a folder of pages")
         flags = {"as_json": as_json, "overwrite": overwrite, "strict": strict}
         recon_many(scans, output, settings, options, **flags)
         return
     (scan,) = scans
     target = output or Path(f"{scan.name.split('.')[0]}_mol.h5")
     with failures():
-        from equipoise.formats.writers.write import check_target
-        from equipoise.recon.experiment import load_experiment
-        from equipoise.recon.result_file import save
-        from equipoise.zoo.model_file import load_model
+        from equipoise.formats.writers.target import check_target, input_files
 
-        check_target(target, overwrite=overwrite)
-        check_report_target(report, overwrite)
-        network = load_model(model)
-        experiment = load_experiment(
-            scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
-        )
-        result = run_recon(experiment, network, weight, rtol, device)
-        save(target, result, str(scan), model, overwrite=overwrite)
+        inputs = input_files(scan, *settings.files())
+        check_target(target, overwrite=overwrite, inputs=inputs)
+        check_report_target(report, overwrite, inputs)
+        done = recon_one(scan, settings, target, overwrite=overwrite, device=device)
         if report is not None:
-            from equipoise.report.content import of_reconstruction
-            from equipoise.report.page import write_report
-
-            page = of_reconstruction(
-                result,
-                experiment,
-                model,
-                network.name,
-                command_line(),
-                lam_given=weight is not None,
-            )
-            write_report(report, page)
-    announce(result, target, as_json, scan, model)
+            write_recon_report(report, done)
+    announce(done, as_json)
     if report is not None:
         console.print(f"report: {report}", markup=False, soft_wrap=True)
-    if strict and result.outcome.value != "converged":
+    if strict and done.result.outcome.value != "converged":
         raise typer.Exit(NOT_CONVERGED)
 
 
-def run_recon(
-    experiment: "Experiment",
-    model: "Method",
-    lam: float | None,
-    rtol: float | None,
-    device: str = "auto",
-) -> "Reconstruction":
-    """Reconstruct an experiment with what fits into memory, saying what is assumed."""
-    from dataclasses import replace
-
+def recon_one(
+    scan: Path, settings: "ReconSettings", target: Path, *, overwrite: bool, device: str = "auto"
+) -> "FileReconstruction":
+    """Reconstruct a scan, saying on the console what is assumed and how far it is."""
     from equipoise.recon.device import pick_device
-    from equipoise.recon.memory import fit_memory
-    from equipoise.recon.reconstruct import reconstruct
+    from equipoise.recon.reconstruct_file import reconstruct_file
 
-    acquisition = experiment.acquisition
-    fitting = fit_memory(acquisition, model)
+    chosen = pick_device(device)
+    with console.status(f"reading {scan.name}") as status:
+
+        def on_ready(prepared: "Prepared") -> None:
+            say_what_is_assumed(prepared, chosen)
+            acquisition = prepared.experiment.acquisition
+            size = f"{len(acquisition.kspace)} slices, {acquisition.acceleration:.2f}-fold"
+            status.update(size)
+
+        return reconstruct_file(
+            scan, settings, chosen, target=target, overwrite=overwrite, on_ready=on_ready
+        )
+
+
+def say_what_is_assumed(prepared: "Prepared", device: "torch.device") -> None:
+    """The notes of the reader, and what is done differently because memory is short."""
+    acquisition = prepared.experiment.acquisition
     if verbosity.verbose:
-        say_more(fitting.needed, pick_device(device))
+        say_more(prepared.plan.needed, device)
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
-    if fitting.note:
-        console.print(f"note: {fitting.note}", style="yellow", markup=False)
-    accuracy = model.options.rtol if rtol is None else rtol
-    options = replace(model.options, rtol=accuracy, tile=fitting.tile)
-    with console.status(f"{len(acquisition.kspace)} slices, {acquisition.acceleration:.2f}-fold"):
-        return reconstruct(
-            acquisition,
-            model,
-            full=experiment.full,
-            lam=lam,
-            options=options,
-            device=pick_device(device),
-            keep_maps=fitting.keep_maps,
-        )
+    if prepared.plan.note:
+        console.print(f"note: {prepared.plan.note}", style="yellow", markup=False)
 
 
 def say_more(needed: int, device: "torch.device") -> None:
@@ -167,11 +149,12 @@ def say_more(needed: int, device: "torch.device") -> None:
     )
 
 
-def announce(result: "Reconstruction", target: Path, as_json: bool, scan: Path, model: str) -> None:
+def announce(done: "FileReconstruction", as_json: bool) -> None:
     """Say how each slice ended, what is promised, and where the image is."""
     from equipoise.outcome import Outcome
     from equipoise.report.tables import short_certificate, slice_table
 
+    result = done.result
     console.print(slice_table(result))
     certificate = short_certificate(result)
     if certificate is not None:
@@ -180,15 +163,7 @@ def announce(result: "Reconstruction", target: Path, as_json: bool, scan: Path, 
         console.print("SENSE is at the lam that is best for the target.", style="dim")
     if result.outcome is Outcome.FEED_FORWARD:
         console.print(f"note: {result.outcome.advice}", style="yellow", markup=False)
-    for s in result.slices:
-        if s.outcome not in (Outcome.CONVERGED.value, Outcome.FEED_FORWARD.value):
-            advice = Outcome(s.outcome).advice
-            errors.print(
-                f"warning: slice {s.index} did not converge ({s.outcome}, bound "
-                f"{s.distance_bound:.1e}): {advice}",
-                style="yellow",
-                markup=False,
-            )
-    console.print(f"written: {target}", markup=False, soft_wrap=True)
+    console.print(f"written: {done.target}", markup=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(result.as_json(str(scan), model), allow_nan=False))
+        found = result.as_json(str(done.scan), done.settings.model)
+        print(json.dumps(found, allow_nan=False))

@@ -9,7 +9,7 @@ import typer
 
 from equipoise.cli.batch import NOT_CONVERGED
 from equipoise.cli.options import Lam, Model, Rtol, check_scan_options, parse_lam
-from equipoise.cli.terminal import console, errors, failures
+from equipoise.cli.terminal import console, failures
 
 if TYPE_CHECKING:
     from equipoise.recon.enlarge import Enlargement
@@ -37,12 +37,14 @@ def superres(
             read_photograph,
             write_photograph,
         )
+        from equipoise.formats.writers.target import input_files
         from equipoise.recon.enlarge import blur_of, enlarge
         from equipoise.zoo.model_file import load_model
 
         photograph = read_photograph(image)
         network, blur = load_model(model), blur_of(model)
-        check_photograph_target(output, photograph, blur.factor, overwrite=overwrite)
+        inputs = input_files(image, model if Path(model).is_file() else None)
+        check_photograph_target(output, photograph, blur.factor, overwrite=overwrite, inputs=inputs)
         options = None if rtol is None else replace(network.options, rtol=rtol)
         with console.status(f"{photograph.luminance.shape[1]} x {photograph.luminance.shape[0]}"):
             result = enlarge(photograph, network, blur, noise=noise, lam=weight, options=options)
@@ -55,8 +57,6 @@ def superres(
 
 
 def _announce(result: "Enlargement", output: Path) -> None:
-    from equipoise.outcome import Outcome
-
     for note in result.photograph.notes:
         console.print(note, style="dim", markup=False)
     y, x = result.photograph.luminance.shape
@@ -73,12 +73,4 @@ def _announce(result: "Enlargement", output: Path) -> None:
         f"evaluations, lam {result.blocks[0].lam:.3g}, {result.seconds:.1f} s",
         markup=False,
     )
-    bad = [b for b in result.blocks if b.outcome not in ("converged", "feed_forward")]
-    for block in bad:
-        errors.print(
-            f"warning: the block at {block.left}, {block.top} did not converge "
-            f"({block.outcome}): {Outcome(block.outcome).advice}",
-            style="yellow",
-            markup=False,
-        )
     console.print(f"written: {output}", markup=False, soft_wrap=True)

@@ -1,7 +1,9 @@
 """The console, how much it says (``-q``, ``-v``, ``--debug``), and how a command fails."""
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,13 +71,50 @@ class VerboseGroup(TyperGroup):
             raise typer.Exit(1) from error
 
 
+class _OnConsole(logging.Handler):
+    """What the package logs, as lines of the console."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message; the time and the place are of no use here."""
+        style = "dim" if record.levelno < logging.WARNING else "yellow"
+        console.print(record.getMessage(), style=style, markup=False, highlight=False)
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Warnings that a solve did not converge are said, with ``-v`` also what the package logs."""
+    from equipoise.outcome import ConvergenceWarning
+
+    log, handler = logging.getLogger("equipoise"), _OnConsole()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if verbosity.verbose else logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", ConvergenceWarning)
+            show = warnings.showwarning
+
+            def tell(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+                if issubclass(category, ConvergenceWarning):
+                    errors.print(f"warning: {message}", style="yellow", markup=False)
+                else:
+                    show(message, category, *place, **more)
+
+            warnings.showwarning = tell
+            yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
 @contextmanager
 def failures() -> Iterator[None]:
     """Failures that the user can act on end in one line and exit code 1."""
     from equipoise.outcome import EquipoiseError
 
     try:
-        yield
+        with telling():
+            yield
     except EquipoiseError as error:
         if verbosity.debug:
             raise

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.formats.replacing import replacing
-from equipoise.formats.writers.write import check_target
+from equipoise.formats.writers.target import Inputs, check_target
 from equipoise.outcome import BadInputError
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -120,17 +120,23 @@ def _split(image: Any, notes: list[str]) -> Photograph:
 
 
 def check_photograph_target(
-    path: Path, photograph: Photograph, factor: int, *, overwrite: bool
+    path: Path,
+    photograph: Photograph,
+    factor: int,
+    *,
+    overwrite: bool,
+    inputs: Inputs | None = None,
 ) -> None:
     """Whether :func:`write_photograph` will be able to write, before the work is done.
 
     Raises
     ------
     BadInputError
-        If the format is not one that is written or cannot hold the image, or the file exists.
+        If the format is not one that is written or cannot hold the image, the file exists, or it
+        is one of ``inputs``, which are read.
     """
     known = [suffix for suffix in (*WRITTEN, path.suffix) if suffix.lower() in WRITTEN]
-    check_target(path, overwrite=overwrite, suffixes=known)
+    check_target(path, overwrite=overwrite, suffixes=known, inputs=inputs)
     if photograph.alpha is not None and WRITTEN[path.suffix.lower()] == "JPEG":
         raise BadInputError(f"{path}: JPEG has no alpha channel, the image has one: use .png")
     side = factor * max(photograph.luminance.shape)

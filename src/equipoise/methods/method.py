@@ -14,6 +14,9 @@ from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Image, PerSample
 
+MODULE_CALL = 4
+"""From ``forward`` to the line of the user there are two calls of torch."""
+
 
 class ParameterGroup(NamedTuple):
     """Parameters, and their learning rate as a factor of that of the network, or of the rules."""
@@ -99,9 +102,17 @@ class Method(nn.Module, ABC):
         ------
         BadInputError
             If not exactly one of the two is an operator, or the data do not fit it.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a sample did not converge, outside of training (``eval()``).
         """
         a, b = in_order(data, operator)
-        return self.solve(a, b, noise_level=noise_level).value
+        solution = self.solve(a, b, noise_level=noise_level)
+        if not self.training:
+            solution.warn_unless_converged("the solve", stacklevel=MODULE_CALL)
+        return solution.value
 
     @abstractmethod
     def solve(

@@ -1,52 +1,32 @@
 """Many scans: each written when it is complete, a bad one does not stop the others.
 
-The manifest, one JSON object a line, says what was begun, written and failed. A scan is complete
-when its output exists and the manifest says that it was written from the same scan with the same
-settings; an output that was begun but not recorded (the process was killed) is made again.
+Whether a scan is done is asked of its output: the file says from which scan, with which model and
+how it was made, and whether it is whole. The manifest, one JSON object a line, is the log of what
+was begun, written and failed; only where an output says nothing, because it is damaged, its name in
+the manifest tells a rest of ours from a file of the user's.
 """
 
-import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from equipoise.formats.writers.write import check_target
+from equipoise.formats.writers.stamp import read_stamp
+from equipoise.formats.writers.target import check_files, check_target, companions, input_files
 from equipoise.methods.method import Method
 from equipoise.outcome import BadInputError, EquipoiseError
-from equipoise.recon.experiment import load_experiment
-from equipoise.recon.memory import fit_memory, peak_memory
-from equipoise.recon.reconstruct import SliceResult, reconstruct
-from equipoise.recon.result_file import save
-from equipoise.version import __version__
+from equipoise.recon.memory import peak_memory
+from equipoise.recon.reconstruct import SliceResult
+from equipoise.recon.reconstruct_file import FileReconstruction, reconstruct_file
+from equipoise.recon.settings import ReconSettings, fingerprint
 
 MANIFEST = "manifest.jsonl"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that decides an image beside the scan."""
-
-    model: str
-    lam: float | None = None
-    rtol: float | None = None
-    acceleration: float | None = None
-    seed: int = 0
-    csm: Path | None = None
-    mask: Path | None = None
-
-    def fingerprint(self) -> str:
-        """Equal for equal settings, files by their content."""
-        content = {k: str(v) for k, v in asdict(self).items()} | {"version": __version__}
-        for name in ("model", "csm", "mask"):
-            path = Path(content[name])
-            if path.is_file():
-                content[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -56,12 +36,6 @@ class Job:
     scan: Path
     target: Path
 
-    def identity(self) -> list[int]:
-        """Size and time of the scan: another file under the same name is another scan."""
-        data = next((p for p in (self.scan, self.scan.with_suffix(".cfl")) if p.exists()), None)
-        stat = None if data is None else data.stat()
-        return [] if stat is None else [stat.st_size, stat.st_mtime_ns]
-
 
 def plan(scans: Sequence[Path], folder: Path, suffix: str) -> list[Job]:
     """The output of each scan: its name with another suffix, in the folder.
@@ -69,19 +43,20 @@ def plan(scans: Sequence[Path], folder: Path, suffix: str) -> list[Job]:
     Raises
     ------
     BadInputError
-        If two scans would be written to one file, or a scan over itself.
+        If a file of one scan would be written over that of another, or over a scan.
     """
     jobs = [Job(scan, folder / f"{scan.stem}{suffix}") for scan in scans]
-    taken: dict[Path, Path] = {}
+    inputs = input_files(*scans)
+    taken: dict[Path, Job] = {}
     for job in jobs:
-        if job.target in taken:
-            raise BadInputError(
-                f"{taken[job.target]} and {job.scan} would both be written to {job.target}: "
-                "reconstruct them into different folders"
-            )
-        if job.target.resolve() == job.scan.resolve():
-            raise BadInputError(f"{job.scan} would be written over: give another folder with -o")
-        taken[job.target] = job.scan
+        for path in (job.target, *companions(job.target)):
+            other = taken.setdefault(path.resolve(), job)
+            if other is not job:
+                raise BadInputError(
+                    f"{other.scan} and {job.scan} would both be written to {path}: reconstruct "
+                    "them into different folders"
+                )
+        check_files([job.target, *companions(job.target)], overwrite=True, inputs=inputs)
     return jobs
 
 
@@ -102,6 +77,8 @@ class Manifest:
                 file.seek(0, 2)
                 file.write(b"\n" * torn)
             file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The lines of all manifests of the folder: another run may have had other parts."""
@@ -114,27 +91,41 @@ class Manifest:
                 if isinstance(record, dict):
                     yield record
 
-    def known(self) -> dict[str, dict[str, Any]]:
-        """The best that is known of each output by its name: written, else begun."""
-        found: dict[str, dict[str, Any]] = {}
-        for record in self.records():
-            name, event = record.get("output"), record.get("event")
-            if isinstance(name, str) and event in ("begun", "written"):
-                found[name] = record
-        return found
+    def outputs(self) -> set[str]:
+        """Names of the outputs that were begun or written here."""
+        events = ("begun", "written")
+        return {str(r.get("output")) for r in self.records() if r.get("event") in events}
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told what happens.
+
+    Attributes
+    ----------
+    on_record
+        Called with each record of the manifest and the number of jobs that were finished.
+    on_slice
+        Called with each slice that was reconstructed.
+    on_written
+        Called with each scan when its image is on disk.
+    """
+
+    on_record: Callable[[dict[str, Any], int], None] = lambda record, done: None
+    on_slice: Callable[[SliceResult], None] = lambda result: None
+    on_written: Callable[[FileReconstruction], None] = lambda found: None
 
 
 def run(
     jobs: Sequence[Job],
     model: Method,
-    settings: Settings,
+    settings: ReconSettings,
     manifest: Manifest,
+    callbacks: Callbacks,
     *,
     device: torch.device,
     resume: bool,
     overwrite: bool,
-    report: Callable[[dict[str, Any], int], None],
-    on_slice: Callable[[SliceResult], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Reconstruct every job; returns the records of all, in order.
 
@@ -142,64 +133,83 @@ def run(
     ----------
     jobs, model, settings, manifest
         What to do and where to write it down.
+    callbacks
+        Who is told what happens.
     device
         Where to solve.
     resume
-        Skip what is complete, make again what was begun and not finished.
+        Skip what is complete, make again what another run made otherwise or left unfinished.
     overwrite
         Replace outputs that exist.
-    report
-        Called with each record and the number of jobs that were finished.
-    on_slice
-        Called with each slice that was reconstructed.
 
     Raises
     ------
     BadInputError
         Before the work, if an output exists that is not to be replaced.
     """
-    fingerprint, known = settings.fingerprint(), manifest.known() if resume else {}
-    complete = {j.target for j in jobs if _is_complete(j, known.get(j.target.name), fingerprint)}
+    states = _states(jobs, model, settings, manifest) if resume else {}
+    inputs = input_files(*(job.scan for job in jobs), *settings.files())
     for job in jobs:
-        was_begun = known.get(job.target.name, {}).get("event") == "begun"
-        if job.target not in complete:
-            check_target(job.target, overwrite=overwrite or was_begun)
+        state = states.get(job.target)
+        if state is not State.COMPLETE:
+            allowed = overwrite or state is State.OUTDATED
+            check_target(job.target, overwrite=allowed, inputs=inputs)
     records = []
     for number, job in enumerate(jobs, 1):
-        if job.target in complete:
-            record: dict[str, Any] = {"event": "skipped", "scan": str(job.scan)}
-            record["output"] = job.target.name
+        stamp = {"scan": str(job.scan), "output": job.target.name}
+        if states.get(job.target) is State.COMPLETE:
+            record: dict[str, Any] = {"event": "skipped", **stamp}
         else:
-            stamp = {"scan": str(job.scan), "output": job.target.name, "settings": fingerprint}
             manifest.append({"event": "begun", **stamp})
-            record = _attempt(job, model, settings, device, on_slice) | stamp
+            record = _attempt(job, model, settings, device, callbacks) | stamp
             manifest.append(record)
         records.append(record)
-        report(record, number)
+        callbacks.on_record(record, number)
     return records
 
 
-def _is_complete(job: Job, record: dict[str, Any] | None, fingerprint: str) -> bool:
-    return (
-        record is not None
-        and record.get("event") == "written"
-        and record.get("settings") == fingerprint
-        and record.get("identity") == job.identity()
-        and job.target.exists()
-    )
+class State(Enum):
+    """What is found under the name of an output.
+
+    Complete: an image that says that it was made from this scan, by this model, in this way, and is
+    as it was written. Outdated: another image or a rest that this package made, which may be made
+    again. Foreign: a file that nothing says anything of.
+    """
+
+    COMPLETE = "complete"
+    OUTDATED = "outdated"
+    FOREIGN = "foreign"
+
+
+def _states(
+    jobs: Sequence[Job], model: Method, settings: ReconSettings, manifest: Manifest
+) -> dict[Path, State]:
+    """The state of every output of which there is a file."""
+    noted, states = manifest.outputs(), {}
+    for job in jobs:
+        files = [job.target, *companions(job.target)]
+        if any(path.exists() for path in files):
+            states[job.target] = _state(job, model, settings, job.target.name in noted)
+    return states
+
+
+def _state(job: Job, model: Method, settings: ReconSettings, noted: bool) -> State:
+    """The file is asked; only where it says nothing, whether a manifest knows its name."""
+    stamp = read_stamp(job.target)
+    if stamp is None:
+        empty = job.target.is_file() and job.target.stat().st_size == 0
+        return State.OUTDATED if noted or empty else State.FOREIGN
+    current = stamp.whole and stamp.fingerprint == fingerprint(settings, model, job.scan)
+    return State.COMPLETE if current else State.OUTDATED
 
 
 def _attempt(
-    job: Job,
-    model: Method,
-    settings: Settings,
-    device: torch.device,
-    on_slice: Callable[[SliceResult], None] | None,
+    job: Job, model: Method, settings: ReconSettings, device: torch.device, callbacks: Callbacks
 ) -> dict[str, Any]:
     """One scan; whatever is wrong with it is recorded and does not stop the others."""
     started = time.perf_counter()
     try:
-        found = _one(job, model, settings, device, on_slice)
+        found = _one(job, model, settings, device, callbacks)
     except (EquipoiseError, MemoryError) as error:
         found = {"event": "failed", "error": str(error) or "not enough memory for this scan"}
     except Exception as error:  # the batch goes on: the record names what went wrong
@@ -210,42 +220,27 @@ def _attempt(
 
 
 def _one(
-    job: Job,
-    model: Method,
-    settings: Settings,
-    device: torch.device,
-    on_slice: Callable[[SliceResult], None] | None,
+    job: Job, model: Method, settings: ReconSettings, device: torch.device, callbacks: Callbacks
 ) -> dict[str, Any]:
-    identity = job.identity()
-    experiment = load_experiment(
+    done = reconstruct_file(
         job.scan,
-        csm=settings.csm,
-        mask=settings.mask,
-        acceleration=settings.acceleration,
-        seed=settings.seed,
+        settings,
+        device,
+        target=job.target,
+        overwrite=True,
+        model=model,
+        on_slice=callbacks.on_slice,
     )
-    fitting = fit_memory(experiment.acquisition, model)
-    rtol = model.options.rtol if settings.rtol is None else settings.rtol
-    result = reconstruct(
-        experiment.acquisition,
-        model,
-        full=experiment.full,
-        lam=settings.lam,
-        options=replace(model.options, rtol=rtol, tile=fitting.tile),
-        on_slice=on_slice,
-        device=device,
-        keep_maps=fitting.keep_maps,
-    )
-    save(job.target, result, str(job.scan), settings.model, overwrite=True)
-    as_json = result.as_json(str(job.scan), settings.model)["slices"]
+    callbacks.on_written(done)
+    as_json = done.result.as_json(str(job.scan), settings.model)["slices"]
     bounds = [s["distance_bound"] for s in as_json]
     iterations = [s["iterations"] for s in as_json]
     return {
         "event": "written",
-        "identity": identity,
-        "outcome": result.outcome.value,
+        "fingerprint": done.fingerprint,
+        "outcome": done.result.outcome.value,
         "slices": len(as_json),
         "iterations": [min(iterations), max(iterations)],
         "distance_bound": None if None in bounds else max(bounds),
-        "note": fitting.note,
+        "note": done.prepared.plan.note,
     }

@@ -14,7 +14,7 @@ from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.hdf5 import is_hdf5, open_hdf5
 from equipoise.formats.replacing import replacing, replacing_set
 from equipoise.formats.slices import as_slices
-from equipoise.formats.writers.write import check_target
+from equipoise.formats.writers.target import Inputs, check_target
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp, hann_window
 from equipoise.physics.coils.channels import combine, compression, noise_whitening
@@ -136,15 +136,18 @@ def _examine(
     )
 
 
-def check_maps_target(path: Path, *, changed: bool, overwrite: bool) -> None:
+def check_maps_target(
+    path: Path, *, changed: bool, overwrite: bool, inputs: Inputs | None = None
+) -> None:
     """Whether :func:`save_maps` will be able to write.
 
     Raises
     ------
     BadInputError
-        If the format is unknown or cannot hold the matrix of the channels, or the file exists.
+        If the format is unknown or cannot hold the matrix of the channels, the file exists, or it
+        is one of ``inputs``, which are read.
     """
-    check_target(path, overwrite=overwrite, suffixes=SUFFIXES)
+    check_target(path, overwrite=overwrite, suffixes=SUFFIXES, inputs=inputs)
     if changed and path.suffix != ".h5":
         raise BadInputError(
             f"{path} cannot hold the matrix of the channels that --whiten and --coils need: use .h5"

@@ -1,6 +1,7 @@
 """Enlarging a photograph: the equilibrium of the luminance, block by block where it is large."""
 
 import itertools
+import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.linop import percentile
 from equipoise.physics.superres import Blur, resize_bicubic
 from equipoise.zoo.model_file import provenance
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "mol-lr-superres-3x"
 
@@ -138,6 +141,11 @@ def enlarge(
     ------
     BadInputError
         If the image is smaller than the kernel.
+
+    Warns
+    -----
+    ConvergenceWarning
+        For each block that did not converge.
     """
     started = time.perf_counter()
     small = torch.from_numpy(photograph.luminance)[None].to(torch.complex64)
@@ -183,6 +191,9 @@ def _luminance(
             inner = solution.value[:, y.inside(factor), x.inside(factor)]
             image[:, y.target(factor), x.target(factor)] = inner
             results.append(_block_result(y.outer.start, x.outer.start, solution, model))
+            place = f"the block at {x.outer.start}, {y.outer.start}"
+            solution.warn_unless_converged(place, stacklevel=3)
+            log.info("%s: %s, %d iterations", place, results[-1].outcome, results[-1].iterations)
     return image, results
 
 

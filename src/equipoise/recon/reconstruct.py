@@ -1,5 +1,6 @@
 """Every slice of a scan by one method: images, bounds, and how each was reached."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from equipoise.physics.problem import Problem
 from equipoise.readable import counted, matrix, span
 from equipoise.recon.device import creating_on
 from equipoise.recon.problems import slice_problem, target_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(repr=False)
@@ -148,6 +151,11 @@ def reconstruct(
         Where to solve; maps and comparisons stay on the processor.
     keep_maps
         Return the coil maps of all slices.
+
+    Warns
+    -----
+    ConvergenceWarning
+        For each slice that did not converge.
     """
     device = torch.device("cpu") if device is None else device
     acquisition = as_slices(acquisition)
@@ -175,6 +183,8 @@ def reconstruct(
         if keep_maps:
             maps.append(csm)
         history.append(record)
+        solution.warn_unless_converged(f"{acquisition.source}: slice {index}")
+        _log(result, len(acquisition.kspace))
         if on_slice is not None:
             on_slice(result)
     return Reconstruction(
@@ -187,6 +197,14 @@ def reconstruct(
         history=history,
         notes=acquisition.notes,
         header=acquisition.header,
+    )
+
+
+def _log(result: SliceResult, count: int) -> None:
+    log.info(
+        "slice %d of %d: %s, %d iterations, bound %.1e, %.1f s",
+        *(result.index, count, result.outcome, result.iterations),
+        *(result.distance_bound, result.seconds),
     )
 
 

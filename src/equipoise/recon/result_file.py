@@ -10,8 +10,18 @@ from equipoise.recon.reconstruct import Reconstruction
 from equipoise.version import __version__
 
 
-def save(target: Path, result: Reconstruction, scan: str, model: str, *, overwrite: bool) -> None:
+def save(
+    target: Path,
+    result: Reconstruction,
+    scan: str,
+    model: str,
+    fingerprint: str,
+    *,
+    overwrite: bool,
+) -> None:
     """Write the images, cut to the matrix that the scan names, and how they were reached.
+
+    The fingerprint says from what: :func:`equipoise.recon.settings.fingerprint`.
 
     Raises
     ------
@@ -22,6 +32,7 @@ def save(target: Path, result: Reconstruction, scan: str, model: str, *, overwri
         "model": model,
         "scan": scan,
         "equipoise_version": __version__,
+        "fingerprint": fingerprint,
         "outcome": result.outcome.value,
         "distance_bound": max(s.distance_bound for s in result.slices),
         "slices": json.dumps(result.as_json(scan, model)["slices"]),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from equipoise.certificate.certify import CertifiedSlice
-from equipoise.formats.writers.write import check_target
+from equipoise.formats.writers.target import check_target
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.least_squares import tikhonov

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from equipoise.formats.replacing import replacing
+from equipoise.formats.writers.target import check_files, input_files
 from equipoise.outcome import BadInputError
 from equipoise.zoo.find import SUFFIX, find_model, packaged_models, user_folder
 from equipoise.zoo.model_file import load_model, verify
@@ -28,6 +29,7 @@ def install_model(path: Path, name: str | None = None, *, overwrite: bool = Fals
         )
     if target.exists() and not overwrite:
         raise BadInputError(f"{target} exists: give another --name, or --overwrite")
+    check_files([target], overwrite=overwrite, inputs=input_files(path))
     copy_model(path, target)
     return target
 

@@ -4,6 +4,7 @@ The series has one rescale slope and one window, so that brightness does not jum
 slice, and is marked as derived. Positions and directions are DICOM's own, LPS.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from equipoise.formats.replacing import replacing
 from equipoise.optional import need
 
 LARGEST = 2**16 - 1
+GROUP, CREATOR = 0x0099, "EQUIPOISE"
+FINGERPRINT, CHECKSUM, COUNT = 0x01, 0x02, 0x03
+"""Private elements: how the series was made, SHA-256 of the pixels, number of images."""
+
 WINDOW_PERCENTILE = 99.5
 """The brightest half per cent may saturate."""
 
@@ -37,7 +42,51 @@ def write(path: Path, content: dict[str, Any]) -> None:
                 made = _image(series, stored, geometry, index, spacing)
                 made.AcquisitionNumber = made.TemporalPositionIdentifier = volume + 1
                 made.ImageComments = json.dumps(labels[index])
+                _stamp(made, content.get("attributes", {}), len(magnitude))
                 made.save_as(folder / f"{index + 1:04d}.dcm", enforce_file_format=True)
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds images of this module and nothing else: it can then be replaced."""
+    files = list(folder.iterdir())
+    if any(path.suffix != ".dcm" or not path.is_file() for path in files):
+        return False
+    return all(_own(path) is not None for path in files if path.stat().st_size)
+
+
+def stored_fingerprint(folder: Path) -> tuple[str, bool] | None:
+    """How a series was made, and whether all of it is there; None where it does not say."""
+    files = list(folder.glob("*.dcm")) if folder.is_dir() else []
+    blocks = [_own(path, pixels=True) for path in files]
+    found = {b[FINGERPRINT].value for b in blocks if b is not None and FINGERPRINT in b}
+    if len(found) != 1:
+        return None
+    return str(found.pop()), all(_is_whole(block, len(files)) for block in blocks)
+
+
+def _own(path: Path, *, pixels: bool = False) -> Any | None:
+    """The private block of an image; None if it cannot be read or was not written here."""
+    pydicom = need("pydicom", "dicom", "reading DICOM")
+    try:
+        image = pydicom.dcmread(path, stop_before_pixels=not pixels)
+        return image.private_block(GROUP, CREATOR)
+    except (pydicom.errors.InvalidDicomError, KeyError, EOFError, OSError, ValueError):
+        return None
+
+
+def _is_whole(block: Any | None, count: int) -> bool:
+    if block is None or any(name not in block for name in (FINGERPRINT, CHECKSUM, COUNT)):
+        return False
+    checksum = hashlib.sha256(block.dataset.get("PixelData", b"")).hexdigest()
+    return bool(block[CHECKSUM].value == checksum and block[COUNT].value == count)
+
+
+def _stamp(image: Any, attributes: dict[str, Any], count: int) -> None:
+    block = image.private_block(GROUP, CREATOR, create=True)
+    block.add_new(CHECKSUM, "LO", hashlib.sha256(image.PixelData).hexdigest())
+    block.add_new(COUNT, "IS", count)
+    if "fingerprint" in attributes:
+        block.add_new(FINGERPRINT, "LO", attributes["fingerprint"])
 
 
 def _unknown(n_images: int) -> Geometry:

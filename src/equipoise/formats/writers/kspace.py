@@ -10,7 +10,7 @@ import numpy as np
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.replacing import replacing, replacing_set
-from equipoise.formats.writers.write import suffix_of
+from equipoise.formats.writers.target import suffix_of
 from equipoise.outcome import BadInputError
 
 

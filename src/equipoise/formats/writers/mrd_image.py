@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from equipoise.formats.header import Geometry, Header
 from equipoise.formats.replacing import replacing
+from equipoise.formats.writers.stamp import stamp_hdf5
 from equipoise.optional import need
 
 MAGNITUDE, COMPLEX = 1, 5
@@ -25,15 +27,18 @@ def write(path: Path, content: dict[str, Any]) -> None:
     history = {"DataRole": "Image", "ImageProcessingHistory": ["EQUIPOISE"]}
     attributes = content.get("attributes", {})
     history |= {k: str(attributes[k]) for k in ("model", "outcome") if k in attributes}
-    with replacing(path) as temporary, ismrmrd.Dataset(str(temporary), mode="w") as dataset:
-        for number, (name, (kind, images)) in enumerate(series.items()):
-            for index, pixels in enumerate(images):
-                made = ismrmrd.Image.from_array(pixels[None, None], transpose=False)
-                made.image_type, made.image_series_index = kind, number
-                made.image_index = index + 1
-                made.attribute_string = ismrmrd.Meta(history).serialize()
-                _place(made, header, index, pixels.shape)
-                dataset.append_image(name, made)
+    with replacing(path) as temporary:
+        with ismrmrd.Dataset(str(temporary), mode="w") as dataset:
+            for number, (name, (kind, images)) in enumerate(series.items()):
+                for index, pixels in enumerate(images):
+                    made = ismrmrd.Image.from_array(pixels[None, None], transpose=False)
+                    made.image_type, made.image_series_index = kind, number
+                    made.image_index = index + 1
+                    made.attribute_string = ismrmrd.Meta(history).serialize()
+                    _place(made, header, index, pixels.shape)
+                    dataset.append_image(name, made)
+        with h5py.File(temporary, "r+") as file:
+            stamp_hdf5(file, attributes)
 
 
 def _place(made: Any, header: Header, index: int, shape: tuple[int, ...]) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 
 from equipoise.formats.header import LPS_TO_RAS, Header
 from equipoise.formats.replacing import replacing_set
+from equipoise.formats.writers.stamp import sidecar
+from equipoise.formats.writers.target import companions
 
 SIDECAR = {
     "systemVendor": ("Manufacturer", str, 1),
@@ -28,13 +30,6 @@ SIDECAR = {
 """Names of the ISMRMRD header in BIDS, whose times are seconds."""
 
 
-def companions(path: Path) -> list[Path]:
-    """The other files that belong to a NIfTI file."""
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
-    phase = path.name.replace(stem, f"{stem}_phase", 1)
-    return [path.with_name(phase), path.with_name(f"{stem}.json")]
-
-
 def write(path: Path, content: dict[str, Any]) -> None:
     """Write magnitude, phase and sidecar; the magnitude takes its place last."""
     image, header = content["image"], content.get("header") or Header()
@@ -43,7 +38,10 @@ def write(path: Path, content: dict[str, Any]) -> None:
         _save(targets[0], np.abs(image).astype(np.float32), header)
         if np.iscomplexobj(image):
             _save(targets[1], np.angle(image).astype(np.float32), header)
-        targets[2].write_text(json.dumps(_sidecar(content, header), indent=2))
+        made_by = dict(zip((path, phase), targets))
+        targets[2].write_text(
+            json.dumps(_sidecar(content, header, made_by), indent=2, allow_nan=False)
+        )
 
 
 def _save(path: Path, image: np.ndarray, header: Header) -> None:
@@ -66,7 +64,7 @@ def _save(path: Path, image: np.ndarray, header: Header) -> None:
     nibabel.save(file, path)
 
 
-def _sidecar(content: dict[str, Any], header: Header) -> dict[str, Any]:
+def _sidecar(content: dict[str, Any], header: Header, written: dict[Path, Path]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (bids, kind, scale) in SIDECAR.items():
         if name in header.system:
@@ -85,5 +83,4 @@ def _sidecar(content: dict[str, Any], header: Header) -> dict[str, Any]:
         if not all(header.geometry.equidistant(v) for v in header.volumes(len(content["image"]))):
             found["Warning"] = "the slices are not equidistant: see SliceCentresLPS, not the affine"
     found["Labels"] = header.labels
-    attributes = content.get("attributes", {})
-    return found | {k: v for k, v in attributes.items() if isinstance(v, str | float | int)}
+    return found | sidecar(content.get("attributes", {}), written)

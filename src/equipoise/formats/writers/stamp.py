@@ -1,0 +1,123 @@
+"""What an image file says of itself: the fingerprint of how it was made, and whether it is whole.
+
+The fingerprint is an attribute ``fingerprint`` of HDF5 and MRD files, a private element of DICOM
+files and a key of NIfTI's sidecar. Formats without a place for it (``.npy``, ``.png``, ``.cfl``)
+have a small ``NAME.json`` beside them. With it goes the SHA-256 of what was written, so that a file
+of no bytes, a truncated one and one of another run are not taken for it.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+
+from equipoise.formats.hdf5 import is_hdf5, load, open_hdf5
+from equipoise.formats.writers import dicom
+from equipoise.formats.writers.target import companions, sidecar_of, suffix_of
+from equipoise.outcome import BadInputError
+
+FINGERPRINT, CHECKSUM, FILES = "fingerprint", "checksum", "files"
+HDF5_IMAGES = ("reconstruction", "image", "dataset/image_0/data", "dataset/image_1/data")
+"""The datasets of an image file whose content is summed; maps are large and can be made again."""
+
+CHUNK = 1 << 20
+
+
+class Stamp(NamedTuple):
+    """The fingerprint of how a file was made, and whether the file is as it was written."""
+
+    fingerprint: str
+    whole: bool
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """The stamp of an image file; None if there is none, or it does not say how it was made."""
+    try:
+        suffix = suffix_of(path)
+        if suffix in (".h5", ".mrd"):
+            return _hdf5_stamp(path)
+        if suffix == ".dcm":
+            found = dicom.stored_fingerprint(path)
+            return None if found is None else Stamp(*found)
+        return _sidecar_stamp(path)
+    except (BadInputError, OSError, ValueError, TypeError, LookupError, AttributeError):
+        return None  # whatever is damaged says nothing that can be relied on
+
+
+def stamp_hdf5(file: h5py.File, attributes: Mapping[str, Any]) -> None:
+    """Write the fingerprint, if there is one, and the checksum of the images of an open file."""
+    if FINGERPRINT in attributes:
+        file.attrs[FINGERPRINT] = attributes[FINGERPRINT]
+        file.attrs[CHECKSUM] = _hdf5_checksum(file)
+
+
+def sidecar(attributes: Mapping[str, Any], written: Mapping[Path, Path]) -> dict[str, Any]:
+    """The keys of a JSON sidecar that say how files were made.
+
+    Parameters
+    ----------
+    attributes
+        Those of the image.
+    written
+        The files that the sidecar belongs to, each with the place where it lies now.
+    """
+    found = {key: _json(value) for key, value in attributes.items()}
+    if isinstance(found.get("slices"), str):
+        found["slices"] = json.loads(found["slices"])
+    if FINGERPRINT in found:
+        found[FILES] = {p.name: _file_checksum(at) for p, at in written.items() if at.exists()}
+    return found
+
+
+def _json(value: Any) -> Any:
+    """JSON has no infinity and no NaN: they become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _hdf5_stamp(path: Path) -> Stamp | None:
+    if not is_hdf5(path):
+        return None
+    with open_hdf5(path) as file:  # a truncated file is refused here
+        found = file.attrs.get(FINGERPRINT)
+        if not isinstance(found, str):
+            return None
+        return Stamp(found, file.attrs.get(CHECKSUM) == _hdf5_checksum(file))
+
+
+def _hdf5_checksum(file: h5py.File) -> str:
+    digest = hashlib.sha256()
+    for name in HDF5_IMAGES:
+        if name in file:
+            array = load(file[name])
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _sidecar_stamp(path: Path) -> Stamp | None:
+    place = next(p for p in (*companions(path), sidecar_of(path)) if p.suffix == ".json")
+    if not place.is_file():
+        return None
+    content = json.loads(place.read_text())
+    found, files = content.get(FINGERPRINT), content.get(FILES)
+    if not isinstance(found, str) or not isinstance(files, dict):
+        return None
+    whole = path.name in files and all(
+        _file_checksum(path.with_name(Path(name).name)) == checksum
+        for name, checksum in files.items()
+    )
+    return Stamp(found, whole)
+
+
+def _file_checksum(path: Path) -> str | None:
+    digest = hashlib.sha256()
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""What a command is going to write, checked before the work: nothing of the user's is lost.
+
+Every command that writes asks here, with the files that it reads: a file that is read is never
+written over, whatever it is called (a link, the ``.cfl`` of a ``.hdr``, maps, masks, models).
+"""
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from equipoise.formats.writers import dicom
+from equipoise.outcome import BadInputError
+
+IMAGES = (".h5", ".npy", ".cfl", ".nii.gz", ".nii", ".dcm", ".mrd", ".png")
+"""Formats of reconstructed images."""
+
+MODELS = (".safetensors",)
+
+Identity: TypeAlias = tuple[int, int]
+"""Device and number of a file, the same under all its names."""
+
+Inputs: TypeAlias = Mapping[Identity, Path]
+"""Files that are read, by identity."""
+
+
+def input_files(*paths: Path | str | None) -> dict[Identity, Path]:
+    """The files that a command reads; those of a folder, and both files of a BART pair.
+
+    Names that stand for no file, as those of models, are left out.
+    """
+    found: dict[Identity, Path] = {}
+    for path in (Path(p) for p in paths if p is not None):
+        pair = [path.with_suffix(s) for s in (".hdr", ".cfl") if path.suffix in (".hdr", ".cfl")]
+        stem = [path.with_name(path.name + s) for s in (".hdr", ".cfl")]
+        for one in (path, *pair, *stem, *(path.iterdir() if path.is_dir() else ())):
+            identity = identity_of(one)
+            if identity is not None and not one.is_dir():
+                found[identity] = one
+    return found
+
+
+def identity_of(path: Path) -> Identity | None:
+    """None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def companions(path: Path) -> list[Path]:
+    """The other files that are written beside a target: of NIfTI the phase and the sidecar."""
+    suffix = suffix_of(path)
+    if suffix in (".nii", ".nii.gz"):
+        stem = path.name.removesuffix(suffix)
+        return [path.with_name(f"{stem}_phase{suffix}"), path.with_name(f"{stem}.json")]
+    beside = [path.with_suffix(".hdr")] if suffix == ".cfl" else []
+    return [*beside, sidecar_of(path)] if suffix in (".cfl", ".npy", ".png") else beside
+
+
+def sidecar_of(path: Path) -> Path:
+    """Where it is said how an image was made, if its format has no place for it."""
+    return path.with_name(f"{path.name}.json")
+
+
+def suffix_of(path: Path) -> str:
+    """``.nii.gz`` as one suffix."""
+    return ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+
+
+def check_target(
+    path: Path,
+    *,
+    overwrite: bool,
+    suffixes: Collection[str] | None = None,
+    inputs: Inputs | None = None,
+) -> None:
+    """Refuse before the work what could not be written after it.
+
+    Parameters
+    ----------
+    path
+        The target; the files that its format writes beside it are checked with it.
+    overwrite
+        Whether files that exist may be replaced.
+    suffixes
+        The formats that can be written, those of images if not given.
+    inputs
+        What the command reads, of :func:`input_files`.
+
+    Raises
+    ------
+    BadInputError
+        If the suffix is none of them, a file exists and is not to be replaced, one that is read
+        would be, or the folder cannot be written.
+    """
+    known = IMAGES if suffixes is None else suffixes
+    if suffix_of(path) not in known:
+        raise BadInputError(
+            f"{path}: the suffix says no known format; known are {', '.join(known)}"
+        )
+    check_files([path, *companions(path)], overwrite=overwrite, inputs=inputs)
+    if path.is_dir() and (suffix_of(path) != ".dcm" or not dicom.is_series(path)):
+        raise BadInputError(f"{path} is a folder with other files: give another name with -o")
+    _check_folder(path.parent)
+
+
+def check_files(paths: Iterable[Path], *, overwrite: bool, inputs: Inputs | None = None) -> None:
+    """Refuse to write over files: those that are read always, others without ``overwrite``.
+
+    Raises
+    ------
+    BadInputError
+        With the name of the first such file.
+    """
+    paths = list(paths)
+    for path in paths:
+        inside = path.iterdir() if path.is_dir() else ()
+        read = next((i for p in (path, *inside) if (i := _input_at(p, inputs or {}))), None)
+        if read is not None:
+            raise BadInputError(
+                f"{read} is read and would be written over as {path}: give another name with -o"
+            )
+    for path in paths:
+        if not overwrite and os.path.lexists(path):
+            raise BadInputError(f"{path} exists: give another name with -o, or --overwrite")
+
+
+def _input_at(path: Path, inputs: Inputs) -> Path | None:
+    identity = identity_of(path)
+    return None if identity is None else inputs.get(identity)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise BadInputError(f"{folder} is not a folder: create it first, or give another with -o")
+    if not os.access(folder, os.W_OK):
+        raise BadInputError(f"{folder} cannot be written to: give another folder with -o")

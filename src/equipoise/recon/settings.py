@@ -1,0 +1,130 @@
+"""All that decides an image beside the scan, and the fingerprint of an image that was made so."""
+
+import functools
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equipoise.formats.writers.target import input_files
+from equipoise.methods.method import Method
+from equipoise.outcome import BadInputError
+from equipoise.version import __version__
+from equipoise.zoo.find import DEFAULT_MODEL
+
+BLOCKS, BLOCK = 16, 1 << 16
+"""A scan is known again by this many blocks of this many bytes, spread over the file."""
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ReconSettings:
+    """How scans are reconstructed: the same for one and for many.
+
+    Attributes
+    ----------
+    model
+        Name or file of the model.
+    lam
+        Data weight; None lets it follow the noise of the scan.
+    rtol
+        Bound on ``||x - x*|| / ||x||`` that is to be reached; None is that of the model.
+    acceleration, seed
+        Undersample a fully sampled scan in retrospect by a mask of this seed.
+    csm, mask
+        Files of coil maps and of a sampling mask.
+
+    Raises
+    ------
+    BadInputError
+        If a number is not positive, or mask and acceleration are both given.
+    """
+
+    model: str = DEFAULT_MODEL
+    lam: float | None = None
+    rtol: float | None = None
+    acceleration: float | None = None
+    seed: int = 0
+    csm: Path | None = None
+    mask: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lam", "rtol", "acceleration"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise BadInputError(f"{name} is {value}: it must be positive and finite")
+        if self.mask is not None and self.acceleration is not None:
+            raise BadInputError("mask and acceleration exclude each other: leave one out")
+
+    def files(self) -> list[Path]:
+        """The files that are read beside the scan: maps, mask, a model that is given by file."""
+        model = Path(self.model)
+        return [p for p in (self.csm, self.mask, model if model.is_file() else None) if p]
+
+
+def fingerprint(settings: ReconSettings, model: Method, scan: Path) -> str:
+    """Equal for images that are made from the same scan by the same model in the same way.
+
+    SHA-256 of the version of the package, the weights and settings of the model (whatever its name
+    or file is), every option, the content of the maps and of the mask, and the identity of the
+    scan: size, time, and blocks of its content.
+    """
+    parts: dict[str, Any] = asdict(settings) | {
+        "version": __version__,
+        "model": model_checksum(model),
+        "csm": _checksum(settings.csm),
+        "mask": _checksum(settings.mask),
+        "scan": scan_identity(scan),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def model_checksum(model: Method) -> str:
+    """SHA-256 of what a model computes with: method, settings, options, calibration, weights."""
+    model = model.for_inference()
+    calibration = None if model.calibration is None else asdict(model.calibration)
+    parts = [model.name, model.settings(), asdict(model.options), calibration]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def scan_identity(scan: Path) -> list[list[Any]]:
+    """Size, time and sampled content of the files of a scan; the cost is that of 1 MB a file.
+
+    Another scan under the same name differs in one of them; archives give every file one time, and
+    one protocol gives every scan one size.
+    """
+    found = []
+    for path in sorted(input_files(scan).values()):
+        size = path.stat().st_size
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            for number in range(BLOCKS):
+                file.seek(max(size - BLOCK, 0) * number // (BLOCKS - 1))
+                digest.update(file.read(BLOCK))
+        found.append([size, path.stat().st_mtime_ns, digest.hexdigest()])
+    return found
+
+
+def _checksum(path: Path | None) -> list[str]:
+    """Of all bytes of a file of maps or of a mask, and of the header beside it."""
+    files = sorted(input_files(path).values())
+    return [_content(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+@functools.lru_cache
+def _content(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, found once while its size and time stay as they are."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
