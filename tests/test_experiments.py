@@ -3,6 +3,7 @@
 import csv
 import json
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,8 +14,11 @@ from equipoise.cli.app import app
 from equipoise.equilibrium.bounds import perturbation_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.experiments import memory, table1
+from equipoise.experiments.subjects import paired_difference
 from equipoise.methods.registry import METHODS, new_method
+from equipoise.outcome import BadInputError
 from equipoise.physics.least_squares import tikhonov
+from equipoise.training.sources.images import load_labelled
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import save_model
 from problems import dense_normal, model_of, sense_problem
@@ -60,8 +64,6 @@ def test_table1_compares_every_method_on_the_same_data(models, images, tmp_path)
         assert entry["psnr"] == pytest.approx([np.mean(own), np.std(own)])
     difference = table["methods"]["mol-lr"]["psnr"][0] - table["methods"]["modl"]["psnr"][0]
     assert table["paired"]["modl"]["mean"] == pytest.approx(difference)
-    low, high = table["paired"]["modl"]["interval"]
-    assert low <= difference <= high
     outcomes = {row["method"]: row["outcome"] for row in rows}
     assert outcomes["mol-sn"] == "converged"
     assert outcomes["unet"] == "feed_forward"
@@ -91,18 +93,81 @@ def test_methods_that_do_not_exist_are_refused(methods, message, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-def test_a_paired_difference_is_drawn_by_slice():
-    rows = [
-        {"slice": str(s), "seed": seed, "method": m, "psnr": 30.0 + s + (m == "mol-lr") * (1 + s)}
-        for s in range(5)
-        for seed in range(3)
-        for m in ("mol-lr", "modl")
+def paired_rows(gains):
+    """Rows of two masks a slice; ``gains`` are, of each subject, those of its slices in dB."""
+    return [
+        {"subject": str(n), "slice": str(s), "seed": seed, "method": m, "psnr": 30.0 + s + won}
+        for n, own in enumerate(gains)
+        for s, gain in enumerate(own)
+        for seed in range(2)
+        for m, won in (("mol-lr", gain), ("modl", 0.0))
     ]
-    paired = table1.paired_difference(rows, "mol-lr", "modl")
-    assert paired["mean"] == pytest.approx(3.0)
-    assert paired["slices"] == 5
-    low, high = paired["interval"]
-    assert 1.5 < low < 3.0 < high < 4.5
+
+
+class TestSubjects:
+    def test_an_interval_is_drawn_over_subjects_and_not_over_their_slices(self):
+        two = [[1.0] * 40, [3.0] * 40]  # within each subject there is nothing to vary
+        paired = paired_difference(paired_rows(two), "mol-lr", "modl")
+        assert paired == {
+            "mean": pytest.approx(2.0),
+            "interval": pytest.approx([1.0, 3.0]),
+            "subjects": 2,
+            "slices": 80,
+        }
+        slices_of_one = paired_difference(paired_rows([two[0] + two[1]]), "mol-lr", "modl")
+        assert slices_of_one["mean"] == pytest.approx(2.0)
+        assert slices_of_one["interval"] is None
+
+    def test_the_interval_of_many_subjects_is_that_of_their_mean(self):
+        gains = np.random.default_rng(1).normal(2.0, 1.0, 50)
+        low, high = paired_difference(paired_rows([[g] for g in gains]), "mol-lr", "modl")[
+            "interval"
+        ]
+        error = 1.96 * gains.std() / np.sqrt(50)  # of the normal approximation
+        assert low == pytest.approx(gains.mean() - error, abs=0.06)
+        assert high == pytest.approx(gains.mean() + error, abs=0.06)
+
+    def test_a_subject_is_what_the_file_says_else_the_file(self, tmp_path, scan_arrays):
+        image = np.abs(scan_arrays["image"][0])
+        with h5py.File(tmp_path / "many.h5", "w") as file:
+            file["magnitude"] = np.stack([image, 0 * image, image, image])
+            file["subject"] = ["ann", "ann", "bob", "bob"]
+        with h5py.File(tmp_path / "one.h5", "w") as file:
+            file["magnitude"], file["subject"] = image[None], "ann"
+        np.save(tmp_path / "plain.npy", image[None])
+        found = load_labelled([tmp_path])
+        subjects = [label.subject for label in found]
+        assert subjects == ["ann", "bob", "bob", "ann", str(tmp_path / "plain.npy")]
+        with h5py.File(tmp_path / "one.h5", "r+") as file:
+            del file["subject"]
+            file["subject"] = ["ann", "bob"]
+        with pytest.raises(BadInputError, match="2 subjects for 1 slices"):
+            load_labelled([tmp_path / "one.h5"])
+
+    def test_the_table_says_who_has_seen_the_data_and_that_one_subject_has_no_interval(
+        self, images, tmp_path
+    ):
+        method = new_method("mol-lr", network=NETWORK, lam=5.0, m=0.05, iterations=3, seed=0)
+        origin = {"config": {"data": {"train": ["other.h5"], "validation": [images.name]}}}
+        save_model(tmp_path / "m.safetensors", method, origin)
+        save_model(tmp_path / "n.safetensors", method, {"config": {"data": {"train": ["x.h5"]}}})
+        chosen = f"sense,mol-lr={tmp_path / 'm.safetensors'},modl={tmp_path / 'n.safetensors'}"
+        command = ["table1", "--data", images, "--methods", chosen, "--seeds", 1]
+        command += ["-o", tmp_path / "out", "--json"]
+        result = invoke(*command)
+        assert result.exit_code == 0, result.stderr
+        table, text = json.loads(result.stdout), (tmp_path / "out" / "table1.md").read_text()
+        assert table["paired"]["sense"]["interval"] is None
+        assert "One subject: no interval." in text
+        assert table["seen"] == [
+            "NOT UNSEEN DATA: heads.npy chose, as validation data, the weights, the learning rate "
+            "and T of mol-lr."
+        ]
+        assert table["seen"][0] in text
+        again = invoke(*command)
+        assert again.exit_code == 1
+        assert "table1.md exists" in again.stderr
+        assert invoke(*command, "--overwrite").exit_code == 0
 
 
 def test_robustness_falls_with_the_perturbation(models, images, tmp_path):

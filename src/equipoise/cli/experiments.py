@@ -1,9 +1,10 @@
 """``equipoise experiment``: the tables and figures of the paper."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -31,6 +32,7 @@ Acceleration = Annotated[float, typer.Option(min=1)]
 Seeds = Annotated[int, typer.Option(min=1, help="masks for each slice")]
 Folder = Annotated[Path, typer.Option("-o", "--output", help="folder for the results")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+Overwrite = Annotated[bool, typer.Option(help="replace results that exist")]
 
 
 @app.command()
@@ -41,17 +43,19 @@ def table1(
     seeds: Seeds = 4,
     output: Folder = Path("table1"),
     as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Table I and Fig. 1: PSNR, SSIM and time of every method on the same data."""
     with failures():
         from equipoise.experiments import table1 as experiment
         from equipoise.experiments.cases import cases
 
-        loaded = _methods(methods)
+        _check(output, experiment.FILES, overwrite, data)
+        chosen = _methods(methods)
         acquisitions = cases(data or [], acceleration, seeds)
-        comparison = experiment.compare(loaded, acquisitions, console.print)
+        comparison = experiment.compare(chosen.loaded, acquisitions, console.print)
         settings = _settings(data, acceleration, seeds)
-        result = experiment.write_table(output, comparison, settings)
+        result = experiment.write_table(output, comparison, settings, chosen.seen(data))
         console.print((output / "table1.md").read_text(), markup=False)
     _finish(output, result, as_json)
 
@@ -70,6 +74,7 @@ def robustness(
     ] = None,
     output: Folder = Path("robustness"),
     as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """PSNR of every method against noise and against a worst-case perturbation."""
     wrong = [size for size in epsilon or () if not 0 < size < 1]
@@ -79,8 +84,10 @@ def robustness(
         from equipoise.experiments import robustness as experiment
         from equipoise.experiments.cases import cases
 
+        _check(output, experiment.FILES, overwrite, data)
+        chosen = _methods(methods)
         rows = experiment.study(
-            _methods(methods),
+            chosen.loaded,
             cases(data or [], acceleration, seeds),
             steps=steps,
             starts=starts,
@@ -88,7 +95,7 @@ def robustness(
             say=console.print,
         )
         settings = {**_settings(data, acceleration, seeds), "steps": steps, "starts": starts}
-        result = experiment.write_study(output, rows, settings)
+        result = experiment.write_study(output, rows, settings, chosen.seen(data))
         console.print((output / "robustness.md").read_text(), markup=False)
     _finish(output, result, as_json)
 
@@ -99,11 +106,13 @@ def memory(
     coils: Annotated[int, typer.Option(min=1)] = 8,
     output: Folder = Path("memory"),
     as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Peak memory and time of a training step against the number of iterations."""
     with failures():
         from equipoise.experiments import memory as experiment
 
+        _check(output, experiment.FILES, overwrite)
         rows = experiment.study(size=size, n_coils=coils, say=console.print)
         result = experiment.write_study(output, rows, {"size": size, "coils": coils})
         console.print((output / "memory.md").read_text(), markup=False)
@@ -128,6 +137,7 @@ def superres(
     noise: Annotated[float, typer.Option(min=0, help="of the small image, white is 1")] = 0.01,
     output: Folder = Path("superres"),
     as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Super-resolution: PSNR, SSIM, time and Fig. 2 of every method on photographs."""
     with failures():
@@ -135,11 +145,12 @@ def superres(
         from equipoise.recon.enlarge import DEFAULT_MODEL, blur_of
         from equipoise.training.sources.photographs import SuperResolution
 
-        loaded = _superres_methods(methods)
+        _check(output, experiment.FILES, overwrite, data)
+        chosen = _superres_methods(methods)
         blur = replace(blur_of(DEFAULT_MODEL), factor=factor)
         source = SuperResolution(**asdict(blur))
         photographs = experiment.photographs(data or [], factor)
-        found = experiment.study(loaded, photographs, source, noise=noise, say=console.print)
+        found = experiment.study(chosen.loaded, photographs, source, noise=noise, say=console.print)
         settings = {
             **_machine(),
             "data": [path.name for path in data or []] or ["grace_hopper.jpg of matplotlib"],
@@ -149,7 +160,7 @@ def superres(
             "noise": noise,
             "margin": found.margin,
         }
-        result = experiment.write_study(output, found, settings)
+        result = experiment.write_study(output, found, settings, chosen.seen(data))
         console.print((output / "superres.md").read_text(), markup=False)
     _finish(output, result, as_json)
 
@@ -166,6 +177,7 @@ def detection(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     output: Folder = Path("detection"),
     as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Features and `in_range` of scans with artefacts, wrong maps, attacks, other images."""
     with failures():
@@ -175,6 +187,7 @@ def detection(
         from equipoise.training.sources.images import load_images
         from equipoise.zoo.model_file import load_model, provenance
 
+        _check(output, experiment.FILES, overwrite, [*(data or []), *(others or [])])
         source = simulation_of(provenance(model), coils)
         rows = experiment.study(
             load_model(model),
@@ -202,31 +215,57 @@ ORDER = ("sense", "unet", "de-grad", "mol-sn", "mol-lr", "mol-m", "admm-net", "m
 SUPERRES_ORDER = ("bicubic", "tikhonov", "mol-lr", "modl")
 
 
-def _methods(names: str | None) -> dict[str, "Method | None"]:
+class _Chosen(NamedTuple):
+    """Methods by name, None where none is trained, and the provenance of those that are."""
+
+    loaded: dict[str, "Method | None"]
+    origins: dict[str, dict[str, Any]]
+
+    def seen(self, data: list[Path] | None) -> list[str]:
+        """Sentences on data that the models have seen."""
+        from equipoise.experiments.subjects import seen_before
+
+        return seen_before(self.origins, data or [])
+
+
+def _check(
+    folder: Path, files: Sequence[str], overwrite: bool, data: list[Path] | None = None
+) -> None:
+    """Refuse, before the work, to replace a file of the folder or one that is read."""
+    from equipoise.formats.writers.target import check_files, input_files
+
+    inputs = input_files(*(data or []))
+    check_files([folder / name for name in files], overwrite=overwrite, inputs=inputs)
+
+
+def _methods(names: str | None) -> _Chosen:
     return _load(names, ORDER, ("sense",), "-brain-4x")
 
 
-def _superres_methods(names: str | None) -> dict[str, "Method | None"]:
+def _superres_methods(names: str | None) -> _Chosen:
     return _load(names, SUPERRES_ORDER, ("bicubic", "tikhonov"), "-superres-3x")
 
 
 def _load(
     names: str | None, order: tuple[str, ...], untrained: tuple[str, ...], suffix: str
-) -> dict[str, "Method | None"]:
-    """The methods of a list; those that need no training are None."""
+) -> _Chosen:
+    """The methods of a list."""
     from equipoise.outcome import BadInputError
     from equipoise.zoo.find import available_models
-    from equipoise.zoo.model_file import load_model
+    from equipoise.zoo.model_file import load_model, provenance
 
     if names is None:
         trained = [m.removesuffix(suffix) for m in available_models() if m.endswith(suffix)]
         names = ",".join(name for name in order if name in (*untrained, *trained))
-    found: dict[str, Method | None] = {}
+    found = _Chosen({}, {})
     for entry in names.split(","):
         name, _, file = entry.strip().partition("=")
-        if name in found or not name:
+        if name in found.loaded or not name:
             raise BadInputError(f"--methods is {names!r}: each method needs a name of its own")
-        found[name] = None if name in untrained else load_model(file or f"{name}{suffix}")
+        model = None if name in untrained else file or f"{name}{suffix}"
+        found.loaded[name] = None if model is None else load_model(model)
+        if model is not None:
+            found.origins[name] = provenance(model)
     return found
 
 

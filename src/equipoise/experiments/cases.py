@@ -1,7 +1,7 @@
 """The acquisitions that an experiment runs on: from scans, from images, or from the package."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.noise_level import complex_noise, noise_level
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.recon.experiment import CALIBRATION, undersample
-from equipoise.training.sources.images import load_images
+from equipoise.training.sources.images import LabelledImage, load_labelled
 
 N_COILS, IMAGE_STACK_AXES = 8, 3
 NOISE = (0.005, 0.08)
@@ -28,9 +28,13 @@ NOISE = (0.005, 0.08)
 
 @dataclass
 class Case:
-    """One slice with one mask: A, b, the image to reach, and the noise that a method may know."""
+    """One slice with one mask: A, b, the image to reach, and the noise that a method may know.
+
+    ``subject`` is whom the slice is of: slices of one subject are not independent.
+    """
 
     name: str
+    subject: str
     seed: int
     operator: SenseOp
     kspace: Tensor
@@ -40,7 +44,7 @@ class Case:
     def with_kspace(self, kspace: Tensor) -> "Case":
         """The same acquisition with other data, its noise estimated again."""
         level = noise_level(kspace, self.operator.mask)
-        return Case(self.name, self.seed, self.operator, kspace, self.target, level)
+        return replace(self, kspace=kspace, noise_level=level)
 
 
 def cases(
@@ -60,13 +64,14 @@ def cases(
     """
     if not data:
         for seed in range(seeds):
-            yield _simulated("head", head_slice()[0], 0, seed, acceleration, noise)
+            found = LabelledImage(head_slice()[0], "head")
+            yield _simulated("head", found, 0, seed, acceleration, noise)
     for path in _expanded(data):
         scan = _as_scan(path)
-        images = load_images([path]) if scan is None else []
+        images = load_labelled([path]) if scan is None else []
         for seed in range(seeds):
             if scan is not None:
-                yield from _undersampled(scan, path.stem, seed, acceleration)
+                yield from _undersampled(scan, path, seed, acceleration)
             for index, image in enumerate(images):
                 name = f"{path.stem}:{index}"
                 yield _simulated(name, image, index, seed, acceleration, noise)
@@ -92,8 +97,14 @@ def _as_scan(path: Path) -> Acquisition | None:
 
 
 def _simulated(
-    name: str, image: Tensor, index: int, seed: int, acceleration: float, noise: tuple[float, float]
+    name: str,
+    found: LabelledImage,
+    index: int,
+    seed: int,
+    acceleration: float,
+    noise: tuple[float, float],
 ) -> Case:
+    image = found.image
     rng = np.random.default_rng([index, seed])
     shape = (image.shape[0], image.shape[1])
     csm = biot_savart_maps(shape, N_COILS, int(rng.integers(2**31)))
@@ -103,10 +114,11 @@ def _simulated(
     kspace = clean + mask[:, None] * complex_noise(csm.shape, rng) * sigma
     maps = estimate_csm(kspace, mask)
     target = (maps.conj() * csm).sum(1) * image
-    return Case(name, seed, SenseOp(maps, mask), kspace, target, noise_level(kspace, mask))
+    operator, level = SenseOp(maps, mask), noise_level(kspace, mask)
+    return Case(name, found.subject, seed, operator, kspace, target, level)
 
 
-def _undersampled(scan: Acquisition, name: str, seed: int, acceleration: float) -> Iterator[Case]:
+def _undersampled(scan: Acquisition, path: Path, seed: int, acceleration: float) -> Iterator[Case]:
     reduced = undersample(scan, acceleration, seed)
     unit = float(scan.kspace.abs().max())
     for index in range(len(scan.kspace)):
@@ -120,7 +132,8 @@ def _undersampled(scan: Acquisition, name: str, seed: int, acceleration: float) 
         coil_images = kspace_to_image(scan.kspace[index : index + 1] / unit)
         target = (maps.conj() * coil_images).sum(1)
         yield Case(
-            f"{name}:{index}",
+            f"{path.stem}:{index}",
+            str(path),
             seed,
             SenseOp(maps, mask),
             kspace,

@@ -25,6 +25,8 @@ from equipoise.physics.problem import Problem
 from equipoise.training.sources.simulated import Simulation
 from equipoise.vectors import per_sample
 
+FILES = ("detection.md", "detection.csv", "detection.json")
+
 STREAM = 4
 """Keeps these random numbers apart from those of training, validation and calibration."""
 

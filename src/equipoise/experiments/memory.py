@@ -22,6 +22,8 @@ from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.noise_level import complex_noise
 from equipoise.physics.sampling.masks import make_mask
 
+FILES = ("memory.md", "memory.csv", "memory.json", "memory.png")
+
 ITERATIONS = (10, 50, 200)
 METHODS = ("modl", "mol-lr")
 SMALL_STEP = 0.02

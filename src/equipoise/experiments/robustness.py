@@ -20,6 +20,8 @@ from equipoise.metrics import psnr
 from equipoise.physics.noise_level import complex_noise
 from equipoise.vectors import per_sample
 
+FILES = ("robustness.md", "robustness.csv", "robustness.json", "robustness.png")
+
 NOISE_LEVELS = (0.0, 0.01, 0.02, 0.04, 0.08)
 """Standard deviation of the noise that is added, relative to the intensity scale."""
 
@@ -110,6 +112,7 @@ def _attackable(method: Method | None, case: Case) -> Callable[[Tensor], Tensor]
 def _row(name: str, case: Case, kind: str, size: float, image: Tensor) -> Row:
     return {
         "slice": case.name,
+        "subject": case.subject,
         "seed": case.seed,
         "method": name,
         "kind": kind,
@@ -136,10 +139,12 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     return result
 
 
-def write_study(folder: Path, rows: list[Row], settings: dict[str, Any]) -> dict[str, Any]:
+def write_study(
+    folder: Path, rows: list[Row], settings: dict[str, Any], seen: Sequence[str] = ()
+) -> dict[str, Any]:
     """``robustness.{md,csv,json,png}``; returns the JSON."""
     make_folder(folder)
-    result = {**summary(rows), "settings": settings}
+    result = {**summary(rows), "seen": [*seen], "settings": settings}
     write_csv(folder / "robustness.csv", rows)
     write_json(folder / "robustness.json", result)
     tables = []
@@ -149,7 +154,7 @@ def write_study(folder: Path, rows: list[Row], settings: dict[str, Any]) -> dict
             for name, sizes in result[kind].items()
         ]
         tables.append(f"PSNR (dB) against {kind}\n\n{markdown_table(table)}")
-    write_text(folder / "robustness.md", "\n".join(tables))
+    write_text(folder / "robustness.md", "\n".join([*tables, *seen]))
     _figure(folder / "robustness.png", result)
     return result
 

@@ -1,7 +1,7 @@
 """Super-resolution of photographs (section III of the supplement): table and Fig. 2."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
+from equipoise.experiments.subjects import about_subjects
 from equipoise.experiments.table1 import learned, summary, table_row
 from equipoise.formats.photograph import PHOTOGRAPHS, read_photograph
 from equipoise.formats.replacing import make_folder, replacing
@@ -24,6 +25,7 @@ from equipoise.training.sources.photographs import SuperResolution
 from equipoise.training.sources.source import Sample
 
 BICUBIC, TIKHONOV = "bicubic", "tikhonov"
+FILES = ("superres.md", "superres.csv", "superres.json", "photographs.csv", "figure2.png")
 NOISE = 0.01
 LAMS = tuple(10 ** (k / 4) for k in range(4, 25))
 """Grid of lam for Tikhonov, 10 to a million."""
@@ -49,8 +51,8 @@ class Study:
         return _operator(self.first).margin
 
 
-def photographs(paths: list[Path], factor: int) -> Iterator[tuple[str, Tensor]]:
-    """Name and luminance (y, x), cropped to multiples of the factor.
+def photographs(paths: list[Path], factor: int) -> Iterator[tuple[Path, Tensor]]:
+    """File and luminance (y, x), cropped to multiples of the factor.
 
     Raises
     ------
@@ -69,7 +71,7 @@ def photographs(paths: list[Path], factor: int) -> Iterator[tuple[str, Tensor]]:
                 f"{file} has {luminance.shape[0]} x {luminance.shape[1]} pixels: sides of at least "
                 f"{SMALLEST * factor} are needed to measure a factor of {factor}"
             )
-        yield file.stem, luminance[:y, :x]
+        yield file, luminance[:y, :x]
 
 
 def default_photograph() -> Path:
@@ -81,7 +83,7 @@ def default_photograph() -> Path:
 
 def study(
     methods: dict[str, Method | None],
-    images: Iterable[tuple[str, Tensor]],
+    images: Iterable[tuple[Path, Tensor]],
     source: SuperResolution,
     *,
     noise: float = NOISE,
@@ -97,7 +99,7 @@ def study(
     rows: list[Row] = []
     shown: dict[str, Tensor] = {}
     first: Sample | None = None
-    for index, (name, image) in enumerate(images):
+    for index, (path, image) in enumerate(images):
         sample = source.acquire(image, noise, np.random.default_rng(index))
         first = first or sample
         for method_name, method in methods.items():
@@ -107,11 +109,12 @@ def study(
                 "psnr": float(psnr(inner, target, 1.0)),
                 "ssim": float(ssim(inner, target, 1.0)),
             }
-            rows.append({"slice": name, "method": method_name, **quality, **row})
+            place = {"slice": path.stem, "subject": str(path), "method": method_name}
+            rows.append({**place, **quality, **row})
             if sample is first:
                 shown[method_name] = inner
         done = {r["method"]: f"{r['psnr']:.2f}" for r in rows[-len(methods) :]}
-        say(f"{name}: {done}")
+        say(f"{path.stem}: {done}")
     assert first is not None
     return Study(rows, shown, first)
 
@@ -150,10 +153,12 @@ def _operator(sample: Sample) -> BlurDownsampleOp:
     return sample.operator
 
 
-def write_study(folder: Path, found: Study, settings: dict[str, Any]) -> dict[str, Any]:
+def write_study(
+    folder: Path, found: Study, settings: dict[str, Any], seen: Sequence[str] = ()
+) -> dict[str, Any]:
     """``superres.{md,csv,json}``, ``photographs.csv`` and ``figure2.png``; returns the JSON."""
     make_folder(folder)
-    result = {**summary(found.rows), "settings": settings}
+    result = {**summary(found.rows), "seen": [*seen], "settings": settings}
     for name, method in result["methods"].items():
         rows = [row for row in found.rows if row["method"] == name]
         bounds = [row["bound"] for row in rows]
@@ -168,9 +173,10 @@ def write_study(folder: Path, found: Study, settings: dict[str, Any]) -> dict[st
     note = (
         "Luminance, data range 1, without a border of "
         f"{settings['margin']} pixels (reach of the blur). Tikhonov is at the lam that is best for "
-        "each target. Standard deviations are over photographs.\n"
+        "each target. Standard deviations are over photographs, each of which is a subject."
     )
-    write_text(folder / "superres.md", f"{markdown_table(table)}\n{note}")
+    notes = [note, about_subjects(found.rows), *seen]
+    write_text(folder / "superres.md", "\n".join([markdown_table(table), *notes, ""]))
     figure(folder / "figure2.png", found)
     return result
 

@@ -1,7 +1,7 @@
 """Table I and Fig. 1 of the supplement: every method on the same acquisitions."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equipoise.experiments.cases import Case
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
+from equipoise.experiments.subjects import about_subjects, paired_difference
 from equipoise.formats.replacing import make_folder, replacing
 from equipoise.methods.method import Method
 from equipoise.methods.sense import best_sense
@@ -23,7 +24,7 @@ SENSE = "sense"
 REFERENCE = "mol-lr"
 """The method that the others are compared with, pair by pair."""
 
-BOOTSTRAP, CONFIDENCE = 10_000, 0.95
+FILES = ("table1.md", "table1.csv", "table1.json", "slices.csv", "figure1.png")
 
 
 @dataclass
@@ -60,7 +61,8 @@ def compare(
                 "psnr": float(psnr(image, case.target)),
                 "ssim": float(ssim(image, case.target)),
             }
-            rows.append({"slice": case.name, "seed": case.seed, "method": name, **quality, **row})
+            place = {"slice": case.name, "subject": case.subject, "seed": case.seed}
+            rows.append({**place, "method": name, **quality, **row})
             if case is first:
                 images[name] = image
         done = {r["method"]: f"{r['psnr']:.2f}" for r in rows[-len(methods) :]}
@@ -112,34 +114,26 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     return result
 
 
-def paired_difference(rows: list[Row], method: str, other: str) -> dict[str, Any]:
-    """Mean PSNR of a method minus that of another on the same data, with a bootstrap interval.
+def write_table(
+    folder: Path, comparison: Comparison, settings: dict[str, Any], seen: Sequence[str] = ()
+) -> dict[str, Any]:
+    """``table1.{md,csv,json}``, ``slices.csv`` and ``figure1.png``; returns the JSON.
 
-    Slices are drawn with replacement, with all masks of each, since masks of one slice are not
-    independent.
+    ``seen`` are sentences on data that the models have seen, of
+    :func:`equipoise.experiments.subjects.seen_before`.
     """
-    values: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        values.setdefault(row["slice"], {}).setdefault(row["method"], []).append(row["psnr"])
-    differences = np.array([np.mean(np.subtract(v[method], v[other])) for v in values.values()])
-    rng = np.random.default_rng(0)
-    draws = rng.integers(len(differences), size=(BOOTSTRAP, len(differences)))
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(differences[draws].mean(1), [tail, 100 - tail])
-    interval = [float(low), float(high)] if len(differences) > 1 else None
-    return {"mean": float(differences.mean()), "interval": interval, "slices": len(differences)}
-
-
-def write_table(folder: Path, comparison: Comparison, settings: dict[str, Any]) -> dict[str, Any]:
-    """``table1.{md,csv,json}``, ``slices.csv`` and ``figure1.png``; returns the JSON."""
     make_folder(folder)
-    result = {**summary(comparison.rows), "settings": settings}
+    result = {**summary(comparison.rows), "seen": [*seen], "settings": settings}
     table = [table_row(name, result) for name in result["methods"]]
     write_csv(folder / "slices.csv", comparison.rows)
     write_csv(folder / "table1.csv", table)
     write_json(folder / "table1.json", result)
-    note = "SENSE is at the lam that is best for the target. Standard deviations are over slices.\n"
-    write_text(folder / "table1.md", f"{markdown_table(table)}\n{note}")
+    notes = [
+        "SENSE is at the lam that is best for the target. Standard deviations are over slices.",
+        about_subjects(comparison.rows),
+        *seen,
+    ]
+    write_text(folder / "table1.md", "\n".join([markdown_table(table), *notes, ""]))
     figure(folder / "figure1.png", comparison)
     return result
 

@@ -1,0 +1,87 @@
+"""Statistics by subject: slices of one head, and masks of one slice, are not independent.
+
+A subject is a file, or what the dataset ``subject`` of a file of images says. An interval says what
+another draw of subjects would change; with one subject there is none.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.experiments.results import Row
+
+BOOTSTRAP, CONFIDENCE = 10_000, 0.95
+NO_INTERVAL = "one subject: no interval"
+
+
+def paired_difference(rows: Sequence[Row], method: str, other: str) -> dict[str, Any]:
+    """Mean PSNR of a method minus that of another on the same data, with a bootstrap interval.
+
+    The mean is over slices, each with all its masks. Subjects are drawn with replacement, with all
+    slices of each; the interval is None where there is one.
+    """
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in rows:
+        slices = values.setdefault(row["subject"], {}).setdefault(row["slice"], {})
+        slices.setdefault(row["method"], []).append(row["psnr"])
+    differences = [
+        [float(np.mean(np.subtract(v[method], v[other]))) for v in slices.values()]
+        for slices in values.values()
+    ]
+    return {
+        "mean": float(np.mean([d for own in differences for d in own])),
+        "interval": interval(differences),
+        "subjects": len(differences),
+        "slices": sum(map(len, differences)),
+    }
+
+
+def interval(values: Sequence[Sequence[float]]) -> list[float] | None:
+    """The bootstrap interval of the mean of all values, those of each subject drawn together."""
+    if len(values) < 2:
+        return None
+    sums, counts = (np.array([f(own) for own in values], float) for f in (sum, len))
+    draws = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAP, len(values)))
+    means = sums[draws].sum(1) / counts[draws].sum(1)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return [float(low), float(high)]
+
+
+def about_subjects(rows: Sequence[Row]) -> str:
+    """A sentence on what the intervals of a table are drawn over."""
+    count = len({row["subject"] for row in rows})
+    if count == 1:
+        return f"{NO_INTERVAL.capitalize()}."
+    return f"Intervals are drawn over {count} subjects, with all slices of each."
+
+
+def seen_before(origins: Mapping[str, Mapping[str, Any]], data: Iterable[Path]) -> list[str]:
+    """Sentences that name the data that models were trained or chosen on, if there are such data.
+
+    Parameters
+    ----------
+    origins
+        The provenance of each model, by the name of the method; files are known by their names.
+    data
+        Files and folders of a comparison.
+    """
+    names = {name for path in data for name in (path.name, path.parent.name)}
+    found: dict[tuple[str, str], list[str]] = {}
+    for method, origin in origins.items():
+        used = origin.get("config", {}).get("data", {})
+        for role in ROLES:
+            for name in sorted(names & set(used.get(role, ()))):
+                found.setdefault((name, role), []).append(method)
+    return [
+        f"NOT UNSEEN DATA: {name} {ROLES[role]} {', '.join(methods)}."
+        for (name, role), methods in found.items()
+    ]
+
+
+ROLES = {
+    "train": "was training data of",
+    "validation": "chose, as validation data, the weights, the learning rate and T of",
+}
