@@ -22,7 +22,7 @@ def info(
         from equipoise.formats.describe import describe, plane_of_samples
         from equipoise.formats.drawing import draw_mask
 
-        acquisition = read(file, trajectory=trajectory)
+        acquisition = read(file, trajectory_file=trajectory)
         found = describe(acquisition)
     if as_json:
         print(json.dumps(found, allow_nan=False))
@@ -53,7 +53,11 @@ def convert(
     with failures():
         from equipoise.formats import read
         from equipoise.formats.images import read_images
-        from equipoise.formats.writers.kspace import KSPACE_WRITERS, write_kspace
+        from equipoise.formats.writers.kspace import (
+            KSPACE_WRITERS,
+            trajectory_beside,
+            write_kspace,
+        )
         from equipoise.formats.writers.target import check_target, input_files
         from equipoise.formats.writers.write import write_image
 
@@ -62,8 +66,10 @@ def convert(
         check_target(target, overwrite=overwrite, suffixes=known, inputs=inputs)
         if kspace:
             acquisition = read(source)
-            write_kspace(target, acquisition)
-            notes = acquisition.notes
+            beside = trajectory_beside(target, acquisition)
+            if beside is not None:
+                check_target(beside, overwrite=overwrite, inputs=inputs)
+            notes = write_kspace(target, acquisition)
         else:
             content = read_images(source)
             write_image(target, content, overwrite=overwrite)

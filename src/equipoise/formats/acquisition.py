@@ -241,7 +241,7 @@ def _matrix_axes(array: np.ndarray) -> tuple[int, ...]:
 
 
 def _labelled(header: Header, frames: int) -> Header:
-    if header.labels:
+    if len(header.labels) == frames:
         return header
     return replace(header, labels=[{"slice": i} for i in range(frames)])
 
@@ -303,4 +303,4 @@ def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.complex64))
+    return torch.from_numpy(np.require(array, np.complex64, ["C", "W"]))

@@ -63,6 +63,19 @@ def frames_of(array: np.ndarray) -> np.ndarray:
     return moved.reshape(-1, *sizes)
 
 
+def of_frames(frames: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`frames_of`; ``index`` (frame, dimension of LABELS) places frames."""
+    sizes = index.max(0) + 1
+    block = np.zeros((*sizes, *frames.shape[1:]), np.complex64)
+    block[tuple(index.T)] = frames
+    axes = [*LABELS, COIL, 2, 1, 0]
+    ordered = block.transpose([axes.index(d) for d in sorted(axes)])
+    shape = [1] * N_DIMENSIONS
+    for dimension, size in zip(sorted(axes), ordered.shape):
+        shape[dimension] = size
+    return ordered.reshape(shape)
+
+
 def cfl_bytes(array: np.ndarray) -> tuple[bytes, bytes]:
     """Header and data of an array in BART's order of dimensions."""
     dimensions = " ".join(str(n) for n in (*array.shape, *[1] * (N_DIMENSIONS - array.ndim)))

@@ -1,8 +1,10 @@
 """Where the samples of a scan lie in k-space: on the points of a matrix, or along a trajectory."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,6 +115,34 @@ class TrajectoryEncoding:
         grid = torch.zeros(self.matrix, dtype=torch.bool)
         grid[tuple(inside.T)] = True
         return grid
+
+
+PER_SAMPLE = 0.55
+"""Coordinates up to here are cycles per sample, whose largest is 0.5, and some rounding."""
+
+
+def in_cycles(points: np.ndarray, matrix: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """Coordinates (..., x y [z]) in cycles per field of view, and what was assumed of their unit.
+
+    Files do not name the unit: coordinates within -0.5 to 0.5 are cycles per sample.
+    """
+    if np.abs(points).max(initial=0) > PER_SAMPLE:
+        return points, "assumed: the coordinates are cycles per field of view"
+    scaled = points * np.array(matrix[::-1], np.float32)
+    return scaled, "coordinates within -0.5 to 0.5 are cycles per sample: times the matrix"
+
+
+COORDINATE_ROUNDING = 1e-3
+"""Of coordinates in single precision that end at half the matrix."""
+
+
+def holding_matrix(points: np.ndarray) -> tuple[int, ...]:
+    """The smallest even matrix that holds coordinates (..., x y [z]) in cycles per field of view.
+
+    It is that which `bart nufft` takes.
+    """
+    largest = np.nan_to_num(np.abs(points)).reshape(-1, points.shape[-1]).max(0)[::-1]
+    return tuple(max(2 * math.ceil(float(v) - COORDINATE_ROUNDING), 1) for v in largest)
 
 
 Encoding = CartesianEncoding | TrajectoryEncoding

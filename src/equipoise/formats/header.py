@@ -165,8 +165,11 @@ class Header:
         found, crop = content.get("geometry"), content.get("crop")
         return cls(
             geometry=None if found is None else Geometry.from_json(found),
-            crop=None if crop is None else (int(crop[0]), int(crop[1])),
-            labels=list(content.get("labels", [])),
+            crop=None if crop is None else tuple(int(n) for n in crop),
+            labels=[
+                {str(name): int(value) for name, value in label.items()}
+                for label in content.get("labels", [])
+            ],
             system=dict(content.get("system", {})),
         )
 

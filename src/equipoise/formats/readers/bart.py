@@ -5,7 +5,6 @@ Dimensions 0 to 2 are space, 3 is coils, and the frames of a series lie along 5 
 a cfl of its own, (3, sample, readout), the k-space is (1, sample, readout, coil).
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from equipoise.formats.acquisition import (
     make_trajectory_acquisition,
 )
 from equipoise.formats.cfl import COIL, LABELS, N_DIMENSIONS, frames_of, read_cfl
-from equipoise.formats.encoding import TrajectoryEncoding
+from equipoise.formats.encoding import TrajectoryEncoding, holding_matrix
 from equipoise.formats.header import Header
 from equipoise.outcome import BadInputError
 
@@ -64,20 +63,16 @@ def read_along(path: Path, trajectory: Path) -> Acquisition:
     coordinates = frames_of(points).real.squeeze(1)  # (frame, readout, sample, 3)
     if not coordinates[..., 2:].any():
         coordinates = coordinates[..., :2]
-    largest = np.nan_to_num(np.abs(coordinates)).max((0, 1, 2))
-    matrix = tuple(max(2 * math.ceil(v - ROUNDING), 1) for v in largest[::-1])
     return make_trajectory_acquisition(
         frames_of(array).squeeze(-1),
-        TrajectoryEncoding(torch.from_numpy(np.ascontiguousarray(coordinates)), matrix),
+        TrajectoryEncoding(
+            torch.from_numpy(np.ascontiguousarray(coordinates)), holding_matrix(coordinates)
+        ),
         str(path),
         "BART",
         notes=[f"the matrix is that which holds the coordinates of {trajectory}"],
         header=Header(labels=labels),
     )
-
-
-ROUNDING = 1e-3
-"""Of coordinates in single precision that end at half the matrix."""
 
 
 def _labels(array: np.ndarray, path: Path) -> list[dict[str, int]]:

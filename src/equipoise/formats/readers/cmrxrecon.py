@@ -1,5 +1,6 @@
 """CMRxRecon: MATLAB 7.3 files (HDF5) with ``kspace_full`` or ``kspace_sub04``, ``08``, ``10``.
 
+Those of 2024 and later call it ``kspace`` or ``kus``.
 MATLAB's (kx, ky, coil, slice, time) is (time, slice, coil, ky, kx) here, numbers are compound
 (real, imag). Single-coil files lack the coil axis, other contrasts the time. A ``mask`` (ky, kx) is
 read where it lies in the same file; k-space that is zero everywhere counts as not measured.
@@ -7,6 +8,7 @@ read where it lies in the same file; k-space that is zero everywhere counts as n
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
@@ -15,18 +17,37 @@ from equipoise.formats.header import Header
 from equipoise.outcome import BadInputError
 
 PREFIX = "kspace_"
+UNDERSAMPLED = "kus"
+MATLAB_COMPLEX = ("real", "imag")
+"""Names of the parts of MATLAB's complex numbers; h5py itself calls them r and i."""
+
+AXES = 5
+"""(time, slice, coil, ky, kx)."""
 
 
 def recognizes(path: Path) -> bool:
-    """True for an HDF5 file with ``kspace_...`` and no ``kspace``."""
+    """True for an HDF5 file with ``kspace_...`` or ``kus``, or a ``kspace`` as MATLAB saves it."""
     names = dataset_names(path)
-    return "kspace" not in names and any(name.startswith(PREFIX) for name in names)
+    if "kspace" in names:
+        return _saved_by_matlab(path)
+    return UNDERSAMPLED in names or any(name.startswith(PREFIX) for name in names)
+
+
+def _saved_by_matlab(path: Path) -> bool:
+    with open_hdf5(path) as file:
+        found = file["kspace"]
+        return (
+            isinstance(found, h5py.Dataset)
+            and found.ndim == AXES
+            and found.dtype.names == MATLAB_COMPLEX
+        )
 
 
 def read(path: Path) -> Acquisition:
     """Read a CMRxRecon file; frames and slices are one stack, their labels keep them apart."""
     with open_hdf5(path) as file:
-        name = sorted(n for n in file if n.startswith(PREFIX))[0]
+        named = [n for n in ("kspace", UNDERSAMPLED) if n in file]
+        name = (named or sorted(n for n in file if n.startswith(PREFIX)))[0]
         array = read_complex(file[name])
         masks = sorted(n for n in file if n.startswith("mask"))
         mask = read_complex(file[masks[0]]) if masks else None
@@ -35,9 +56,9 @@ def read(path: Path) -> Acquisition:
     if "single" in name:
         array = array[..., None, :, :]
         notes.append("single-coil file: treated as one coil")
-    if array.ndim == 4:
+    if array.ndim == AXES - 1:
         array = array[None]
-    if array.ndim != 5:
+    if array.ndim != AXES:
         raise BadInputError(
             f"{path}: {name} has shape {array.shape}; needed is (time, slice, coil, ky, kx), or "
             "the same without time"

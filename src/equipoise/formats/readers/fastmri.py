@@ -52,10 +52,13 @@ def read(path: Path) -> Acquisition:
     if kspace.ndim == 3:
         kspace = kspace[:, None]
         notes.append("single-coil file: treated as one coil")
+    labels = [{"slice": i} for i in range(len(kspace))]
+    if kspace.ndim == 5:
+        kspace, labels = _series(kspace, xml, str(path))
     header = stored_header(own, len(kspace) if kspace.ndim == 4 else 0, str(path))
     header.ignored = ignored
     if kspace.ndim == 4 and xml is not None:
-        header = _header(xml, kspace.shape, notes)
+        header = _header(xml, kspace.shape, labels, notes)
         header.ignored = ignored
         optional |= _without_padding(xml, kspace, optional.get("mask"), notes)
     if stored and kspace.ndim == 4 and tuple(stored[0]) != kspace.shape[2:]:
@@ -71,6 +74,34 @@ def read(path: Path) -> Acquisition:
         notes=notes,
         header=header,
     )
+
+
+SERIES = ("average", "repetition", "phase", "contrast", "set")
+"""Counters of a header that the first of five axes may be."""
+
+
+def _series(
+    kspace: np.ndarray, xml: XmlHeader | None, source: str
+) -> tuple[np.ndarray, list[dict[str, int]]]:
+    """(frame, coil, y, x) of (series, slice, coil, y, x), and the labels of the frames.
+
+    Raises
+    ------
+    BadInputError
+        If the header does not say what the series is.
+    """
+    n, n_slices = kspace.shape[:2]
+    limits = {} if xml is None else xml.limits
+    names = [c for c in SERIES if c in limits and n > 1 and limits[c].maximum + 1 == n]
+    if len(names) != 1:
+        raise BadInputError(
+            f"{source}: kspace has the shape {kspace.shape}, five axes: the first may be averages, "
+            f"repetitions or contrasts, and no encoding limit of the header tells ({n} values of "
+            f"{' or '.join(names) or 'none'}). Give each as a file of its own, (slices, coils, y, "
+            "x), for instance kspace[0]; averages may also be averaged first, kspace.mean(0)"
+        )
+    labels = [{names[0]: i, "slice": s} for i in range(n) for s in range(n_slices)]
+    return kspace.reshape(-1, *kspace.shape[2:]), labels
 
 
 def _is_stack(found: object) -> bool:
@@ -92,8 +123,10 @@ def _xml(file: h5py.File, source: str, notes: list[str]) -> XmlHeader | None:
         return None
 
 
-def _header(xml: XmlHeader, shape: tuple[int, ...], notes: list[str]) -> Header:
-    header = Header(system=xml.system, labels=[{"slice": i} for i in range(shape[0])])
+def _header(
+    xml: XmlHeader, shape: tuple[int, ...], labels: list[dict[str, int]], notes: list[str]
+) -> Header:
+    header = Header(system=xml.system, labels=labels)
     if xml.recon is not None:
         wanted = xml.recon.matrix[:2]
         if min(wanted) > 0 and wanted != shape[2:]:
@@ -102,10 +135,12 @@ def _header(xml: XmlHeader, shape: tuple[int, ...], notes: list[str]) -> Header:
     if xml.encoded is not None and min(xml.encoded.fov) > 0:
         # The pixel of an image of the whole k-space: the encoded field of view over its matrix.
         y, x = xml.encoded.fov[0] / shape[2], xml.encoded.fov[1] / shape[3]
+        slices = [label["slice"] for label in labels]
+        n_slices = max(slices) + 1
         thickness = (xml.recon or xml.encoded).fov[2] or xml.encoded.fov[2]
         header.geometry = Geometry(
             spacing=(thickness, y, x),
-            centres=[(0.0, 0.0, thickness * (i - shape[0] // 2)) for i in range(shape[0])],
+            centres=[(0.0, 0.0, thickness * (i - n_slices // 2)) for i in slices],
             oriented=False,
         )
         notes.append("orientation and slice distance are not in the file: touching axial slices")

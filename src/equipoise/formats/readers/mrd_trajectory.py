@@ -10,15 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from equipoise.formats.encoding import TrajectoryEncoding
+from equipoise.formats.encoding import PER_SAMPLE, TrajectoryEncoding, in_cycles
 from equipoise.formats.readers.readouts import Readouts, labels_of
 from equipoise.formats.readers.xml_header import Space, XmlHeader
 from equipoise.outcome import BadInputError
 
 CARTESIAN = ("cartesian", "epi")
-
-PER_SAMPLE = 0.55
-"""Coordinates up to here are cycles per sample, whose largest is 0.5, and some rounding."""
 
 ON_A_LINE = 0.01
 """Share of the extent of k-space by which a Cartesian readout may leave its line."""
@@ -101,7 +98,8 @@ def along_trajectory(
     nx, ny, nz = (max(n, 1) for n in space.matrix)
     points, density = _split(points, lines.partitions, nz, notes)
     matrix = (nz, ny, nx)[-points.shape[-1] :]
-    points = _in_cycles(points, matrix, notes)
+    points, note = in_cycles(points, matrix)
+    notes.append(note)
     frames, labels, first = _frames(lines, notes)
     encoding = TrajectoryEncoding(
         _shared(points[frames]), matrix, xml.trajectory or "not named",
@@ -126,15 +124,6 @@ def _split(
         scale = nz if np.abs(points).max() <= PER_SAMPLE else 1
         return np.concatenate([points, third / scale], -1), None
     return points, None
-
-
-def _in_cycles(points: np.ndarray, matrix: tuple[int, ...], notes: list[str]) -> np.ndarray:
-    """The coordinates in cycles per field of view."""
-    if np.abs(points).max() > PER_SAMPLE:
-        notes.append("assumed: the coordinates are cycles per field of view")
-        return points
-    notes.append("coordinates within -0.5 to 0.5 are cycles per sample: times the matrix")
-    return points * np.array(matrix[::-1], np.float32)
 
 
 def _frames(

@@ -1,6 +1,7 @@
 """numpy ``.npz``: ``kspace`` (slices, coils, y, x) or (coils, y, x), optional mask, csm, target.
 
-A ``.npy`` file holds the k-space alone.
+``header`` is what this package writes beside them: labels and geometry as JSON. A ``.npy`` file
+holds the k-space alone.
 """
 
 import math
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.header import Header, stored_header
 from equipoise.formats.limits import check_size
 from equipoise.outcome import BadInputError
 
 NPY = b"\x93NUMPY"
-KNOWN = ("kspace", "mask", "csm", "target")
+KNOWN = ("kspace", "mask", "csm", "target", "header")
 
 
 def recognizes(path: Path) -> bool:
@@ -44,11 +46,19 @@ def read(path: Path) -> Acquisition:
     target = arrays.get("target")
     if target is not None and target.ndim == 2:
         target = target[None]
-    acquisition = make_acquisition(
-        kspace, str(path), "npz", mask=arrays.get("mask"), csm=arrays.get("csm"), target=target
+    header = Header()
+    if "header" in arrays:
+        header = stored_header(str(arrays["header"]), len(kspace), str(path))
+    header.ignored = others
+    return make_acquisition(
+        kspace,
+        str(path),
+        "npz",
+        mask=arrays.get("mask"),
+        csm=arrays.get("csm"),
+        target=target,
+        header=header,
     )
-    acquisition.header.ignored = others
-    return acquisition
 
 
 def read_arrays(path: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -6,7 +6,17 @@ from typing import NamedTuple
 
 from equipoise.formats import cfl
 from equipoise.formats.acquisition import Acquisition
-from equipoise.formats.readers import bart, calgary, cmrxrecon, fastmri, modl, mrd, npz, twix
+from equipoise.formats.readers import (
+    bart,
+    calgary,
+    cmrxrecon,
+    fastmri,
+    modl,
+    mrd,
+    npz,
+    trajectory,
+    twix,
+)
 from equipoise.outcome import BadInputError
 
 
@@ -20,6 +30,7 @@ class Reader(NamedTuple):
 
 READERS = [
     Reader("BART", cfl.recognizes, bart.read),
+    Reader("trajectory", trajectory.recognizes, trajectory.read),
     Reader("npz", npz.recognizes, npz.read),
     Reader("Siemens twix", twix.recognizes, twix.read),
     Reader("MoDL", modl.recognizes, modl.read),
@@ -34,14 +45,14 @@ UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, Runt
 """What damaged files raise in the libraries that read them; the cause stays attached."""
 
 
-def read(path: Path | str, *, trajectory: Path | str | None = None) -> Acquisition:
+def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acquisition:
     """Read a scan of any known format.
 
     Parameters
     ----------
     path
         The scan.
-    trajectory
+    trajectory_file
         Where the samples lie in k-space, for the formats that keep it in a file of its own: a BART
         cfl (3, sample, readout).
 
@@ -59,8 +70,8 @@ def read(path: Path | str, *, trajectory: Path | str | None = None) -> Acquisiti
     try:
         for reader in READERS:
             if reader.recognizes(path):
-                if trajectory is not None:
-                    return _read_along(path, reader, Path(trajectory))
+                if trajectory_file is not None:
+                    return _read_along(path, reader, Path(trajectory_file))
                 return reader.read(path)
     except BadInputError:
         raise
@@ -74,10 +85,10 @@ def read(path: Path | str, *, trajectory: Path | str | None = None) -> Acquisiti
     )
 
 
-def _read_along(path: Path, reader: Reader, trajectory: Path) -> Acquisition:
-    if reader.read is not bart.read or not cfl.recognizes(trajectory):
+def _read_along(path: Path, reader: Reader, points: Path) -> Acquisition:
+    if reader.read is not bart.read or not cfl.recognizes(points):
         raise BadInputError(
-            f"{path} is {reader.name}, {trajectory} its trajectory: only BART's k-space (.cfl) has "
-            "a trajectory as a file of its own, a .cfl too; other formats keep it in the scan"
+            f"{path} is {reader.name}, {points} its trajectory: only BART's k-space (.cfl) has a "
+            "trajectory as a file of its own, a .cfl too; other formats keep it in the scan"
         )
-    return bart.read_along(path, trajectory)
+    return bart.read_along(path, points)

@@ -1,68 +1,138 @@
-"""K-space out, for other software and for reading back: fastMRI HDF5, npz, BART cfl."""
+"""K-space out, for other software and for reading back: HDF5, npz, BART cfl."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from equipoise.formats.acquisition import Acquisition
-from equipoise.formats.cfl import cfl_bytes
+from equipoise.formats.cfl import LABELS, cfl_bytes, of_frames
+from equipoise.formats.encoding import TrajectoryEncoding
 from equipoise.formats.replacing import replacing, replacing_set
+from equipoise.formats.slices import as_slices
 from equipoise.formats.writers.target import suffix_of
 from equipoise.outcome import BadInputError
 
 
-def write_kspace(path: Path, acquisition: Acquisition) -> None:
-    """Write k-space, mask, maps and target in the layout of the suffix.
+def write_kspace(path: Path, acquisition: Acquisition) -> list[str]:
+    """Write k-space with what belongs to it in the layout of the suffix; returns the notes.
 
-    ``.h5``: fastMRI, with the geometry as an attribute; ``.npz``; ``.cfl``: k-space alone.
+    ``.h5``: fastMRI, mask, maps and target beside it, geometry and labels as an attribute;
+    ``.npz``: the same. A volume becomes its stack of slices in both. Along a trajectory they hold
+    ``kspace``, ``traj``, ``dcf`` and ``matrix``. ``.cfl``: k-space alone, volumes as they are,
+    frames along the dimensions of their labels; a trajectory lies beside it as ``NAME_traj.cfl``.
 
     Raises
     ------
     BadInputError
-        If the suffix is another, or the file cannot be written.
+        If the suffix is another, the layout cannot hold the scan, or the file cannot be written.
     """
     writer = KSPACE_WRITERS.get(suffix_of(path))
     if writer is None:
         raise BadInputError(
             f"{path}: k-space is written to {', '.join(KSPACE_WRITERS)}, by the suffix"
         )
+    along = isinstance(acquisition.encoding, TrajectoryEncoding)
+    if not along and suffix_of(path) != ".cfl":
+        acquisition = as_slices(acquisition)
     try:
         writer(path, acquisition)
     except OSError as error:
         raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
+    return acquisition.notes
+
+
+def trajectory_beside(path: Path, acquisition: Acquisition) -> Path | None:
+    """The cfl of the trajectory that is written beside k-space; None where there is none."""
+    along = isinstance(acquisition.encoding, TrajectoryEncoding)
+    return path.with_name(f"{path.stem}_traj.cfl") if along and suffix_of(path) == ".cfl" else None
 
 
 def _arrays(acquisition: Acquisition) -> dict[str, np.ndarray]:
-    found = {"kspace": acquisition.kspace, "mask": acquisition.mask}
-    found |= {
-        name: array
-        for name, array in (("csm", acquisition.csm), ("target", acquisition.target))
-        if array is not None
-    }
-    return {name: array.numpy() for name, array in found.items()}
+    encoding = acquisition.encoding
+    if isinstance(encoding, TrajectoryEncoding):
+        found = {"traj": encoding.coordinates, "dcf": encoding.density}
+    else:
+        found = {"mask": encoding.mask, "csm": acquisition.csm, "target": acquisition.target}
+    found |= {"kspace": acquisition.samples}
+    return {name: array.numpy() for name, array in found.items() if array is not None}
+
+
+def _attributes(acquisition: Acquisition) -> Mapping[str, Any]:
+    found: dict[str, Any] = {"header": json.dumps(acquisition.header.as_json())}
+    if isinstance(acquisition.encoding, TrajectoryEncoding):
+        found["matrix"] = np.array(acquisition.encoding.matrix)
+    return found
 
 
 def _write_hdf5(path: Path, acquisition: Acquisition) -> None:
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         for name, array in _arrays(acquisition).items():
             file[name] = array
-        file.attrs["header"] = json.dumps(acquisition.header.as_json())
+        file.attrs.update(_attributes(acquisition))
 
 
 def _write_npz(path: Path, acquisition: Acquisition) -> None:
+    content = {**_arrays(acquisition), **_attributes(acquisition)}
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **_arrays(acquisition))
+        np.savez(file, allow_pickle=False, **content)
 
 
 def _write_cfl(path: Path, acquisition: Acquisition) -> None:
-    array = acquisition.kspace.numpy().transpose(3, 2, 1, 0)[:, :, None]
-    text, data = cfl_bytes(array.reshape(*array.shape[:4], *[1] * 9, array.shape[4]))
-    with replacing_set([path, path.with_suffix(".hdr")]) as (temporary, beside):
-        beside.write_bytes(text)
-        temporary.write_bytes(data)
+    samples, encoding = acquisition.samples.numpy(), acquisition.encoding
+    grid = _grid(acquisition.labels, path)
+    files = {}
+    if isinstance(encoding, TrajectoryEncoding):
+        samples = samples[..., None]  # BART's first dimension is that of the coordinates
+        points = encoding.coordinates.numpy()
+        points = np.pad(points, ((0, 0), (0, 0), (0, 0), (0, 3 - points.shape[-1])))
+        frames = grid if len(points) > 1 else np.zeros_like(grid[:1])
+        beside = path.with_name(f"{path.stem}_traj.cfl")
+        files = _cfl(beside, points[:, None], frames)
+    files = _cfl(path, samples, grid) | files
+    with replacing_set(list(files)) as temporaries:
+        for temporary, content in zip(temporaries, files.values()):
+            temporary.write_bytes(content)
+
+
+def _cfl(path: Path, frames: np.ndarray, grid: np.ndarray) -> dict[Path, bytes]:
+    """Data and header of frames (frame, coil, [z,] y, x)."""
+    frames = frames if frames.ndim == len(("frame", "coil", "z", "y", "x")) else frames[:, :, None]
+    text, data = cfl_bytes(of_frames(frames, grid))
+    return {path: data, path.with_suffix(".hdr"): text}
+
+
+def _grid(labels: list[dict[str, int]], path: Path) -> np.ndarray:
+    """Where each frame lies along the dimensions of ``LABELS``, (frame, dimension).
+
+    Raises
+    ------
+    BadInputError
+        If the frames do not fill a block of them.
+    """
+    names = [*LABELS.values()]
+    renamed = [{AS_BART.get(n, n): v for n, v in label.items()} for label in labels]
+    strange = sorted({n for label in renamed for n in label} - set(names))
+    values = np.array([[label.get(n, 0) for n in names] for label in renamed])
+    index = np.stack([np.unique(v, return_inverse=True)[1].ravel() for v in values.T], 1)
+    if (
+        strange
+        or len(np.unique(index, axis=0)) < len(index)
+        or (len(index) != np.prod(index.max(0) + 1))
+    ):
+        raise BadInputError(
+            f"{path}: the {len(labels)} frames are no block of {', '.join(names)}"
+            f"{' (they have ' + ', '.join(strange) + ')' if strange else ''}, which is what the "
+            "dimensions of a cfl hold: write .h5, which keeps their labels"
+        )
+    return index
+
+
+AS_BART = {"repetition": "time"}
+"""Names that BART has another word for."""
 
 
 KSPACE_WRITERS: dict[str, Callable[[Path, Acquisition], None]] = {
