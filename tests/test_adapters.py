@@ -10,6 +10,7 @@ from equipoise.outcome import BadInputError
 from equipoise.physics import adapters
 from equipoise.physics.linop import adjoint_error
 from equipoise.physics.superres import BlurDownsampleOp
+from equipoise.vectors import as_channels, as_image
 
 SHAPE, SMALL = (24, 21), (8, 7)
 # What the other packages warn of while they are imported is theirs.
@@ -105,10 +106,10 @@ class TestDeepinv:
             self.operator = operator
 
         def A(self, x):
-            return adapters._as_channels(self.operator.forward(adapters._as_complex(x)))
+            return as_channels(self.operator.forward(as_image(x)))
 
         def A_adjoint(self, y):
-            return adapters._as_channels(self.operator.adjoint(adapters._as_complex(y)))
+            return as_channels(self.operator.adjoint(as_image(y)))
 
     def test_the_channels_are_real_and_imaginary_part(self, operator, image):
         seen = []

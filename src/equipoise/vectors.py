@@ -1,4 +1,4 @@
-"""Inner product and norm of a batch of images, in real coordinates."""
+"""A batch of images in real coordinates: inner product, norm, two channels."""
 
 import torch
 from torch import Tensor
@@ -20,3 +20,13 @@ def norm(a: Tensor) -> PerSample:
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """Shape (batch,) values so that they broadcast over the samples of ``like``."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def as_channels(image: Tensor) -> Tensor:
+    """(batch, ...) complex to (batch, 2, ...) real: real and imaginary part."""
+    return torch.view_as_real(image.resolve_conj()).movedim(-1, 1).contiguous()
+
+
+def as_image(channels: Tensor) -> Tensor:
+    """(batch, 2, ...) real to (batch, ...) complex."""
+    return torch.view_as_complex(channels.movedim(1, -1).contiguous())

@@ -16,6 +16,7 @@ from equipoise.optional import need
 from equipoise.outcome import BadInputError
 from equipoise.physics.generic import FunctionOp
 from equipoise.physics.linop import LinearOperator
+from equipoise.vectors import as_channels, as_image
 
 
 def from_numpy(
@@ -147,13 +148,13 @@ def from_deepinv(physics: Any, image_shape: tuple[int, ...]) -> FunctionOp:
 
     def forward(x: Tensor) -> Tensor:
         if channels == 2:
-            return _as_complex(physics.A(_as_channels(x)))
+            return as_image(physics.A(as_channels(x)))
         real, imaginary = physics.A(x.real[:, None]), physics.A(x.imag[:, None])
         return torch.complex(real, imaginary)
 
     def adjoint(b: Tensor) -> Tensor:
         if channels == 2:
-            return _as_complex(physics.A_adjoint(_as_channels(b)))
+            return as_image(physics.A_adjoint(as_channels(b)))
         real, imaginary = physics.A_adjoint(b.real), physics.A_adjoint(b.imag)
         return torch.complex(real, imaginary)[:, 0]
 
@@ -169,22 +170,12 @@ def to_deepinv(operator: LinearOperator) -> Any:
 
     class _Physics(physics.LinearPhysics):  # type: ignore[misc, name-defined]
         def A(self, x: Tensor, **_: Any) -> Tensor:
-            return _as_channels(operator.forward(_as_complex(x)))
+            return as_channels(operator.forward(as_image(x)))
 
         def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
-            return _as_channels(operator.adjoint(_as_complex(y)))
+            return as_channels(operator.adjoint(as_image(y)))
 
     return _Physics()
-
-
-def _as_channels(array: Tensor) -> Tensor:
-    """(batch, ...) complex to (batch, 2, ...) real."""
-    return torch.view_as_real(array.resolve_conj()).movedim(-1, 1).contiguous()
-
-
-def _as_complex(array: Tensor) -> Tensor:
-    """(batch, 2, ...) real to (batch, ...) complex."""
-    return torch.view_as_complex(array.movedim(1, -1).contiguous())
 
 
 class _Linear(torch.autograd.Function):

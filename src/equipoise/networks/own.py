@@ -1,0 +1,118 @@
+"""Your own network as H: any module from image to image, with what the package asks of a network."""
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.outcome import BadInputError
+from equipoise.shapes import Image
+from equipoise.vectors import as_channels, as_image
+
+
+class TwoChannels(nn.Module):
+    """A real module of two channels as a map of complex images.
+
+    Parameters
+    ----------
+    module
+        (batch, 2, y, x) to (batch, 2, y, x), real; the channels are real and imaginary part.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import equipoise as eq
+    >>> network = eq.TwoChannels(torch.nn.Conv2d(2, 2, 3, padding=1))
+    >>> network(torch.zeros(1, 16, 16, dtype=torch.complex64)).dtype
+    torch.complex64
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, image: Image) -> Image:
+        """The module of real and imaginary part.
+
+        Raises
+        ------
+        BadInputError
+            If the module gives another shape.
+        """
+        channels = as_channels(image)
+        found = self.module(channels)
+        if found.shape != channels.shape or found.is_complex():
+            raise BadInputError(
+                f"{name_of(self.module)} gives {tuple(found.shape)} {found.dtype} for "
+                f"{tuple(channels.shape)} {channels.dtype}: it must keep the shape and be real"
+            )
+        return as_image(found)
+
+
+class OwnNetwork(nn.Module):
+    """``H(x) = c N(x)``, N a module of your own; c is 1 until training scales H down.
+
+    N maps complex images (batch, y, x) to images of the same shape, each sample by itself, in the
+    precision of its weights; :class:`TwoChannels` makes such a map of a real module. Nothing is
+    proved of N: an m is claimed until a certificate measures it at an image. ``MOL(N, ...)`` wraps
+    N in this class.
+
+    Parameters
+    ----------
+    module
+        N. If it has a whole number ``reach``, how many pixels from an output pixel its input can
+        lie, it can be evaluated in tiles.
+    """
+
+    factor: Tensor
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+        self.register_buffer("factor", torch.ones(()))
+
+    def __repr__(self) -> str:
+        """The class of the module, in one line."""
+        return f"OwnNetwork({name_of(self.module)})"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Real dtype of the weights; that of a module without weights is double precision."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            if tensor.is_complex() or tensor.is_floating_point():
+                return tensor.real.dtype
+        return torch.float64
+
+    @property
+    def reach(self) -> int | None:
+        """How many pixels away the input of a pixel can lie; None: the module does not say."""
+        found = getattr(self.module, "reach", None)
+        return found if isinstance(found, int) else None
+
+    def forward(self, image: Image) -> Image:
+        """``H(x)`` in the precision of the weights, returned in the precision of x.
+
+        Raises
+        ------
+        BadInputError
+            If the module does not give an image of the same shape.
+        """
+        seen = image.to(torch.complex128 if self.dtype == torch.float64 else torch.complex64)
+        found = self.module(seen)
+        if not isinstance(found, Tensor) or not found.is_complex() or found.shape != image.shape:
+            what = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else found
+            raise BadInputError(
+                f"{name_of(self.module)} gives {what} for an image {tuple(image.shape)} "
+                f"{seen.dtype}: a network must keep the shape and be complex; a real module of two "
+                "channels comes in through equipoise.TwoChannels"
+            )
+        return (self.factor.to(found.real.dtype) * found).to(image.dtype)
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Replace H by ``factor H``, and so its Jacobian and every constant of it."""
+        self.factor.mul_(factor)
+
+
+def name_of(module: nn.Module) -> str:
+    """The class of a module, such as ``MyNet`` or ``TwoChannels(MyNet)``."""
+    name = type(module).__qualname__
+    return f"{name}({name_of(module.module)})" if isinstance(module, TwoChannels) else name
