@@ -21,6 +21,7 @@ _PUBLIC = {
     "FunctionOp": "equipoise.physics.generic",
     "LinearOperator": "equipoise.physics.linop",
     "MOL": "equipoise.methods.mol",
+    "Network": "equipoise.networks.network",
     "Outcome": "equipoise.outcome",
     "Problem": "equipoise.physics.problem",
     "ReconSettings": "equipoise.recon.settings",
@@ -31,6 +32,7 @@ _PUBLIC = {
     "SolverOptions": "equipoise.equilibrium.fixed_point",
     "Source": "equipoise.training.sources.source",
     "TrainConfig": "equipoise.training.config",
+    "TwoChannels": "equipoise.networks.own",
     "adjoint_error": "equipoise.physics.linop",
     "certificate_schema": "equipoise.report.certificate_file",
     "certify_slice": "equipoise.certificate.certify",
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from equipoise.metrics import nmse, psnr, ssim
     from equipoise.networks.cnn import CNN
     from equipoise.networks.measured import lipschitz_lower
+    from equipoise.networks.network import Network
+    from equipoise.networks.own import TwoChannels
     from equipoise.outcome import (
         BadInputError,
         ConvergenceWarning,

@@ -10,6 +10,7 @@ from equipoise.arguments import Array, Number
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.edge import in_order
 from equipoise.methods.usual import Calibration
+from equipoise.networks.own import OwnNetwork, as_network
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Image, PerSample
@@ -37,7 +38,8 @@ class Method(nn.Module, ABC):
     name
         The word by which configurations and model files call the method.
     network
-        An image-to-image module with a ``dtype``.
+        An image-to-image module; your own is an
+        :class:`~equipoise.networks.own.OwnNetwork`.
     data_weight
         Module that gives lam, (batch,), from the relative noise level, (batch,).
     options
@@ -53,17 +55,16 @@ class Method(nn.Module, ABC):
         self, network: nn.Module, data_weight: nn.Module, options: SolverOptions | None = None
     ):
         super().__init__()
-        self.network, self.data_weight = network, data_weight
+        self.network, self.data_weight = as_network(network), data_weight
         self.options = options or SolverOptions()
 
     def __repr__(self) -> str:
         """The method and what is claimed of it, and its network."""
         m = "no equilibrium" if self.m is None else f"m {self.m:.3g} ({self.m_evidence})"
-        weights = sum(p.numel() for p in self.network.parameters())
-        return (
-            f"{type(self).__name__} ({self.name}): {m}\n"
-            f"  {type(self.network).__name__} of {weights} weights"
-        )
+        network = self.network
+        kind = repr(network) if isinstance(network, OwnNetwork) else type(network).__name__
+        weights = sum(p.numel() for p in network.parameters())
+        return f"{type(self).__name__} ({self.name}): {m}\n  {kind} of {weights} weights"
 
     @property
     def m(self) -> float | None:

@@ -15,9 +15,10 @@ from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
 from equipoise.methods.edge import solve_arguments
 from equipoise.methods.method import Method, relative_noise_of
-from equipoise.networks.cnn import in_bfloat16
+from equipoise.networks.cnn import CNN, in_bfloat16
 from equipoise.networks.measured import lipschitz_lower
 from equipoise.networks.network import OnSupport, monotonicity_of
+from equipoise.networks.own import OwnNetwork
 from equipoise.networks.tiles import Tiled
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.least_squares import tikhonov
@@ -51,7 +52,9 @@ class MOL(Method):
     Parameters
     ----------
     network
-        H.
+        H: one of this package, or any module that maps complex images (batch, y, x) to images of
+        the same shape, see :class:`~equipoise.networks.own.OwnNetwork`. Nothing is proved of such a
+        module: m is claimed until it is measured.
     data_weight
         Module that gives lam, (batch,), from the relative noise level, (batch,).
     m
@@ -91,10 +94,13 @@ class MOL(Method):
     def m_evidence(self) -> str:
         """``proved`` if the weights, as they are now, prove ``I - H`` m-monotone.
 
-        Else ``measured``: m is what training and validation claim. Never read from a file.
+        Else ``measured``: m is what training and validation claim; ``claimed`` of your own network,
+        until a certificate measures it at an image. Never read from a file.
         """
         proved = monotonicity_of(self.network).value
-        return "proved" if proved is not None and proved >= self.m_network else "measured"
+        if proved is not None and proved >= self.m_network:
+            return "proved"
+        return "claimed" if isinstance(self.network, OwnNetwork) else "measured"
 
     def settings(self) -> dict[str, Any]:
         """What is needed beside the network to build the model again."""
@@ -102,7 +108,8 @@ class MOL(Method):
 
     def refresh(self, exact: bool = False) -> None:
         """Keep the first kernels of a network with ``skip`` at zero mean."""
-        self.network.centre_kernels()
+        if isinstance(self.network, CNN):
+            self.network.centre_kernels()
 
     def denoise(self, image: Image) -> Image:
         """``H(x)``."""
@@ -210,6 +217,11 @@ class MOL(Method):
             single=self.network.dtype == torch.float32,
         )
         if options.rough:
+            if not isinstance(self.network, CNN):
+                raise BadInputError(
+                    f"rough is {options.rough}, and {self.network!r} has no evaluation in "
+                    "bfloat16: leave rough out"
+                )
             rough = in_bfloat16(self.network)
             equation.rough_network = self._evaluated(rough, operator.support(), options)
         with torch.no_grad():

@@ -1,11 +1,29 @@
-"""Your own network as H: any module from image to image, with what the package asks of a network."""
+"""Your own network as H: any module from image to image, with what is asked of a network."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equipoise.networks.jacobian import linearised, linearised_by_autograd
+from equipoise.networks.network import (
+    NOTHING_PROVED,
+    Monotonicity,
+    monotonicity_of,
+    rounding_of,
+)
 from equipoise.outcome import BadInputError
-from equipoise.shapes import Image
+from equipoise.shapes import Image, PerSample
 from equipoise.vectors import as_channels, as_image
+
+ASKED = ("dtype", "reach", "linearised", "lipschitz_upper", "monotonicity", "rounding")
+"""What a network of this package has, beside what it can be built from again."""
+
+ADVICE = (
+    "a network maps complex images to complex images of the same shape, and a real module of two "
+    "channels comes in through equipoise.TwoChannels"
+)
 
 
 class TwoChannels(nn.Module):
@@ -58,8 +76,9 @@ class OwnNetwork(nn.Module):
     Parameters
     ----------
     module
-        N. If it has a whole number ``reach``, how many pixels from an output pixel its input can
-        lie, it can be evaluated in tiles.
+        N. What it has of :class:`~equipoise.networks.network.Network` is used: with ``reach`` it
+        can be evaluated in tiles, with ``linearised`` products with its Jacobian cost less, and
+        with ``lipschitz_upper``, ``monotonicity`` and ``rounding`` it brings proofs of its own.
     """
 
     factor: Tensor
@@ -93,23 +112,71 @@ class OwnNetwork(nn.Module):
         Raises
         ------
         BadInputError
-            If the module does not give an image of the same shape.
+            If the module fails, or does not give an image of the same shape.
         """
         seen = image.to(torch.complex128 if self.dtype == torch.float64 else torch.complex64)
-        found = self.module(seen)
+        try:
+            found = self.module(seen)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise BadInputError(
+                f"{name_of(self.module)} cannot be evaluated at an image {tuple(seen.shape)} "
+                f"{seen.dtype} ({error}): {ADVICE}"
+            ) from error
         if not isinstance(found, Tensor) or not found.is_complex() or found.shape != image.shape:
             what = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else found
             raise BadInputError(
                 f"{name_of(self.module)} gives {what} for an image {tuple(image.shape)} "
-                f"{seen.dtype}: a network must keep the shape and be complex; a real module of two "
-                "channels comes in through equipoise.TwoChannels"
+                f"{seen.dtype}: {ADVICE}"
             )
         return (self.factor.to(found.real.dtype) * found).to(image.dtype)
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """``d -> J d``: that of the module where it brings one, else by automatic derivatives."""
+        if not hasattr(self.module, "linearised"):
+            return linearised_by_autograd(self, image)
+        product = linearised(self.module, image)
+        return lambda direction: self.factor.to(direction.real.dtype) * product(direction)
+
+    def lipschitz_upper(self) -> float | None:
+        """``c Lip(N)`` where the module brings a proved ``Lip(N)``, else None: not available."""
+        own: Any = getattr(self.module, "lipschitz_upper", None)
+        bound = None if own is None else own()
+        return None if bound is None else abs(float(self.factor)) * float(bound)
+
+    def monotonicity(self) -> Monotonicity:
+        """What the module proves of ``I - N``, which says nothing of ``I - c N``."""
+        return monotonicity_of(self.module) if float(self.factor) == 1 else NOTHING_PROVED
+
+    def rounding(self, image: Image) -> PerSample | None:
+        """That of the module, where it says and c is 1."""
+        return rounding_of(self.module, image) if float(self.factor) == 1 else None
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
         """Replace H by ``factor H``, and so its Jacobian and every constant of it."""
         self.factor.mul_(factor)
+
+
+def as_network(module: nn.Module) -> nn.Module:
+    """A module with all that the package asks of a network: itself if it has it.
+
+    Raises
+    ------
+    BadInputError
+        If it is no module.
+    """
+    if not isinstance(module, nn.Module):
+        raise BadInputError(
+            f"the network is a {type(module).__name__}: a torch.nn.Module is needed, from complex "
+            "images to complex images"
+        )
+    known = isinstance(module, OwnNetwork) or (
+        all(hasattr(module, name) for name in ASKED)
+        and (hasattr(module, "configuration") or hasattr(module, "config"))
+    )
+    return module if known else OwnNetwork(module)
 
 
 def name_of(module: nn.Module) -> str:

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from equipoise.networks.jacobian import linearised
 from equipoise.networks.network import rounding_of
+from equipoise.outcome import BadInputError
 from equipoise.shapes import Image, PerSample
 
 
@@ -30,10 +31,20 @@ class Tiled(nn.Module):
     recompute
         Keep no activations for backward; a product with the transposed Jacobian then costs one more
         evaluation of H.
+
+    Raises
+    ------
+    BadInputError
+        If tiles are asked for and the network has no ``reach``.
     """
 
     def __init__(self, network: Any, tile: int | None, recompute: bool = False):
         super().__init__()
+        if tile is not None and getattr(network, "reach", None) is None:
+            raise BadInputError(
+                f"tile is {tile}, and the network does not say how far its receptive field "
+                "reaches: leave tile out, or give the network a whole number reach, in pixels"
+            )
         self.network, self.tile, self.recompute = network, tile, recompute
 
     def forward(self, image: Image) -> Image:

@@ -1,5 +1,7 @@
 """Parallel MRI: ``A = M F S``."""
 
+from functools import cached_property
+
 import torch
 
 from equipoise.arguments import Array, Given, as_maps, as_mask, refuse_real
@@ -103,26 +105,36 @@ class SenseOp(LinearOperator):
 
     def forward(self, image: Image) -> KSpace:
         """``M F S x``, shape (batch, coil, y, x)."""
-        return self.mask[:, None] * image_to_kspace(self.csm * image[:, None], self.n_axes)
+        coil_images = self._maps_for(image) * image[:, None]
+        return self.mask[:, None] * image_to_kspace(coil_images, self.n_axes)
 
     def adjoint(self, data: KSpace) -> Image:
         """``S^H F^H M b``, shape (batch, y, x)."""
         coil_images = kspace_to_image(self.mask[:, None] * data, self.n_axes)
-        return (self.csm.conj() * coil_images).sum(1)
+        return (self._maps_for(data).conj() * coil_images).sum(1)
 
     def normal(self, image: Image) -> Image:
         """``S^H F^H M F S x`` without any shift, a few coils at a time so that they stay cached."""
         coil_bytes = image.numel() * image.element_size()
         n_coils = max(1, CACHE_BYTES // coil_bytes)
-        parts = [self._normal_of(csm, image) for csm in torch.split(self.csm, n_coils, dim=1)]
+        maps = torch.split(self._maps_for(image), n_coils, dim=1)
+        parts = [self._normal_of(csm, image) for csm in maps]
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+    def _maps_for(self, array: torch.Tensor) -> torch.Tensor:
+        """Maps no more precise than what they multiply: single precision stays single."""
+        return self._single_csm if array.dtype == torch.complex64 else self.csm
+
+    @cached_property
+    def _single_csm(self) -> torch.Tensor:
+        return self.csm.to(torch.complex64)
 
     def _normal_of(self, csm: torch.Tensor, image: Image) -> Image:
         """The part of some coils in :meth:`normal`."""
         coil_images = csm * image[:, None]
         if self._axes:
             coil_images = torch.fft.fftn(coil_images, dim=self._axes)
-        coil_images = coil_images.mul_(self._weights)
+        coil_images = coil_images.mul_(self._weights.to(csm.real.dtype))
         if self._axes:
             coil_images = torch.fft.ifftn(coil_images, dim=self._axes)
         return coil_images.mul_(csm.conj()).sum(1)

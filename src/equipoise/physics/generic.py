@@ -21,7 +21,7 @@ class FunctionOp(LinearOperator):
     ----------
     forward
         ``A x``: images (batch, ...) complex to data (batch, ...) complex. Linear, every sample
-        alone, any number of axes, and in the precision of its input.
+        alone, and any number of axes.
     adjoint
         ``A^H b``, back to images.
     image_shape
@@ -81,12 +81,12 @@ class FunctionOp(LinearOperator):
         return self._shape
 
     def forward(self, image: Image) -> Data:
-        """``A x``."""
-        return self._forward(image)
+        """``A x``, in the precision of x."""
+        return self._forward(image).to(image.dtype)
 
     def adjoint(self, data: Data) -> Image:
-        """``A^H b``."""
-        return self._adjoint(data)
+        """``A^H b``, in the precision of b."""
+        return self._adjoint(data).to(data.dtype)
 
 
 def _refuse_other_result(name: str, result: object, shape: tuple[int, ...]) -> None:
