@@ -285,6 +285,7 @@ def _constants(
         contraction=contraction,
         diverged=solution.outcome[0] is Outcome.DIVERGED,
         single=solution.value.dtype == torch.complex64,
+        frozen=getattr(model, "frozen", False),
     )
 
 

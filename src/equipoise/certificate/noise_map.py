@@ -29,11 +29,12 @@ def slice_noise_map(
     Raises
     ------
     BadInputError
-        If the method has no equilibrium.
+        If the method has no equilibrium, or one that depends on a first pass.
     """
-    if not isinstance(model, MOL):
+    if not isinstance(model, MOL) or model.frozen:
         raise BadInputError(
-            f"{model.name} has no equilibrium to linearise: a noise map needs a MOL model"
+            f"{model.name} has no single equilibrium to linearise: a noise map needs a MOL model "
+            "of one pass; pseudo-replicas give that of any method"
         )
     response = LinearResponse(model, problem.operator, solution, batch=BATCH)
     found = _map(response, problem, model, probes, seed, shrink=True)

@@ -49,6 +49,8 @@ class Constants:
         Whether the iteration ended without an image.
     single
         Whether the network runs in single precision.
+    frozen
+        Whether F was read off the data by a first pass, so that (8) does not cover their change.
     """
 
     m: float | None
@@ -58,6 +60,7 @@ class Constants:
     contraction: float | None = None
     diverged: bool = False
     single: bool = True
+    frozen: bool = False
 
     @property
     def evidence(self) -> Evidence:
@@ -149,6 +152,8 @@ def statements(
             "{:.3g}.",
         ),
     }
+    for name in ABOUT_ONE_F if constants.frozen else ():
+        found[name] = Statement(None, found[name].formula, "not available", FROZEN)
     reached = found["distance_bound"]
     if reached.value is not None and reached.value < constants.floor:
         found["distance_bound"] = Statement(
@@ -166,6 +171,12 @@ def statements(
         )
     return found
 
+
+ABOUT_ONE_F = ("perturbation_bound", "noise_bound", "paper_bound")
+FROZEN = (
+    "F was read off these data by a first pass, and other data give another F: (8) is about one F, "
+    "so nothing is promised of a change of the data."
+)
 
 ROUNDING = 1e-6
 """Relative error of a network evaluation in single precision, a generous estimate."""

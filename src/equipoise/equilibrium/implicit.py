@@ -83,9 +83,11 @@ class _Equilibrium(torch.autograd.Function):
             image = problem.network(point)
         gradient = gradients[0].to(torch.complex128)
         p = _solve_adjoint(problem, gradient, _transposed_jacobian(image, point))
-        weight_gradients = torch.autograd.grad(
-            image, ctx.weights, p.to(image.dtype), allow_unused=True
-        )
+        weight_gradients: tuple[Any, ...] = ()
+        if ctx.weights:
+            weight_gradients = torch.autograd.grad(
+                image, ctx.weights, p.to(image.dtype), allow_unused=True
+            )
         misfit = equation.operator.normal(x.to(p.dtype)) - adjoint_image
         lam_gradient = -inner(p, misfit).to(equation.lam.dtype)
         data_gradient = (per_sample(equation.lam, p) * p).to(adjoint_image.dtype)

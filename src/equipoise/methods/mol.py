@@ -37,11 +37,15 @@ START_RTOL = 0.05
 
 
 class Conditioned(NamedTuple):
-    """H for one scan, the tensors beside its weights that it depends on, and a first iterate."""
+    """H for one scan, the tensors beside its weights that it depends on, and a first iterate.
+
+    ``first`` is the solution that H was read off, where there was one.
+    """
 
     network: Any
     inputs: tuple[Tensor, ...] = ()
     start: Tensor | None = None
+    first: Solution | None = None
 
 
 class MOL(Method):
@@ -69,6 +73,8 @@ class MOL(Method):
 
     name = "mol-lr"
     network: Any
+    frozen = False
+    """Whether F is read off the data, so that (8) says nothing of a change of the data."""
 
     def __init__(
         self,
@@ -238,6 +244,8 @@ class MOL(Method):
             value = solution.value.to(data.dtype)
         solution.value = value * per_sample(scale, value).to(value.real.dtype)
         solution.scale, solution.network = scale, body.network
+        if body.first is not None:
+            solution.network_evaluations += body.first.network_evaluations
         return given.returned(solution)
 
     def network_on(

@@ -40,8 +40,15 @@ def solve_slice(
 
 
 def amplification_bound(model: Method, solution: Solution) -> float | None:
-    """(8): the most that ``||dx|| / ||db||`` can be; None where nothing is promised."""
-    if model.m is None or solution.outcome[0] is Outcome.DIVERGED:
+    """(8): the most that ``||dx|| / ||db||`` can be; None where nothing is promised.
+
+    (8) is about one F: nothing where F was read off the data by a first pass.
+    """
+    if (
+        model.m is None
+        or getattr(model, "frozen", False)
+        or solution.outcome[0] is Outcome.DIVERGED
+    ):
         return None
     one = torch.ones(1, dtype=torch.float64)
     return float(perturbation_bound(solution.lam, model.m, one)[0])

@@ -112,13 +112,24 @@ class Ridge(nn.Module):
         shares = torch.softmax(self.share, 0)
         return Used(_between_blocks(kernel.to(self.dtype)), thresholds, shares)
 
-    def at(self, threshold: PerSample) -> "RidgeAt":
+    def at(self, threshold: PerSample, factors: Tensor | None = None) -> "RidgeAt":
         """H with every threshold times a scale for each sample, (batch,) (22).
 
         The thresholds of s are in units of the norm of their kernel: the scale is the standard
-        deviation of white noise, relative to the image, that is about to be removed.
+        deviation of white noise, relative to the image, that is about to be removed. ``factors``
+        are further positive ones for every channel and pixel, (batch, features, y, x). s stays
+        increasing, so all that is proved of H holds.
         """
-        return RidgeAt(self, threshold)
+        return RidgeAt(self, threshold, factors)
+
+    def coefficients(self, image: Image, threshold: PerSample) -> Tensor:
+        """``|U x|`` in units of its thresholds (their geometric mean), (batch, features, y, x)."""
+        used, network = self.used(), self.at(threshold)
+        z = network.analysed(image, used)
+        size = z.square().sum(1).add(torch.finfo(z.dtype).tiny ** 0.5).sqrt().flatten(1, 2)
+        planes = F.pixel_shuffle(size, BLOCK)[..., : image.shape[-2], : image.shape[-1]]
+        unit = used.thresholds.log().mean(0).exp()[:, None, None]
+        return planes / (unit * threshold.to(z.dtype)[:, None, None, None])
 
     def forward(self, image: Image) -> Image:
         """``H(x)`` at the threshold scale 1."""
@@ -165,8 +176,9 @@ SPREAD = 1.2
 class RidgeAt(nn.Module):
     """H of a :class:`Ridge` at one threshold scale for each sample; see :meth:`Ridge.at`."""
 
-    def __init__(self, ridge: Ridge, threshold: PerSample):
+    def __init__(self, ridge: Ridge, threshold: PerSample, factors: Tensor | None = None):
         super().__init__()
+        self.factors = factors
         self.ridge, self.threshold, self.channels = ridge, threshold, ridge.channels
         with torch.no_grad():
             self._fixed = ridge.used()
@@ -180,6 +192,12 @@ class RidgeAt(nn.Module):
     def reach(self) -> int:
         """That of :class:`Ridge`."""
         return self.ridge.reach
+
+    def part(self, y: slice, x: slice) -> "RidgeAt":
+        """H of a piece of the image: the factors belong to its pixels."""
+        if self.factors is None:
+            return self
+        return RidgeAt(self.ridge, self.threshold, self.factors[..., y, x])
 
     def lipschitz_upper(self) -> float:
         """That of :class:`Ridge`: it does not depend on the thresholds."""
@@ -200,7 +218,7 @@ class RidgeAt(nn.Module):
     def forward(self, image: Image) -> Image:
         """``H(x) = (1 - m) x - U^T s(U x)`` in the precision of the weights, as that of x."""
         used = self._used()
-        z = self._analysed(image, used)
+        z = self.analysed(image, used)
         weight, _ = self._weights(z, used)
         return self._kept(image) - self._synthesised(z * weight, image, used)
 
@@ -210,13 +228,13 @@ class RidgeAt(nn.Module):
         Along z the slope of s is ``sum_j a_j [|z| < tau_j]``, across it ``s(|z|) / |z|``.
         """
         with torch.no_grad():
-            z = self._analysed(image, self._fixed)
+            z = self.analysed(image, self._fixed)
             weight, drop = self._weights(z, self._fixed)
             direction = z * _inverse_modulus(z)
 
         def product(change: Image) -> Image:
             used = self._used()
-            v = self._analysed(change, used)
+            v = self.analysed(change, used)
             along = (direction * v).sum(1, keepdim=True)
             return self._kept(change) - self._synthesised(
                 v * weight - direction * (drop * along), change, used
@@ -232,9 +250,13 @@ class RidgeAt(nn.Module):
         """``s(|z|) / |z|``, and what of it is not slope along z."""
         inverse = _inverse_modulus(z)
         scale = self.threshold.to(self.dtype).reshape(-1, 1, 1, 1, 1, 1)
+        if self.factors is not None:
+            blocks = F.pixel_unshuffle(_whole_blocks(self.factors.to(self.dtype)), BLOCK)
+            scale = scale * blocks.reshape(len(z), 1, *z.shape[2:])
+        inverse = inverse * scale
         weight = drop = torch.zeros(())
         for threshold, share in zip(used.thresholds, used.shares):
-            ratio = threshold[:, None, None, None] * scale * inverse
+            ratio = threshold[:, None, None, None] * inverse
             weight = weight + share[:, None, None, None] * ratio.clamp(max=1)
             drop = drop + share[:, None, None, None] * torch.where(ratio < 1, ratio, 0)
         return weight, drop
@@ -244,7 +266,7 @@ class RidgeAt(nn.Module):
         image = image.real + 0j if self.channels == 1 else image
         return (1 - self.ridge.m) * image
 
-    def _analysed(self, image: Image, used: Used) -> Tensor:
+    def analysed(self, image: Image, used: Used) -> Tensor:
         """``U x`` inside the image, (batch, part, feature, 16, blocks, blocks)."""
         complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
         parts = torch.view_as_real(image.to(complex_dtype))[..., : self.channels].to(self.dtype)

@@ -25,7 +25,7 @@ class Tiled(nn.Module):
     Parameters
     ----------
     network
-        H, with a finite ``reach``.
+        H, with a finite ``reach``; with ``part(y, x)`` where it is not the same everywhere.
     tile
         Side of a tile in pixels, without the halo; None for one tile.
     recompute
@@ -54,8 +54,8 @@ class Tiled(nn.Module):
     def linearised(self, image: Image) -> Callable[[Image], Image]:
         """The Jacobian at an image as ``d -> J d``; each tile is evaluated again for a product."""
 
-        def of_a_piece(image: Tensor, direction: Tensor) -> Tensor:
-            return linearised(self.network, image)(direction)
+        def of_a_piece(network: Any, image: Tensor, direction: Tensor) -> Tensor:
+            return linearised(network, image)(direction)
 
         return lambda direction: self._assembled(of_a_piece, image, direction)
 
@@ -73,11 +73,12 @@ class Tiled(nn.Module):
     def _assembled(self, of_a_piece: Callable[..., Tensor], *images: Tensor) -> Tensor:
         """A function of images, tile by tile, each with its halo."""
         if self.tile is None:
-            return of_a_piece(*images)
+            return of_a_piece(self.network, *images)
         y_cuts, x_cuts = self._cuts_of(images[0])
 
         def piece(y: Cut, x: Cut) -> Tensor:
-            cut = of_a_piece(*(image[..., y.outer, x.outer] for image in images))
+            network = _part(self.network, y.outer, x.outer)
+            cut = of_a_piece(network, *(image[..., y.outer, x.outer] for image in images))
             return cut[..., y.inner, x.inner]
 
         return torch.cat([torch.cat([piece(y, x) for x in x_cuts], -1) for y in y_cuts], -2)
@@ -86,10 +87,16 @@ class Tiled(nn.Module):
         assert self.tile is not None
         return [_cuts(n, self.tile, self.network.reach) for n in image.shape[-2:]]
 
-    def _evaluate(self, image: Tensor) -> Tensor:
+    def _evaluate(self, network: Any, image: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.network, image, use_reentrant=False)
-        return self.network(image)
+            return checkpoint(network, image, use_reentrant=False)
+        return network(image)
+
+
+def _part(network: Any, y: slice, x: slice) -> Any:
+    """H of a piece of the image, where H is not the same everywhere."""
+    own: Callable[[slice, slice], Any] | None = getattr(network, "part", None)
+    return network if own is None else own(y, x)
 
 
 class Cut(NamedTuple):

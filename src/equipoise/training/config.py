@@ -59,7 +59,15 @@ class ModelConfig(_Strict):
     """The method, its network, its monotonicity, and the start of the data weight."""
 
     method: Literal[
-        "mol-lr", "mol-m", "mol-sn", "mol-ridge", "de-grad", "modl", "admm-net", "unet"
+        "mol-lr",
+        "mol-m",
+        "mol-sn",
+        "mol-ridge",
+        "mol-guided",
+        "de-grad",
+        "modl",
+        "admm-net",
+        "unet",
     ] = "mol-lr"
     iterations: int = Field(10, ge=1, description="blocks of the unrolled methods")
     features: int = Field(64, ge=4)

@@ -1,0 +1,98 @@
+"""MOL in two passes: a first proved image says where the second one should keep what (23)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.data_weight import ScanRule
+from equipoise.methods.method import ParameterGroup
+from equipoise.methods.mol import Conditioned
+from equipoise.methods.mol_ridge import WINDOW, MolRidge
+from equipoise.networks.adaptation import Adaptation
+from equipoise.networks.ridge import Ridge
+from equipoise.physics.linop import LinearOperator
+from equipoise.shapes import Data, PerSample
+
+FIRST_RTOL = 0.03
+"""Certified accuracy of the first image: it is a guide."""
+
+
+class MolGuided(MolRidge):
+    """``lam A^H (A x* - b) + F(x*; y) = 0``, y the image of a :class:`MolRidge`, then fixed.
+
+    ``F(x; y) = m x + U^T s(U x; tau(y))``: the thresholds of the ridge times factors for every
+    channel and pixel that an :class:`Adaptation` reads off y. For a fixed y, F is m-strongly
+    monotone in x for every value of the weights, so the second equilibrium is unique and the
+    distance to it is certified like that of any other. What is *not* bounded here is how x* moves
+    with the data through y: (8) is about one fixed F.
+
+    Parameters
+    ----------
+    network
+        The ridge of the second pass.
+    guide
+        The method of the first pass.
+    adaptation
+        The factors.
+    data_weight, threshold_rule
+        Rules of the second pass.
+    options
+        Default solver options of the second pass.
+    """
+
+    name = "mol-guided"
+    frozen = True
+
+    def __init__(
+        self,
+        network: Ridge,
+        guide: MolRidge,
+        adaptation: Adaptation,
+        data_weight: ScanRule | None = None,
+        threshold_rule: ScanRule | None = None,
+        *,
+        options: SolverOptions | None = None,
+    ):
+        super().__init__(network, data_weight, threshold_rule, options=options)
+        self.guide, self.adaptation = guide.requires_grad_(False), adaptation
+
+    def settings(self) -> dict[str, Any]:
+        """The networks of the first pass and of the factors."""
+        return {
+            "guide": self.guide.network.configuration(),
+            "hidden": self.adaptation.hidden,
+        }
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Those of the second pass: the first one is trained before and stays as it is."""
+        return [*super().parameter_groups(), ParameterGroup(list(self.adaptation.parameters()))]
+
+    def conditioned(
+        self,
+        operator: LinearOperator,
+        data: Data,
+        relative_noise: PerSample,
+        threshold: PerSample | None,
+    ) -> Conditioned:
+        """The ridge with the thresholds that the first image asks for, and that image as a start.
+
+        Gradients go through the first pass too, so attacks and sensitivities see all of it.
+        """
+        ridge = super().conditioned(operator, data, relative_noise, threshold)
+        scale = torch.ones_like(relative_noise)
+        first = self.guide.solve(
+            operator,
+            data,
+            noise_level=relative_noise,
+            scale=scale,
+            options=SolverOptions(rtol=FIRST_RTOL, window=WINDOW),
+        )
+        factors = self._factors(first.value, self.guide.threshold_for(operator, relative_noise))
+        scales = ridge.inputs[0]
+        network = self.network.at(scales, factors)
+        return Conditioned(network, (scales, factors), first.value, first)
+
+    def _factors(self, image: Tensor, threshold: PerSample) -> Tensor:
+        return self.adaptation(self.guide.network.coefficients(image, threshold))

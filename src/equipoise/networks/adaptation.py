@@ -1,0 +1,58 @@
+"""Where an image needs which thresholds, read off a first image of it (23)."""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Adaptation(nn.Module):
+    """Positive factors of the thresholds of a ridge, for every channel and pixel.
+
+    ``exp(5 tanh(N(log(1 + c)) / 5))``, c the coefficients of a first image in units of its
+    thresholds, N three convolutions of 3 x 3 with ReLU, the second one dilated, and one of 1 x 1.
+    The factors lie between ``exp(-5)`` and ``exp(5)``. Once they are fixed, what a ridge proves
+    holds as before, whatever they are. Nothing depends on the scale or phase of the image.
+
+    Parameters
+    ----------
+    features
+        Channels of the ridge.
+    hidden
+        Channels between.
+    seed
+        Seed of the weights.
+    """
+
+    def __init__(self, features: int = 32, hidden: int = 32, seed: int = 0):
+        super().__init__()
+        self.features, self.hidden = features, hidden
+        generator = torch.Generator().manual_seed(seed)
+        widths = [features, hidden, hidden, hidden]
+        self.weights, self.offsets = nn.ParameterList(), nn.ParameterList()
+        for before, after in itertools.pairwise(widths):
+            kernel = torch.randn((after, before, 3, 3), generator=generator)
+            self.weights.append(nn.Parameter(kernel * math.sqrt(2 / (9 * before))))
+            self.offsets.append(nn.Parameter(torch.zeros(after)))
+        self.last = nn.Parameter(torch.zeros(features, hidden, 1, 1))
+        self.last_offset = nn.Parameter(torch.zeros(features))
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away from a factor the coefficients can lie that it depends on."""
+        return sum(DILATIONS)
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        """Factors from coefficients, both (batch, features, y, x); 1 before any training."""
+        h = torch.log1p(coefficients)
+        for weight, offset, dilation in zip(self.weights, self.offsets, DILATIONS):
+            h = F.relu(F.conv2d(h, weight, offset, padding=dilation, dilation=dilation))
+        logarithm = F.conv2d(h, self.last, self.last_offset)
+        return torch.exp(LARGEST * torch.tanh(logarithm / LARGEST))
+
+
+DILATIONS = (1, 2, 1)
+LARGEST = 5.0
+"""Logarithm of the largest factor."""
