@@ -6,6 +6,8 @@ import numpy as np
 
 from equipoise.formats.cfl import COIL, SLICE, read_cfl, recognizes
 from equipoise.formats.hdf5 import dataset_names, open_hdf5, read_complex
+from equipoise.formats.inputs import check_regular, kind_of
+from equipoise.formats.readers import npz
 from equipoise.formats.readers.npz import read_arrays
 from equipoise.outcome import BadInputError
 
@@ -27,12 +29,14 @@ def read_array(path: Path, name: str) -> np.ndarray:
     """
     if recognizes(path):
         return _from_cfl(read_cfl(path), path)
-    if not path.is_file():
-        raise BadInputError(f"{path} does not exist")
+    check_regular(path)
     names = dataset_names(path)
     if names:
         with open_hdf5(path) as file:
             return read_complex(file[_choose(names, name, path)])
+    kind = kind_of(path)
+    if kind is not None and not npz.recognizes(path):
+        raise BadInputError(f"{path} is {kind}; read are npy, npz, HDF5 and cfl")
     arrays, others = read_arrays(path, (name,))
     if name not in arrays:
         chosen = _choose(set(others), name, path)

@@ -1,6 +1,11 @@
-"""What the HDF5 layouts share: opening, and naming what is wrong."""
+"""What the HDF5 layouts share: opening, reading datasets, and naming what is wrong.
+
+Every HDF5 file of a user is opened and every dataset read here: scans, maps, masks, images and
+training data alike.
+"""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,17 +13,46 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from equipoise.formats.hdf5_links import check_links, target_of, virtual_sources
+from equipoise.formats.inputs import check_regular
 from equipoise.formats.limits import check_size
 from equipoise.outcome import BadInputError
+
+BUSY = ("unable to lock file", "already open")
+"""What HDF5 says of a file that another program writes, or of a file system without locks."""
+
+FILTERS = ("required filter", "plugin")
+"""What HDF5 says where a filter is not there."""
+
+PLUGIN = (
+    "install the filter plug-ins (`pip install hdf5plugin`) and set HDF5_PLUGIN_PATH to what "
+    '`python -c "import hdf5plugin; print(hdf5plugin.PLUGIN_PATH)"` prints'
+)
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open for reading; damage found at any time becomes a :class:`BadInputError`."""
+    """Open for reading; damage found at any time becomes a :class:`BadInputError`.
+
+    Raises
+    ------
+    BadInputError
+        If the file is missing, no regular file, open elsewhere, damaged, or leads out of its folder
+        (:func:`equipoise.formats.hdf5_links.check_links`).
+    """
+    check_regular(path)
     try:
-        with h5py.File(path) as file:
+        check_links(path)
+        with h5py.File(path.resolve()) as file:
             yield file
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError) as error:
+        if any(text in str(error) for text in BUSY):
+            raise BadInputError(
+                f"{path} is open for writing in another program, or lies on a file system without "
+                "locks: wait until it is closed, or set HDF5_USE_FILE_LOCKING=FALSE"
+            ) from error
+        if any(text in str(error) for text in FILTERS):
+            raise BadInputError(f"{path} cannot be read ({error}): {PLUGIN}") from error
         raise BadInputError(
             f"{path} is damaged or truncated and cannot be read as HDF5 ({error}): copy it again"
         ) from error
@@ -44,24 +78,52 @@ def dataset_names(path: Path) -> set[str]:
 
 
 def load(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
-    """The whole of a dataset, after a look at its size.
+    """The whole of a dataset, after a look at its size and its filters.
 
     Raises
     ------
     BadInputError
-        If the name stands for a group, or the file does not hold what the dataset declares.
+        If the name stands for a group, a filter is not installed, or the file does not hold what
+        the dataset declares.
+    """
+    check_dataset(dataset)
+    return np.asarray(dataset[()])
+
+
+def check_dataset(dataset: h5py.Dataset | h5py.Group) -> None:
+    """Whether :func:`load` will be able to read a dataset.
+
+    Raises
+    ------
+    BadInputError
+        See :func:`load`.
     """
     if not isinstance(dataset, h5py.Dataset):
         raise BadInputError(f"{dataset.file.filename}: {dataset.name} is a group, not a dataset")
-    if dataset.external:
-        raise BadInputError(
-            f"{dataset.file.filename}: {dataset.name} keeps its data in another file, "
-            f"{dataset.external[0][0]}: copy it into this one"
-        )
-    declared = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
     name = f"{dataset.file.filename}: {dataset.name} {dataset.shape}"
-    check_size(name, declared, dataset.id.get_storage_size())
-    return np.asarray(dataset[()])
+    _check_filters(dataset, name)
+    declared = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
+    check_size(name, declared, _stored_bytes(dataset))
+
+
+def _check_filters(dataset: h5py.Dataset, name: str) -> None:
+    creation = dataset.id.get_create_plist()
+    for i in range(creation.get_nfilters()):
+        number, _, _, label = creation.get_filter(i)
+        if not h5py.h5z.filter_avail(number):
+            raise BadInputError(
+                f"{name} is compressed with the filter {number} ({os.fsdecode(label) or 'unnamed'})"
+                f", whose plug-in is not installed: {PLUGIN}"
+            )
+
+
+def _stored_bytes(dataset: h5py.Dataset) -> int:
+    """Bytes in the file, or in the files of a virtual dataset."""
+    stored, path = int(dataset.id.get_storage_size()), Path(dataset.file.filename)
+    for source, inner in set(virtual_sources(dataset.id)):
+        with h5py.File(target_of(path, source)) as file:
+            stored += int(file[inner].id.get_storage_size())
+    return stored
 
 
 def read_complex(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.formats.inputs import check_regular, kind_of
 from equipoise.formats.replacing import replacing
 from equipoise.formats.writers.target import Inputs, check_target
 from equipoise.outcome import BadInputError
@@ -64,6 +65,7 @@ def read_photograph(path: Path) -> Photograph:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    check_regular(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -71,10 +73,9 @@ def read_photograph(path: Path) -> Photograph:
                 notes = _ignored(file)
                 image: Any = ImageOps.exif_transpose(file)
                 image.load()
-    except FileNotFoundError as error:
-        raise BadInputError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
-        raise BadInputError(f"{path} is no image that can be read") from error
+        kind = kind_of(path) or "not an image that can be read"
+        raise BadInputError(f"{path} is {kind}; read are {', '.join(READ)}: convert it") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadInputError(f"{path} is too large: {error}") from error
     except (*DAMAGE, struct.error) as error:

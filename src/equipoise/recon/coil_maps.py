@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.cfl import cfl_bytes
-from equipoise.formats.hdf5 import is_hdf5, open_hdf5
+from equipoise.formats.hdf5 import is_hdf5, load, open_hdf5
 from equipoise.formats.replacing import replacing, replacing_set
 from equipoise.formats.slices import as_slices
 from equipoise.formats.writers.target import Inputs, check_target
@@ -189,7 +189,13 @@ def transformed(acquisition: Acquisition, maps: Path) -> Acquisition | None:
     with open_hdf5(maps) as file:
         if "transform" not in file:
             return None
-        matrix = torch.from_numpy(file["transform"][:])
+        found = load(file["transform"])
+    if found.ndim != 2 or not np.issubdtype(found.dtype, np.complexfloating):
+        raise BadInputError(
+            f"{maps}: transform has shape {found.shape} and type {found.dtype}; needed is "
+            "a complex matrix (virtual coils, coils)"
+        )
+    matrix = torch.from_numpy(found)
     n_coils = acquisition.kspace.shape[1]
     if matrix.shape[1] != n_coils:
         raise BadInputError(

@@ -4,10 +4,10 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from equipoise.outcome import BadInputError
+from equipoise.training.plain_yaml import load_yaml
 
 
 class _Strict(BaseModel):
@@ -155,14 +155,7 @@ def load_config(path: Path) -> TrainConfig:
         If the file is missing, is no YAML, or does not fit the schema.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-        config = TrainConfig.model_validate(content)
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            f"{path} is not a valid training configuration, it is no YAML: {error}"
-        ) from error
+        config = TrainConfig.model_validate(load_yaml(path))
     except ValidationError as error:
         wrong = "; ".join(_explain(dict(e), TrainConfig) for e in error.errors())
         raise BadInputError(f"{path} is not a valid training configuration: {wrong}") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.formats.inputs import check_regular
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
 from equipoise.networks.cnn import CNN
@@ -35,6 +36,7 @@ def import_authors_checkpoint(path: Path, shift: float = AUTHORS_SHIFT) -> MOL:
     BadInputError
         If the file is not such a checkpoint.
     """
+    check_regular(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = content["state_dict"]

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
-from equipoise.formats.hdf5 import is_hdf5, open_hdf5, read_complex
+from equipoise.formats.hdf5 import is_hdf5, load, open_hdf5, read_complex
 from equipoise.formats.header import Geometry, Header, stored_header
 from equipoise.formats.readers.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError
@@ -113,7 +113,7 @@ def _xml(file: h5py.File, source: str, notes: list[str]) -> XmlHeader | None:
     found = file.get("ismrmrd_header")
     if not isinstance(found, h5py.Dataset) or found.shape not in ((), (1,)):
         return None
-    content = found[()] if found.shape == () else found[0]
+    content = load(found).flat[0]
     try:
         if not isinstance(content, bytes | str):
             raise BadInputError(f"ismrmrd_header is {type(content).__name__}, not text")

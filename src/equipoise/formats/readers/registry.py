@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from equipoise.formats import cfl
 from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.inputs import check_regular, kind_of
 from equipoise.formats.readers import (
     bart,
     calgary,
@@ -63,11 +64,9 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
         trajectory is given for a format that has none beside it.
     """
     path = Path(path)
-    if not path.exists() and not cfl.recognizes(path):
-        raise BadInputError(f"{path} does not exist")
-    if path.is_dir():
-        raise BadInputError(f"{path} is a folder; name one scan file")
     try:
+        if not cfl.recognizes(path):
+            check_regular(path)
         for reader in READERS:
             if reader.recognizes(path):
                 if trajectory_file is not None:
@@ -80,8 +79,10 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
             f"{path} cannot be read: {type(error).__name__}: {error}. It is damaged, or a variant "
             "that is not known"
         ) from error
+    kind = kind_of(path)
     raise BadInputError(
-        f"{path} has no known format: known are {', '.join(r.name for r in READERS)}"
+        f"{path} {'has no known format' if kind is None else f'is {kind}'}: known are "
+        f"{', '.join(r.name for r in READERS)}"
     )
 
 

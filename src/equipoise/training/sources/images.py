@@ -1,17 +1,23 @@
 """Images to learn from: HDF5 stacks, npy, NIfTI, photographs."""
 
+import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.formats.hdf5 import load, open_hdf5
+from equipoise.formats.inputs import check_regular
+from equipoise.formats.limits import check_size
 from equipoise.formats.photograph import PHOTOGRAPHS, read_photograph
+from equipoise.formats.readers.npz import read_arrays
 from equipoise.outcome import BadInputError
 
 SUFFIXES = (".h5", ".npy", ".nii", ".nii.gz", *PHOTOGRAPHS)
+STACKS = ("magnitude", "image", "reconstruction_rss")
 
 
 class LabelledImage(NamedTuple):
@@ -34,9 +40,9 @@ def load_labelled(paths: list[Path]) -> list[LabelledImage]:
 
     A path is a file or a folder of files. HDF5 files hold ``real``, ``imag`` and ``scale`` (or
     ``magnitude``, ``image`` or ``reconstruction_rss``), shape (slices, y, x); NIfTI volumes are
-    read slice by slice along their last axis; of a photograph the luminance is taken. Slices that
-    are zero are left out. The subject is that of a dataset ``subject`` (one text, or one for each
-    slice), else the file.
+    read slice by slice along their third axis, those of a series one after the other; of a
+    photograph the luminance is taken. Slices that are zero are left out. The subject is that of a
+    dataset ``subject`` (one text, or one for each slice), else the file.
 
     Raises
     ------
@@ -46,15 +52,9 @@ def load_labelled(paths: list[Path]) -> list[LabelledImage]:
     slices: list[LabelledImage] = []
     for path in paths:
         for file in image_files(Path(path)):
-            try:
-                stack = _read(file)
-                subjects = _subjects(file, len(stack))
-            except (OSError, KeyError, ValueError) as error:
-                raise BadInputError(f"{file} cannot be read as images: {error}") from error
-            for image, subject in zip(stack, subjects):
+            stack = _stack(file)
+            for image, subject in zip(stack, _subjects(file, len(stack))):
                 tensor = torch.from_numpy(np.ascontiguousarray(image, np.complex64))
-                if not bool(torch.isfinite(tensor.abs()).all()):
-                    raise BadInputError(f"{file} holds NaN or Inf: repair it or leave it out")
                 if float(tensor.abs().max()) > 0:
                     slices.append(LabelledImage(tensor / tensor.abs().max(), subject))
     if not slices:
@@ -66,44 +66,97 @@ def image_files(path: Path) -> list[Path]:
     """The file, or the image files of a folder."""
     if path.is_dir():
         return sorted(f for f in path.iterdir() if f.name.lower().endswith(SUFFIXES))
-    if not path.exists():
-        raise BadInputError(f"{path} does not exist")
+    check_regular(path)
     return [path]
 
 
+def _stack(path: Path) -> np.ndarray:
+    """The images of a file, (slices, y, x), checked."""
+    check_regular(path)
+    try:
+        stack = _read(path)
+    except BadInputError:
+        raise
+    except UNREADABLE as error:
+        raise BadInputError(f"{path} cannot be read as images: {error}") from error
+    numbers = np.issubdtype(stack.dtype, np.number) or stack.dtype == bool
+    if stack.ndim != 3 or 0 in stack.shape or not numbers:
+        raise BadInputError(
+            f"{path} holds an array of shape {stack.shape} and type {stack.dtype}; needed are "
+            "numbers (slices, y, x)"
+        )
+    if not np.isfinite(stack).all():
+        raise BadInputError(f"{path} holds NaN or Inf: repair it or leave it out")
+    return stack
+
+
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError)
+"""What damaged files raise in the libraries that read them."""
+
+
 def _read(path: Path) -> np.ndarray:
-    """A stack (slices, y, x)."""
-    if path.name.endswith(".h5"):
-        return _read_hdf5(path)
-    if path.name.endswith(".npy"):
-        array = np.load(path, allow_pickle=False)
-        return array if array.ndim == 3 else array[None]
-    if path.name.lower().endswith(PHOTOGRAPHS):
+    name = path.name.lower()
+    if name.endswith(".npy"):
+        array = read_arrays(path, ("image",))[0]["image"]
+        return array[None] if array.ndim == 2 else array
+    if name.endswith(PHOTOGRAPHS):
         return read_photograph(path).luminance[None]
+    return _read_nifti(path) if name.endswith((".nii", ".nii.gz")) else _read_hdf5(path)
+
+
+def _read_nifti(path: Path) -> np.ndarray:
+    """(x, y, slice), or with time as fourth axis; a single slice may lack the third."""
     import nibabel
 
-    return np.moveaxis(np.atleast_3d(np.asarray(nibabel.load(path).dataobj)), -1, 0)  # type: ignore[attr-defined]
+    file: Any = nibabel.load(path)
+    shape, kind = file.shape, file.get_data_dtype()
+    declared = math.prod(shape) * kind.itemsize
+    check_size(f"{path} {shape}", declared, path.stat().st_size)
+    if kind.names is not None or not 2 <= len(shape) <= 4:
+        raise BadInputError(
+            f"{path} has shape {shape} and type {kind}; needed are numbers (x, y, slice) or "
+            "(x, y, slice, time): a colour map or a field of vectors is not an image to learn from"
+        )
+    array = np.asarray(file.dataobj)
+    array = array.reshape(*shape[:2], -1, order="F")  # the slices of each volume in turn
+    return np.moveaxis(array, -1, 0)
 
 
 def _subjects(path: Path, count: int) -> list[str]:
     """The subject of each slice: the dataset of that name, else the file itself."""
-    if path.name.endswith(".h5"):
-        with h5py.File(path) as file:
-            if "subject" in file:
-                given = np.atleast_1d(file["subject"].asstr()[()])
-                if given.shape not in ((1,), (count,)):
-                    raise ValueError(f"{given.size} subjects for {count} slices")
-                return [str(name) for name in np.broadcast_to(given, (count,))]
-    return [str(path)] * count
+    if not path.name.endswith(".h5"):
+        return [str(path)] * count
+    with open_hdf5(path) as file:
+        found = file.get("subject")
+        if found is None:
+            return [str(path)] * count
+        given = np.atleast_1d(load(found))
+    if given.shape not in ((1,), (count,)):
+        raise BadInputError(f"{path} names {given.size} subjects for {count} slices")
+    names = [n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in given]
+    return names if len(names) == count else names * count
 
 
 def _read_hdf5(path: Path) -> np.ndarray:
-    with h5py.File(path) as file:
+    with open_hdf5(path) as file:
         if "real" in file and "imag" in file:
-            scale = file["scale"][:] if "scale" in file else np.ones(len(file["real"]))
-            image: np.ndarray = (file["real"][:] + 1j * file["imag"][:]) * scale[:, None, None]
-            return image
-        for name in ("magnitude", "image", "reconstruction_rss"):
+            return _from_parts(file, path)
+        for name in STACKS:
             if name in file:
-                return np.asarray(file[name][:])
-        raise KeyError(f"none of real/imag, magnitude, image, reconstruction_rss; has {list(file)}")
+                return load(file[name])
+        known = ", ".join(("real and imag", *STACKS))
+        raise BadInputError(
+            f"{path} holds no images ({known}); it has {sorted(file)}: reconstruct k-space first"
+        )
+
+
+def _from_parts(file: h5py.File, path: Path) -> np.ndarray:
+    real, imag = load(file["real"]), load(file["imag"])
+    scale = load(file["scale"]) if "scale" in file else np.ones(len(real))
+    if real.shape != imag.shape or real.ndim != 3 or scale.shape != real.shape[:1]:
+        raise BadInputError(
+            f"{path}: real {real.shape}, imag {imag.shape} and scale {scale.shape} do not fit; "
+            "needed are (slices, y, x) twice and (slices,)"
+        )
+    image: np.ndarray = (real + 1j * imag) * scale[:, None, None]
+    return image

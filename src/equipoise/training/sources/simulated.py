@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from equipoise.formats.hdf5 import open_hdf5, read_complex
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps, resize_maps
@@ -125,12 +125,23 @@ class Simulation(Source):
 
 
 def load_coils(path: Path) -> Tensor:
-    """Measured maps ``csm`` (coil, y, x) of an HDF5 file."""
-    try:
-        with h5py.File(path) as file:
-            return torch.from_numpy(file["csm"][:].astype(np.complex64))
-    except (OSError, KeyError) as error:
-        raise BadInputError(f"{path} cannot be read as coil maps (dataset csm): {error}") from error
+    """Measured maps ``csm`` (coil, y, x) of an HDF5 file.
+
+    Raises
+    ------
+    BadInputError
+        If the file cannot be read, or holds no such maps.
+    """
+    with open_hdf5(path) as file:
+        if "csm" not in file:
+            raise BadInputError(f"{path} has no coil maps (dataset csm); it has {sorted(file)}")
+        maps = read_complex(file["csm"])
+    if maps.ndim != 3 or 0 in maps.shape or not np.issubdtype(maps.dtype, np.number):
+        raise BadInputError(
+            f"{path}: csm has shape {maps.shape} and type {maps.dtype}; needed are numbers "
+            "(coil, y, x)"
+        )
+    return torch.from_numpy(maps.astype(np.complex64))
 
 
 MISREADING = (0.9, 1.4)

@@ -1,0 +1,145 @@
+"""What an HDF5 file takes from other files, and whether it may.
+
+Links, virtual datasets and external storage can name any file of the machine, whose content would
+end in the output. They are followed to HDF5 files in the folder of the file, or below it.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import h5py
+
+from equipoise.formats.inputs import check_regular
+from equipoise.outcome import BadInputError
+
+MAX_LINKS, MAX_DEPTH = 10_000, 64
+"""Links of a file and of those that it leads to, and groups inside groups; scans have some ten."""
+
+MAX_FILES = 100
+"""Files that one file leads to."""
+
+
+def check_links(path: Path) -> None:
+    """Walk over all links and datasets of a file and of those that it leads to.
+
+    Raises
+    ------
+    BadInputError
+        If a link or virtual dataset leads out of the folder of the file, to what is missing or is
+        no regular file; if a dataset stores its samples in another file; if there are too many.
+    """
+    resolved = path.resolve()
+    stat = resolved.stat()
+    _check(resolved, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _check(path: Path, size: int, modified: int) -> None:
+    """Once for each file, however many readers look at it."""
+    _Walk(path).file(path)
+
+
+def virtual_sources(dataset: h5py.h5d.DatasetID) -> Iterator[tuple[bytes, bytes]]:
+    """The files and datasets that a virtual dataset is put together from."""
+    creation = dataset.get_create_plist()
+    if creation.get_layout() == h5py.h5d.VIRTUAL:
+        for i in range(creation.get_virtual_count()):
+            name = creation.get_virtual_filename(i), creation.get_virtual_dsetname(i)
+            yield name[0].encode(), name[1].encode()
+
+
+def target_of(path: Path, name: bytes) -> Path:
+    """The file that a link or virtual dataset in a file means; ``.`` is the file itself."""
+    return path if name in (b"", b".") else (path.parent / os.fsdecode(name)).resolve()
+
+
+class _Walk:
+    def __init__(self, path: Path) -> None:
+        self.root, self.folder = path, path.parent
+        self.seen: set[Path] = set()
+        self.links = 0
+
+    def file(self, path: Path) -> None:
+        if path in self.seen:
+            return
+        self.seen.add(path)
+        if len(self.seen) > MAX_FILES:
+            raise self.refusal(path, f"more than {MAX_FILES} files belong to it")
+        with h5py.File(path) as file:
+            for name, kind in self.entries(path, file):
+                self.link(path, file, name, kind)
+
+    def entries(self, path: Path, file: h5py.File) -> list[tuple[bytes, int]]:
+        """Name and kind of every link that hard links lead to."""
+        found: list[tuple[bytes, int]] = []
+        left = MAX_LINKS - self.links
+
+        def visit(name: bytes, info: h5py.h5l.LinkInfo) -> bool | None:
+            found.append((name, info.type))
+            # An error that is raised here would crash HDF5: True ends the visit.
+            return True if len(found) > left or name.count(b"/") > MAX_DEPTH else None
+
+        file.id.links.visit(visit, info=True)
+        self.links += len(found)
+        if self.links > MAX_LINKS or (found and found[-1][0].count(b"/") > MAX_DEPTH):
+            raise self.refusal(
+                path, f"more than {MAX_LINKS} links, or groups {MAX_DEPTH} deep: it is not a scan"
+            )
+        return found
+
+    def link(self, path: Path, file: h5py.File, name: bytes, kind: int) -> None:
+        text = os.fsdecode(name)
+        if kind == h5py.h5l.TYPE_EXTERNAL:
+            self.file(self.inside(path, f"the link {text!r}", file.id.links.get_val(name)[0]))
+        elif kind == h5py.h5l.TYPE_HARD:
+            found = h5py.h5o.open(file.id, name)
+            if isinstance(found, h5py.h5d.DatasetID):
+                self.dataset(path, text, found)
+        elif kind != h5py.h5l.TYPE_SOFT:
+            raise self.refusal(path, f"the link {text!r} is of a kind that is not known")
+
+    def dataset(self, path: Path, name: str, found: h5py.h5d.DatasetID) -> None:
+        creation = found.get_create_plist()
+        if creation.get_external_count():
+            outside = os.fsdecode(creation.get_external(0)[0])
+            raise self.refusal(
+                path, f"{name!r} keeps its data in another file, {outside}: copy it into this one"
+            )
+        for source, inner in set(virtual_sources(found)):
+            target = self.inside(path, f"the virtual dataset {name!r}", source)
+            self.file(target)
+            with h5py.File(target) as file:
+                try:
+                    part = file[inner]
+                except KeyError:
+                    part = None
+                if not isinstance(part, h5py.Dataset) or part.is_virtual:
+                    raise self.refusal(
+                        path,
+                        f"the virtual dataset {name!r} is put together from {os.fsdecode(inner)!r} "
+                        f"of {target.name}, which is no dataset that holds samples",
+                    )
+
+    def inside(self, path: Path, what: str, name: bytes) -> Path:
+        """The target of a link, if it may be read."""
+        target = target_of(path, name)
+        if b"%" in name or not target.is_relative_to(self.folder):
+            raise self.refusal(
+                path,
+                f"{what} leads to {os.fsdecode(name)}, outside the folder of the scan: it is not "
+                "followed; copy the data into the file, or the other file beside it",
+            )
+        try:
+            check_regular(target)
+            if h5py.is_hdf5(target):
+                return target
+            reason = f"{target} is not HDF5"
+        except BadInputError as error:
+            reason = str(error)
+        raise self.refusal(path, f"{what} leads to another file, and {reason}")
+
+    def refusal(self, path: Path, reason: str) -> BadInputError:
+        through = "" if path == self.root else f" (through {path.name})"
+        return BadInputError(f"{self.root}{through}: {reason}")

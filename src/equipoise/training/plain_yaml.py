@@ -1,0 +1,56 @@
+"""YAML without what can explode: no aliases, a limited size and depth."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from equipoise.formats.inputs import check_regular
+from equipoise.outcome import BadInputError
+
+MAX_BYTES = 200_000
+"""A list of a thousand paths has a quarter of it."""
+
+MAX_DEPTH = 20
+
+
+class _PlainLoader(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem="an alias (*name) is not read: write the value out", problem_mark=mark
+            )
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"it is nested deeper than {MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def load_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Aliases are refused: nine of them inside each other stand for a billion values.
+
+    Raises
+    ------
+    BadInputError
+        If the file cannot be read, is not YAML, is longer than ``MAX_BYTES``, has aliases, or is
+        nested deeper than ``MAX_DEPTH``.
+    """
+    check_regular(path)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise BadInputError(f"{path} has {size} bytes; a configuration has at most {MAX_BYTES}")
+    try:
+        return yaml.load(path.read_text("utf-8"), _PlainLoader)
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
+        raise BadInputError(
+            f"{path} is not a valid training configuration, it is no YAML: {error}"
+        ) from error
