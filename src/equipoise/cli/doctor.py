@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from equipoise.cli.terminal import say
+
 EXTRAS = {
     "mrd": ("ismrmrd", "ISMRMRD images"),
     "dicom": ("pydicom", "DICOM series"),
@@ -40,7 +42,7 @@ def doctor(
     if as_json:
         print(json.dumps(found, allow_nan=False))
     else:
-        print("\n".join(_lines(found)))
+        say("\n".join(_lines(found)))
     if found["problems"]:
         raise typer.Exit(1)
 

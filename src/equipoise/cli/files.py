@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equipoise.cli.terminal import console, failures
+from equipoise.cli.terminal import console, failures, say
 
 
 def info(
@@ -28,9 +28,10 @@ def info(
         print(json.dumps(found, allow_nan=False))
         return
     for name, text in _lines(found):
-        print(f"{name:19} {text}")
-    print()
-    print("\n".join(draw_mask(plane_of_samples(acquisition))))
+        say(f"{name:19} {text}")
+    say()
+    say("
+".join(draw_mask(plane_of_samples(acquisition))))
 
 
 def convert(

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from equipoise.cli.terminal import console, errors, failures
+from equipoise.cli.terminal import CleanConsole, console, errors, failures, say
 
 
 class _ListByDefault(TyperGroup):
@@ -57,7 +56,7 @@ def models(as_json: AsJson = False) -> None:
             _number(summary["provenance"].get("validation", {}).get("psnr")),
             "calibrated" if summary["calibrated"] else "-",
         )
-    Console().print(table)
+    CleanConsole().print(table)
 
 
 @app.command()
@@ -70,8 +69,8 @@ def show(name: Name, as_json: AsJson = False) -> None:
         return
     for key, value in summary.items():
         if key != "provenance":
-            print(f"{key:12} {value}")
-    print(json.dumps(summary["provenance"], indent=2))
+            say(f"{key:12} {value}")
+    say(json.dumps(summary["provenance"], indent=2))
 
 
 @app.command()
@@ -87,7 +86,7 @@ def verify(
         found = {name: damage(name) for name in names or available_models()}
         for name, problem in found.items():
             if problem is None:
-                print(f"{name}: {check(name)}")
+                say(f"{name}: {check(name)}")
             else:
                 errors.print(f"error: {problem}", style="bold red", markup=False)
     if any(found.values()):

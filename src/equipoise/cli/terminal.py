@@ -11,15 +11,43 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 from typer.core import TyperGroup
+
+CONTROLS = {
+    **{i: f"\\x{i:02x}" for i in (*range(9), *range(11, 32), *range(127, 160))},
+    **{i: f"\\x{i - 0xDC00:02x}" for i in range(0xDC80, 0xDD00)},
+    **{i: f"\\u{i:04x}" for i in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
+}
+"""What is shown as an escape: control characters but tab and newline, which could command the
+terminal, marks that turn the direction of writing, and bytes of names that are not UTF-8."""
+
+
+def cleaned(text: str) -> str:
+    """Text that does nothing to a terminal: names and metadata of files hold what others wrote."""
+    return text.translate(CONTROLS)
+
+
+def say(text: str = "") -> None:
+    """A line of a result, on standard output."""
+    print(cleaned(text))
+
+
+class CleanConsole(Console):
+    """A console that cleans all text that it is given, in tables too."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Turn text into what is printed."""
+        return super().render_str(cleaned(text), **options)
+
 
 FLAGS = ("-q", "--quiet", "-v", "--verbose", "--debug")
 
 # Away from a terminal (a log, a pipe) tables keep their full width.
-console = Console(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty() else 140)
+console = CleanConsole(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty() else 140)
 """What is said on the way; silent with ``-q``. Results for machines go to standard output."""
 
-errors = Console(stderr=True, soft_wrap=True)
+errors = CleanConsole(stderr=True, soft_wrap=True)
 """What is said even with ``-q``."""
 
 
@@ -42,6 +70,11 @@ ENDINGS: tuple[type[BaseException], ...] = (typer.BadParameter.__mro__[2], typer
 class VerboseGroup(TyperGroup):
     """Takes the flags from anywhere in the line, and ends what nobody foresaw in one line."""
 
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """Read the command line; a complaint about it repeats what was typed, cleaned."""
+        with _clean_complaints():
+            return super().make_context(*args, **more)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move the flags before the command; what follows ``--`` is left alone."""
         end = args.index("--") if "--" in args else len(args)
@@ -52,7 +85,8 @@ class VerboseGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _clean_complaints():
+                return super().invoke(ctx)
         except ENDINGS:
             raise
         except BrokenPipeError as error:
@@ -105,6 +139,16 @@ def telling() -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+@contextmanager
+def _clean_complaints() -> Iterator[None]:
+    try:
+        yield
+    except ENDINGS[0] as error:
+        if isinstance(getattr(error, "message", None), str):
+            error.message = cleaned(error.message)  # type: ignore[attr-defined]
+        raise
 
 
 @contextmanager

@@ -249,6 +249,9 @@ def _labelled(header: Header, frames: int) -> Header:
 def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
     """A mask file or dataset as (1 or slices, matrix) bool; (x,) means whole columns.
 
+    (y, 1) means whole rows, and so does (y,) where it cannot mean columns: the matrix is not
+    square, or columns would leave out samples that are there and rows would leave out none.
+
     Raises
     ------
     BadInputError
@@ -261,18 +264,34 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
     if not np.isfinite(mask).all():
         raise BadInputError(f"{source}: the mask holds NaN or Inf; needed are zeros and ones")
     selected = np.asarray(mask) != 0
-    if selected.shape == (x,) or selected.shape == (1, x):
-        selected = np.broadcast_to(selected.reshape(x), matrix)
+    if selected.ndim == 1 or selected.shape in ((1, x), (*matrix[:-1], 1)):
+        selected = _lines(selected, kspace)
     if selected.ndim == len(matrix):
         selected = selected[None]
     if selected.shape not in ((1, *matrix), (n_slices, *matrix)):
         raise BadInputError(
-            f"{source}: the mask has shape {np.shape(mask)}; needed is ({x},), {tuple(matrix)} or "
-            f"{(n_slices, *matrix)} for this k-space"
+            f"{source}: the mask has shape {np.shape(mask)}; needed is ({x},) for columns, "
+            f"{(*matrix[:-1], 1)} for rows, {tuple(matrix)} or {(n_slices, *matrix)} for this k-space"
         )
     if not selected.any(axis=_matrix_axes(selected)).all():
         raise BadInputError(f"{source}: the sampling mask is empty: nothing was measured")
     return selected
+
+
+def _lines(selected: np.ndarray, kspace: np.ndarray) -> np.ndarray:
+    """A mask of whole lines on the matrix; one that does not fit is returned as it is."""
+    matrix = kspace.shape[2:]
+    y, x = matrix[-2:]
+    if selected.shape == (y,) and len(matrix) == 2 and (x != y or _are_rows(selected, kspace)):
+        selected = selected[:, None]
+    fits = all(n in (1, m) for n, m in zip(selected.shape[::-1], matrix[::-1]))
+    return np.broadcast_to(selected, matrix) if fits else selected
+
+
+def _are_rows(selected: np.ndarray, kspace: np.ndarray) -> bool:
+    """Whether the zeros of k-space say that a mask (n,) of an (n, n) matrix means rows."""
+    sampled = kspace.any(axis=(0, 1))
+    return not sampled[~selected].any() and bool(sampled[:, ~selected].any())
 
 
 def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:

@@ -24,7 +24,15 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, Index
 """What Pillow raises for damaged files."""
 
 JPEG_QUALITY, JPEG_SIDE = 95, 65500
-GRAY_16 = ("I;16", "I;16B", "I;16L")
+GRAY_16 = ("I;16", "I;16B", "I;16L", "I")
+WHITE_16 = 2**16 - 1
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+"""The TIFF tag that says what 0 stands for, and its value for film that was scanned as a negative;
+Pillow inverts 8 bits and leaves 16."""
+
+MAX_PIXELS = 25_000_000
+"""Of a photograph that is read: about 25 bytes a pixel are held, and nine times as many pixels are
+made of it."""
 
 
 @dataclass
@@ -70,9 +78,12 @@ def read_photograph(path: Path) -> Photograph:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=READ) as file:
+                _check_pixels(file.size, path)
                 notes = _ignored(file)
-                image: Any = ImageOps.exif_transpose(file)
+                negative = getattr(file, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+                image: Any = file
                 image.load()
+                ImageOps.exif_transpose(image, in_place=True)
     except UnidentifiedImageError as error:
         kind = kind_of(path) or "not an image that can be read"
         raise BadInputError(f"{path} is {kind}; read are {', '.join(READ)}: convert it") from error
@@ -80,7 +91,18 @@ def read_photograph(path: Path) -> Photograph:
         raise BadInputError(f"{path} is too large: {error}") from error
     except (*DAMAGE, struct.error) as error:
         raise BadInputError(f"{path} cannot be read as an image: {error}") from error
+    if image.mode in GRAY_16:
+        return _split_16(image, negative, notes)
     return _split(image, notes)
+
+
+def _check_pixels(size: tuple[int, int], path: Path) -> None:
+    """Before they are unpacked: a small file can stand for a large picture."""
+    if size[0] * size[1] > MAX_PIXELS:
+        raise BadInputError(
+            f"{path} is too large: it has {size[0]} x {size[1]} pixels, at most "
+            f"{MAX_PIXELS / 1e6:g} million are read: cut it into parts, or scale it down"
+        )
 
 
 def _ignored(file: Any) -> list[str]:
@@ -89,21 +111,34 @@ def _ignored(file: Any) -> list[str]:
     if frames > 1:
         notes.append(f"the first of {frames} frames is used")
     rawmode = file.tile[0][3] if file.tile else ""
-    if file.mode in ("RGB", "RGBA") and "16" in str(rawmode):
-        notes.append("colours of 16 bits are read with 8")
+    if file.mode in ("RGB", "RGBA", "LA") and "16" in str(rawmode):
+        notes.append("channels of 16 bits are read with 8")
+        clear = file.info.get("transparency")
+        if isinstance(clear, tuple):  # as the pixels
+            file.info["transparency"] = tuple(v >> 8 for v in clear)
     return notes
+
+
+def _split_16(image: Any, negative: bool, notes: list[str]) -> Photograph:
+    values = np.asarray(image, np.float32)
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > WHITE_16:
+        raise BadInputError(
+            f"the image has values from {low:g} to {high:g}: integers of 16 bits are the most that "
+            "can be used"
+        )
+    clear, profile = image.info.get("transparency"), image.info.get("icc_profile")
+    alpha = None
+    if isinstance(clear, int):
+        alpha = (values != clear).astype(np.float32)
+        notes = [*notes, "grey of 16 bits with transparency is written with 8"]
+    luminance = (WHITE_16 - values if negative else values) / WHITE_16
+    bits = 16 if alpha is None else 8
+    return Photograph(luminance, alpha=alpha, bits=bits, profile=profile, notes=notes)
 
 
 def _split(image: Any, notes: list[str]) -> Photograph:
     profile = image.info.get("icc_profile")
-    if image.mode in GRAY_16 or image.mode == "I":
-        values = np.asarray(image, np.float64)
-        if values.min() < 0 or values.max() > 2**16 - 1:
-            raise BadInputError(
-                f"the image has values from {values.min():g} to {values.max():g}: integers of 16 "
-                "bits are the most that can be used"
-            )
-        return Photograph(values / (2**16 - 1), bits=16, profile=profile, notes=notes)
     if image.mode == "F":
         raise BadInputError("the image holds floating-point values: convert it to 16-bit integers")
     has_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
@@ -111,12 +146,15 @@ def _split(image: Any, notes: list[str]) -> Photograph:
     wanted = ("LA" if grey else "RGBA") if has_alpha else ("L" if grey else "RGB")
     if image.mode == "CMYK":
         profile = None
-    array = np.asarray(image.convert(wanted), np.float64) / 255
-    array = array[..., None] if array.ndim == 2 else array
-    alpha = array[..., -1] if has_alpha else None
+    array = np.atleast_3d(np.asarray(image if image.mode == wanted else image.convert(wanted)))
+    alpha = array[..., -1] / np.float32(255) if has_alpha else None
     if grey:
-        return Photograph(array[..., 0], None, alpha, profile=profile, notes=notes)
-    ycc = np.moveaxis(array[..., :3] @ TO_YCC.T, -1, 0)
+        luminance = array[..., 0] / np.float32(255)
+        return Photograph(luminance, None, alpha, profile=profile, notes=notes)
+    ycc = np.zeros((3, *array.shape[:2]), np.float32)
+    for i, row in enumerate(TO_YCC.astype(np.float32) / np.float32(255)):
+        for channel, weight in enumerate(row):
+            ycc[i] += weight * array[..., channel]
     return Photograph(ycc[0], ycc[1:], alpha, profile=profile, notes=notes)
 
 
@@ -175,7 +213,7 @@ def _channels(photograph: Photograph) -> np.ndarray:
         colours = photograph.luminance[..., None]
     else:
         ycc = np.concatenate([photograph.luminance[None], photograph.chroma])
-        colours = np.moveaxis(ycc, 0, -1) @ np.linalg.inv(TO_YCC).T
+        colours = np.moveaxis(ycc, 0, -1) @ np.linalg.inv(TO_YCC).T.astype(ycc.dtype)
     if photograph.alpha is None:
         return colours
     return np.concatenate([colours, photograph.alpha[..., None]], -1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.formats.limits import available_memory, size_text
 from equipoise.formats.photograph import Photograph
 from equipoise.methods.method import Method
 from equipoise.methods.solving import amplification_bound
@@ -105,6 +106,27 @@ def blur_of(model: str | Path) -> Blur:
     return Blur(**{key: settings[key] for key in ("factor", "kernel", "border")})
 
 
+OUTPUT_BYTES = 80
+"""Of each pixel of the larger image until it is written: solution, colours, and their copies."""
+
+
+def check_fits(photograph: Photograph, factor: int) -> None:
+    """Whether the larger image fits into memory, before it is made.
+
+    Raises
+    ------
+    BadInputError
+        If it does not.
+    """
+    y, x = (factor * n for n in photograph.luminance.shape)
+    needed, free = OUTPUT_BYTES * y * x, available_memory()
+    if free is not None and needed > free:
+        raise BadInputError(
+            f"{y} x {x} pixels need about {size_text(needed)} of memory, {size_text(free)} are "
+            "free: cut the image into parts, or use a machine with more memory"
+        )
+
+
 @torch.no_grad()
 def enlarge(
     photograph: Photograph,
@@ -140,7 +162,7 @@ def enlarge(
     Raises
     ------
     BadInputError
-        If the image is smaller than the kernel.
+        If the image is smaller than the kernel, or the larger one does not fit into memory.
 
     Warns
     -----
@@ -148,11 +170,12 @@ def enlarge(
         For each block that did not converge.
     """
     started = time.perf_counter()
+    check_fits(photograph, blur.factor)
     small = torch.from_numpy(photograph.luminance)[None].to(torch.complex64)
     image, blocks = _luminance(small, model, blur, noise, lam, options, block)
     shape = (image.shape[1], image.shape[2])
     larger = Photograph(
-        image[0].real.double().numpy(),
+        image[0].real.numpy(),
         _interpolated(photograph.chroma, shape),
         _interpolated(photograph.alpha, shape),
         photograph.bits,

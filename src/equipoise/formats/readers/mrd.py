@@ -254,13 +254,23 @@ def readouts(heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray, source:
 
 
 def _dwell_ratio(heads: np.ndarray, chosen: np.ndarray, xml: XmlHeader) -> float:
-    """Noise variance of the images over that of the noise scan: it goes with the bandwidth."""
+    """Noise variance of the images over that of the noise scan: it goes with the bandwidth.
+
+    A noise scan of dwell time t sees ``bandwidth / t`` of the noise, a readout of the images all of
+    its ``1 / t``; ``relativeReceiverNoiseBandwidth`` is the share that the receiver lets through.
+    """
     if "sample_time_us" not in (heads.dtype.names or ()):
         return 1.0
     noise = heads["sample_time_us"][is_flag_set(heads["flags"], NOISE)]
     times = float(np.median(noise)), float(np.median(heads["sample_time_us"][chosen]))
     ratio = times[0] / times[1] if min(times) > 0 else 1.0
-    return ratio * (xml.noise_bandwidth or 1.0) if 1e-3 < ratio < 1e3 else 1.0
+    bandwidth = xml.noise_bandwidth or 1.0
+    bandwidth = bandwidth if BANDWIDTHS[0] <= bandwidth <= BANDWIDTHS[1] else 1.0
+    return ratio / bandwidth if 1e-3 < ratio < 1e3 else 1.0
+
+
+BANDWIDTHS = (0.1, 2.0)
+"""Relative noise bandwidths that a receiver can have; Siemens converters write 0.79."""
 
 
 def _geometry(

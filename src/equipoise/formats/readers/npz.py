@@ -6,6 +6,7 @@ holds the k-space alone.
 
 import math
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -90,21 +91,37 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarra
         raise BadInputError(f"{path} cannot be read as npy or npz: {error}") from error
 
 
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type, once the length of the header is that of one."""
+    version = np.lib.format.read_magic(file)
+    known = {
+        (1, 0): (2, np.lib.format.read_array_header_1_0),
+        (2, 0): (4, np.lib.format.read_array_header_2_0),
+    }
+    if version not in known:
+        raise ValueError(f"npy version {version} is not known")
+    width, read_header = known[version]
+    length = file.read(width)
+    size = int.from_bytes(length, "little")
+    if size > MAX_HEADER:
+        raise ValueError(f"its header says that it has {size} bytes; {MAX_HEADER} are the most")
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]]
+    found = read_header(BytesIO(length + file.read(size)))
+    return found
+
+
+MAX_HEADER = 10_000
+"""Bytes of the header of an npy file; numpy itself trusts no more, but reads them first."""
+
+
 def _load(file: Any, length: int, stored: int, path: Path) -> np.ndarray:
     """An array, once its header agrees with the length of what follows."""
-    version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read_header is None:
-        raise ValueError(f"npy version {version} is not known")
-    shape, fortran, dtype = read_header(file)
+    shape, fortran, dtype = _header(file)
     declared = math.prod(shape) * dtype.itemsize
     if dtype.hasobject or min(shape, default=1) < 0 or declared > length:
         raise ValueError(
             f"its header declares {shape} of {dtype}, {declared} bytes; {length} bytes are there"
         )
-    check_size(str(path), declared, stored)
+    check_size(str(path), declared, min(stored, path.stat().st_size))
     flat = np.frombuffer(file.read(declared), dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
