@@ -17,7 +17,7 @@ from equipoise.recon import enlarge
 from equipoise.training.config import load_config
 from equipoise.training.plain_yaml import load_yaml
 
-SECONDS = 20
+SECONDS = 30
 
 
 @pytest.fixture(autouse=True)

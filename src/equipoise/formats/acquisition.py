@@ -271,7 +271,8 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
     if selected.shape not in ((1, *matrix), (n_slices, *matrix)):
         raise BadInputError(
             f"{source}: the mask has shape {np.shape(mask)}; needed is ({x},) for columns, "
-            f"{(*matrix[:-1], 1)} for rows, {tuple(matrix)} or {(n_slices, *matrix)} for this k-space"
+            f"{(*matrix[:-1], 1)} for rows, {tuple(matrix)} or {(n_slices, *matrix)} for "
+            "this k-space"
         )
     if not selected.any(axis=_matrix_axes(selected)).all():
         raise BadInputError(f"{source}: the sampling mask is empty: nothing was measured")
@@ -290,7 +291,7 @@ def _lines(selected: np.ndarray, kspace: np.ndarray) -> np.ndarray:
 
 def _are_rows(selected: np.ndarray, kspace: np.ndarray) -> bool:
     """Whether the zeros of k-space say that a mask (n,) of an (n, n) matrix means rows."""
-    sampled = kspace.any(axis=(0, 1))
+    sampled = np.asarray(kspace.any(axis=(0, 1)))
     return not sampled[~selected].any() and bool(sampled[:, ~selected].any())
 
 

@@ -101,12 +101,19 @@ def check_dataset(dataset: h5py.Dataset | h5py.Group) -> None:
     if not isinstance(dataset, h5py.Dataset):
         raise BadInputError(f"{dataset.file.filename}: {dataset.name} is a group, not a dataset")
     name = f"{dataset.file.filename}: {dataset.name} {dataset.shape}"
-    _check_filters(dataset, name)
+    check_filters(dataset, name)
     declared = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
     check_size(name, declared, _stored_bytes(dataset))
 
 
-def _check_filters(dataset: h5py.Dataset, name: str) -> None:
+def check_filters(dataset: h5py.Dataset, name: str) -> None:
+    """Whether what a dataset is compressed with is installed.
+
+    Raises
+    ------
+    BadInputError
+        If a filter is not, with what to install.
+    """
     creation = dataset.id.get_create_plist()
     for i in range(creation.get_nfilters()):
         number, _, _, label = creation.get_filter(i)

@@ -18,7 +18,7 @@ from equipoise.formats.acquisition import (
     make_acquisition,
     make_trajectory_acquisition,
 )
-from equipoise.formats.hdf5 import dataset_names, open_hdf5
+from equipoise.formats.hdf5 import check_filters, dataset_names, load, open_hdf5
 from equipoise.formats.header import Geometry, Header
 from equipoise.formats.limits import check_size
 from equipoise.formats.readers.mrd_trajectory import along_trajectory, is_trajectory
@@ -67,7 +67,7 @@ def read(path: Path) -> Acquisition:
         group = file[first]
         if not isinstance(group.get("xml"), h5py.Dataset) or group["xml"].size != 1:
             raise BadInputError(f"{path}: the group {first!r} has no XML header")
-        content = group["xml"][()] if group["xml"].shape == () else group["xml"][0]
+        content = load(group["xml"]).flat[0]
         xml = parse(content, source)
         heads, samples, coordinates = _records(group["data"], path)
         ignored = [f"{first}/{name}" for name in sorted(set(group) - {"xml", "data"})]
@@ -84,6 +84,7 @@ def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray, np
             f"{path}: {data.name} has shape {data.shape}, its headers lack {missing or 'nothing'}; "
             "needed is a list of at least one readout with ISMRMRD headers"
         )
+    check_filters(data, f"{path}: {data.name}")
     stored = path.stat().st_size
     check_size(f"{path}: {data.name}", data.shape[0] * data.dtype.itemsize, stored)
     heads = data.fields("head")[()]
