@@ -89,6 +89,10 @@ class Method(nn.Module, ABC):
         """The learned data weight for a scan: here that of its noise alone."""
         return self.lam(relative_noise)
 
+    def rule(self, operator: LinearOperator, relative_noise: PerSample) -> dict[str, PerSample]:
+        """The weights that the learned rules give a scan, by their names in :meth:`solve`."""
+        return {"lam": self.lam_for(operator, relative_noise)}
+
     def forward(
         self,
         data: Array | LinearOperator,

@@ -98,6 +98,11 @@ class MolRidge(MOL):
         """The learned scale of the thresholds for the noise and acceleration of a scan."""
         return self.threshold_rule(relative_noise, operator.acceleration())
 
+    def rule(self, operator: LinearOperator, relative_noise: PerSample) -> dict[str, PerSample]:
+        """lam and the scale of the thresholds."""
+        threshold = self.threshold_for(operator, relative_noise)
+        return {**super().rule(operator, relative_noise), "threshold": threshold}
+
     def conditioned(
         self,
         operator: LinearOperator,
