@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check browser clean
+.PHONY: demo test check pytest browser clean
 
 demo: $(STAMP)
 	$(BIN)/equipoise demo --overwrite
 
-test: check browser
-	$(BIN)/python -m pytest
+test: check browser pytest
+
+# One process a processor, each with one thread; the tests of a class or a module stay together.
+pytest: $(STAMP)
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 check: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
@@ -25,7 +28,8 @@ browser:
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet 'pip>=25.1'  # the first with --group
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]' --group dev
 	touch $(STAMP)
 
 clean:

@@ -65,7 +65,8 @@ class ADMMNet(Unrolled):
     """``z = (x - u) - N(x - u)``; ``x = (I + lam A^H A)^-1 (z + u + lam A^H b)``; ``u += z - x``.
 
     ADMM for ``lam/2 ||A x - b||^2 + R(z)`` subject to ``x = z``, with the proximal map of R
-    replaced by a network and u the scaled multiplier of ``z - x``. Sun, Li, Xu, NeurIPS 2016.
+    replaced by a network and u the scaled multiplier of ``z - x``. Yang, Sun, Li, Xu,
+    NeurIPS 2016.
     """
 
     name = "admm-net"
