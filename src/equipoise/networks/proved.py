@@ -71,7 +71,7 @@ def _largest_eigenvalue_upper(kernel: Tensor, grid: int) -> float:
         return 0.0
     lags, cosines, sines = _correlation(kernel, grid)
     tau, n = 0.0, len(kernel)
-    for part in torch.arange(len(cosines)).split(max(AT_ONCE // n**2, 1)):
+    for part in torch.split(torch.arange(len(cosines)), max(AT_ONCE // n**2, 1)):
         left = torch.complex(
             cosines[part] @ (lags + lags.mT).flatten(1), sines[part] @ (lags.mT - lags).flatten(1)
         ).reshape(-1, n, n)
