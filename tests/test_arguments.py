@@ -152,6 +152,14 @@ def test_maps_and_masks_in_the_forms_that_users_have():
         eq.SenseOp(np.stack([csm] * 2), np.stack([full] * 3))
 
 
+def test_a_mask_of_lines_stands_for_rows_or_columns():
+    lines = np.arange(6) % 2 == 0
+    assert torch.equal(as_mask(lines[:, None], (6, 8))[0, :, 3], torch.from_numpy(lines))
+    assert torch.equal(as_mask(lines, (8, 6))[0, 3], torch.from_numpy(lines))
+    with pytest.raises(BadInputError, match="the matrix is"):
+        as_mask(np.ones((1, 1)), (6, 8))
+
+
 def test_a_mask_of_each_slice_must_fit_the_k_space():
     assert as_mask(np.ones((3, 6, 8)), (6, 8), 3).shape == (3, 6, 8)
     with pytest.raises(BadInputError, match="a batch of 2 and the k-space one of 3"):
@@ -244,10 +252,34 @@ def test_a_sample_of_numpy_without_the_batch_axis(problem):
         eq.Sample(operator, data, np.ones((8, 10)), 0.1)
 
 
+def test_a_scan_of_arrays_is_that_of_the_file(scan_arrays, full_scan):
+    kspace, csm = scan_arrays["kspace"], scan_arrays["csm"]
+    scan = eq.Acquisition.from_arrays(kspace[0], mask=np.ones(64), csm=csm[0])
+    assert torch.equal(scan.samples, eq.read(full_scan).samples)
+    assert torch.equal(scan.csm, torch.from_numpy(csm))
+    assert torch.equal(eq.Acquisition.from_arrays(torch.from_numpy(kspace)).samples, scan.samples)
+    with pytest.raises(BadInputError, match="k-space is complex"):
+        eq.Acquisition.from_arrays(abs(kspace))
+    with pytest.raises(BadInputError, match="the given arrays: the coil maps have shape"):
+        eq.Acquisition.from_arrays(kspace, csm=csm[:, :2])
+
+
 def test_every_repr_fits_in_two_lines_and_holds_no_array(problem, scan_arrays):
     operator, data, model, solution = problem
     known = torch.ones(1, 10, 8)
+    scan = eq.Acquisition.from_arrays(
+        scan_arrays["kspace"], csm=scan_arrays["csm"], target=scan_arrays["image"]
+    )
+    small = eq.undersample(scan, 3.0, seed=0)
+    found = eq.reconstruct(small, eq.MOL(eq.CNN(4, 2, gain=0.5), eq.FixedWeight(9.0), 0.4))
     shown = {
+        "(frame 1, coil 6, y 72, x 64): Cartesian, 72 x 64, 1.00-fold": scan,
+        "with coil maps and a target": small,
+        "Reconstruction of 1 slice, 72 x 64: converged": found,
+        "dB": found,
+        "SliceResult 0: converged, lam 9": found.slices[0],
+        "OwnNetwork(Identity)": eq.MOL(torch.nn.Identity(), eq.FixedWeight(5.0), 0.1).network,
+        "m 0.1 (claimed)": eq.MOL(torch.nn.Identity(), eq.FixedWeight(5.0), 0.1),
         "SenseOp": operator,
         "adjoint of SenseOp of 3 coils": operator.H,
         "FunctionOp from images": eq.FunctionOp(lambda x: known * x, lambda b: b, (1, 10, 8)),

@@ -176,7 +176,9 @@ def _with_coils(tensor: Tensor, name: str) -> Given:
 
 
 def as_mask(mask: Array, space: Sequence[int], batch: int | None = None) -> Tensor:
-    """A sampling mask as bool (batch or 1, *space); (x,) and (1, x) stand for whole columns.
+    """A sampling mask as bool (batch or 1, *space).
+
+    (x,) and (1, x) stand for whole columns, (y, 1) for whole rows.
 
     Raises
     ------
@@ -188,10 +190,11 @@ def as_mask(mask: Array, space: Sequence[int], batch: int | None = None) -> Tens
     if tensor.dtype != torch.bool:
         tensor = _selected(tensor, name)
     shape, width = tuple(tensor.shape), space[-1]
-    if shape in ((width,), (1,) * (len(space) - 1) + (width,)):
-        return tensor.reshape(-1).expand(1, *space)
-    if shape == space:
-        return tensor[None]
+    if shape == (width,):
+        return tensor.expand(1, *space)
+    lines = any(n == m > 1 for n, m in zip(shape, space))
+    if tensor.ndim == len(space) and lines and all(n in (1, m) for n, m in zip(shape, space)):
+        return tensor.expand(1, *space)
     if tensor.ndim != len(space) + 1 or shape[1:] != space or not shape[0]:
         raise BadInputError(
             f"{name} has the shape {shape}; the matrix is {space}: the mask must have it, with "

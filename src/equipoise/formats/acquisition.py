@@ -1,17 +1,19 @@
 """One scan, whatever file it came from."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.arguments import Array, as_images, as_kspace, as_tensor
 from equipoise.formats.encoding import CartesianEncoding, Encoding, TrajectoryEncoding
 from equipoise.formats.header import Header
 from equipoise.outcome import BadInputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Acquisition:
     """Multi-coil k-space: where its samples lie, the samples, and what each frame of them is.
 
@@ -43,6 +45,55 @@ class Acquisition:
     layout: str
     notes: list[str] = field(default_factory=list)
     header: Header = field(default_factory=Header)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        kspace: Array,
+        *,
+        mask: Array | None = None,
+        csm: Array | None = None,
+        target: Array | None = None,
+    ) -> "Acquisition":
+        """A stack of 2D slices from arrays, numpy or torch.
+
+        Parameters
+        ----------
+        kspace
+            (slices, coils, y, x), or (coils, y, x) of one slice; DC at index ``n // 2``.
+        mask
+            Where it was measured, (1 or slices, y, x), (y, x) or (x,); where any coil is not zero
+            if not given.
+        csm
+            Coil maps, (1 or slices, coils, y, x) or (coils, y, x); estimated if not given.
+        target
+            What the images should be, (slices, y, x) or (y, x).
+
+        Raises
+        ------
+        BadInputError
+            If the arrays are not those of one scan, hold NaN or Inf, or are zero everywhere.
+        """
+        samples = _numpy(as_kspace(kspace).value)
+        wanted = None if target is None else _numpy(as_images(target, "the target").value)
+        return make_acquisition(
+            samples,
+            "the given arrays",
+            "arrays",
+            mask=None if mask is None else _numpy(as_tensor(mask, "the sampling mask")),
+            csm=None if csm is None else _numpy(as_tensor(csm, "the array of coil maps")),
+            target=wanted,
+        )
+
+    def __repr__(self) -> str:
+        """Its samples and where they lie, and where it comes from."""
+        sizes = ", ".join(f"{axis} {n}" for axis, n in zip(self.axes, self.samples.shape))
+        brings = {"coil maps": self.csm, "a target": self.target}
+        known = " and ".join(name for name, array in brings.items() if array is not None)
+        file = PurePath(self.source).name
+        return f"Acquisition ({sizes}): {self.encoding!r}\n  from {file} ({self.layout})" + (
+            f", with {known}" if known else ""
+        )
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -97,6 +148,10 @@ class Acquisition:
         """The same scan with other samples, and another mask if given."""
         encoding = self.encoding if mask is None else CartesianEncoding(mask)
         return replace(self, samples=kspace, encoding=encoding)
+
+
+def _numpy(array: Tensor) -> np.ndarray:
+    return array.detach().cpu().resolve_conj().numpy()
 
 
 STACK = ("frame", "coil", "y", "x")

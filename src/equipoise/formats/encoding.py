@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.readable import matrix as matrix_text
+
 AXES = ("z", "y", "x")
 """The axes of a matrix; an image in two dimensions has the last two."""
 
@@ -15,7 +17,7 @@ MAX_GAPS = 0.01
 """Share of the samples of a line that may be missing inside it: data of a few bits have zeros."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CartesianEncoding:
     """Samples on the points of a matrix.
 
@@ -27,6 +29,10 @@ class CartesianEncoding:
     """
 
     mask: Tensor
+
+    def __repr__(self) -> str:
+        """The matrix and the acceleration."""
+        return f"Cartesian, {matrix_text(self.matrix)}, {self.acceleration:.2f}-fold"
 
     @property
     def matrix(self) -> tuple[int, ...]:
@@ -71,7 +77,7 @@ def _whole_lines(lines: Tensor) -> bool:
     return bool(centred.all()) and missing <= MAX_GAPS * count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrajectoryEncoding:
     """Samples anywhere in k-space, in readouts: spokes, spiral arms.
 
@@ -92,6 +98,10 @@ class TrajectoryEncoding:
     matrix: tuple[int, ...]
     name: str = "not named"
     density: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """The name of the trajectory and the matrix."""
+        return f"trajectory ({self.name}) for a matrix of {matrix_text(self.matrix)}"
 
     @property
     def axes(self) -> tuple[str, ...]:
