@@ -269,7 +269,7 @@ def _load(
     return found
 
 
-def _settings(data: list[Path] | None, acceleration: float, seeds: int) -> dict[str, Any]:
+def _settings(data: list[Path] | None, acceleration: Any, seeds: int) -> dict[str, Any]:
     from equipoise.experiments.cases import NOISE
 
     return {

@@ -1,5 +1,6 @@
 """MOL in two passes: a first proved image says where the second one should keep what (23)."""
 
+import copy
 from typing import Any
 
 import torch
@@ -57,6 +58,15 @@ class MolGuided(MolRidge):
     ):
         super().__init__(network, data_weight, threshold_rule, options=options)
         self.guide, self.adaptation = guide.requires_grad_(False), adaptation
+
+    @classmethod
+    def after(cls, guide: MolRidge, hidden: int = 32, seed: int = 0) -> "MolGuided":
+        """A second pass that starts as the first one, with factors of 1."""
+        network = copy.deepcopy(guide.network).requires_grad_()
+        weight: Any = copy.deepcopy(guide.data_weight).requires_grad_()
+        threshold = copy.deepcopy(guide.threshold_rule).requires_grad_()
+        adaptation = Adaptation(network.features, hidden, seed)
+        return cls(network, guide, adaptation, weight, threshold)
 
     def settings(self) -> dict[str, Any]:
         """The networks of the first pass and of the factors."""

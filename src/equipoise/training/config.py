@@ -20,6 +20,9 @@ class DataConfig(_Strict):
     train: list[Path]
     validation: list[Path]
     coils: Path | None = Field(None, description="measured coil maps, HDF5 with dataset csm")
+    held_out: list[str] = Field(
+        [], description="subjects that training never sees, as their files name them"
+    )
 
 
 def _rising(noise: tuple[float, float]) -> tuple[float, float]:
@@ -28,17 +31,28 @@ def _rising(noise: tuple[float, float]) -> tuple[float, float]:
     return noise
 
 
+def _ordered(pair: Any) -> Any:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the range {pair} needs its smaller number first")
+    return pair
+
+
 NoiseRange = Annotated[tuple[float, float], AfterValidator(_rising)]
+
+
+Acceleration = Annotated[float, Field(ge=1)]
+AccelerationRange = Annotated[tuple[Acceleration, Acceleration], AfterValidator(_ordered)]
+Calibration = Annotated[int, Field(ge=4)]
+CalibrationRange = Annotated[tuple[Calibration, Calibration], AfterValidator(_ordered)]
+MaskKind = Literal["variable-density-2d", "variable-density-1d", "uniform", "poisson-disc"]
 
 
 class SimulationConfig(_Strict):
     """See :class:`equipoise.training.sources.simulated.Simulation`."""
 
-    acceleration: float = Field(4.0, ge=1)
-    calibration: int = Field(24, ge=4)
-    mask: Literal["variable-density-2d", "variable-density-1d", "uniform", "poisson-disc"] = (
-        "variable-density-2d"
-    )
+    acceleration: Acceleration | AccelerationRange = 4.0
+    calibration: Calibration | CalibrationRange = 24
+    mask: MaskKind | tuple[MaskKind, ...] = "variable-density-2d"
     noise: NoiseRange = (0.005, 0.08)
     coils: tuple[int, int] = (8, 16)
     zoom: tuple[float, float] = (0.5, 1.0)
@@ -127,6 +141,9 @@ class TrainConfig(_Strict):
         (0.05, 0.01), description="of the equilibrium, first and last: a loose one raises lam"
     )
     backward_rtol: float = Field(0.3, gt=0, description="of the adjoint solve")
+    average: float = Field(
+        0.0, ge=0, lt=1, description="decay of the average of weights that is kept; 0: no average"
+    )
     validate_every: int = Field(500, ge=1)
     validation_samples: int = Field(8, ge=1)
     validation_crop: int | None = Field(160, ge=16)
@@ -165,6 +182,7 @@ def load_config(path: Path) -> TrainConfig:
         train=[root / p for p in data.train],
         validation=[root / p for p in data.validation],
         coils=root / data.coils if data.coils else None,
+        held_out=data.held_out,
     )
     start = root / config.start if config.start else None
     return config.model_copy(update={"data": resolved, "start": start})

@@ -24,11 +24,10 @@ from equipoise.methods.method import Method
 from equipoise.metrics import psnr
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.physics.noise_level import complex_noise
-from equipoise.training.beginning import first_model, source_of
+from equipoise.training.beginning import first_model, source_of, training_images
 from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.training.config import TrainConfig
 from equipoise.training.loss import log_barrier
-from equipoise.training.sources.images import load_images
 from equipoise.training.sources.source import Sample, Source
 from equipoise.training.validation import evaluate, sense_psnr, validation_set
 from equipoise.vectors import per_sample
@@ -127,7 +126,7 @@ class _Run:
     ):
         self.config, self.folder, self.say = config, folder, say
         self.source = source_of(config) if source is None else source
-        self.images = load_images(config.data.train)
+        self.images = training_images(config)
         smallest = min(min(image.shape) for image in self.images)
         if config.batch > 1 and (config.crop is None or smallest < config.crop):
             raise BadInputError(
@@ -137,6 +136,7 @@ class _Run:
         self.validation = validation_set(config, self.source)
         self.sense_psnr = sense_psnr(self.validation)
         self.model = first_model(config)
+        self.average = copy.deepcopy(self.model) if config.average else self.model
         self.optimizer = torch.optim.Adam(
             [{"params": group.parameters} for group in self.model.parameter_groups()]
         )
@@ -167,6 +167,7 @@ class _Run:
         if self._diverged(mse.item(), gradient_norm.item()):
             return None
         self.optimizer.step()
+        self._follow()
         self.mean_loss = 0.98 * self.mean_loss + 0.02 * mse.item() if self.mean_loss else mse.item()
         self.seconds += time.perf_counter() - started
         progress = Progress(
@@ -180,6 +181,15 @@ class _Run:
         )
         self._log(asdict(progress))
         return progress
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The average of the weights, with a shorter memory at the start."""
+        if self.average is self.model:
+            return
+        decay = min(self.config.average, (self.step + 1) / (self.step + 10))
+        for kept, weight in zip(self.average.parameters(), self.model.parameters()):
+            kept.lerp_(weight, 1 - decay)
 
     def _penalty(self, point: Tensor) -> Tensor:
         """``beta B(l)`` on every ``every``-th step, weighed by it; 0 on the others."""
@@ -243,8 +253,8 @@ class _Run:
     # ---- validation ----------------------------------------------------------------------------
 
     def validate(self) -> dict[str, float]:
-        self.model.refresh(exact=True)
-        return self._evaluated(self.model)
+        self.average.refresh(exact=True)
+        return self._evaluated(self.average)
 
     def _evaluated(self, model: Method) -> dict[str, float]:
         steps = self.config.lipschitz.validation_steps
@@ -259,12 +269,12 @@ class _Run:
         Where it is above ``T - validation_reserve``, H is scaled down to that and validated again:
         what is kept is the scaled network, training goes on with its own.
         """
-        kept, factor, trained = self.model, 1.0, validation
+        kept, factor, trained = self.average, 1.0, validation
         limit = 1 - self.config.model.m
         goal = limit - self.config.lipschitz.validation_reserve
         if validation.get("constraint", 0.0) > goal:
             factor = goal / validation["constraint"]
-            kept = copy.deepcopy(self.model)
+            kept = copy.deepcopy(self.average)
             body: Any = kept.network
             body.scale(factor)
             validation = self._evaluated(kept)
@@ -274,7 +284,7 @@ class _Run:
         if warmed and below and better and validation.get("converged", 1.0) == 1.0:
             self.best = {**validation, "step": float(self.step), "scaled_by": factor}
             save_model(self.weights_path, kept, self._provenance())
-        scaled = {} if kept is self.model else {"scaled_by": factor, "scaled": validation}
+        scaled = {} if kept is self.average else {"scaled_by": factor, "scaled": validation}
         self._log({"step": self.step, "validation": trained, **scaled, "best": self.best})
         self.save(self.folder / "validated.ckpt")
         self.save(self.folder / "last.ckpt")
@@ -304,6 +314,7 @@ class _Run:
                 "config": self.config.model_dump_json(),
                 "source": type(self.source).__name__,
                 "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
                 "mean_loss": self.mean_loss,
@@ -328,6 +339,7 @@ class _Run:
                 f"{path} was written by a run on samples of {state['source']}, not of {source}: "
                 "resume with the same source, or start a new run with -o"
             )
+        self.average.load_state_dict(state["average"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in ("step", "mean_loss", "lr_factor", "rollbacks", "best", "seconds", "estimate"):

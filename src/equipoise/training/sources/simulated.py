@@ -37,7 +37,10 @@ class Simulation(Source):
     Attributes
     ----------
     acceleration, calibration, mask
-        Sampling; the calibration size belongs to a matrix of 256 and shrinks with the crop.
+        Sampling; the calibration size belongs to a matrix of 256 and shrinks with the crop. A pair
+        of numbers is a range that every sample draws from (accelerations log-uniformly), several
+        masks are drawn with equal chances and turned by 90 degrees half of the time, where a range
+        is lowered to what the coils of the sample and the calibration region allow.
     noise
         Range of the k-space noise relative to the image scale, drawn log-uniformly.
     coils
@@ -57,9 +60,9 @@ class Simulation(Source):
         whole slices: a crop has too few calibration lines.
     """
 
-    acceleration: float = 4.0
-    calibration: int = 24
-    mask: str = "variable-density-2d"
+    acceleration: float | tuple[float, float] = 4.0
+    calibration: int | tuple[int, int] = 24
+    mask: str | tuple[str, ...] = "variable-density-2d"
     noise: tuple[float, float] = (0.005, 0.08)
     coils: tuple[int, int] = (8, 16)
     measured_coils: Tensor | None = None
@@ -87,9 +90,7 @@ class Simulation(Source):
     def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Scan:
         """Undersampled noisy k-space of an image (1, y, x) seen through given coil maps."""
         shape = (image.shape[1], image.shape[2])
-        calibration = max(round(self.calibration * min(shape) / 256), 6)
-        seed = int(rng.integers(2**31))
-        mask = make_mask(self.mask, shape, self.acceleration, calibration, seed)
+        mask = self._mask(shape, csm.shape[1], rng)
         operator = SenseOp(csm, mask)
         target = image * csm.abs().square().sum(1)
         level = np.exp(rng.uniform(*np.log(self.noise)))
@@ -101,6 +102,21 @@ class Simulation(Source):
             return Scan(SenseOp(maps, mask), noisy, target, noise_level(noisy, mask))
         reading = torch.tensor([sigma * rng.uniform(*MISREADING)], dtype=torch.float64)
         return Scan(operator, noisy, target, reading)
+
+    def _mask(self, shape: Shape, n_coils: int, rng: np.random.Generator) -> Tensor:
+        """The mask of the configuration, or one of its ranges."""
+        several = not isinstance(self.mask, str)
+        kind = str(rng.choice(self.mask)) if several else str(self.mask)
+        width = self.calibration
+        full = width if isinstance(width, int) else int(rng.integers(width[0], width[1] + 1))
+        calibration = max(round(full * min(shape) / 256), 6)
+        acceleration = self.acceleration
+        if isinstance(acceleration, tuple):
+            lowest, highest = _usable(acceleration, kind, shape, calibration, n_coils)
+            acceleration = float(np.exp(rng.uniform(np.log(lowest), np.log(highest))))
+        mask = make_mask(kind, shape, acceleration, calibration, int(rng.integers(2**31)))
+        turned = several and shape[0] == shape[1] and rng.random() < 0.5
+        return mask.mT.contiguous() if turned else mask
 
     def batch(self, samples: Sequence[Scan]) -> Scan:
         """Scans of one shape as one; fewer coils are filled up with zero maps."""
@@ -122,6 +138,25 @@ class Simulation(Source):
         if self.measured_coils is None or rng.random() < 0.5:
             return biot_savart_maps(shape, n_coils, int(rng.integers(2**31)))
         return _measured_maps(self.measured_coils, shape, n_coils, rng)
+
+
+def _usable(
+    between: tuple[float, float], kind: str, shape: Shape, calibration: int, n_coils: int
+) -> tuple[float, float]:
+    """The part of a range that so many coils can use and that such a calibration region allows."""
+    lines = kind in WHOLE_LINES
+    offset, slope = USEFUL[lines]
+    share = min(calibration / shape[1], 1) * (1 if lines else min(calibration / shape[0], 1))
+    highest = min(between[1], offset + slope * n_coils, MOST_CALIBRATION / share)
+    return min(between[0], highest), highest
+
+
+WHOLE_LINES = ("variable-density-1d", "uniform")
+USEFUL = {False: (3.0, 1.2), True: (2.0, 0.6)}
+"""The highest acceleration that n coils are trained for is ``a + b n``, lower for whole lines."""
+
+MOST_CALIBRATION = 0.8
+"""Share of the samples that the calibration region may take."""
 
 
 def load_coils(path: Path) -> Tensor:
