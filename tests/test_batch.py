@@ -199,6 +199,9 @@ class TestResume:
         result = run("recon", scan, "-o", out, *options, "--resume")
         assert result.exit_code == 0, result.stderr
         assert "1 written" in result.stderr
+        assert ("replaces a file that was made from other" in result.stderr) == (
+            change != "missing"
+        )
         assert len(image(target)) == 1
         assert "1 skipped" in run("recon", scan, "-o", out, *options, "--resume").stderr
 

@@ -115,9 +115,16 @@ def test_certify_writes_one_with_its_statements(full_scan, tmp_path):
     assert "SENSE at the same lam" in text
 
 
-def test_many_scans_have_no_page(full_scan, tmp_path):
-    done = run("recon", full_scan, full_scan, "-o", tmp_path / "d", "--report", "r.html")
-    assert done.exit_code == 2
+def test_many_scans_have_a_page_each_in_a_folder(full_scan, tmp_path):
+    other = tmp_path / "other.h5"
+    other.write_bytes(full_scan.read_bytes())
+    command = ("recon", full_scan, other, "-o", tmp_path / "d", "--acceleration", 3, "--report")
+    assert run(*command, "r.html").exit_code == 2
+    done = run(*command, tmp_path / "pages")
+    assert done.exit_code == 0, done.output
+    for name in ("scan", "other"):
+        text = html.unescape((tmp_path / "pages" / f"{name}.html").read_text())
+        assert f"{name}.h5" in text
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium: apt install chromium")

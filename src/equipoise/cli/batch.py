@@ -213,7 +213,9 @@ def _line(record: dict[str, Any]) -> str:
     bound = "none" if record["distance_bound"] is None else f"{record['distance_bound']:.1e}"
     return (
         f"{name}: {record['outcome']}, {record['slices']} slices, {iterations} iterations, "
-        f"bound {bound}, {tail}" + (f"; {record['note']}" if record.get("note") else "")
+        f"bound {bound}, {tail}"
+        + (f"; {record['note']}" if record.get("note") else "")
+        + (f"; replaces {record['replaced']}" if "replaced" in record else "")
     )
 
 

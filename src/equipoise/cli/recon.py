@@ -53,7 +53,9 @@ def recon(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps")] = "auto",
     suffix: Annotated[str, typer.Option(help="many: format of the images")] = ".h5",
-    resume: Annotated[bool, typer.Option(help="many: skip what is complete")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="many: make only what is not there and up to date")
+    ] = False,
     num_parts: Annotated[
         int | None, typer.Option(min=1, help="many: parts of the work [of the SLURM array]")
     ] = None,

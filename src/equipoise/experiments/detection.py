@@ -1,5 +1,6 @@
 """What the features of a scan do when the scan is unlike those of the calibration."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from equipoise.physics.noise_level import complex_noise, noise_level
 from equipoise.physics.problem import Problem
 from equipoise.training.sources.simulated import Simulation
 from equipoise.vectors import per_sample
+
+log = logging.getLogger(__name__)
 
 FILES = ("detection.md", "detection.csv", "detection.json")
 
@@ -115,7 +118,7 @@ def study(
     *,
     scans: int = 20,
     seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = log.info,
 ) -> list[Row]:
     """One row for each scan and kind, with its features and the flag.
 

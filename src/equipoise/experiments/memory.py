@@ -1,5 +1,6 @@
 """Peak memory and time of one training step against the number of iterations."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.noise_level import complex_noise
 from equipoise.physics.sampling.masks import make_mask
 
+log = logging.getLogger(__name__)
+
 FILES = ("memory.md", "memory.csv", "memory.json", "memory.png")
 
 ITERATIONS = (10, 50, 200)
@@ -40,7 +43,7 @@ def study(
     iterations: Sequence[int] = ITERATIONS,
     size: int = 128,
     n_coils: int = 8,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = log.info,
 ) -> list[Row]:
     """One row for each method and number of iterations, each measured in a process of its own.
 

@@ -1,5 +1,6 @@
 """PSNR under noise and under a worst-case perturbation of the data, for every method."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from equipoise.metrics import psnr
 from equipoise.physics.noise_level import complex_noise
 from equipoise.vectors import per_sample
 
+log = logging.getLogger(__name__)
+
 FILES = ("robustness.md", "robustness.csv", "robustness.json", "robustness.png")
 
 NOISE_LEVELS = (0.0, 0.01, 0.02, 0.04, 0.08)
@@ -39,7 +42,7 @@ def study(
     starts: int = 2,
     noise_levels: Sequence[float] = NOISE_LEVELS,
     epsilons: Sequence[float] = EPSILONS,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = log.info,
 ) -> list[Row]:
     """One row for each slice, method, kind (``noise`` or ``worst case``) and size.
 

@@ -1,5 +1,6 @@
 """Super-resolution of photographs (section III of the supplement): table and Fig. 2."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from equipoise.physics.superres import BlurDownsampleOp, resize_bicubic
 from equipoise.training.sources.images import image_files
 from equipoise.training.sources.photographs import SuperResolution
 from equipoise.training.sources.source import Sample
+
+log = logging.getLogger(__name__)
 
 BICUBIC, TIKHONOV = "bicubic", "tikhonov"
 FILES = ("superres.md", "superres.csv", "superres.json", "photographs.csv", "figure2.png")
@@ -87,7 +90,7 @@ def study(
     source: SuperResolution,
     *,
     noise: float = NOISE,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = log.info,
 ) -> Study:
     """Reduce every photograph, add noise, and enlarge it with every method.
 

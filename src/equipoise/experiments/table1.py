@@ -1,5 +1,6 @@
 """Table I and Fig. 1 of the supplement: every method on the same acquisitions."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from equipoise.metrics import psnr, ssim
 from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.linop import LinearOperator
 
+log = logging.getLogger(__name__)
+
 SENSE = "sense"
 REFERENCE = "mol-lr"
 """The method that the others are compared with, pair by pair."""
@@ -39,7 +42,7 @@ class Comparison:
 def compare(
     methods: dict[str, Method | None],
     acquisitions: Iterable[Case],
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = log.info,
 ) -> Comparison:
     """Reconstruct every case with every method.
 

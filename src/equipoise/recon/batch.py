@@ -27,6 +27,7 @@ from equipoise.recon.reconstruct_file import FileReconstruction, reconstruct_fil
 from equipoise.recon.settings import ReconSettings, fingerprint
 
 MANIFEST = "manifest.jsonl"
+REPLACED = "a file that was made from other settings, weights or data, or was not whole"
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def run(
         else:
             manifest.append({"event": "begun", **stamp})
             record = _attempt(job, model, settings, device, callbacks) | stamp
+            record |= {"replaced": REPLACED} if states.get(job.target) is State.OUTDATED else {}
             manifest.append(record)
         records.append(record)
         callbacks.on_record(record, number)

@@ -9,6 +9,7 @@ weights.
 
 import copy
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,6 +33,8 @@ from equipoise.training.sources.source import Sample, Source
 from equipoise.training.validation import evaluate, sense_psnr, validation_set
 from equipoise.vectors import per_sample
 from equipoise.zoo.model_file import provenance, save_model
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 50
 TRAINING_ITERATIONS = 40
@@ -68,7 +71,7 @@ def train(
     resume: bool = False,
     source: Source | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = log.info,
 ) -> Path:
     """Train a model; returns the path of the best validated weights.
 
