@@ -224,8 +224,7 @@ class TestResume:
         monkeypatch.setenv("EQUIPOISE_MODELS", str(tmp_path / "installed"))
         command = ("recon", scans[0], "-o", tmp_path / "out", *OPTIONS, "--model", "own")
         for seed, events_then in ((0, "1 written"), (0, "1 skipped"), (1, "1 written")):
-            torch.manual_seed(seed)
-            model = MOL(CNN(6, 2), FixedWeight(5.0), 0.05)
+            model = MOL(CNN(6, 2, seed=seed), FixedWeight(5.0), 0.05)
             save_model(tmp_path / "own.safetensors", model, {})
             installed = run("models", "install", tmp_path / "own.safetensors", "--overwrite")
             assert installed.exit_code == 0
@@ -378,7 +377,6 @@ class TestFingerprint:
         (tmp_path / "scan").write_bytes(b"scan")
 
         def found(bias=0.0, name="m", **changes):
-            torch.manual_seed(0)
             model = MOL(CNN(4, 2), FixedWeight(5.0), **{"m": 0.05, **changes})
             with torch.no_grad():
                 model.network.convolutions[1].bias.fill_(bias)

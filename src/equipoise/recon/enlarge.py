@@ -215,7 +215,7 @@ def _luminance(
             image[:, y.target(factor), x.target(factor)] = inner
             results.append(_block_result(y.outer.start, x.outer.start, solution, model))
             place = f"the block at {x.outer.start}, {y.outer.start}"
-            solution.warn_unless_converged(place, stacklevel=3)
+            solution.warn_unless_converged(place, stacklevel=4)
             log.info("%s: %s, %d iterations", place, results[-1].outcome, results[-1].iterations)
     return image, results
 
