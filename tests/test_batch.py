@@ -20,6 +20,7 @@ from equipoise.cli.app import app
 from equipoise.cli.batch import part_command, part_of
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.replacing import _machine
+from equipoise.formats.writers.stamp import Stamp, read_stamp
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
 from equipoise.networks.cnn import CNN
@@ -54,6 +55,14 @@ def scans(tmp_path_factory):
         kspace = layouts.multicoil((40, 40), 1 + i % 2, noise=0.01 * (i + 1))[2]
         np.savez(folder / f"s.{i}.npz", kspace=kspace)
     return [folder / f"s.{i}.npz" for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A model file that costs next to nothing."""
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_model(path, MOL(CNN(4, 2, gain=0.5), FixedWeight(5.0), 0.2), {})
+    return path
 
 
 LEFTOVER = ".equipoise-{}-{}-{}.tmp.s.1.h5".format(_machine(), 2**22 + 1, "0" * 16)
@@ -180,8 +189,8 @@ class TestResume:
         assert len(list(out.glob("*.h5"))) == 4
 
     @pytest.mark.parametrize("change", ["settings", "scan", "missing", "empty", "truncated"])
-    def test_makes_again_what_is_not_complete(self, change, scans, tmp_path):
-        out, scan, options = tmp_path / "out", tmp_path / "s.npz", list(OPTIONS)
+    def test_makes_again_what_is_not_complete(self, change, scans, tiny, tmp_path):
+        out, scan, options = tmp_path / "out", tmp_path / "s.npz", [*OPTIONS, "--model", tiny]
         scan.write_bytes(scans[0].read_bytes())
         assert run("recon", scan, "-o", out, *options).exit_code == 0
         target = out / "s.h5"
@@ -205,8 +214,10 @@ class TestResume:
         assert len(image(target)) == 1
         assert "1 skipped" in run("recon", scan, "-o", out, *options, "--resume").stderr
 
-    def test_the_file_is_asked_and_not_the_manifests_in_alphabetical_order(self, scans, tmp_path):
-        command = ("recon", *scans[:2], "-o", tmp_path, *OPTIONS)
+    def test_the_file_is_asked_and_not_the_manifests_in_alphabetical_order(
+        self, scans, tiny, tmp_path
+    ):
+        command = ("recon", *scans[:2], "-o", tmp_path, *OPTIONS, "--model", tiny)
         assert run(*command, "--lam", 50).exit_code == 0
         wanted = [image(tmp_path / f"s.{i}.h5") for i in range(2)]
         for part in range(2):
@@ -232,22 +243,25 @@ class TestResume:
 
     @pytest.mark.parametrize("suffix", [".npy", ".nii.gz", ".cfl", ".dcm", ".mrd", ".png"])
     def test_every_format_says_what_it_was_made_from_and_whether_it_is_whole(
-        self, suffix, scans, tmp_path
+        self, suffix, scans, tiny, tmp_path
     ):
-        command = ("recon", scans[1], "-o", tmp_path, *OPTIONS, "--suffix", suffix, "--resume")
-        assert "1 written" in run(*command).stderr
-        assert "1 skipped" in run(*command).stderr
-        assert "1 written" in run(*command, "--lam", 3).stderr
+        command = ("recon", scans[1], "-o", tmp_path, "--suffix", suffix, "--resume", "--model")
+        assert "1 written" in run(*command, tiny).stderr
+        assert "1 skipped" in run(*command, tiny).stderr
+        assert "1 written" in run(*command, tiny, "--lam", 3).stderr
         target = tmp_path / f"s.1{suffix}"
+        assert read_stamp(target).whole
         cut = sorted(target.iterdir())[0] if target.is_dir() else target
         whole = cut.read_bytes()
-        for content in (whole[: len(whole) * 3 // 4], b""):
-            cut.write_bytes(content)
-            result = run(*command, "--lam", 3)
-            assert "1 written" in result.stderr, result.stderr
+        cut.write_bytes(b"")
+        assert not (read_stamp(target) or Stamp("", False)).whole
+        cut.write_bytes(whole[: len(whole) * 3 // 4])
+        assert not (read_stamp(target) or Stamp("", False)).whole
+        assert "1 written" in run(*command, tiny, "--lam", 3).stderr
+        assert read_stamp(target).whole
         if target.is_dir():
             cut.unlink()
-            assert "1 written" in run(*command, "--lam", 3).stderr
+            assert not read_stamp(target).whole
 
     def test_a_file_of_the_user_is_not_made_again(self, scans, tmp_path):
         (tmp_path / "s.0.h5").write_text("precious")

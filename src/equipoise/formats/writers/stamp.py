@@ -9,11 +9,12 @@ of no bytes, a truncated one and one of another run are not taken for it.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
+import numpy as np
 
 from equipoise.formats.hdf5 import is_hdf5, load, open_hdf5
 from equipoise.formats.writers import dicom
@@ -52,7 +53,7 @@ def stamp_hdf5(file: h5py.File, attributes: Mapping[str, Any]) -> None:
     """Write the fingerprint, if there is one, and the checksum of the images of an open file."""
     if FINGERPRINT in attributes:
         file.attrs[FINGERPRINT] = attributes[FINGERPRINT]
-        file.attrs[CHECKSUM] = _hdf5_checksum(file)
+        file.attrs[CHECKSUM] = _hdf5_checksum(file, lambda dataset: np.asarray(dataset[()]))
 
 
 def sidecar(attributes: Mapping[str, Any], written: Mapping[Path, Path]) -> dict[str, Any]:
@@ -85,14 +86,14 @@ def _hdf5_stamp(path: Path) -> Stamp | None:
         found = file.attrs.get(FINGERPRINT)
         if not isinstance(found, str):
             return None
-        return Stamp(found, file.attrs.get(CHECKSUM) == _hdf5_checksum(file))
+        return Stamp(found, file.attrs.get(CHECKSUM) == _hdf5_checksum(file, load))
 
 
-def _hdf5_checksum(file: h5py.File) -> str:
+def _hdf5_checksum(file: h5py.File, read: Callable[[h5py.Dataset], np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in HDF5_IMAGES:
         if name in file:
-            array = load(file[name])
+            array = read(file[name])
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
