@@ -69,6 +69,16 @@ class MOL(Method):
         Added multiple of the identity in F; F is then (m + shift)-monotone.
     options
         Default solver options; every call may bring its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> A = eq.SenseOp(np.full((4, 24, 24), 0.5), np.arange(24) % 2 == 0)
+    >>> model = eq.MOL(eq.CNN(features=4, layers=2, gain=0.5), eq.FixedWeight(20.0), m=0.4)
+    >>> solution = model.solve(A, A(np.ones((24, 24))), noise_level=0.01)
+    >>> solution.converged, solution.value.shape
+    (True, torch.Size([24, 24]))
     """
 
     name = "mol-lr"
