@@ -74,6 +74,14 @@ def undersample(
     ------
     BadInputError
         If the scan is undersampled already.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> full = eq.Acquisition.from_arrays(np.full((2, 32, 32), 1 + 1j))
+    >>> round(eq.undersample(full, 4.0, seed=0).acceleration, 2)
+    4.0
     """
     if not is_fully_sampled(acquisition):
         raise BadInputError(

@@ -156,6 +156,16 @@ def reconstruct(
     -----
     ConvergenceWarning
         For each slice that did not converge.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> csm, image = np.full((4, 24, 24), 0.5), np.outer(np.hanning(24), np.hanning(24))
+    >>> full = eq.Acquisition.from_arrays(eq.SenseOp(csm, np.ones(24))(image), csm=csm)
+    >>> model = eq.MOL(eq.CNN(features=4, layers=2, gain=0.5), eq.FixedWeight(20.0), m=0.4)
+    >>> eq.reconstruct(eq.undersample(full, 2.0, seed=0), model).image.shape
+    torch.Size([1, 24, 24])
     """
     device = torch.device("cpu") if device is None else device
     acquisition = as_slices(acquisition)
