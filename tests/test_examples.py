@@ -16,4 +16,4 @@ def test_example_configurations_are_valid(path):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
