@@ -1,5 +1,7 @@
 """Tables and sentences for the terminal."""
 
+import math
+
 import numpy as np
 from rich.table import Table
 
@@ -30,18 +32,27 @@ def slice_table(result: Reconstruction) -> Table:
     return table
 
 
+def _changes(result: Reconstruction) -> str:
+    """What a change of the data can do, or that nothing is promised of it."""
+    bounds = [s.perturbation_bound for s in result.slices]
+    known = [bound for bound in bounds if bound is not None]
+    if len(known) < len(bounds):
+        return "nothing is promised of a change of the data"
+    noise = max(s.noise_bound or 0.0 for s in result.slices)
+    return (
+        f"a change d of the data moves the image by at most {max(known):.3g} ||d|| at this lam, "
+        f"scale and these maps, the noise of this scan by at most {noise:.0%} of it"
+    )
+
+
 def short_certificate(result: Reconstruction) -> str | None:
     """One sentence on the worst slice and what it rests on; None without an equilibrium."""
-    bounds = [s.perturbation_bound for s in result.slices]
-    if any(bound is None for bound in bounds):
+    first, distances = result.slices[0], [s.distance_bound for s in result.slices]
+    if first.m is None or not all(map(math.isfinite, distances)):
         return None
-    first = result.slices[0]
-    noise = max(s.noise_bound or 0.0 for s in result.slices)
     text = (
-        f"certificate (m = {first.m:.3g}, {first.m_evidence}): at most "
-        f"{max(s.distance_bound for s in result.slices):.1e} from the equilibrium; a change d of "
-        f"the data moves the image by at most {max(b for b in bounds if b is not None):.3g} ||d|| "
-        f"at this lam, scale and these maps, the noise of this scan by at most {noise:.0%} of it"
+        f"certificate (m = {first.m:.3g}, {first.m_evidence}): at most {max(distances):.1e} from "
+        f"the equilibrium; {_changes(result)}"
     )
     unlike = [str(s.index) for s in result.slices if s.in_range is False]
     if unlike:
