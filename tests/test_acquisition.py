@@ -176,6 +176,21 @@ class TestVolumes:
         assert torch.equal(slices.csm[NX + 3], found.csm[0, ..., 3])
         assert torch.equal(join_slices(slices.csm, found), found.csm.expand(2, -1, -1, -1, -1))
 
+    @pytest.mark.parametrize("of", ["volume", "slices"])
+    def test_maps_of_a_file_belong_to_the_volume_or_to_its_slices(self, of, volume, tmp_path):
+        scan = write_cfl(tmp_path / "v.cfl", volume[1].transpose(3, 2, 1, 0))
+        csm = np.random.default_rng(8).standard_normal((COILS, NZ, NY, NX)).astype(np.complex64)
+        if of == "volume":  # as `bart ecalib` writes them
+            maps = write_cfl(tmp_path / "m.cfl", csm.transpose(3, 2, 1, 0))
+        else:
+            maps = tmp_path / "m.npy"
+            np.save(maps, csm.transpose(3, 0, 1, 2))
+        found = load_experiment(scan, csm=maps).acquisition
+        assert np.array_equal(found.csm.numpy(), csm.transpose(3, 0, 1, 2))
+        np.save(tmp_path / "w.npy", csm[:, 1:])
+        with pytest.raises(BadInputError, match=r"this k-space needs .*12, 16, 20"):
+            load_experiment(scan, csm=tmp_path / "w.npy")
+
     def test_labels_and_positions_follow_the_cut(self, volume):
         geometry = Geometry((3.0, 2.0, 1.0), centres=[(5.0, 6.0, 7.0), (5.0, 6.0, 70.0)])
         labels = [{"slice": s, "contrast": 1} for s in range(2)]

@@ -47,11 +47,10 @@ def stack_shape(acquisition: Acquisition) -> tuple[int, int, int, int]:
     BadInputError
         If the scan cannot be a stack of 2D problems.
     """
-    encoding = _solvable(acquisition)
+    _solvable(acquisition)
     frames, coils, *matrix = acquisition.samples.shape
     if len(matrix) == 3:
-        assert encoding.readout is not None
-        frames *= matrix.pop(encoding.axes.index(encoding.readout))
+        frames *= matrix.pop(_readout_axis(acquisition))
     y, x = matrix
     return frames, coils, y, x
 
@@ -67,8 +66,8 @@ def as_slices(acquisition: Acquisition) -> Acquisition:
     """The scan as a stack of 2D problems, the form that everything is solved in.
 
     A stack of slices and frames is returned as it is. A volume becomes one 2D problem for each
-    sample of the inverse transform along its readout. The problems of a separable A are the same:
-    ``F_3D = F_2D F_1D``, and the mask is constant along the readout.
+    sample of the inverse transform along its readout. This is exact: with a mask that is constant
+    along the readout, ``F_1D^-1 (M F_3D S x) = M F_2D S x`` slice by slice, and ``F_1D`` is unitary.
 
     Raises
     ------
@@ -79,11 +78,10 @@ def as_slices(acquisition: Acquisition) -> Acquisition:
     encoding = _solvable(acquisition)
     if len(encoding.matrix) == 2:
         return acquisition
-    assert encoding.readout is not None
+    axis = _readout_axis(acquisition)
     size = acquisition.samples.nbytes
     check_size(f"{acquisition.source}: the transform along the readout", size, size)
-    axis = encoding.axes.index(encoding.readout)
-    lines = encoding.lines(encoding.readout)
+    lines = encoding.lines(encoding.axes[axis])
     frames, n = len(acquisition.samples), encoding.matrix[axis]
     hybrid = kspace_to_image(acquisition.samples.movedim(2 + axis, -1), 1)
     mask = lines.any(-1).expand(frames, -1, -1).repeat_interleave(n, 0)
@@ -91,9 +89,9 @@ def as_slices(acquisition: Acquisition) -> Acquisition:
         acquisition,
         encoding=CartesianEncoding(mask),
         samples=_stack(hybrid) * mask[:, None],
-        csm=None if acquisition.csm is None else _cut(acquisition.csm, axis, frames),
-        target=None if acquisition.target is None else _cut(acquisition.target, axis, frames),
-        notes=[*acquisition.notes, *_notes(encoding.readout, lines)],
+        csm=None if acquisition.csm is None else cut_along(acquisition.csm, acquisition),
+        target=None if acquisition.target is None else cut_along(acquisition.target, acquisition),
+        notes=[*acquisition.notes, *_notes(encoding.axes[axis], lines)],
         header=_header(acquisition.header, axis, encoding.matrix),
     )
 
@@ -103,20 +101,25 @@ def _stack(array: Tensor) -> Tensor:
     return array.movedim(-1, 1).flatten(0, 1).contiguous()
 
 
-def _cut(array: Tensor, axis: int, frames: int) -> Tensor:
-    """An array of the image domain, (1 or frames, ..., z, y, x), as slices across one axis."""
+def cut_along(array: Tensor, volume: Acquisition) -> Tensor:
+    """Maps or images (1 or frames, ..., z, y, x) of a volume as those of its slices."""
+    frames, axis = len(volume.samples), _readout_axis(volume)
     return _stack(array.movedim(axis - 3, -1).expand(frames, *(-1,) * (array.ndim - 1)))
+
+
+def _readout_axis(volume: Acquisition) -> int:
+    encoding = _solvable(volume)
+    assert encoding.readout is not None
+    return encoding.axes.index(encoding.readout)
 
 
 def join_slices(array: Tensor, volume: Acquisition) -> Tensor:
     """An array of the image domain of the slices of a volume, (images, coil, ., .), as a volume.
 
-    The inverse of what :func:`as_slices` does to coil maps: (frame, coil, z, y, x).
+    The inverse of :func:`cut_along`: (frame, coil, z, y, x).
     """
-    encoding = _solvable(volume)
-    assert encoding.readout is not None
-    frames, axis = len(volume.samples), encoding.axes.index(encoding.readout)
-    return array.reshape(frames, -1, *array.shape[1:]).movedim(1, 2 + axis)
+    slices = array.reshape(len(volume.samples), -1, *array.shape[1:])
+    return slices.movedim(1, 2 + _readout_axis(volume))
 
 
 def _notes(readout: str, lines: Tensor) -> list[str]:

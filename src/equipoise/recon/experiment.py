@@ -11,6 +11,7 @@ from torch import Tensor
 from equipoise.formats import as_slices, read
 from equipoise.formats.acquisition import Acquisition, as_maps, as_mask
 from equipoise.formats.arrays import read_array
+from equipoise.formats.slices import cut_along
 from equipoise.outcome import BadInputError
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.recon.coil_maps import transformed
@@ -38,7 +39,8 @@ def load_experiment(
 ) -> Experiment:
     """Read a scan, with coil maps and a mask from other files, or undersample it in retrospect.
 
-    A volume becomes the stack of slices along its readout; masks and maps belong to those.
+    A volume becomes the stack of slices along its readout. Masks belong to those, maps to those or
+    to the volume.
 
     Raises
     ------
@@ -47,15 +49,11 @@ def load_experiment(
         :func:`equipoise.formats.slices.why_not_solved`), or if an undersampled scan is to be
         undersampled again.
     """
-    original = as_slices(read(scan))
-    kspace = original.kspace.numpy()
+    scanned = read(scan)
+    original = as_slices(scanned)
     if csm is not None:
-        combined = transformed(original, csm)
-        if combined is not None:
-            original, kspace = combined, combined.kspace.numpy()
-        maps = as_maps(read_array(csm, "csm"), kspace.shape, str(csm))
-        maps = maps if combined is not None else original.header.whitened(maps)
-        original = replace(original, csm=torch.from_numpy(maps))
+        original = _with_maps(original, scanned, csm)
+    kspace = original.kspace.numpy()
     full = original if is_fully_sampled(original) else None
     if acceleration is not None:
         return Experiment(undersample(original, acceleration, seed), full)
@@ -63,6 +61,22 @@ def load_experiment(
         drawn = torch.from_numpy(np.array(as_mask(read_array(mask, "mask"), kspace, str(mask))))
         return Experiment(apply_mask(original, drawn), full)
     return Experiment(original, None)
+
+
+def _with_maps(slices: Acquisition, scanned: Acquisition, csm: Path) -> Acquisition:
+    """The slices with the maps of a file, in the channels that those belong to."""
+    found = read_array(csm, "csm")
+    combined = transformed(slices, csm)
+    if combined is not None:
+        maps = as_maps(found, tuple(combined.kspace.shape), str(csm))
+        return replace(combined, csm=torch.from_numpy(maps))
+    of_slices = found.shape[-3:] == slices.kspace.shape[1:]
+    if scanned is not slices and not of_slices:
+        of_volume = as_maps(found, tuple(scanned.samples.shape), str(csm))
+        maps = cut_along(torch.from_numpy(of_volume), scanned).numpy()
+    else:
+        maps = as_maps(found, tuple(slices.kspace.shape), str(csm))
+    return replace(slices, csm=torch.from_numpy(slices.header.whitened(maps)))
 
 
 def undersample(

@@ -87,9 +87,11 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
 
 
 def _read_along(path: Path, reader: Reader, points: Path) -> Acquisition:
-    if reader.read is not bart.read or not cfl.recognizes(points):
+    if not cfl.recognizes(points):
+        raise BadInputError(f"{points} does not exist, or is no .cfl with its .hdr")
+    if reader.read is not bart.read:
         raise BadInputError(
-            f"{path} is {reader.name}, {points} its trajectory: only BART's k-space (.cfl) has a "
-            "trajectory as a file of its own, a .cfl too; other formats keep it in the scan"
+            f"{path} is {reader.name}: only BART's k-space (.cfl) has a trajectory as a file of "
+            "its own; other formats keep it in the scan"
         )
     return bart.read_along(path, points)

@@ -34,8 +34,11 @@ def _names(path: Path) -> set[str]:
         return dataset_names(path)
     if not path.is_file() or not zipfile.is_zipfile(path):
         return set()
-    with zipfile.ZipFile(path) as archive:
-        return {name.removesuffix(".npy") for name in archive.namelist()}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except zipfile.BadZipFile:
+        return set()  # the reader of npz says what is wrong
 
 
 def read(path: Path) -> Acquisition:
