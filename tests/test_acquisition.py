@@ -485,6 +485,15 @@ class TestFilesOfK:
             write_kspace(tmp_path / "out.cfl", strange)
         assert list(tmp_path.iterdir()) == []
 
+    def test_headers_by_another_hand_are_refused_by_name(self, tmp_path):
+        _, _, kspace = layouts.multicoil((8, 8), 2, 2)
+        for header in ('{"crop": [1]}', '{"labels": [3]}', '{"labels": [{"slice": "a"}]}', "x"):
+            np.savez(tmp_path / "s.npz", kspace=kspace, header=header)
+            with pytest.raises(BadInputError, match=r"attribute 'header' cannot be used"):
+                read(tmp_path / "s.npz")
+        np.savez(tmp_path / "s.npz", kspace=kspace, header='{"labels": [{"time": 7}]}')
+        assert read(tmp_path / "s.npz").labels == [{"slice": 0}, {"slice": 1}]
+
 
 class TestInfo:
     def invoke(self, *arguments):

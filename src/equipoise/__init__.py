@@ -34,6 +34,7 @@ _PUBLIC = {
     "TrainConfig": "equipoise.training.config",
     "TwoChannels": "equipoise.networks.own",
     "adjoint_error": "equipoise.physics.linop",
+    "as_slices": "equipoise.formats",
     "certificate_schema": "equipoise.report.certificate_file",
     "certify_slice": "equipoise.certificate.certify",
     "enlarge": "equipoise.recon.enlarge",
@@ -52,6 +53,7 @@ _PUBLIC = {
     "noise_level": "equipoise.physics.noise_level",
     "normalize_csm": "equipoise.physics.coils.espirit",
     "operator_norm": "equipoise.physics.linop",
+    "problems": "equipoise.recon.problems",
     "psnr": "equipoise.metrics",
     "read": "equipoise.formats",
     "reconstruct": "equipoise.recon.reconstruct",
@@ -71,7 +73,7 @@ __all__ = ["__version__", *_PUBLIC]
 if TYPE_CHECKING:
     from equipoise.certificate.certify import Certificate, certify_slice
     from equipoise.equilibrium.fixed_point import SolverOptions
-    from equipoise.formats import Acquisition, read
+    from equipoise.formats import Acquisition, as_slices, read
     from equipoise.methods.data_weight import DataWeight, FixedWeight
     from equipoise.methods.mol import MOL
     from equipoise.metrics import nmse, psnr, ssim
@@ -105,7 +107,7 @@ if TYPE_CHECKING:
     from equipoise.physics.superres import BlurDownsampleOp
     from equipoise.recon.enlarge import enlarge
     from equipoise.recon.experiment import undersample
-    from equipoise.recon.problems import slice_problem
+    from equipoise.recon.problems import problems, slice_problem
     from equipoise.recon.reconstruct import reconstruct
     from equipoise.recon.reconstruct_file import reconstruct_file
     from equipoise.recon.settings import ReconSettings

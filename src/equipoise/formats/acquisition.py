@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equipoise.arguments import Array, as_images, as_kspace, as_tensor
+from equipoise.formats.checks import as_maps, as_mask, check_samples, check_target, matrix_axes
 from equipoise.formats.encoding import CartesianEncoding, Encoding, TrajectoryEncoding
 from equipoise.formats.header import Header
 from equipoise.outcome import BadInputError
@@ -182,16 +183,16 @@ def make_acquisition(
         x), holds NaN or Inf, is zero everywhere or in a whole slice, or if mask, maps or target do
         not have its matrix.
     """
-    _check_samples(kspace, source, ("frames, coils, z, y, x" if volume else "slices, coils, y, x"))
+    check_samples(kspace, source, ("frames, coils, z, y, x" if volume else "slices, coils, y, x"))
     sampled = np.asarray(kspace.any(axis=1))
     if mask is not None:
         sampled = sampled & as_mask(mask, kspace, source)
-        if not sampled.any(axis=_matrix_axes(sampled)).all():
+        if not sampled.any(axis=matrix_axes(sampled)).all():
             raise BadInputError(f"{source}: the mask selects only samples that are zero")
     if csm is not None:
         csm = as_maps(csm, kspace.shape, source)
     if target is not None:
-        _check_target(target, (len(kspace), *kspace.shape[2:]), source)
+        check_target(target, (len(kspace), *kspace.shape[2:]), source)
     return Acquisition(
         encoding=CartesianEncoding(torch.from_numpy(np.ascontiguousarray(sampled))),
         samples=_tensor(kspace * sampled[:, None]),
@@ -221,7 +222,7 @@ def make_trajectory_acquisition(
         If the samples are not complex (frames, coils, readouts, samples), hold NaN or Inf or are
         zero in a whole frame, or if the coordinates do not belong to them.
     """
-    _check_samples(samples, source, "frames, coils, readouts, samples")
+    check_samples(samples, source, "frames, coils, readouts, samples")
     frames, _, readouts, length = samples.shape
     found, axes = tuple(encoding.coordinates.shape), len(encoding.matrix)
     if found not in [(n, readouts, length, axes) for n in (1, frames)]:
@@ -262,119 +263,10 @@ def _beyond(encoding: TrajectoryEncoding) -> list[str]:
             "their unit may not be cycles per field of view"]  # fmt: skip
 
 
-def _check_samples(samples: np.ndarray, source: str, axes: str) -> None:
-    if samples.ndim != len(axes.split(",")) or not np.iscomplexobj(samples):
-        raise BadInputError(
-            f"{source}: kspace has shape {samples.shape} and type {samples.dtype}; needed is "
-            f"complex ({axes})"
-        )
-    if 0 in samples.shape:
-        raise BadInputError(f"{source}: kspace is empty, its shape is {samples.shape}")
-    n_bad = int((~np.isfinite(samples)).sum())
-    if n_bad:
-        raise BadInputError(
-            f"{source}: {n_bad} of {samples.size} samples of k-space are NaN or Inf: repair the "
-            "file, or set lost samples to zero so that they count as not measured"
-        )
-    empty = [int(i) for i in np.flatnonzero(~samples.any(axis=_matrix_axes(samples)))]
-    if empty:
-        what = "k-space" if len(empty) == len(samples) else f"k-space of slices {empty}"
-        raise BadInputError(f"{source}: {what} is zero everywhere: there is nothing to reconstruct")
-
-
-def _check_target(target: np.ndarray, needed: tuple[int, ...], source: str) -> None:
-    if target.shape != needed:
-        raise BadInputError(f"{source}: target has shape {target.shape}, needed is {needed}")
-    if not np.issubdtype(target.dtype, np.number):
-        raise BadInputError(f"{source}: the target has the type {target.dtype}; needed are numbers")
-    if not np.isfinite(target).all():
-        raise BadInputError(f"{source}: the target holds NaN or Inf: leave it out of the file")
-
-
-def _matrix_axes(array: np.ndarray) -> tuple[int, ...]:
-    return tuple(range(1, array.ndim))
-
-
 def _labelled(header: Header, frames: int) -> Header:
     if len(header.labels) == frames:
         return header
     return replace(header, labels=[{"slice": i} for i in range(frames)])
-
-
-def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
-    """A mask file or dataset as (1 or slices, matrix) bool; (x,) means whole columns.
-
-    (y, 1) means whole rows, and so does (y,) where it cannot mean columns: the matrix is not
-    square, or columns would leave out samples that are there and rows would leave out none.
-
-    Raises
-    ------
-    BadInputError
-        If it does not fit the matrix of the k-space, or selects nothing.
-    """
-    n_slices, _, *matrix = kspace.shape
-    x = matrix[-1]
-    if not np.issubdtype(np.asarray(mask).dtype, np.number) and mask.dtype != bool:
-        raise BadInputError(f"{source}: the mask has the type {mask.dtype}; needed are numbers")
-    if not np.isfinite(mask).all():
-        raise BadInputError(f"{source}: the mask holds NaN or Inf; needed are zeros and ones")
-    selected = np.asarray(mask) != 0
-    if selected.ndim == 1 or selected.shape in ((1, x), (*matrix[:-1], 1)):
-        selected = _lines(selected, kspace)
-    if selected.ndim == len(matrix):
-        selected = selected[None]
-    if selected.shape not in ((1, *matrix), (n_slices, *matrix)):
-        raise BadInputError(
-            f"{source}: the mask has shape {np.shape(mask)}; needed is ({x},) for columns, "
-            f"{(*matrix[:-1], 1)} for rows, {tuple(matrix)} or {(n_slices, *matrix)} for "
-            "this k-space"
-        )
-    if not selected.any(axis=_matrix_axes(selected)).all():
-        raise BadInputError(f"{source}: the sampling mask is empty: nothing was measured")
-    return selected
-
-
-def _lines(selected: np.ndarray, kspace: np.ndarray) -> np.ndarray:
-    """A mask of whole lines on the matrix; one that does not fit is returned as it is."""
-    matrix = kspace.shape[2:]
-    y, x = matrix[-2:]
-    if selected.shape == (y,) and len(matrix) == 2 and (x != y or _are_rows(selected, kspace)):
-        selected = selected[:, None]
-    fits = all(n in (1, m) for n, m in zip(selected.shape[::-1], matrix[::-1]))
-    return np.broadcast_to(selected, matrix) if fits else selected
-
-
-def _are_rows(selected: np.ndarray, kspace: np.ndarray) -> bool:
-    """Whether the zeros of k-space say that a mask (n,) of an (n, n) matrix means rows."""
-    sampled = np.asarray(kspace.any(axis=(0, 1)))
-    return not sampled[~selected].any() and bool(sampled[:, ~selected].any())
-
-
-def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
-    """Coil maps of a file as (1 or slices, coils, matrix) complex.
-
-    Raises
-    ------
-    BadInputError
-        If they do not fit the k-space, hold NaN or Inf, or are zero everywhere.
-    """
-    maps = np.asarray(csm)
-    if not np.issubdtype(maps.dtype, np.number):
-        raise BadInputError(f"{source}: the coil maps have the type {maps.dtype}; needed: complex")
-    maps = maps[None] if maps.ndim == len(shape) - 1 else maps
-    if maps.shape not in (tuple(shape), (1, *shape[1:])):
-        raise BadInputError(
-            f"{source}: the coil maps have shape {np.shape(csm)}; this k-space needs "
-            f"{tuple(shape[1:])} or {tuple(shape)} (slices, coils, y, x)"
-        )
-    if not np.isfinite(maps).all():
-        raise BadInputError(f"{source}: the coil maps hold NaN or Inf: estimate them again")
-    if not maps.any(axis=_matrix_axes(maps)).all():
-        raise BadInputError(
-            f"{source}: the coil maps are zero everywhere: estimate them again, or leave them out "
-            "so that they are estimated from the calibration region"
-        )
-    return maps.astype(np.complex64)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -167,7 +167,7 @@ class Header:
             raise ValueError(f"the images are to be cut to {crop}: needed are two positive numbers")
         return cls(
             geometry=None if found is None else Geometry.from_json(found),
-            crop=None if crop is None else tuple(int(n) for n in crop),
+            crop=None if crop is None else (int(crop[0]), int(crop[1])),
             labels=[
                 {str(name): int(value) for name, value in label.items()}
                 for label in content.get("labels", [])

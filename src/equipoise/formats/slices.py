@@ -67,7 +67,8 @@ def as_slices(acquisition: Acquisition) -> Acquisition:
 
     A stack of slices and frames is returned as it is. A volume becomes one 2D problem for each
     sample of the inverse transform along its readout. This is exact: with a mask that is constant
-    along the readout, ``F_1D^-1 (M F_3D S x) = M F_2D S x`` slice by slice, and ``F_1D`` is unitary.
+    along the readout, ``F_1D^-1 (M F_3D S x) = M F_2D S x`` slice by slice, and ``F_1D`` is
+    unitary.
 
     Raises
     ------

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from equipoise.formats import as_slices, read
-from equipoise.formats.acquisition import Acquisition, as_maps, as_mask
+from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.arrays import read_array
+from equipoise.formats.checks import as_maps, as_mask
 from equipoise.formats.slices import cut_along
 from equipoise.outcome import BadInputError
 from equipoise.physics.sampling.masks import make_mask
