@@ -1,16 +1,21 @@
 """The method of the ridge: its equation, rules, gradient, file and certificate."""
 
+import numpy as np
 import pytest
 import torch
 
+from conftest import small_head
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import ScanRule
 from equipoise.methods.mol_ridge import MolRidge
+from equipoise.methods.sense import best_sense
+from equipoise.metrics import psnr
 from equipoise.networks.ridge import Ridge
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
+from equipoise.training.sources.simulated import Simulation
 from equipoise.vectors import norm, per_sample
-from equipoise.zoo.model_file import load_model, save_model
+from equipoise.zoo.model_file import load_model, provenance, save_model
 from problems import TIGHT, model_of, random_complex, sense_problem
 
 NOISE = torch.tensor([0.02, 0.1], dtype=torch.float64)
@@ -173,3 +178,31 @@ def test_groups_hold_every_parameter_once():
     held = [p for group in model.parameter_groups() for p in group.parameters]
     assert {id(p) for p in held} == {id(p) for p in model.parameters()}
     assert len(held) == len(list(model.parameters()))
+
+
+class TestInTheBox:
+    """The trained ridge, proved by its own weights, as every other value of them would be."""
+
+    def test_is_proved_small_and_says_what_it_was_trained_on(self):
+        model = load_model("mol-ridge-universal")
+        assert isinstance(model, MolRidge)
+        assert model.m_evidence == "proved"
+        assert model.network.lipschitz_upper() <= 1 - model.m
+        assert sum(p.numel() for p in model.parameters()) < 10_000
+        data = provenance("mol-ridge-universal")["config"]["data"]
+        assert set(data["validation"]).isdisjoint(data["train"])
+        assert len(data["held_out"]) == 12
+
+    def test_is_better_than_regularised_least_squares_on_every_kind_of_mask(self):
+        """On an image of the package's demo that no training saw."""
+        image = small_head((96, 96))[0]
+        model = load_model("mol-ridge-universal")
+        for kind in ("variable-density-2d", "poisson-disc", "variable-density-1d", "uniform"):
+            source = Simulation(acceleration=3.0, mask=kind, coils=(8, 8), zoom=(1.0, 1.0))
+            scan = source.sample(image, np.random.default_rng(1))
+            with torch.no_grad():
+                solution = model.solve(scan.operator, scan.data, noise_level=scan.noise_level)
+            sense = best_sense(scan.operator, scan.data, scan.target).image
+            assert solution.converged
+            assert int(solution.network_evaluations) < 60
+            assert float(psnr(solution.value, scan.target)) > float(psnr(sense, scan.target)) + 0.5
