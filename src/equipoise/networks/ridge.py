@@ -324,8 +324,8 @@ def _between_blocks(kernel: Tensor) -> Tensor:
     phase, block = torch.arange(BLOCK), torch.arange(3) - 1
     offset = BLOCK * block + phase[:, None] - phase[:, None, None] + KERNEL // 2
     fits = (offset >= 0) & (offset < KERNEL)
-    index = offset.clamp(0, KERNEL - 1).flatten()
+    index = offset.clamp(0, KERNEL - 1).flatten().to(kernel.device)
     taken = kernel[:, 0, index][:, :, index].reshape(-1, BLOCK, BLOCK, 3, BLOCK, BLOCK, 3)
-    taken = taken * (fits[..., None, None, None] & fits)
+    taken = taken * (fits[..., None, None, None] & fits).to(kernel.device)
     order = taken.permute(0, 1, 4, 2, 5, 3, 6)
     return order.reshape(len(kernel) * BLOCK**2, BLOCK**2, 3, 3)
