@@ -152,6 +152,15 @@ def test_maps_and_masks_in_the_forms_that_users_have():
         eq.SenseOp(np.stack([csm] * 2), np.stack([full] * 3))
 
 
+def test_maps_with_a_norm_above_one_are_warned_of():
+    mask = np.ones((6, 8))
+    with pytest.warns(UserWarning, match=r"squares of the coil maps is 1\.5 .* 2\.25 times"):
+        operator = eq.SenseOp(np.full((4, 6, 8), 0.75), mask)
+    assert float(eq.operator_norm(operator)) == pytest.approx(1.5, rel=1e-3)
+    eq.SenseOp(eq.normalize_csm(operator.csm), mask)
+    eq.SenseOp(np.full((4, 6, 8), 0.5 + 1e-5), mask)
+
+
 def test_a_mask_of_lines_stands_for_rows_or_columns():
     lines = np.arange(6) % 2 == 0
     assert torch.equal(as_mask(lines[:, None], (6, 8))[0, :, 3], torch.from_numpy(lines))

@@ -1,5 +1,6 @@
 """Parallel MRI: ``A = M F S``."""
 
+import warnings
 from functools import cached_property
 
 import torch
@@ -32,6 +33,11 @@ class SenseOp(LinearOperator):
     BadInputError
         If the shapes do not match, the mask selects nothing, or the maps are zero everywhere.
 
+    Warns
+    -----
+    UserWarning
+        If the root sum of squares of the maps exceeds 1 at a pixel: what that costs.
+
     Examples
     --------
     >>> import numpy as np
@@ -58,6 +64,7 @@ class SenseOp(LinearOperator):
             raise BadInputError(
                 "the coil maps are zero everywhere: estimate them again, or give others"
             )
+        _warn_of_large_maps(csm)
         self.csm = csm
         self.mask = mask
         self.n_axes = csm.ndim - 2
@@ -168,6 +175,25 @@ class SenseOp(LinearOperator):
             images = kspace_to_image(weights * data[i] * mask, self.n_axes)
             scales.append(percentile((csm.conj() * images).sum(0).abs()[None], 0.99))
         return torch.cat(scales)
+
+
+NORM_SLACK = 1e-3
+"""What the norm of maps may exceed 1 by without a warning: they are rounded, or interpolated."""
+
+
+def _warn_of_large_maps(csm: torch.Tensor) -> None:
+    """Say what maps cost whose root sum of squares exceeds 1, and so may ``||A||``."""
+    largest = float(csm.detach().abs().square().sum(1).amax().sqrt())
+    if largest <= 1 + NORM_SLACK:
+        return
+    warnings.warn(
+        f"the root sum of squares of the coil maps is {largest:.3g} at a pixel, so ||A|| may be "
+        f"{largest:.3g} instead of at most 1: lam acts up to {largest**2:.3g} times as strongly as "
+        "it was trained, the network sees another intensity, the bound lam / m of the paper is "
+        "multiplied by ||A||, and no contraction of a gradient step is promised. "
+        "equipoise.normalize_csm(csm) divides maps by their norm",
+        stacklevel=3,
+    )
 
 
 CACHE_BYTES = 2**21
