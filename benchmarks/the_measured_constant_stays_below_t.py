@@ -31,7 +31,7 @@ def main() -> int:
     options = parser.parse_args()
     model = load_model(options.model)
     if not isinstance(model, MOL) or model.real:
-        sys.exit(f"{options.model} is no equilibrium of complex images")
+        sys.exit(f"{options.model} has no equilibrium of complex images")
     found, converged = [], 0
     for case in cases(options.data or [], acceleration=4.0, seeds=options.seeds):
         with torch.no_grad():

@@ -389,7 +389,7 @@ class TestTrajectories:
             ({"traj": radial(23)[1]}, "24 readouts of 32 samples"),
             ({"traj": radial()[1][..., :1]}, "2 or 3"),
             ({"traj": radial()[1] * np.nan}, "NaN or Inf"),
-            ({"traj": radial()[1].astype(str)}, "needed are numbers"),
+            ({"traj": radial()[1].astype(str)}, "expected numbers"),
             ({"matrix": np.array([1, 2, 3])}, "the matrix is"),
             ({"dcf": np.ones((3, 3))}, "density has the shape"),
         ],
@@ -478,7 +478,7 @@ class TestFilesOfK:
         _, _, kspace = layouts.multicoil((8, 8), 3, 2)
         labels = [{"time": 0, "slice": 0}, {"time": 0, "slice": 1}, {"time": 1, "slice": 0}]
         found = make_acquisition(kspace, "s", "test", header=Header(labels=labels))
-        with pytest.raises(BadInputError, match=r"no block of .*write \.h5"):
+        with pytest.raises(BadInputError, match=r"not form a block of .*write \.h5"):
             write_kspace(tmp_path / "out.cfl", found)
         strange = replace(found, header=Header(labels=[{"slab": i} for i in range(3)]))
         with pytest.raises(BadInputError, match="they have slab"):

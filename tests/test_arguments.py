@@ -110,7 +110,7 @@ def test_an_operator_that_does_not_know_what_it_measures_is_asked_once():
     for _ in range(3):
         assert operator.H(np.ones((6, 10))).shape == (6, 5)
     assert operator.calls == 1
-    with pytest.raises(BadInputError, match=r"needed is \(6, 10\)"):
+    with pytest.raises(BadInputError, match=r"expected \(6, 10\)"):
         operator.H(np.ones((6, 5)))
 
 
@@ -120,7 +120,7 @@ def test_wrong_coils_and_shapes_are_refused_by_name(problem):
         model.solve(operator, data[:, :2])
     with pytest.raises(BadInputError, match="x is 7 instead of 8"):
         model.solve(operator, data[..., :7])
-    with pytest.raises(BadInputError, match=r"shape \(10, 8\); needed is \(3, 10, 8\)"):
+    with pytest.raises(BadInputError, match=r"shape \(10, 8\); expected \(3, 10, 8\)"):
         model.solve(operator, data[0, 0])
     with pytest.raises(BadInputError, match="k-space is complex"):
         model.solve(operator, data.real)
@@ -146,7 +146,7 @@ def test_maps_and_masks_in_the_forms_that_users_have():
         eq.SenseOp(csm, np.linspace(0, 1, 3)[[0, 1, 2, 2, 2, 2, 2, 2]])
     with pytest.raises(BadInputError, match=r"shape \(6,\); the matrix is \(6, 8\)"):
         eq.SenseOp(csm, np.ones(6))
-    with pytest.raises(BadInputError, match=r"shape \(6, 8\): needed is \(coil, y, x\)"):
+    with pytest.raises(BadInputError, match=r"shape \(6, 8\): expected \(coil, y, x\)"):
         eq.SenseOp(csm[0], full)
     with pytest.raises(BadInputError, match="a batch of 2 and the mask one of 3"):
         eq.SenseOp(np.stack([csm] * 2), np.stack([full] * 3))

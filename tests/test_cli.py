@@ -102,9 +102,9 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("line", "message"),
         [
-            ("learning_rat: 1", "learning_rat is no setting: did you mean learning_rate?"),
-            ("model: {feature: 3}", "model.feature is no setting: did you mean features?"),
-            ("zzz: 1", "zzz is no setting: known are name, data,"),
+            ("learning_rat: 1", "learning_rat is not a setting: did you mean learning_rate?"),
+            ("model: {feature: 3}", "model.feature is not a setting: did you mean features?"),
+            ("zzz: 1", "zzz is not a setting: the settings are name, data,"),
             ("batch: 0", "batch: Input should be greater than or equal to 1, not 0"),
             ("model: {method: molr}", "model.method: Input should be 'mol-lr'"),
         ],
@@ -122,7 +122,7 @@ class TestConfiguration:
             load_config(tmp_path / "c.yaml")
         for content in (b"a: [", b"\xff\xfe\x00"):
             (tmp_path / "c.yaml").write_bytes(content)
-            with pytest.raises(BadInputError, match="it is no YAML"):
+            with pytest.raises(BadInputError, match="it is not YAML"):
                 load_config(tmp_path / "c.yaml")
         (tmp_path / "c.yaml").write_text("3")
         with pytest.raises(BadInputError, match="valid dictionary"):

@@ -20,7 +20,8 @@ BLOCK = re.compile(r"^```python *(?:needs=(\S+))?\n(.*?)^```$", re.DOTALL | re.M
 PAGES = [
     path
     for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-    if BLOCK.search(path.read_text())
+    if path.name != "python.md"  # has a test of its own
+    and BLOCK.search(path.read_text())
 ]
 
 

@@ -327,7 +327,7 @@ class TestCommand:
         Image.fromarray(np.full((9, 9), 99, np.uint8)).save(good)
         self.fails(tmp_path, tiny, "out.png", "too small")
         self.fails(tmp_path, clear, "out.jpg", "JPEG has no alpha channel")
-        self.fails(tmp_path, good, "out.xyz", "the suffix says no known format")
+        self.fails(tmp_path, good, "out.xyz", "the suffix stands for no known format")
         self.fails(tmp_path, good, "nowhere/out.png", "is not a folder")
         self.fails(tmp_path, tmp_path / "missing.png", "out.png", "does not exist")
         (tmp_path / "out.png").write_bytes(b"mine")
@@ -340,7 +340,7 @@ class TestCommand:
         Image.fromarray(np.full((9, 9), 99, np.uint8)).save(good)
         done = run("superres", good, "-o", tmp_path / "o.png", "--model", "mol-lr-brain-4x")
         assert done.exit_code == 1
-        assert "no model for super-resolution" in done.stderr
+        assert "not a model for super-resolution" in done.stderr
 
     def test_a_model_for_photographs_is_refused_for_scans(self, tmp_path, full_scan):
         for command, output in (("recon", "x.h5"), ("certify", "x")):
@@ -362,7 +362,7 @@ class TestCommand:
 def test_the_experiment_refuses_what_it_cannot_measure(tmp_path):
     done = run("experiment", "superres", "--data", tmp_path, "-o", tmp_path / "out")
     assert done.exit_code == 1
-    assert "no photograph in there" in done.stderr
+    assert "found no photograph" in done.stderr
     Image.fromarray(np.full((15, 60), 99, np.uint8)).save(tmp_path / "a.png")
     done = run("experiment", "superres", "--data", tmp_path, "-o", tmp_path / "out")
     assert done.exit_code == 1

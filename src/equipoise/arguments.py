@@ -93,7 +93,7 @@ def as_batch(value: Array, shape: Sequence[int], name: str, axes: Sequence[str] 
     if found != needed:
         named = f" ({', '.join(axes)})" if len(axes) == len(needed) else ""
         raise BadInputError(
-            f"{name} has the shape {tuple(tensor.shape)}; needed is {needed}{named}, with or "
+            f"{name} has the shape {tuple(tensor.shape)}; expected {needed}{named}, with or "
             f"without a batch axis before it{_differences(found, needed, axes)}"
         )
     if batch == 0 or (shape[0] != 1 and batch != shape[0]):
@@ -123,7 +123,7 @@ def as_images(image: Array, name: str = "the image") -> Given:
     tensor = as_complex(image, name)
     if tensor.ndim not in (2, 3):
         raise BadInputError(
-            f"{name} has the shape {tuple(tensor.shape)}: needed is (y, x) or (batch, y, x)"
+            f"{name} has the shape {tuple(tensor.shape)}: expected (y, x) or (batch, y, x)"
         )
     single = tensor.ndim == 2
     return Given(tensor[None] if single else tensor, single)
@@ -168,7 +168,7 @@ def as_maps(csm: Array, name: str = "the array of coil maps") -> Given:
 def _with_coils(tensor: Tensor, name: str) -> Given:
     if tensor.ndim not in (3, 4, 5) or 0 in tensor.shape:
         raise BadInputError(
-            f"{name} has the shape {tuple(tensor.shape)}: needed is (coil, y, x) or "
+            f"{name} has the shape {tuple(tensor.shape)}: expected (coil, y, x) or "
             "(batch, coil, y, x), in 3D (batch, coil, z, y, x)"
         )
     single = tensor.ndim == 3

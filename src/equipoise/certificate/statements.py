@@ -79,7 +79,7 @@ class Constants:
         if self.m is None:
             return "The method has no equilibrium, so nothing bounds its error."
         if self.diverged:
-            return "The iteration diverged: there is no image to promise anything of."
+            return "The iteration diverged, so nothing can be promised of the image."
         local = "was not measured" if self.m_local is None else f"is {self.m_local:.4g}"
         return (
             f"m = {self.m:.3g} is claimed and m_local at this image {local}: "

@@ -140,7 +140,7 @@ def part_of(
         return 1, 0
     if num_parts is None or part_id is None or not 0 <= part_id < num_parts:
         raise typer.BadParameter(
-            f"--num-parts is {num_parts} and --part-id {part_id}: needed are both, with part ids "
+            f"--num-parts is {num_parts} and --part-id {part_id}: expected both, with part ids "
             "from 0 to the number of parts less one"
         )
     return num_parts, part_id
@@ -249,7 +249,7 @@ def _slurm_parameters(given: Sequence[str]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
-            raise typer.BadParameter(f"--slurm-option is {text!r}: needed is NAME=VALUE")
+            raise typer.BadParameter(f"--slurm-option is {text!r}: expected NAME=VALUE")
         known = name in ("timeout_min", "cpus_per_task", "mem_gb", "gpus_per_node", "name")
         key = name if known else f"slurm_{name}"
         parameters[key] = int(value) if value.isdigit() else value

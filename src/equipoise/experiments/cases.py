@@ -82,7 +82,7 @@ def _expanded(data: list[Path]) -> list[Path]:
     for path in data:
         files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     if data and not files:
-        raise BadInputError(f"{', '.join(map(str, data))}: there is no file in there")
+        raise BadInputError(f"{', '.join(map(str, data))}: found no file")
     return files
 
 

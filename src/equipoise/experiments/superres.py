@@ -65,7 +65,7 @@ def photographs(paths: list[Path], factor: int) -> Iterator[tuple[Path, Tensor]]
     files = [f for path in paths or [default_photograph()] for f in image_files(path)]
     files = [f for f in files if f.name.lower().endswith(PHOTOGRAPHS)]
     if not files:
-        raise BadInputError(f"{', '.join(map(str, paths))}: there is no photograph in there")
+        raise BadInputError(f"{', '.join(map(str, paths))}: found no photograph")
     for file in files:
         luminance = torch.from_numpy(read_photograph(file).luminance).float()
         y, x = (n // factor * factor for n in luminance.shape)

@@ -42,7 +42,7 @@ def read_cfl(path: Path) -> np.ndarray:
     dimensions += [1] * (N_DIMENSIONS - len(dimensions))
     if len(dimensions) > N_DIMENSIONS or min(dimensions) < 1:
         raise BadInputError(
-            f"{header} gives the dimensions {tuple(dimensions)}; needed are at most "
+            f"{header} gives the dimensions {tuple(dimensions)}; expected at most "
             f"{N_DIMENSIONS} positive ones"
         )
     if stored != math.prod(dimensions) * np.dtype(np.complex64).itemsize:

@@ -19,9 +19,9 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
     n_slices, _, *matrix = kspace.shape
     x = matrix[-1]
     if not np.issubdtype(np.asarray(mask).dtype, np.number) and mask.dtype != bool:
-        raise BadInputError(f"{source}: the mask has the type {mask.dtype}; needed are numbers")
+        raise BadInputError(f"{source}: the mask has the type {mask.dtype}; expected numbers")
     if not np.isfinite(mask).all():
-        raise BadInputError(f"{source}: the mask holds NaN or Inf; needed are zeros and ones")
+        raise BadInputError(f"{source}: the mask holds NaN or Inf; expected zeros and ones")
     selected = np.asarray(mask) != 0
     if selected.ndim == 1 or selected.shape in ((1, x), (*matrix[:-1], 1)):
         selected = _lines(selected, kspace)
@@ -29,7 +29,7 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
         selected = selected[None]
     if selected.shape not in ((1, *matrix), (n_slices, *matrix)):
         raise BadInputError(
-            f"{source}: the mask has shape {np.shape(mask)}; needed is ({x},) for columns, "
+            f"{source}: the mask has shape {np.shape(mask)}; expected ({x},) for columns, "
             f"{(*matrix[:-1], 1)} for rows, {tuple(matrix)} or {(n_slices, *matrix)} for "
             "this k-space"
         )
@@ -91,7 +91,7 @@ def check_samples(samples: np.ndarray, source: str, axes: str) -> None:
     """
     if samples.ndim != len(axes.split(",")) or not np.iscomplexobj(samples):
         raise BadInputError(
-            f"{source}: kspace has shape {samples.shape} and type {samples.dtype}; needed is "
+            f"{source}: kspace has shape {samples.shape} and type {samples.dtype}; expected "
             f"complex ({axes})"
         )
     if 0 in samples.shape:
@@ -117,9 +117,9 @@ def check_target(target: np.ndarray, needed: tuple[int, ...], source: str) -> No
         If it does not.
     """
     if target.shape != needed:
-        raise BadInputError(f"{source}: target has shape {target.shape}, needed is {needed}")
+        raise BadInputError(f"{source}: target has shape {target.shape}, expected {needed}")
     if not np.issubdtype(target.dtype, np.number):
-        raise BadInputError(f"{source}: the target has the type {target.dtype}; needed are numbers")
+        raise BadInputError(f"{source}: the target has the type {target.dtype}; expected numbers")
     if not np.isfinite(target).all():
         raise BadInputError(f"{source}: the target holds NaN or Inf: leave it out of the file")
 

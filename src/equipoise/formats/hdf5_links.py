@@ -119,7 +119,7 @@ class _Walk:
                     raise self.refusal(
                         path,
                         f"the virtual dataset {name!r} is put together from {os.fsdecode(inner)!r} "
-                        f"of {target.name}, which is no dataset that holds samples",
+                        f"of {target.name}, which is not a dataset that holds samples",
                     )
 
     def inside(self, path: Path, what: str, name: bytes) -> Path:

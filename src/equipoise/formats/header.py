@@ -104,7 +104,7 @@ def as_vector(numbers: Any) -> Vector:
     """
     x, y, z = (float(v) for v in numbers)
     if not np.isfinite([x, y, z]).all():
-        raise ValueError(f"{numbers} is no vector of three numbers")
+        raise ValueError(f"{numbers} is not a vector of three numbers")
     return x, y, z
 
 
@@ -164,7 +164,7 @@ class Header:
         """The inverse of :meth:`as_json`."""
         found, crop = content.get("geometry"), content.get("crop")
         if crop is not None and not (len(crop) == 2 and min(int(n) for n in crop) > 0):
-            raise ValueError(f"the images are to be cut to {crop}: needed are two positive numbers")
+            raise ValueError(f"the images are to be cut to {crop}: expected two positive numbers")
         return cls(
             geometry=None if found is None else Geometry.from_json(found),
             crop=None if crop is None else (int(crop[0]), int(crop[1])),

@@ -61,7 +61,7 @@ def _stored_images(path: Path) -> dict[str, Any]:
         others = {n: read_complex(file[n]) for n in ("csm", "mask") if n in file}
     if image.ndim != 3 or 0 in image.shape or not np.issubdtype(image.dtype, np.number):
         raise BadInputError(
-            f"{path}: {name} has shape {image.shape} and type {image.dtype}; needed are numbers "
+            f"{path}: {name} has shape {image.shape} and type {image.dtype}; expected numbers "
             "(slices, y, x)"
         )
     if not np.isfinite(image).all():

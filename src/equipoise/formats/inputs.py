@@ -24,7 +24,7 @@ KINDS = (
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is no regular file: opening a pipe or a device could wait for ever.
+    """Refuse what is not a regular file: opening a pipe or a device could wait for ever.
 
     Raises
     ------

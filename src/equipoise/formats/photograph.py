@@ -69,7 +69,7 @@ def read_photograph(path: Path) -> Photograph:
     Raises
     ------
     BadInputError
-        If the file does not exist, is no image, or is broken.
+        If the file does not exist, is not an image, or is broken.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 

@@ -165,11 +165,11 @@ def as_network(module: nn.Module) -> nn.Module:
     Raises
     ------
     BadInputError
-        If it is no module.
+        If it is not a module.
     """
     if not isinstance(module, nn.Module):
         raise BadInputError(
-            f"the network is a {type(module).__name__}: a torch.nn.Module is needed, from complex "
+            f"the network is a {type(module).__name__}: it must be a torch.nn.Module, from complex "
             "images to complex images"
         )
     known = isinstance(module, OwnNetwork) or (

@@ -61,7 +61,7 @@ class FunctionOp(LinearOperator):
         if not error < ADJOINT_TOLERANCE:
             raise BadInputError(
                 f"the adjoint does not belong to the function: <A x, y> and <x, A^H y> differ by "
-                f"{error:.1e} of ||A x|| ||y||; a gradient or an inverse is no adjoint"
+                f"{error:.1e} of ||A x|| ||y||; a gradient or an inverse is not an adjoint"
             )
 
     def _refuse_other_results(self) -> None:

@@ -192,7 +192,7 @@ def transformed(acquisition: Acquisition, maps: Path) -> Acquisition | None:
         found = load(file["transform"])
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.complexfloating):
         raise BadInputError(
-            f"{maps}: transform has shape {found.shape} and type {found.dtype}; needed is "
+            f"{maps}: transform has shape {found.shape} and type {found.dtype}; expected "
             "a complex matrix (virtual coils, coils)"
         )
     matrix = torch.from_numpy(found)

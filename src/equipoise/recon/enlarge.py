@@ -100,7 +100,7 @@ def blur_of(model: str | Path) -> Blur:
     settings = provenance(model).get("config", {}).get("super_resolution")
     if settings is None:
         raise BadInputError(
-            f"{model} is no model for super-resolution: use {DEFAULT_MODEL}, or train one with "
+            f"{model} is not a model for super-resolution: use {DEFAULT_MODEL}, or train one with "
             "super_resolution in the configuration"
         )
     return Blur(**{key: settings[key] for key in ("factor", "kernel", "border")})

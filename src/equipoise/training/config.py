@@ -201,5 +201,5 @@ def _explain(error: dict[str, Any], schema: type[BaseModel]) -> str:
             schema = inner
     known = list(schema.model_fields)
     nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
-    return f"{where} is no setting: {hint}"
+    hint = f"did you mean {nearest[0]}?" if nearest else f"the settings are {', '.join(known)}"
+    return f"{where} is not a setting: {hint}"

@@ -52,5 +52,5 @@ def load_yaml(path: Path) -> Any:
         raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
         raise BadInputError(
-            f"{path} is not a valid training configuration, it is no YAML: {error}"
+            f"{path} is not a valid training configuration, it is not YAML: {error}"
         ) from error

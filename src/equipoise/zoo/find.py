@@ -53,6 +53,6 @@ def find_model(name: str | Path) -> Path:
     if Path(name).is_file():
         return Path(name)
     raise BadInputError(
-        f"there is no model {str(name)!r}: it is no file, and there are "
+        f"there is no model {str(name)!r}: it is not a file, and the package has "
         f"{', '.join(available_models())}"
     )

@@ -16,7 +16,7 @@ def install_model(path: Path, name: str | None = None, *, overwrite: bool = Fals
     Raises
     ------
     BadInputError
-        If the file is no model or damaged, or the name is taken.
+        If the file is not a model or is damaged, or the name is taken.
     """
     path = find_model(path)
     load_model(path)

@@ -124,7 +124,7 @@ def load_model(name: str | Path = DEFAULT_MODEL) -> Any:
     Raises
     ------
     BadInputError
-        If there is no such model, or the file is no model.
+        If there is no such model, or the file is not a model.
     """
     path = find_model(name)
     metadata, state = _read(path)
@@ -163,6 +163,6 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if metadata.get("format") != FORMAT:
         raise BadInputError(
             f"{path} is a safetensors file but not a model of this package: its format is "
-            f"{metadata.get('format')!r} and {FORMAT!r} is needed"
+            f"{metadata.get('format')!r} and must be {FORMAT!r}"
         )
     return metadata, state

@@ -52,8 +52,8 @@ def read_along(path: Path, trajectory: Path) -> Acquisition:
     labels = _labels(array, path)
     if array.shape[0] != 1 or points.shape[0] not in (2, 3) or points.shape[COIL] != 1:
         raise BadInputError(
-            f"{path} {_text(array)} and {trajectory} {_text(points)} are no k-space with its "
-            "trajectory: needed are (1, sample, readout, coil) and (3, sample, readout)"
+            f"{path} {_text(array)} and {trajectory} {_text(points)} are not k-space with its "
+            "trajectory: expected (1, sample, readout, coil) and (3, sample, readout)"
         )
     n = tuple(points.shape[d] for d in LABELS)
     if n not in ((1,) * len(n), tuple(array.shape[d] for d in LABELS)):

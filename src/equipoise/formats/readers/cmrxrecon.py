@@ -60,7 +60,7 @@ def read(path: Path) -> Acquisition:
         array = array[None]
     if array.ndim != AXES:
         raise BadInputError(
-            f"{path}: {name} has shape {array.shape}; needed is (time, slice, coil, ky, kx), or "
+            f"{path}: {name} has shape {array.shape}; expected (time, slice, coil, ky, kx), or "
             "the same without time"
         )
     n_times, n_slices = array.shape[:2]

@@ -3,7 +3,7 @@
 The readout is y here (the first axis of each matrix), the phase encoding x. ``ismrmrd_header``
 gives field of view, the matrix that images are cut to, and which columns are padding: with the
 encoding limits, columns from ``n // 2 - centre`` on, as many as there are encoding steps, were
-measured. Its XML is often no valid ISMRMRD header (M4Raw), and is read leniently.
+measured. Its XML is often not a valid ISMRMRD header (M4Raw), and is read leniently.
 
 Also read where they are present: ``csm`` (slices, coils, y, x) and ``target`` (slices, y, x), so
 that what the package writes can be read back. Single-coil files (slices, y, x) become one coil.

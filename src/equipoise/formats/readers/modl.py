@@ -35,12 +35,12 @@ def read(path: Path) -> Acquisition:
     if csm.ndim != 4 or image.shape != mask.shape or image.shape != csm[:, 0].shape:
         raise BadInputError(
             f"{path}: {names[0]} {image.shape}, {names[1]} {csm.shape} and {names[2]} "
-            f"{mask.shape} do not fit; needed are (slices, y, x), (slices, coils, y, x), "
+            f"{mask.shape} do not fit; expected (slices, y, x), (slices, coils, y, x), "
             "(slices, y, x)"
         )
     if not all(np.issubdtype(array.dtype, np.number) for array in (image, csm)):
         raise BadInputError(
-            f"{path}: {names[0]} has the type {image.dtype} and {names[1]} {csm.dtype}; needed are "
+            f"{path}: {names[0]} has the type {image.dtype} and {names[1]} {csm.dtype}; expected "
             "numbers"
         )
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are named below

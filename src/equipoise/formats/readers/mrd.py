@@ -82,7 +82,7 @@ def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray, np
     if missing or data.ndim != 1 or not len(data):
         raise BadInputError(
             f"{path}: {data.name} has shape {data.shape}, its headers lack {missing or 'nothing'}; "
-            "needed is a list of at least one readout with ISMRMRD headers"
+            "expected a list of at least one readout with ISMRMRD headers"
         )
     check_filters(data, f"{path}: {data.name}")
     stored = path.stat().st_size
@@ -130,8 +130,8 @@ def _acquisition(
         raise BadInputError(f"{source}: the header has no encodedSpace: the matrix is not known")
     if min(xml.encoded.matrix) < 1:
         raise BadInputError(
-            f"{source}: the header gives the encoded matrix {xml.encoded.matrix} (x, y, z); needed "
-            "are positive numbers"
+            f"{source}: the header gives the encoded matrix {xml.encoded.matrix} (x, y, z); "
+            "its numbers must be positive"
         )
     chosen, calibration = _choose(xml, heads, source, notes)
     noise = [_matrix(samples[i], heads[i]) for i in np.flatnonzero(is_flag_set(heads["flags"], 19))]
@@ -318,7 +318,7 @@ def _maps(
     source: str,
     notes: list[str],
 ) -> np.ndarray | None:
-    """Coil maps of a separate calibration scan; those readouts are no samples of the image."""
+    """Coil maps of a separate calibration scan; those readouts are not samples of the image."""
     if not len(calibration):
         return None
     lines = readouts(heads, samples, calibration, source)

@@ -52,7 +52,7 @@ def is_trajectory(
 def _on_lines(coordinates: list[np.ndarray]) -> bool:
     """Whether all readouts run along one axis: their coordinates are those of a matrix.
 
-    Coordinates that are no numbers say nothing against it.
+    Coordinates that are not numbers say nothing against it.
     """
     if not all(np.isfinite(c).all() for c in coordinates):
         return True

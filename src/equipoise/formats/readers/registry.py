@@ -81,7 +81,7 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
         ) from error
     kind = kind_of(path)
     raise BadInputError(
-        f"{path} {'has no known format' if kind is None else f'is {kind}'}: known are "
+        f"{path} {'has no known format' if kind is None else f'is {kind}'}: the known formats are "
         f"{', '.join(r.name for r in READERS)}"
     )
 

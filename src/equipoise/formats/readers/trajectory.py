@@ -50,7 +50,7 @@ def read(path: Path) -> Acquisition:
     points = _with_frames(next(arrays[n] for n in TRAJECTORY if n in arrays), 4, source)
     if points.shape[-1] not in (2, 3):
         raise BadInputError(
-            f"{source}: the trajectory has the shape {points.shape}; needed is (readout, sample, "
+            f"{source}: the trajectory has the shape {points.shape}; expected (readout, sample, "
             "2 or 3)"
         )
     matrix = _matrix(arrays.get("matrix"), points, source, notes)
@@ -85,7 +85,7 @@ def _with_frames(array: np.ndarray, axes: int, source: str) -> np.ndarray:
     if array.ndim not in (axes - 1, axes) or not np.issubdtype(array.dtype, np.number):
         raise BadInputError(
             f"{source}: an array of the trajectory has the shape {array.shape} and the type "
-            f"{array.dtype}; needed are numbers with {axes - 1} axes, or {axes} with frames"
+            f"{array.dtype}; expected numbers with {axes - 1} axes, or {axes} with frames"
         )
     return array.real[None] if array.ndim == axes - 1 else array.real
 
@@ -99,7 +99,7 @@ def _matrix(found: Any, points: np.ndarray, source: str, notes: list[str]) -> tu
     numbers = np.ravel(found)
     if numbers.size not in (1, axes) or not (np.isfinite(numbers) & (numbers >= 1)).all():
         raise BadInputError(
-            f"{source}: the matrix is {found}; needed are one or {axes} positive numbers"
+            f"{source}: the matrix is {found}; expected one or {axes} positive numbers"
         )
     return tuple(int(n) for n in np.broadcast_to(numbers, axes))
 

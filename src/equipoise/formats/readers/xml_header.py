@@ -65,7 +65,7 @@ def parse(content: bytes | str, source: str) -> XmlHeader:
     Raises
     ------
     BadInputError
-        If it is no XML, declares a document type (entities can expand without limit), is longer or
+        If it is not XML, declares a document type (entities can expand without limit), is longer or
         deeper than a header can be, or holds numbers that are none.
     """
     raw = content.encode() if isinstance(content, str) else bytes(content)

@@ -124,7 +124,7 @@ def _grid(labels: list[dict[str, int]], path: Path) -> np.ndarray:
         or (len(index) != np.prod(index.max(0) + 1))
     ):
         raise BadInputError(
-            f"{path}: the {len(labels)} frames are no block of {', '.join(names)}"
+            f"{path}: the {len(labels)} frames do not form a block of {', '.join(names)}"
             f"{' (they have ' + ', '.join(strange) + ')' if strange else ''}, which is what the "
             "dimensions of a cfl hold: write .h5, which keeps their labels"
         )

@@ -98,7 +98,7 @@ def check_target(
     known = IMAGES if suffixes is None else suffixes
     if suffix_of(path) not in known:
         raise BadInputError(
-            f"{path}: the suffix says no known format; known are {', '.join(known)}"
+            f"{path}: the suffix stands for no known format; the known ones are {', '.join(known)}"
         )
     check_files([path, *companions(path)], overwrite=overwrite, inputs=inputs)
     if path.is_dir() and (suffix_of(path) != ".dcm" or not dicom.is_series(path)):

@@ -82,7 +82,7 @@ def _stack(path: Path) -> np.ndarray:
     numbers = np.issubdtype(stack.dtype, np.number) or stack.dtype == bool
     if stack.ndim != 3 or 0 in stack.shape or not numbers:
         raise BadInputError(
-            f"{path} holds an array of shape {stack.shape} and type {stack.dtype}; needed are "
+            f"{path} holds an array of shape {stack.shape} and type {stack.dtype}; expected "
             "numbers (slices, y, x)"
         )
     if not np.isfinite(stack).all():
@@ -114,7 +114,7 @@ def _read_nifti(path: Path) -> np.ndarray:
     check_size(f"{path} {shape}", declared, path.stat().st_size)
     if kind.names is not None or not 2 <= len(shape) <= 4:
         raise BadInputError(
-            f"{path} has shape {shape} and type {kind}; needed are numbers (x, y, slice) or "
+            f"{path} has shape {shape} and type {kind}; expected numbers (x, y, slice) or "
             "(x, y, slice, time): a colour map or a field of vectors is not an image to learn from"
         )
     array = np.asarray(file.dataobj)
@@ -156,7 +156,7 @@ def _from_parts(file: h5py.File, path: Path) -> np.ndarray:
     if real.shape != imag.shape or real.ndim != 3 or scale.shape != real.shape[:1]:
         raise BadInputError(
             f"{path}: real {real.shape}, imag {imag.shape} and scale {scale.shape} do not fit; "
-            "needed are (slices, y, x) twice and (slices,)"
+            "expected (slices, y, x) twice and (slices,)"
         )
     image: np.ndarray = (real + 1j * imag) * scale[:, None, None]
     return image

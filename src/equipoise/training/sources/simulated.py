@@ -173,7 +173,7 @@ def load_coils(path: Path) -> Tensor:
         maps = read_complex(file["csm"])
     if maps.ndim != 3 or 0 in maps.shape or not np.issubdtype(maps.dtype, np.number):
         raise BadInputError(
-            f"{path}: csm has shape {maps.shape} and type {maps.dtype}; needed are numbers "
+            f"{path}: csm has shape {maps.shape} and type {maps.dtype}; expected numbers "
             "(coil, y, x)"
         )
     return torch.from_numpy(maps.astype(np.complex64))
