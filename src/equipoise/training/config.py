@@ -169,7 +169,7 @@ def load_config(path: Path) -> TrainConfig:
     Raises
     ------
     BadInputError
-        If the file is missing, is no YAML, or does not fit the schema.
+        If the file is missing, is not YAML, or does not fit the schema.
     """
     try:
         config = TrainConfig.model_validate(load_yaml(path))
