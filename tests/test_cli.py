@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import equipoise.recon.reconstruct
+import equipoise.recon.reconstruct_file
 import layouts
 from equipoise.cli.app import app
 from equipoise.outcome import BadInputError
@@ -89,7 +89,7 @@ class TestVerbosity:
         def fail(*args, **kwargs):
             raise ZeroDivisionError("by nothing")
 
-        monkeypatch.setattr(equipoise.recon.reconstruct, "reconstruct", fail)
+        monkeypatch.setattr(equipoise.recon.reconstruct_file, "reconstruct", fail)
         command = ("recon", scan, "-o", tmp_path / "o.npy")
         result = run(*command)
         assert result.exit_code == 1

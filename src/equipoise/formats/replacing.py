@@ -141,7 +141,10 @@ def _finish(path: Path) -> None:
             _finish(inner)
         _flush_folder(path)
     elif path.exists():
-        path.chmod(_usual_permissions(path))  # safetensors makes files that only the owner can read
+        usual = _usual_permissions(path)
+        if stat.S_IMODE(path.stat().st_mode) != usual:  # safetensors lets only the owner read
+            with suppress(OSError):  # a file system may know no permissions
+                path.chmod(usual)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
 

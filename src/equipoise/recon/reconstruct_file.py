@@ -14,6 +14,7 @@ import torch
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.writers.target import check_target, input_files
 from equipoise.methods.method import Method
+from equipoise.recon.device import pick_device
 from equipoise.recon.experiment import Experiment, load_experiment
 from equipoise.recon.memory import Plan, fit_memory
 from equipoise.recon.reconstruct import Reconstruction, SliceResult, reconstruct
@@ -72,7 +73,7 @@ class FileReconstruction:
 def reconstruct_file(
     scan: Path | str,
     settings: ReconSettings | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     *,
     target: Path | str | None = None,
     overwrite: bool = False,
@@ -89,7 +90,7 @@ def reconstruct_file(
     settings
         How; the packaged model with its own options if not given.
     device
-        Where to solve; the processor if not given.
+        Where to solve: a device, or ``auto``, ``cpu``, ``cuda:N``; the processor if not given.
     target
         Where the images go, in the format of the suffix.
     overwrite
@@ -122,7 +123,8 @@ def reconstruct_file(
     made_from = fingerprint(settings, model, scan)
     prepared = prepare(scan, settings, model)
     on_ready(prepared)
-    result = solve(prepared, settings, model, device, on_slice)
+    where = pick_device(device) if isinstance(device, str) else device
+    result = solve(prepared, settings, model, where, on_slice)
     if target is not None:
         save(target, result, str(scan), settings.model, made_from, overwrite=overwrite)
     seconds = time.perf_counter() - started
@@ -141,8 +143,8 @@ def prepare(scan: Path, settings: ReconSettings, model: Method) -> Prepared:
     """
     experiment = load_experiment(
         scan,
-        csm=settings.csm,
-        mask=settings.mask,
+        csm=settings.csm and Path(settings.csm),
+        mask=settings.mask and Path(settings.mask),
         acceleration=settings.acceleration,
         seed=settings.seed,
     )

@@ -50,8 +50,8 @@ class ReconSettings:
     rtol: float | None = None
     acceleration: float | None = None
     seed: int = 0
-    csm: Path | None = None
-    mask: Path | None = None
+    csm: Path | str | None = None
+    mask: Path | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("lam", "rtol", "acceleration"):
@@ -60,11 +60,14 @@ class ReconSettings:
                 raise BadInputError(f"{name} is {value}: it must be positive and finite")
         if self.mask is not None and self.acceleration is not None:
             raise BadInputError("mask and acceleration exclude each other: leave one out")
+        for name in ("csm", "mask"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else Path(given))
 
     def files(self) -> list[Path]:
         """The files that are read beside the scan: maps, mask, a model that is given by file."""
-        model = Path(self.model)
-        return [p for p in (self.csm, self.mask, model if model.is_file() else None) if p]
+        model = self.model if Path(self.model).is_file() else None
+        return [Path(p) for p in (self.csm, self.mask, model) if p is not None]
 
 
 def fingerprint(settings: ReconSettings, model: Method, scan: Path) -> str:
@@ -114,7 +117,7 @@ def scan_identity(scan: Path) -> list[list[Any]]:
     return found
 
 
-def _checksum(path: Path | None) -> list[str]:
+def _checksum(path: Path | str | None) -> list[str]:
     """Of all bytes of a file of maps or of a mask, and of the header beside it."""
     files = sorted(input_files(path).values())
     return [_content(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
