@@ -143,8 +143,8 @@ def prepare(scan: Path, settings: ReconSettings, model: Method) -> Prepared:
     """
     experiment = load_experiment(
         scan,
-        csm=settings.csm and Path(settings.csm),
-        mask=settings.mask and Path(settings.mask),
+        csm=None if settings.csm is None else Path(settings.csm),
+        mask=None if settings.mask is None else Path(settings.mask),
         acceleration=settings.acceleration,
         seed=settings.seed,
     )

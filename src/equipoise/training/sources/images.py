@@ -54,7 +54,7 @@ def load_labelled(paths: list[Path]) -> list[LabelledImage]:
         for file in image_files(Path(path)):
             stack = _stack(file)
             for image, subject in zip(stack, _subjects(file, len(stack))):
-                tensor = torch.from_numpy(np.ascontiguousarray(image, np.complex64))
+                tensor = torch.from_numpy(np.require(image, np.complex64, ["C", "W"]))
                 if float(tensor.abs().max()) > 0:
                     slices.append(LabelledImage(tensor / tensor.abs().max(), subject))
     if not slices:
