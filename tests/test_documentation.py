@@ -65,5 +65,5 @@ def test_the_examples_of_a_module_print_what_they_show(path, tmp_path, monkeypat
 
 
 def test_there_are_pages_and_examples():
-    assert {"README.md", "superres.md"} <= {path.name for path in PAGES}
+    assert {"README.md", "python.md", "superres.md"} <= {path.name for path in PAGES}
     assert MODULES
