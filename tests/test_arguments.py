@@ -287,6 +287,9 @@ def test_every_repr_fits_in_two_lines_and_holds_no_array(problem, scan_arrays):
         "Reconstruction of 1 slice, 72 x 64: converged": found,
         "dB": found,
         "SliceResult 0: converged, lam 9": found.slices[0],
+        "Certificate of slice 0 (mol-lr): converged": eq.certify_slice(
+            eq.Problem(operator, data, 0.1), model
+        ),
         "OwnNetwork(Identity)": eq.MOL(torch.nn.Identity(), eq.FixedWeight(5.0), 0.1).network,
         "m 0.1 (claimed)": eq.MOL(torch.nn.Identity(), eq.FixedWeight(5.0), 0.1),
         "SenseOp": operator,

@@ -60,7 +60,7 @@ class NoiseSummary:
     accuracy: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Certificate:
     """All that is promised of, and was measured at, the image of one slice.
 
@@ -129,8 +129,22 @@ class Certificate:
     deviations: dict[str, float | None] | None
     statements: dict[str, Statement]
 
+    def __repr__(self) -> str:
+        """How the slice ended, and the two bounds with what they rest on."""
+        m = "no equilibrium" if self.m is None else f"m {self.m:.3g} ({self.m_evidence})"
+        promised = [
+            f"{name} {value:.3g}"
+            for name in ("distance_bound", "perturbation_bound")
+            if (value := self.statements[name].value) is not None
+        ]
+        return (
+            f"Certificate of slice {self.index} ({self.model}): {self.outcome}, "
+            f"lam {self.lam:.3g} ({self.lam_source})\n"
+            f"  {m}: {', '.join(promised) or 'nothing is promised'}"
+        )
 
-@dataclass
+
+@dataclass(repr=False)
 class CertifiedSlice:
     """The image with its certificate and, where asked for, its noise map and an attack.
 
@@ -146,6 +160,10 @@ class CertifiedSlice:
     seconds: float
     noise: NoiseMap | None
     attack: WorstCase | None
+
+    def __repr__(self) -> str:
+        """The certificate."""
+        return repr(self.certificate)
 
     @property
     def unit(self) -> float:
@@ -196,6 +214,16 @@ def certify_slice(
     -----
     ConvergenceWarning
         If the slice did not converge.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> A = eq.SenseOp(np.full((4, 16, 16), 0.5), np.arange(16) % 2 == 0)
+    >>> model = eq.MOL(eq.CNN(features=4, layers=2, gain=0.5), eq.FixedWeight(20.0), m=0.4)
+    >>> problem = eq.Problem(A, A(np.ones((16, 16))), noise_level=0.01)
+    >>> eq.certify_slice(problem, model).certificate.outcome
+    'converged'
     """
     started = time.perf_counter()
     with torch.no_grad():
