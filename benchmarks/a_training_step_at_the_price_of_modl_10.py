@@ -24,6 +24,7 @@ from peer_worker import RETURN_MEMORY, peak, reset_peak
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.sample_head import head_slice
 from equipoise.methods.registry import new_method
+from equipoise.methods.unrolled import ModlConfig
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.sampling.masks import make_mask
@@ -41,7 +42,7 @@ def one_step(variant: str) -> dict[str, float]:
     name = variant.split(",")[0]
     model = load_model("mol-lr-brain-4x")
     if name == "modl":
-        model = new_method("modl", network={}, lam=20.0, m=0.1, iterations=10, seed=0)
+        model = new_method(ModlConfig())
         model.network.load_state_dict(load_model("modl-brain-4x").network.state_dict())
     offset = (256 - SIZE) // 2
     target = head_slice()[:, offset : offset + SIZE, offset : offset + SIZE].contiguous()

@@ -45,7 +45,7 @@ def random_problem(seed: int) -> dict[str, float]:
     features, layers = int(rng.integers(4, 10)), int(rng.integers(2, 5))
     network = SpectralCNN(limit, features=features, layers=layers, seed=seed).baked().double()
     m = 1 - lipschitz_upper(network.kernels())
-    model = MOL(network, FixedWeight(lam), m, m_evidence="proved").double()
+    model = MOL(network, FixedWeight(lam), m).double()
     csm = biot_savart_maps(shape, n_coils, seed).to(torch.complex128)
     mask = make_mask("variable-density-2d", shape, float(rng.uniform(1.5, 4)), 4, seed)
     operator = SenseOp(csm, mask)

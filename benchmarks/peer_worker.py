@@ -31,7 +31,7 @@ def equipoise_run(problem: Problem, settings: dict[str, Any]) -> Tensor:
     from equipoise.methods.mol import MOL
     from equipoise.physics.cartesian import SenseOp
 
-    model = MOL(problem.network, FixedWeight(LAM), M, m_evidence="proved")
+    model = MOL(problem.network, FixedWeight(LAM), M)
     solution = model.solve(
         SenseOp(problem.csm, problem.mask),
         problem.kspace,

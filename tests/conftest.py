@@ -1,6 +1,7 @@
 """Every public signature is checked at run time: shapes and dtypes by jaxtyping and beartype."""
 
 import os
+import tempfile
 
 # Threads that meet after every operation on a small tensor wait for each other longer than they
 # work, and for a processor that others keep busy. Processes that a test starts inherit this.
@@ -10,6 +11,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where more threads are as
 from jaxtyping import install_import_hook
 
 hook = install_import_hook("equipoise", "typecheck.checker")
+
+os.environ["EQUIPOISE_CACHE"] = tempfile.mkdtemp(prefix="equipoise-tests-")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -5,6 +5,8 @@ import torch
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
+from equipoise.methods.registry import METHODS
+from equipoise.methods.registry import new_method as method_of
 from equipoise.networks.cnn import CNN
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
@@ -56,7 +58,7 @@ def dense_norm(convolution, shape=(10, 8)):
 def model_of(lipschitz=0.8, lam=5.0, seed=0, gain=0.0):
     """A MOL in double precision with Lip(H) <= lipschitz and m = 1 - lipschitz."""
     network = contractive_cnn(lipschitz, seed, gain=gain)
-    return MOL(network, FixedWeight(lam), 1 - lipschitz, m_evidence="proved").double()
+    return MOL(network, FixedWeight(lam), 1 - lipschitz).double()
 
 
 def dense_normal(operator, shape):
@@ -65,3 +67,24 @@ def dense_normal(operator, shape):
     eye = torch.eye(n, dtype=DOUBLE).reshape(n, *shape)
     one = SenseOp(operator.csm[:1], operator.mask[:1])
     return torch.stack([one.normal(e[None])[0].flatten() for e in eye], dim=1)
+
+
+def new_method(name, *, network=None, lam=5.0, m=0.1, iterations=4, seed=0, skip=0.0):
+    """An untrained method with those of the settings that it has."""
+    return method_of(config_of(name, network, lam, m, iterations, skip), seed)
+
+
+def config_of(name, network=None, lam=5.0, m=0.1, iterations=4, skip=0.0):
+    kind = METHODS[name].Config
+    settings = {"m": m, "iterations": iterations}
+    known = kind.model_fields["network"].annotation.model_fields
+    body = {**(network or {}), "m": m, "skip": skip}
+    body = {key: value for key, value in body.items() if key in known}
+    content = {key: value for key, value in settings.items() if key in kind.model_fields}
+    weight = {"value" if "threshold_rule" in kind.model_fields else "lam": lam}
+    if name == "mol-guided":
+        content["guide"] = {"network": body}
+        content["adaptation"] = {"features": body["features"]}
+    if name == "unet":
+        body = {"features": network["features"] // 2}
+    return kind.model_validate({"network": body, "data_weight": weight, **content})

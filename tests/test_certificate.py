@@ -18,7 +18,6 @@ from equipoise.cli.app import app
 from equipoise.methods.data_weight import DataWeight
 from equipoise.methods.mol import MOL
 from equipoise.methods.mol_sn import MOLSN
-from equipoise.methods.registry import new_method
 from equipoise.methods.solving import solve_slice
 from equipoise.methods.usual import calibrate
 from equipoise.outcome import BadInputError
@@ -28,7 +27,7 @@ from equipoise.recon.reconstruct import reconstruct
 from equipoise.report.certificate_file import certificate_schema
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model, save_model
-from problems import contractive_cnn
+from problems import contractive_cnn, new_method
 
 KEYS = {
     "distance_bound",
@@ -143,7 +142,7 @@ def test_nothing_is_overwritten_unasked(full_scan, models, tmp_path):
 
 
 def test_the_noise_map_of_a_scan_agrees_with_pseudo_replicas(full_scan):
-    model = MOL(contractive_cnn(0.7).float(), DataWeight(lam=5.0), 0.3, m_evidence="proved").eval()
+    model = MOL(contractive_cnn(0.7).float(), DataWeight(lam=5.0), 0.3).eval()
     problem = slice_problem(load_experiment(full_scan, acceleration=3).acquisition, 0)
     with torch.no_grad():
         solution = solve_slice(problem, model, None, None)

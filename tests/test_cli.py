@@ -103,10 +103,13 @@ class TestConfiguration:
         ("line", "message"),
         [
             ("learning_rat: 1", "learning_rat is not a setting: did you mean learning_rate?"),
-            ("model: {feature: 3}", "model.feature is not a setting: did you mean features?"),
+            (
+                "model: {network: {feature: 3}}",
+                "model.network.feature is not a setting of mol-lr: did you mean features?",
+            ),
             ("zzz: 1", "zzz is not a setting: the settings are name, data,"),
             ("batch: 0", "batch: Input should be greater than or equal to 1, not 0"),
-            ("model: {method: molr}", "model.method: Input should be 'mol-lr'"),
+            ("model: {method: molr}", "model.method: must be one of mol-lr, mol-m,"),
         ],
     )
     def test_a_wrong_entry_is_named_with_the_nearest_right_one(self, line, message, tmp_path):

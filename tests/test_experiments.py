@@ -15,13 +15,13 @@ from equipoise.equilibrium.bounds import perturbation_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.experiments import memory, table1
 from equipoise.experiments.subjects import paired_difference
-from equipoise.methods.registry import METHODS, new_method
+from equipoise.methods.registry import METHODS
 from equipoise.outcome import BadInputError
 from equipoise.physics.least_squares import tikhonov
 from equipoise.training.sources.images import load_labelled
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import save_model
-from problems import dense_normal, model_of, sense_problem
+from problems import dense_normal, model_of, new_method, sense_problem
 
 NETWORK = {"features": 8, "layers": 3, "kernel_size": 3}
 

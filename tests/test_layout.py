@@ -26,8 +26,8 @@ STAIRS["report"] = STAIRS["recon"] | {"recon"}
 STAIRS["experiments"] = STAIRS["report"] | {"report", "training"}
 STAIRS["cli"] = STAIRS["experiments"] | {"experiments"}
 WORDS = {
-    "arguments", "readable", "shapes", "outcome", "optional", "vectors", "metrics", "threads",
-    "version",
+    "arguments", "readable", "settings", "shapes", "outcome", "optional", "vectors", "metrics",
+    "threads", "version",
 }  # fmt: skip
 ROOF = {"__init__", "__main__"}
 FORBIDDEN_NAMES = {"utils", "misc", "common", "helpers"}

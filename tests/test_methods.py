@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.methods.registry import METHODS, new_method
+from equipoise.methods.registry import METHODS
 from equipoise.networks.proved import convolution_norm_upper, lipschitz_upper
 from equipoise.networks.spectral import NormEstimate, SpectralCNN
 from equipoise.outcome import Outcome
@@ -16,6 +16,7 @@ from problems import (
     contractive_cnn,
     dense_norm,
     dense_normal,
+    new_method,
     random_complex,
     sense_problem,
 )

@@ -7,7 +7,6 @@ import torch
 
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
-from equipoise.methods.registry import new_method
 from equipoise.networks.cnn import CNN
 from equipoise.networks.network import monotonicity_of, rounding_of
 from equipoise.networks.proved import convolution_norm_upper
@@ -16,7 +15,7 @@ from equipoise.networks.tiles import Tiled
 from equipoise.networks.unet import ResidualUNet
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model
-from problems import contractive_cnn, random_complex
+from problems import contractive_cnn, new_method, random_complex
 
 
 def dense_symbol_norm(kernel, points=200):
@@ -75,7 +74,7 @@ def test_evidence_is_computed_from_the_weights_and_never_read():
     with torch.no_grad():
         model.network.kernels()[-1].mul_(1.5)
     assert model.m_evidence == "measured"
-    claims = MOL(CNN(6, 3, 3, gain=0.9), FixedWeight(5.0), 0.2, m_evidence="proved")
+    claims = MOL(CNN(6, 3, 3, gain=0.9), FixedWeight(5.0), 0.2)
     assert claims.m_evidence == "measured"
 
 
@@ -88,7 +87,7 @@ def test_a_network_that_proves_nothing_says_so():
 
 
 def in_double(network):
-    copy = type(network)(**network.configuration(), gain=0.0).double()
+    copy = type(network)(**network.config.model_dump(), gain=0.0).double()
     copy.load_state_dict({k: v.double() for k, v in network.state_dict().items()})
     return copy
 

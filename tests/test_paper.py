@@ -17,7 +17,6 @@ from equipoise.formats.sample_head import head_slice
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
 from equipoise.methods.mol_m import MOLM
-from equipoise.methods.registry import new_method
 from equipoise.networks.cnn import CNN
 from equipoise.networks.jacobian import (
     Jacobian,
@@ -46,6 +45,7 @@ from problems import (
     dense_norm,
     dense_normal,
     model_of,
+    new_method,
     random_complex,
     sense_problem,
 )

@@ -327,10 +327,10 @@ class TestModels:
         assert not (tmp_path / "installed").exists()
 
     def test_a_model_comes_back_from_its_file(self, tmp_path):
-        model = MOL(CNN(6, 3), FixedWeight(7.0), 0.2, shift=0.1)
+        model = MOL(CNN(6, 3, gain=0.5), FixedWeight(7.0), 0.2, shift=0.1)
         weights.save_model(tmp_path / "m.safetensors", model, {"note": "x"})
         again = weights.load_model(tmp_path / "m.safetensors")
-        assert (again.m, again.shift, again.m_evidence) == (model.m, 0.1, "measured")
+        assert again.config == model.config
         state = again.state_dict()
         assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
         assert weights.provenance(tmp_path / "m.safetensors") == {"note": "x"}
@@ -365,8 +365,8 @@ class TestAuthorsCheckpoint:
             out = tmp_path / f"m{shift}.safetensors"
             assert run("import-model", checkpoint, "-o", out, "--shift", shift).exit_code == 0
             model = weights.load_model(out)
-            size = {"features": 12, "layers": 4, "kernel_size": 3, "channels": 2, "skip": 0.0}
-            assert model.network.configuration() == size
+            size = {"features": 12, "layers": 4, "kernel_size": 3, "channels": 2}
+            assert model.network.config.model_dump() == size
             assert model.m == pytest.approx(0.02 + float(shift))
             scan = ("recon", full_scan, "--acceleration", 3, "--model", out)
             bounds[shift] = run_json(*scan, "-o", tmp_path / f"{shift}.npy")["slices"][0]

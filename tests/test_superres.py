@@ -17,7 +17,6 @@ from equipoise.experiments.superres import photographs
 from equipoise.formats.photograph import Photograph, read_photograph, write_photograph
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
-from equipoise.methods.registry import new_method
 from equipoise.networks.cnn import CNN
 from equipoise.outcome import BadInputError
 from equipoise.physics.generic import FunctionOp
@@ -30,6 +29,7 @@ from equipoise.report.content import write_certificate_report
 from equipoise.training.sources.images import load_images
 from equipoise.training.sources.photographs import SuperResolution
 from equipoise.zoo.model_file import load_model
+from problems import new_method
 
 KERNELS, BORDERS, FACTORS = ("gaussian", "bicubic"), ("zero", "circular", "reflect"), (2, 3, 4)
 SHAPE = (36, 48)

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import small_head
-from equipoise.methods.registry import METHODS, new_method
+from equipoise.methods.registry import METHODS
 from equipoise.metrics import nmse, psnr, ssim
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.physics.generic import FunctionOp
@@ -27,11 +27,12 @@ from equipoise.training.sources.images import load_images
 from equipoise.training.sources.simulated import Simulation
 from equipoise.training.sources.source import Sample, Source
 from equipoise.zoo.model_file import load_model, provenance, save_model
+from problems import new_method
 
 TINY = {
     "name": "tiny",
     "simulation": {"acceleration": 3, "calibration": 32, "coils": [3, 4]},
-    "model": {"features": 8, "layers": 2, "m": 0.01},
+    "model": {"network": {"features": 8, "layers": 2}, "m": 0.01},
     "lipschitz": {"beta": 1.0, "every": 1, "steps": 5, "validation_steps": 5},
     "crop": 32,
     "warmup_steps": 3,
@@ -72,10 +73,19 @@ def test_training_lowers_the_loss_and_writes_a_model(config_file, tmp_path):
     assert len(log) == 42
 
 
+def model_section(method: str) -> dict:
+    """That of the tiny run, for a method."""
+    settings = {"m": 0.01, "iterations": 3}
+    known = METHODS[method].Config.model_fields
+    network = {"features": 4} if method == "unet" else TINY["model"]["network"]
+    kept = {key: value for key, value in settings.items() if key in known}
+    return {"method": method, "network": network, **kept}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_resumes_to_the_same_weights(method, config_file, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 3)
-    model = {**TINY["model"], "method": method, "iterations": 3}
+    model = model_section(method)
     config = load_config(write(tmp_path, {"model": model}))
     whole = training.train(config, tmp_path / "whole")
 
@@ -101,7 +111,7 @@ def test_a_killed_run_resumes_to_the_same_weights(method, config_file, tmp_path,
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns(method, config_file, tmp_path):
     """From a data weight that is far too low."""
-    model = {**TINY["model"], "method": method, "iterations": 3, "lam": 1.0}
+    model = {**model_section(method), "data_weight": {"lam": 1.0}}
     untrained = {"model": model, "steps": 1, "warmup_steps": 0, "learning_rate": 1e-9}
     trained = {"model": model, "steps": 60, "validate_every": 40, "weight_learning_rate": 0.1}
     before, after = (
@@ -180,7 +190,7 @@ def test_a_run_that_always_diverges_ends_with_advice(config_file, tmp_path, monk
 
 
 def test_weights_whose_estimate_is_above_the_threshold_are_scaled_below_it(config_file, tmp_path):
-    model = {"features": 8, "layers": 2, "m": 0.5}
+    model = {**TINY["model"], "m": 0.5}
     config = load_config(
         write(tmp_path, {"model": model, "lipschitz": {"beta": 0, "validation_reserve": 0.02}})
     )
@@ -204,7 +214,7 @@ def test_training_continues_from_given_weights(config_file, tmp_path):
     before, after = load_file(first), load_file(second)
     assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before)
     assert provenance(second)["config"]["start"]["equilibrium_samples"] > 0
-    wide = write(tmp_path, {**changes, "model": {"features": 12, "layers": 2}})
+    wide = write(tmp_path, {**changes, "model": {"network": {"features": 12}}})
     with pytest.raises(BadInputError, match="features"):
         training.train(load_config(wide), tmp_path / "third")
 
@@ -218,13 +228,13 @@ def test_training_continues_with_the_skip_of_the_weights(config_file, tmp_path):
     path = training.train(load_config(write(tmp_path, changes)), tmp_path / "run")
     skip = load_model(path).network.skip
     assert 0 < skip <= 0.855
-    assert provenance(path)["config"]["model"]["skip"] == pytest.approx(skip, rel=0.1)
+    assert provenance(path)["config"]["model"]["network"]["skip"] == pytest.approx(skip, rel=0.1)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": {**TINY["model"], "skip": 0.5}}, "model.skip is 0.5: leave it out"),
+        ({"model": {"network": {"skip": 0.5}}}, "model.network.skip is 0.5 and .* holds 0.9"),
         ({"model": {**TINY["model"], "m": 0.1}}, "the barrier stands at .* = 0.85: lower model.m"),
     ],
 )
@@ -314,7 +324,12 @@ class TestConfig:
             {"steps": "many"},
             {"model": {"m": 1.5}},
             {"crop": 2},
-            {"model": {"method": "modl", "skip": 0.5}},
+            {"model": {"method": "modl", "network": {"skip": 0.5}}},
+            {"model": {"method": "modl", "m": 0.1}},
+            {"model": {"method": "unet", "layers": 5}},
+            {"model": {"method": "unet", "network": {"layers": 5}}},
+            {"model": {"network": {"kernel_size": 4}}},
+            {"model": {"network": {"features": 9000}}},
         ],
     )
     def test_unknown_or_wrong_keys_are_errors(self, changes, config_file, tmp_path):

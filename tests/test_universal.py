@@ -82,7 +82,11 @@ def configuration(folder, **changes):
             "mask": list(KINDS),
             "coils": [2, 4],
         },
-        "model": {"method": "mol-ridge", "features": 6, "m": 0.02, "lam": 5},
+        "model": {
+            "method": "mol-ridge",
+            "network": {"features": 6, "m": 0.02},
+            "data_weight": {"value": 5},
+        },
         "crop": 32,
         "warmup_steps": 0,
         "steps": 6,
@@ -142,7 +146,7 @@ class TestTraining:
     def test_a_second_pass_starts_as_its_first_and_leaves_it_alone(self, folder):
         guide = MolRidge(Ridge(0.02, features=6, basis=3, seed=5))
         save_model(folder / "guide.safetensors", guide, {})
-        model = {"method": "mol-guided", "features": 6, "m": 0.02}
+        model = {"method": "mol-guided"}
         config = configuration(folder, model=model, start="guide.safetensors")
         trained = load_model(training.train(config, folder / "run"))
         assert isinstance(trained, MolGuided)

@@ -78,8 +78,10 @@ def certify(
         from equipoise.formats.writers.target import check_files, input_files
         from equipoise.recon.experiment import load_experiment
         from equipoise.recon.problems import slice_problem
+        from equipoise.zoo.find import chosen_model
         from equipoise.zoo.model_file import load_model
 
+        model = chosen_model(model, real=False)
         inputs = input_files(scan, csm, mask, model if Path(model).is_file() else None)
         check_files([folder / name for name in WRITTEN], overwrite=overwrite, inputs=inputs)
         check_report_target(report, overwrite, inputs)

@@ -75,7 +75,9 @@ def recon(
     )
     with failures():
         from equipoise.recon.settings import ReconSettings
+        from equipoise.zoo.find import chosen_model
 
+        model = chosen_model(model, real=False)
         settings = ReconSettings(model, weight, rtol, acceleration, seed or 0, csm, mask)
     if is_batch(scans, output, options):
         if report is not None and report.suffix == ".html":

@@ -39,9 +39,11 @@ def superres(
         )
         from equipoise.formats.writers.target import input_files
         from equipoise.recon.enlarge import blur_of, enlarge
+        from equipoise.zoo.find import chosen_model
         from equipoise.zoo.model_file import load_model
 
         photograph = read_photograph(image)
+        model = chosen_model(model, real=True)
         network, blur = load_model(model), blur_of(model)
         inputs = input_files(image, model if Path(model).is_file() else None)
         check_photograph_target(output, photograph, blur.factor, overwrite=overwrite, inputs=inputs)

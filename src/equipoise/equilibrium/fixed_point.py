@@ -60,6 +60,8 @@ class SolverOptions:
     tile: int | None = None
     recompute: bool = False
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012, where settings hold these
+
     def __post_init__(self) -> None:
         if self.method not in ("anderson", "picard") or self.rule not in ("certified", "step"):
             raise ValueError(

@@ -16,6 +16,7 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
 from equipoise.formats.replacing import make_folder, replacing
 from equipoise.methods.method import Method
+from equipoise.methods.registry import METHODS as KINDS
 from equipoise.methods.registry import new_method
 from equipoise.outcome import EquipoiseError
 from equipoise.physics.cartesian import SenseOp
@@ -87,7 +88,8 @@ def main() -> None:
     operator = SenseOp(biot_savart_maps(shape, n_coils, 0), mask)
     rng = np.random.default_rng(0)
     data = operator.forward(complex_noise((1, *shape), rng))
-    method = new_method(name, network=NETWORK, lam=20.0, m=0.02, iterations=iterations, seed=0)
+    blocks = {"iterations": iterations} if name == "modl" else {}
+    method = new_method(KINDS[name].Config.model_validate({"network": NETWORK, **blocks}))
     before = _reset_peak()
     started = time.perf_counter()
     _training_step(method, operator, data, iterations)

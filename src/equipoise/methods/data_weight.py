@@ -1,12 +1,71 @@
 """The data weight lam as a monotone function of the noise of the scan."""
 
 import math
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from equipoise.settings import Settings, checked, one_of
 from equipoise.shapes import PerSample
+
+
+class NoiseWeightConfig(Settings):
+    """See :class:`DataWeight`."""
+
+    kind: Literal["noise"] = "noise"
+    lam: float = Field(20.0, gt=0, description="start of lam at a relative noise of `at`")
+    at: float = Field(0.015, gt=0, le=1)
+    power: float = Field(1.0, gt=0, le=10)
+    floor: float = Field(0.005, gt=0, le=1)
+
+    def build(self) -> "DataWeight":
+        """The weight at its start."""
+        return DataWeight(**self.model_dump(exclude={"kind"}))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of its parameters."""
+        return {"log_lam_1": (), "raw_power": (), "log_floor": ()}
+
+
+class FixedWeightConfig(Settings):
+    """See :class:`FixedWeight`."""
+
+    kind: Literal["fixed"] = "fixed"
+    lam: float = Field(20.0, gt=0, description="start of lam")
+
+    def build(self) -> "FixedWeight":
+        """The weight at its start."""
+        return FixedWeight(self.lam)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of its parameters."""
+        return {"log_lam": ()}
+
+
+class ScanRuleConfig(Settings):
+    """See :class:`ScanRule`; whether it rises is said by what it is a rule of."""
+
+    kind: Literal["scan"] = "scan"
+    value: float = Field(gt=0, description="start at a relative noise of 0.015, 4-fold")
+    power: float = Field(1.0, gt=0, le=10)
+    floor: float = Field(0.005, gt=0, le=1)
+
+    def build(self, rising: bool = False) -> "ScanRule":
+        """The rule at its start."""
+        return ScanRule(self.value, rising, self.power, self.floor)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of its parameters."""
+        return {"coefficients": (4,)}
+
+
+if TYPE_CHECKING:
+    AnyWeightConfig = NoiseWeightConfig | FixedWeightConfig
+else:
+    AnyWeightConfig = one_of("kind", "noise", NoiseWeightConfig, FixedWeightConfig)
 
 
 class DataWeight(nn.Module):
@@ -33,6 +92,8 @@ class DataWeight(nn.Module):
         self, lam: float = 20.0, at: float = 0.015, power: float = 1.0, floor: float = 0.005
     ):
         super().__init__()
+        start = {"lam": lam, "at": at, "power": power, "floor": floor}
+        self.config = checked(NoiseWeightConfig, "data weight", start)
         log_lam_1 = math.log(lam) + power * math.log(at**2 + floor**2)
         self.log_lam_1 = nn.Parameter(torch.tensor(log_lam_1, dtype=torch.float64))
         # softplus(raw) = power
@@ -52,6 +113,7 @@ class FixedWeight(nn.Module):
 
     def __init__(self, lam: float):
         super().__init__()
+        self.config = checked(FixedWeightConfig, "data weight", {"lam": lam})
         self.log_lam = nn.Parameter(torch.tensor(math.log(lam), dtype=torch.float64))
 
     def forward(self, relative_noise: PerSample) -> Tensor:
@@ -79,6 +141,8 @@ class ScanRule(nn.Module):
 
     def __init__(self, value: float, rising: bool, power: float = 1.0, floor: float = 0.005):
         super().__init__()
+        given = {"value": value, "power": power, "floor": floor}
+        self.config = checked(ScanRuleConfig, "rule", given)
         self.sign = 1 if rising else -1
         raw_power = math.log(math.expm1(power))  # softplus of it is the power
         start = torch.tensor([math.log(value), raw_power, 0.0, math.log(floor)])

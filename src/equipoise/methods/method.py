@@ -8,11 +8,14 @@ from torch import Tensor, nn
 
 from equipoise.arguments import Array, Number
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.data_weight import AnyWeightConfig, NoiseWeightConfig
 from equipoise.methods.edge import in_order
 from equipoise.methods.usual import Calibration
+from equipoise.networks.network import NetworkConfig, Shapes
 from equipoise.networks.own import OwnNetwork, as_network
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.linop import LinearOperator
+from equipoise.settings import Settings, checked
 from equipoise.shapes import Image, PerSample
 
 MODULE_CALL = 4
@@ -27,6 +30,34 @@ class ParameterGroup(NamedTuple):
     of_rules: bool = False
 
 
+class MethodConfig(Settings, ABC):
+    """What a method is built from, the ``model`` of a training configuration, and the header of a
+    model file: one class for each method, which knows no setting that the method does not have.
+
+    Attributes
+    ----------
+    method
+        The name of the method: a literal with itself as default.
+    network, data_weight
+        What is trained: the fields that ``PARTS`` names have weights, and the method has a module
+        with a ``config`` under the name of each.
+    """
+
+    PARTS: ClassVar[tuple[str, ...]] = ("network", "data_weight")
+
+    method: str
+    network: NetworkConfig
+    data_weight: AnyWeightConfig = NoiseWeightConfig()
+
+    def shapes(self) -> Shapes:
+        """Names and shapes of all weights, as in the ``state_dict`` of what is saved."""
+        return {
+            f"{part}.{name}": shape
+            for part in self.PARTS
+            for name, shape in getattr(self, part).shapes().items()
+        }
+
+
 class Method(nn.Module, ABC):
     """A reconstruction with a network and a data weight.
 
@@ -37,6 +68,8 @@ class Method(nn.Module, ABC):
     ----------
     name
         The word by which configurations and model files call the method.
+    Config
+        Its configuration class.
     network
         An image-to-image module; your own is an
         :class:`~equipoise.networks.own.OwnNetwork`.
@@ -49,6 +82,7 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]]
     calibration: Calibration | None = None
 
     def __init__(
@@ -65,6 +99,41 @@ class Method(nn.Module, ABC):
         kind = repr(network) if isinstance(network, OwnNetwork) else type(network).__name__
         weights = sum(p.numel() for p in network.parameters())
         return f"{type(self).__name__} ({self.name}): {m}\n  {kind} of {weights} weights"
+
+    @classmethod
+    def new(cls, config: Any, seed: int = 0) -> "Method":
+        """An untrained method, with random weights of a seed."""
+        return cls.around(cls.untrained(config, seed), config)
+
+    @classmethod
+    def untrained(cls, config: Any, seed: int) -> nn.Module:
+        """The network that training starts from."""
+        return config.network.build(seed)
+
+    @classmethod
+    @abstractmethod
+    def around(cls, network: nn.Module, config: Any) -> "Method":
+        """The method of a configuration with a network that was built."""
+
+    @property
+    def config(self) -> MethodConfig:
+        """What the method is built from.
+
+        Raises
+        ------
+        BadInputError
+            If its network or data weight is your own and has no ``config``.
+        """
+        parts = {}
+        for part in self.Config.PARTS:
+            module = getattr(self, part)
+            if not hasattr(module, "config"):
+                raise BadInputError(
+                    f"the {part} is a {type(module).__name__}, which has no config: it cannot be "
+                    "described in a file"
+                )
+            parts[part] = module.config.model_dump()
+        return checked(self.Config, self.name, {**parts, **self.settings()})
 
     @property
     def m(self) -> float | None:
@@ -139,7 +208,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What is needed beside the network to build the method again."""
+        """The fields of the configuration beside its network and data weight."""
 
     def training_options(self, rtol: float, max_iter: int) -> SolverOptions | None:
         """How training solves for an equilibrium."""

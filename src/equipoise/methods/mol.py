@@ -3,10 +3,11 @@
 Pramanik, Zimmerman, Jacob, IEEE Trans. Comput. Imaging 9:260-275, 2023.
 """
 
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from equipoise.arguments import Array, Number
@@ -14,8 +15,8 @@ from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
 from equipoise.methods.edge import solve_arguments
-from equipoise.methods.method import Method, relative_noise_of
-from equipoise.networks.cnn import CNN, in_bfloat16
+from equipoise.methods.method import Method, MethodConfig, relative_noise_of
+from equipoise.networks.cnn import CNN, SkipCNNConfig, in_bfloat16
 from equipoise.networks.measured import lipschitz_lower
 from equipoise.networks.network import OnSupport, monotonicity_of
 from equipoise.networks.own import OwnNetwork
@@ -25,8 +26,6 @@ from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, Image, PerSample
 from equipoise.vectors import per_sample
-
-Evidence = Literal["proved", "measured"]
 
 CG_RTOL = 0.03
 """Inner tolerance relative to the outer residual: Anderson extrapolates steps, so they must be more
@@ -48,6 +47,34 @@ class Conditioned(NamedTuple):
     first: Solution | None = None
 
 
+class SolvedConfig(MethodConfig):
+    """Of every method whose image is the equilibrium of a monotone operator."""
+
+    solver: SolverOptions = Field(
+        SolverOptions(), description="of reconstructions; fields left out are those of the method"
+    )
+
+    @field_validator("solver", mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        usual = cls.model_fields["solver"].default
+        return {**asdict(usual), **given} if isinstance(given, dict) else given
+
+
+class EquilibriumConfig(SolvedConfig):
+    """Of a method with a claimed m, see :class:`MOL`."""
+
+    m: float = Field(0.02, gt=0, lt=1, description="monotonicity constant of I - H, T = 1 - m")
+    shift: float = Field(0.0, ge=0, description="added multiple of the identity in F")
+
+
+class MolConfig(EquilibriumConfig):
+    """See :class:`MOL`."""
+
+    method: Literal["mol-lr"] = "mol-lr"
+    network: SkipCNNConfig = SkipCNNConfig()
+
+
 class MOL(Method):
     """MOL-LR: ``x*`` with ``lam A^H (A x* - b) + F(x*) = 0``, ``F = (1 + shift) I - H`` (1).
 
@@ -63,8 +90,6 @@ class MOL(Method):
         Module that gives lam, (batch,), from the relative noise level, (batch,).
     m
         Monotonicity constant of ``I - H`` that the network was trained for.
-    m_evidence
-        ``proved`` if a proved bound gives ``Lip(H) <= 1 - m``, ``measured`` if only estimates do.
     shift
         Added multiple of the identity in F; F is then (m + shift)-monotone.
     options
@@ -82,6 +107,7 @@ class MOL(Method):
     """
 
     name = "mol-lr"
+    Config: ClassVar[type[MethodConfig]] = MolConfig
     network: Any
     frozen = False
     """Whether F is read off the data, so that (8) says nothing of a change of the data."""
@@ -92,14 +118,19 @@ class MOL(Method):
         data_weight: nn.Module,
         m: float,
         *,
-        m_evidence: Evidence = "measured",
         shift: float = 0.0,
         options: SolverOptions | None = None,
     ):
         super().__init__(network, data_weight, options)
         if not 0 < m < 1:
             raise BadInputError(f"m is {m}: it must lie between 0 and 1")
-        self.m_network, self._evidence, self.shift = m, m_evidence, shift
+        self.m_network, self.shift = m, shift
+
+    @classmethod
+    def around(cls, network: Any, config: Any) -> "MOL":
+        """The model of a configuration with a network that was built."""
+        weight = config.data_weight.build()
+        return cls(network, weight, config.m, shift=config.shift, options=config.solver)
 
     @property
     def m(self) -> float:
@@ -119,8 +150,8 @@ class MOL(Method):
         return "claimed" if isinstance(self.network, OwnNetwork) else "measured"
 
     def settings(self) -> dict[str, Any]:
-        """What is needed beside the network to build the model again."""
-        return {"m": self.m_network, "m_evidence": self.m_evidence, "shift": self.shift}
+        """m of the network, shift and solver options."""
+        return {"m": self.m_network, "shift": self.shift, "solver": self.options}
 
     def refresh(self, exact: bool = False) -> None:
         """Keep the first kernels of a network with ``skip`` at zero mean."""

@@ -1,23 +1,52 @@
 """MOL in two passes: a first proved image says where the second one should keep what (23)."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import ScanRule
 from equipoise.methods.method import ParameterGroup
 from equipoise.methods.mol import Conditioned
-from equipoise.methods.mol_ridge import WINDOW, MolRidge
-from equipoise.networks.adaptation import Adaptation
+from equipoise.methods.mol_ridge import WINDOW, MolRidge, MolRidgeConfig, RidgeLikeConfig
+from equipoise.networks.adaptation import Adaptation, AdaptationConfig
 from equipoise.networks.ridge import Ridge
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, PerSample
 
 FIRST_RTOL = 0.03
 """Certified accuracy of the first image: it is a guide."""
+
+
+class MolGuidedConfig(RidgeLikeConfig):
+    """See :class:`MolGuided`; all its networks have the same number of features."""
+
+    PARTS: ClassVar[tuple[str, ...]] = (*RidgeLikeConfig.PARTS, "guide", "adaptation")
+
+    method: Literal["mol-guided"] = "mol-guided"
+    guide: MolRidgeConfig = MolRidgeConfig()
+    adaptation: AdaptationConfig = AdaptationConfig()
+
+    @classmethod
+    def after(cls, guide: MolRidgeConfig, hidden: int) -> "MolGuidedConfig":
+        """Of two passes that start as one."""
+        parts = {name: getattr(guide, name) for name in RidgeLikeConfig.PARTS}
+        adaptation = AdaptationConfig(features=guide.network.features, hidden=hidden)
+        return cls(**parts, guide=guide, adaptation=adaptation)
+
+    @model_validator(mode="after")
+    def _same_features(self) -> "MolGuidedConfig":
+        networks = (self.network, self.guide.network, self.adaptation)
+        widths = [network.features for network in networks]
+        if len({*widths}) > 1:
+            raise ValueError(
+                "features of network, guide.network and adaptation are "
+                f"{', '.join(map(str, widths))}: they must be the same"
+            )
+        return self
 
 
 class MolGuided(MolRidge):
@@ -44,6 +73,7 @@ class MolGuided(MolRidge):
     """
 
     name = "mol-guided"
+    Config = MolGuidedConfig
     frozen = True
 
     def __init__(
@@ -68,12 +98,12 @@ class MolGuided(MolRidge):
         adaptation = Adaptation(network.features, hidden, seed)
         return cls(network, guide, adaptation, weight, threshold)
 
-    def settings(self) -> dict[str, Any]:
-        """The networks of the first pass and of the factors."""
-        return {
-            "guide": self.guide.network.configuration(),
-            "hidden": self.adaptation.hidden,
-        }
+    @classmethod
+    def around(cls, network: Any, config: Any) -> "MolGuided":
+        """The model of a configuration with a network that was built."""
+        guide = MolRidge.around(config.guide.network.build(), config.guide)
+        rules = config.data_weight.build(), config.threshold_rule.build(rising=True)
+        return cls(network, guide, config.adaptation.build(), *rules, options=config.solver)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Those of the second pass: the first one is trained before and stays as it is."""

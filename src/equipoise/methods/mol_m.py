@@ -1,10 +1,20 @@
 """MOL with the weakest constraint that its theory needs: F monotone, H not a contraction."""
 
+from typing import Literal
+
 import torch
 
-from equipoise.methods.mol import MOL
+from equipoise.methods.mol import MOL, EquilibriumConfig
+from equipoise.networks.cnn import SkipCNNConfig
 from equipoise.networks.measured import lipschitz_lower, one_sided_lipschitz_lower
 from equipoise.shapes import Image, PerSample
+
+
+class MolMConfig(EquilibriumConfig):
+    """See :class:`MOLM`."""
+
+    method: Literal["mol-m"] = "mol-m"
+    network: SkipCNNConfig = SkipCNNConfig()
 
 
 class MOLM(MOL):
@@ -17,6 +27,7 @@ class MOLM(MOL):
     """
 
     name = "mol-m"
+    Config = MolMConfig
 
     def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
         """``one_sided_lipschitz_lower`` of H, or the norm of its J less ``NORM_LIMIT - T``."""

@@ -1,14 +1,14 @@
 """MOL with the ridge network: proved for every image, thresholds and lam that follow the scan."""
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.methods.data_weight import ScanRule
+from equipoise.methods.data_weight import ScanRule, ScanRuleConfig
 from equipoise.methods.method import ParameterGroup
-from equipoise.methods.mol import MOL, Conditioned
-from equipoise.networks.ridge import Ridge
+from equipoise.methods.mol import MOL, Conditioned, SolvedConfig
+from equipoise.networks.ridge import Ridge, RidgeConfig
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, Image, PerSample
@@ -18,6 +18,27 @@ FASTER = 10.0
 
 WINDOW = 10
 """Iterates that Anderson combines: 10 % fewer evaluations than with 5, at m = 0.01."""
+
+
+LAM, THRESHOLD = 8.0, 0.03
+"""Start of the rules at a relative noise of 0.015 and 4-fold acceleration."""
+
+
+class RidgeLikeConfig(SolvedConfig):
+    """Of methods with a ridge, see :class:`MolRidge`; m is a setting of it, which proves it."""
+
+    PARTS: ClassVar[tuple[str, ...]] = ("network", "data_weight", "threshold_rule")
+
+    network: RidgeConfig = RidgeConfig()
+    data_weight: ScanRuleConfig = ScanRuleConfig(value=LAM)  # type: ignore[assignment]
+    threshold_rule: ScanRuleConfig = ScanRuleConfig(value=THRESHOLD, power=0.5)
+    solver: SolverOptions = SolverOptions(window=WINDOW)
+
+
+class MolRidgeConfig(RidgeLikeConfig):
+    """See :class:`MolRidge`."""
+
+    method: Literal["mol-ridge"] = "mol-ridge"
 
 
 class MolRidge(MOL):
@@ -41,7 +62,14 @@ class MolRidge(MOL):
     """
 
     name = "mol-ridge"
+    Config: ClassVar[type[RidgeLikeConfig]] = MolRidgeConfig
     network: Ridge
+
+    @classmethod
+    def around(cls, network: Any, config: Any) -> "MolRidge":
+        """The model of a configuration with a network that was built."""
+        rules = config.data_weight.build(), config.threshold_rule.build(rising=True)
+        return cls(network, *rules, options=config.solver)
 
     def __init__(
         self,
@@ -60,8 +88,8 @@ class MolRidge(MOL):
         self.threshold_rule = threshold_rule or ScanRule(THRESHOLD, rising=True, power=0.5)
 
     def settings(self) -> dict[str, Any]:
-        """None: m is that of the network."""
-        return {}
+        """The solver options: m is that of the network."""
+        return {"solver": self.options}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Kernels, thresholds and shares at ten times their rate, and both rules."""
@@ -122,7 +150,3 @@ class MolRidge(MOL):
         if not bool((threshold > 0).all()):
             raise BadInputError(f"threshold is {threshold.tolist()}: it must be positive")
         return Conditioned(self.network.at(threshold), (threshold,))
-
-
-LAM, THRESHOLD = 8.0, 0.03
-"""Start of the rules at a relative noise of 0.015 and 4-fold acceleration."""

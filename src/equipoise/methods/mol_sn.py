@@ -1,20 +1,52 @@
 """Equilibria whose network is Lipschitz by construction: MOL-SN and DE-GRAD."""
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.methods.mol import MOL
-from equipoise.networks.cnn import CNN
+from equipoise.methods.mol import MOL, EquilibriumConfig
+from equipoise.networks.cnn import CNN, CNNConfig
 from equipoise.networks.spectral import SpectralCNN
 from equipoise.shapes import Image, PerSample
+
+DEGRAD_RTOL = 1e-4
+STEP_RTOL = 0.1
+"""A step of the map (2) relative to the certified distance that it stands for."""
+
+DEGRAD_M = 1e-3
+"""Its layers have norm 1 in the paper; a product just below 1 keeps the equilibrium unique."""
+
+
+class MolSnConfig(EquilibriumConfig):
+    """See :class:`MOLSN`."""
+
+    method: Literal["mol-sn"] = "mol-sn"
+    network: CNNConfig = CNNConfig()
+
+
+class DeGradConfig(EquilibriumConfig):
+    """See :class:`DEGRAD`."""
+
+    method: Literal["de-grad"] = "de-grad"
+    network: CNNConfig = CNNConfig()
+    m: float = Field(DEGRAD_M, gt=0, lt=1, description="1 less the product of the layer norms")
+    solver: SolverOptions = SolverOptions(
+        rule="step", step="gradient", rtol=DEGRAD_RTOL, max_iter=500
+    )
 
 
 class MOLSN(MOL):
     """MOL with a proved constant: the product of the layer bounds is at most ``1 - m`` (15)."""
 
     name = "mol-sn"
+    Config: ClassVar[type[EquilibriumConfig]] = MolSnConfig
+
+    @classmethod
+    def untrained(cls, config: EquilibriumConfig, seed: int) -> nn.Module:
+        """A network whose kernels are divided by their norms while it is trained."""
+        return SpectralCNN(1 - config.m, **config.network.model_dump(), seed=seed)
 
     def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
         """None: the constant is proved, there is nothing to measure."""
@@ -28,7 +60,8 @@ class MOLSN(MOL):
     def for_inference(self) -> "MOLSN":
         """The same model with the kernels scaled by their proved norms."""
         network = self.network.baked() if isinstance(self.network, SpectralCNN) else self.network
-        return type(self)(network, self.data_weight, self.m_network, m_evidence="proved")
+        shift, options = self.shift, self.options
+        return type(self)(network, self.data_weight, self.m_network, shift=shift, options=options)
 
 
 class DEGRAD(MOLSN):
@@ -42,20 +75,12 @@ class DEGRAD(MOLSN):
     """
 
     name = "de-grad"
+    Config = DeGradConfig
 
     def __init__(self, network: CNN, data_weight: nn.Module, m: float, **settings: Any):
-        options = SolverOptions(rule="step", step="gradient", rtol=DEGRAD_RTOL, max_iter=500)
-        settings.setdefault("options", options)
+        settings["options"] = settings.get("options") or DeGradConfig().solver
         super().__init__(network, data_weight, m, **settings)
 
     def training_options(self, rtol: float, max_iter: int) -> SolverOptions:
         """The step rule: with its small m, certified tolerances would cost many more steps."""
         return SolverOptions(rule="step", rtol=STEP_RTOL * rtol, max_iter=max_iter)
-
-
-DEGRAD_RTOL = 1e-4
-STEP_RTOL = 0.1
-"""A step of the map (2) relative to the certified distance that it stands for."""
-
-DEGRAD_M = 1e-3
-"""Its layers have norm 1 in the paper; a product just below 1 keeps the equilibrium unique."""

@@ -1,18 +1,32 @@
 """UNET: a residual U-Net on the SENSE image, the method without data consistency."""
 
-from typing import Any
+from typing import Any, Literal
 
 from equipoise.methods.feed_forward import FeedForward
-from equipoise.networks.unet import ResidualUNet
+from equipoise.methods.method import MethodConfig
+from equipoise.networks.unet import ResidualUNet, UNetworkConfig
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Image, PerSample
+
+
+class UnetConfig(MethodConfig):
+    """See :class:`UNet`."""
+
+    method: Literal["unet"] = "unet"
+    network: UNetworkConfig = UNetworkConfig()
 
 
 class UNet(FeedForward):
     """``x = s + U(s)``, s the regularised SENSE image at the learned lam."""
 
     name = "unet"
+    Config = UnetConfig
     network: ResidualUNet
+
+    @classmethod
+    def around(cls, network: Any, config: UnetConfig) -> "UNet":
+        """The method of a configuration with a network that was built."""
+        return cls(network, config.data_weight.build())
 
     @property
     def steps(self) -> int:

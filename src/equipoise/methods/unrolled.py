@@ -1,13 +1,39 @@
 """Unrolled networks with shared weights: MoDL and ADMM-Net."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from equipoise.methods.feed_forward import FeedForward, data_consistency
-from equipoise.networks.cnn import CNN
+from equipoise.methods.method import MethodConfig
+from equipoise.networks.cnn import CNN, CNNConfig
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Image, PerSample
+
+ARTEFACT_GAIN = 0.1
+"""MoDL and ADMM-Net start with ``N = 0.1 x``, as MOL does with ``H = 0.9 x``."""
+
+MOST_BLOCKS = 100
+
+
+class UnrolledConfig(MethodConfig):
+    """See :class:`Unrolled`."""
+
+    network: CNNConfig = CNNConfig()
+    iterations: int = Field(10, ge=1, le=MOST_BLOCKS, description="blocks")
+
+
+class ModlConfig(UnrolledConfig):
+    """See :class:`MoDL`."""
+
+    method: Literal["modl"] = "modl"
+
+
+class AdmmNetConfig(UnrolledConfig):
+    """See :class:`ADMMNet`."""
+
+    method: Literal["admm-net"] = "admm-net"
 
 
 class Unrolled(FeedForward):
@@ -28,6 +54,16 @@ class Unrolled(FeedForward):
     def __init__(self, network: CNN, data_weight: torch.nn.Module, iterations: int = 10):
         super().__init__(network, data_weight)
         self.iterations = iterations
+
+    @classmethod
+    def untrained(cls, config: UnrolledConfig, seed: int) -> CNN:
+        """N close to 0.1 times the identity."""
+        return CNN(**config.network.model_dump(), gain=ARTEFACT_GAIN, seed=seed)
+
+    @classmethod
+    def around(cls, network: Any, config: UnrolledConfig) -> "Unrolled":
+        """The method of a configuration with a network that was built."""
+        return cls(network, config.data_weight.build(), config.iterations)
 
     @property
     def steps(self) -> int:
@@ -50,6 +86,7 @@ class MoDL(Unrolled):
     """
 
     name = "modl"
+    Config = ModlConfig
 
     def _reconstruct(
         self, operator: LinearOperator, data_term: Image, lam: PerSample, sense: Image
@@ -70,6 +107,7 @@ class ADMMNet(Unrolled):
     """
 
     name = "admm-net"
+    Config = AdmmNetConfig
 
     def _reconstruct(
         self, operator: LinearOperator, data_term: Image, lam: PerSample, sense: Image

@@ -4,8 +4,38 @@ import itertools
 import math
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from equipoise.networks.network import NetworkConfig, Shapes
+from equipoise.settings import checked
+
+LARGEST_WIDTH = 512
+"""Of what is read from a file or a configuration."""
+
+
+class AdaptationConfig(NetworkConfig):
+    """See :class:`Adaptation`."""
+
+    features: int = Field(32, ge=1, le=LARGEST_WIDTH, description="those of the ridge")
+    hidden: int = Field(32, ge=1, le=LARGEST_WIDTH)
+
+    def build(self, seed: int = 0) -> "Adaptation":
+        """The factors, which are 1 before any training."""
+        return Adaptation(self.features, self.hidden, seed)
+
+    def shapes(self) -> Shapes:
+        """Kernels and offsets of the convolutions."""
+        found: Shapes = {
+            "last": (self.features, self.hidden, 1, 1),
+            "last_offset": (self.features,),
+        }
+        widths = [self.features, self.hidden, self.hidden, self.hidden]
+        for place, (before, after) in enumerate(itertools.pairwise(widths)):
+            found[f"weights.{place}"] = (after, before, 3, 3)
+            found[f"offsets.{place}"] = (after,)
+        return found
 
 
 class Adaptation(nn.Module):
@@ -28,6 +58,9 @@ class Adaptation(nn.Module):
 
     def __init__(self, features: int = 32, hidden: int = 32, seed: int = 0):
         super().__init__()
+        self.config = checked(
+            AdaptationConfig, "adaptation", {"features": features, "hidden": hidden}
+        )
         self.features, self.hidden = features, hidden
         generator = torch.Generator().manual_seed(seed)
         widths = [features, hidden, hidden, hidden]

@@ -4,16 +4,60 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from equipoise.networks.network import Monotonicity, lipschitz_monotonicity
+from equipoise.networks.network import (
+    Monotonicity,
+    NetworkConfig,
+    Shapes,
+    lipschitz_monotonicity,
+)
 from equipoise.networks.proved import lipschitz_upper
 from equipoise.networks.rounding import chain_rounding, layer_rounding
+from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
+
+LARGEST_WIDTH, LARGEST_DEPTH, LARGEST_KERNEL = 512, 32, 15
+"""Of a network that is read from a file or a configuration."""
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError(f"{size} is even, and an even kernel changes the size of the image")
+    return size
+
+
+class CNNConfig(NetworkConfig):
+    """See :class:`CNN`."""
+
+    features: int = Field(64, ge=4, le=LARGEST_WIDTH)
+    layers: int = Field(5, ge=2, le=LARGEST_DEPTH)
+    kernel_size: Annotated[int, AfterValidator(_odd)] = Field(3, ge=1, le=LARGEST_KERNEL)
+    channels: Literal[1, 2] = Field(2, description="1 for real images")
+
+    def build(self, seed: int = 0) -> "CNN":
+        """The network close to 0.9 times the identity, or to ``skip`` times it."""
+        return CNN(**self.model_dump(), seed=seed)
+
+    def shapes(self) -> Shapes:
+        """Kernels, (out, in, k, k), and biases, (out,)."""
+        found: Shapes = {}
+        widths = [self.channels] + [self.features] * (self.layers - 1) + [self.channels]
+        for layer, (i, o) in enumerate(itertools.pairwise(widths)):
+            found[f"convolutions.{layer}.weight"] = (o, i, self.kernel_size, self.kernel_size)
+            found[f"convolutions.{layer}.bias"] = (o,)
+        return found
+
+
+class SkipCNNConfig(CNNConfig):
+    """A CNN that may carry the image beside its convolutions."""
+
+    skip: float = Field(0.0, ge=0, lt=1, description="s in H(x) = s x - N(x); 0: H is the CNN")
 
 
 class CNN(nn.Module):
@@ -43,7 +87,14 @@ class CNN(nn.Module):
         channels each. 0 keeps the usual random start. With ``skip`` H starts close to skip x.
     seed
         Seed of the random part of the weights.
+
+    Raises
+    ------
+    BadInputError
+        If the settings are not those of a :class:`CNNConfig`.
     """
+
+    config: CNNConfig
 
     def __init__(
         self,
@@ -56,8 +107,10 @@ class CNN(nn.Module):
         skip: float = 0.0,
     ):
         super().__init__()
+        shape = {"features": features, "layers": layers, "kernel_size": kernel_size}
+        self._configure({**shape, "channels": channels, "skip": skip})
         self.features, self.layers, self.kernel_size = features, layers, kernel_size
-        self.channels, self.skip = channels, skip
+        self.channels = channels
         widths = [channels] + [features] * (layers - 1) + [channels]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(i, o, kernel_size, padding=kernel_size // 2)
@@ -66,19 +119,19 @@ class CNN(nn.Module):
         self._start(gain, torch.Generator().manual_seed(seed))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def configuration(self) -> dict[str, Any]:
-        """What is needed to build the same network again."""
-        return {
-            "features": self.features,
-            "layers": self.layers,
-            "kernel_size": self.kernel_size,
-            "channels": self.channels,
-            "skip": self.skip,
-        }
+    def _configure(self, content: dict[str, Any]) -> None:
+        kind = SkipCNNConfig if content["skip"] else CNNConfig
+        known = {key: value for key, value in content.items() if key in kind.model_fields}
+        self.config = checked(kind, "CNN", known)
+
+    @property
+    def skip(self) -> float:
+        """Weight of the image itself beside the convolutions."""
+        return getattr(self.config, "skip", 0.0)
 
     def __repr__(self) -> str:
         """Its configuration, in one line."""
-        settings = ", ".join(f"{key}={value!r}" for key, value in self.configuration().items())
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.config.model_dump().items())
         return f"{type(self).__name__}({settings})"
 
     @property
@@ -182,7 +235,7 @@ class CNN(nn.Module):
         last: Any = self.convolutions[-1]
         last.weight.mul_(factor)
         last.bias.mul_(factor)
-        self.skip *= factor
+        self._configure({**self.config.model_dump(), "skip": self.skip * factor})
 
     @torch.no_grad()
     def _start(self, gain: float, generator: torch.Generator) -> None:

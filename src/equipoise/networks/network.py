@@ -1,13 +1,15 @@
 """What every network has in common, and its restriction to what A can see."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.networks.jacobian import linearised
+from equipoise.settings import Settings
 from equipoise.shapes import Image, PerSample
 
 
@@ -49,8 +51,9 @@ class Network(Protocol):
     def reach(self) -> int | None:
         """How many pixels from an output pixel its input can lie, along each axis; None: all."""
 
-    def configuration(self) -> dict[str, Any]:
-        """What is needed to build the same network again, before its weights are filled in."""
+    @property
+    def config(self) -> "NetworkConfig":
+        """What it is built from, before its weights are filled in."""
 
     def __call__(self, image: Image) -> Image:
         """``H(x)``, in the precision of the weights, returned in that of x."""
@@ -94,6 +97,21 @@ def lipschitz_monotonicity(upper: float) -> Monotonicity:
     return Monotonicity(
         None, "none", f"the proved bound of Lip(H) is {upper:.4g}, and 1 or more proves nothing"
     )
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class NetworkConfig(Settings, ABC):
+    """What a network is built from. Every limit keeps what a model file can ask for finite."""
+
+    @abstractmethod
+    def build(self, seed: int = 0) -> nn.Module:
+        """The network with random weights; its ``config`` are these settings."""
+
+    @abstractmethod
+    def shapes(self) -> Shapes:
+        """Names and shapes of its weights, as in its ``state_dict``, without building it."""
 
 
 class OnSupport(nn.Module):

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from equipoise.networks.network import Monotonicity
+from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
 from equipoise.networks.proved import GRID, convolution_norm_upper
+from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
 
 HALF = 5
@@ -23,6 +25,9 @@ fast, and three blocks hold a kernel of 9; measured, the transposed convolution 
 BELOW = 1 - 1e-6
 """Kernels are rounded after they were normalised."""
 
+LARGEST_WIDTH, MOST_CLIPS = 512, 32
+"""Of a network that is read from a file or a configuration."""
+
 
 class Used(NamedTuple):
     """What an evaluation uses: kernels between blocks, thresholds and shares (clip, channel)."""
@@ -30,6 +35,30 @@ class Used(NamedTuple):
     blocks: Tensor
     thresholds: Tensor
     shares: Tensor
+
+
+class RidgeConfig(NetworkConfig):
+    """See :class:`Ridge`."""
+
+    m: float = Field(0.01, gt=0, lt=1, description="monotonicity constant of F")
+    features: int = Field(32, ge=1, le=LARGEST_WIDTH)
+    basis: int = Field(8, ge=1, le=LARGEST_WIDTH, description="kernels that those are composed of")
+    clips: int = Field(2, ge=1, le=MOST_CLIPS, description="terms of the shrinkage")
+    channels: Literal[1, 2] = Field(2, description="1 for real images")
+
+    def build(self, seed: int = 0) -> "Ridge":
+        """The network with random kernels."""
+        return Ridge(**self.model_dump(), seed=seed)
+
+    def shapes(self) -> Shapes:
+        """Both factors of the kernels, and thresholds and shares, (clips, features)."""
+        clips = (self.clips, self.features)
+        return {
+            "first": (self.basis, 1, HALF, HALF),
+            "second": (self.features, self.basis, HALF, HALF),
+            "log_threshold": clips,
+            "share": clips,
+        }
 
 
 class Ridge(nn.Module):
@@ -71,6 +100,8 @@ class Ridge(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
+        shape = {"features": features, "basis": basis, "clips": clips, "channels": channels}
+        self.config = checked(RidgeConfig, "ridge", {"m": m, **shape})
         self.m, self.features, self.basis = m, features, basis
         self.clips, self.channels = clips, channels
         generator = torch.Generator().manual_seed(seed)
@@ -81,10 +112,6 @@ class Ridge(nn.Module):
         spread = torch.linspace(-SPREAD, SPREAD, clips) if clips > 1 else torch.zeros(1)
         self.log_threshold = nn.Parameter(spread[:, None].repeat(1, features))
         self.share = nn.Parameter(torch.zeros(clips, features))
-
-    def configuration(self) -> dict[str, Any]:
-        """What is needed to build the same network again."""
-        return {key: getattr(self, key) for key in ("m", "features", "basis", "clips", "channels")}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -211,9 +238,10 @@ class RidgeAt(nn.Module):
         """That of :class:`Ridge`."""
         return self.ridge.rounding(image)
 
-    def configuration(self) -> dict[str, Any]:
+    @property
+    def config(self) -> RidgeConfig:
         """That of :class:`Ridge`."""
-        return self.ridge.configuration()
+        return self.ridge.config
 
     def forward(self, image: Image) -> Image:
         """``H(x) = (1 - m) x - U^T s(U x)`` in the precision of the weights, as that of x."""

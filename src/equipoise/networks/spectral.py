@@ -111,7 +111,7 @@ class SpectralCNN(CNN):
     @torch.no_grad()
     def baked(self) -> CNN:
         """A plain CNN with the proved constant, the same function up to the last refresh."""
-        network = CNN(**self.configuration(), gain=0.0).to(self.dtype)
+        network = CNN(**self.config.model_dump(), gain=0.0).to(self.dtype)
         for layer, kernel in enumerate(self.kernels()):
             target: Any = network.convolutions[layer]
             target.weight.copy_(kernel * (self.layer_bound / convolution_norm_upper(kernel)))

@@ -1,16 +1,62 @@
 """A residual U-Net, image to image."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equipoise.networks.jacobian import linearised_by_autograd
-from equipoise.networks.network import NOTHING_PROVED, Monotonicity
+from equipoise.networks.network import NOTHING_PROVED, Monotonicity, NetworkConfig, Shapes
+from equipoise.settings import checked
 from equipoise.shapes import Image
 
 POOLINGS = 2
+LARGEST_WIDTH = 128
+
+
+class UNetworkConfig(NetworkConfig):
+    """See :class:`ResidualUNet`."""
+
+    features: int = Field(32, ge=1, le=LARGEST_WIDTH, description="channels at full resolution")
+
+    def build(self, seed: int = 0) -> "ResidualUNet":
+        """The network, which starts as the identity."""
+        return ResidualUNet(self.features, seed)
+
+    def shapes(self) -> Shapes:
+        """Kernels and biases, block after block."""
+        found: Shapes = {}
+        for place, (i, o) in enumerate(self.down()):
+            found |= _block_shapes(f"down.{place}", i, o)
+        for place, (i, o) in enumerate(self.up()):
+            found |= _block_shapes(f"up.{place}", i, o)
+        return {**found, "last.weight": (2, self.features, 1, 1), "last.bias": (2,)}
+
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.features * 2**level for level in range(POOLINGS + 1)]
+
+    def down(self) -> list[tuple[int, int]]:
+        """Channels in and out of each block on the way to the coarsest level."""
+        return list(itertools.pairwise([2, *self.widths()]))
+
+    def up(self) -> list[tuple[int, int]]:
+        """The same on the way back."""
+        widths = self.widths()
+        levels = reversed(range(POOLINGS))
+        return [(widths[level + 1] + widths[level], widths[level]) for level in levels]
+
+
+def _block_shapes(name: str, i: int, o: int) -> Shapes:
+    return {
+        f"{name}.0.weight": (o, i, 3, 3),
+        f"{name}.0.bias": (o,),
+        f"{name}.2.weight": (o, o, 3, 3),
+        f"{name}.2.bias": (o,),
+    }
 
 
 class ResidualUNet(nn.Module):
@@ -29,24 +75,14 @@ class ResidualUNet(nn.Module):
 
     def __init__(self, features: int = 32, seed: int = 0):
         super().__init__()
-        self.features = features
-        widths = [features * 2**level for level in range(POOLINGS + 1)]
+        self.config = checked(UNetworkConfig, "U-Net", {"features": features})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.down = nn.ModuleList(
-                _block(i, o) for i, o in zip([2, *widths[:-1]], widths, strict=True)
-            )
-            self.up = nn.ModuleList(
-                _block(widths[level + 1] + widths[level], widths[level])
-                for level in reversed(range(POOLINGS))
-            )
+            self.down = nn.ModuleList(_block(i, o) for i, o in self.config.down())
+            self.up = nn.ModuleList(_block(i, o) for i, o in self.config.up())
             self.last = nn.Conv2d(features, 2, 1)
         nn.init.zeros_(self.last.weight)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def configuration(self) -> dict[str, int]:
-        """What is needed to build the same network again."""
-        return {"features": self.features}
 
     @property
     def dtype(self) -> torch.dtype:

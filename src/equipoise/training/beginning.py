@@ -4,18 +4,18 @@ from typing import Any
 
 from torch import Tensor
 
-from equipoise.methods.data_weight import FixedWeight
-from equipoise.methods.method import Method
-from equipoise.methods.mol_guided import MolGuided
-from equipoise.methods.mol_ridge import MolRidge
+from equipoise.methods.method import Method, MethodConfig
+from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
+from equipoise.methods.mol_ridge import MolRidgeConfig
 from equipoise.methods.registry import new_method
 from equipoise.outcome import BadInputError
+from equipoise.settings import checked
 from equipoise.training.config import TrainConfig
 from equipoise.training.sources.images import load_labelled
 from equipoise.training.sources.photographs import SuperResolution
 from equipoise.training.sources.simulated import Simulation, load_coils
 from equipoise.training.sources.source import Source
-from equipoise.zoo.model_file import load_model
+from equipoise.zoo.model_file import load_model, model_config
 
 
 def training_images(config: TrainConfig) -> list[Tensor]:
@@ -50,70 +50,77 @@ def source_of(config: TrainConfig) -> Source:
     return Simulation(**config.simulation.model_dump(), measured_coils=coils)
 
 
-def _check_skip(skip: float, config: TrainConfig, start: str) -> None:
-    """Refuse start weights whose skip is not the one asked for, or leaves H no room below T."""
-    wanted = config.model
-    if "skip" in wanted.model_fields_set and abs(wanted.skip - skip) > SKIP_DIFFERENCE:
-        raise BadInputError(
-            f"{start} has a skip of {skip:.4g}, model.skip is {wanted.skip:.4g}: leave it out, the "
-            "weights bring their own"
-        )
-    limit = 1 - wanted.m - config.lipschitz.reserve
-    if skip >= limit:
-        raise BadInputError(
-            f"{start} has a skip of {skip:.4g}, the barrier stands at 1 - m - reserve = "
-            f"{limit:.4g}: lower model.m or lipschitz.reserve"
-        )
+def continued(config: TrainConfig) -> TrainConfig:
+    """The configuration of a run that continues from weights, completed by what they are of.
 
-
-def _second_pass(config: TrainConfig) -> Method | None:
-    """Two passes that start as the one of a ridge, which the first then stays."""
-    start = load_model(config.start) if config.start is not None else None
-    if config.model.method != MolGuided.name or not isinstance(start, MolRidge):
-        return None
-    return (
-        None if isinstance(start, MolGuided) else MolGuided.after(start, seed=config.seed).train()
-    )
-
-
-def first_model(config: TrainConfig) -> Method:
-    """A new model, or the one that the run continues from.
+    Network, data weight and rules belong to the weights: what the configuration says of them must
+    be what the file holds. m, shift, solver options and blocks may be given anew; what is not given
+    is that of the file.
 
     Raises
     ------
     BadInputError
-        If the start does not fit the configuration.
+        If the configuration contradicts the file: the setting, and both values.
     """
+    if config.start is None:
+        return config
+    there = _held(config).model_dump()
+    asked = config.model.model_dump(exclude_unset=True)
+    if config.model.method != there["method"]:
+        raise BadInputError(
+            f"{config.start} holds {there['method']} and model.method is {config.model.method}: "
+            "continue with the same method"
+        )
+    for part in config.model.PARTS:
+        for key, value in asked.pop(part, {}).items():
+            held = there[part].get(key)
+            if not _agrees(key, value, held):
+                raise BadInputError(
+                    f"model.{part}.{key} is {value} and {config.start} holds {held}: leave it "
+                    "out, the weights bring their own"
+                )
+    content = config.model_dump(exclude={"model"}, exclude_unset=True)
+    return checked(TrainConfig, str(config.start), {**content, "model": {**there, **asked}})
+
+
+def _held(config: TrainConfig) -> MethodConfig:
+    """What the start weights are of; of a ridge that two passes start from, those two passes."""
+    assert config.start is not None
+    held = model_config(config.start)
+    asked = config.model
+    if isinstance(asked, MolGuidedConfig) and isinstance(held, MolRidgeConfig):
+        return MolGuidedConfig.after(held, asked.adaptation.hidden)
+    return held
+
+
+def _agrees(key: str, asked: Any, there: Any) -> bool:
+    if key == "skip":
+        return abs(asked - there) <= SKIP_DIFFERENCE
+    return asked == there
+
+
+def _second_pass(config: TrainConfig) -> Method | None:
+    """Two passes that start as the one of a ridge, which the first then stays."""
+    asked = config.model
+    if config.start is None or not isinstance(asked, MolGuidedConfig):
+        return None
+    start = load_model(config.start)
+    if isinstance(start, MolGuided):
+        return None
+    return MolGuided.after(start, asked.adaptation.hidden, config.seed).train()
+
+
+def first_model(config: TrainConfig) -> Method:
+    """A new model, or the one that the run continues from, see :func:`continued`."""
     second = _second_pass(config)
     if second is not None:
         return second
-    wanted = config.model
-    network = {key: getattr(wanted, key) for key in ("features", "layers", "kernel_size")}
-    network["channels"] = wanted.channels or (2 if config.super_resolution is None else 1)
-    model = new_method(
-        wanted.method,
-        network=network,
-        lam=wanted.lam,
-        m=wanted.m,
-        skip=wanted.skip,
-        iterations=wanted.iterations,
-        seed=config.seed,
-    )
+    model = new_method(config.model, config.seed)
     if config.start is not None:
         start = load_model(config.start)
-        body: Any = model.network
-        if hasattr(body, "skip"):
-            body.skip = getattr(start.network, "skip", body.skip)  # the weights belong to it
-            _check_skip(body.skip, config, str(config.start))
-        there, asked = (
-            (start.name, start.network.configuration()),
-            (model.name, body.configuration()),
-        )
-        if there != asked:
-            raise BadInputError(f"{config.start} holds {there}; the configuration asks for {asked}")
-        body.load_state_dict(start.network.state_dict(), strict=False)
+        # Only the trained parameters: a spectral network has buffers that follow them.
+        model.network.load_state_dict(start.network.state_dict(), strict=False)
         model.refresh(exact=True)
-        if not isinstance(start.data_weight, FixedWeight):
-            rules = {k: v for k, v in start.state_dict().items() if not k.startswith("network.")}
-            model.load_state_dict(rules, strict=False)
+        rules = {k: v for k, v in start.state_dict().items() if not k.startswith("network.")}
+        model.load_state_dict(rules, strict=False)
     return model.train()

@@ -13,7 +13,7 @@ from equipoise.methods.solving import solve_slice
 from equipoise.methods.usual import Calibration, Features, calibrate, slice_features
 from equipoise.outcome import BadInputError
 from equipoise.physics.problem import Problem
-from equipoise.training.config import SimulationConfig
+from equipoise.training.config import SimulationConfig, refuse_test_data
 from equipoise.training.sources.simulated import Simulation, load_coils
 
 STREAM = 3
@@ -33,9 +33,11 @@ def simulation_of(provenance: dict[str, Any], coils: Path | None = None) -> Simu
     Raises
     ------
     BadInputError
-        If the model file does not say how its scans were simulated.
+        If the model file does not say how its scans were simulated, or names data of a test.
     """
-    options = provenance.get("config", {}).get("simulation")
+    config = provenance.get("config", {})
+    refuse_test_data(config.get("data"))
+    options = config.get("simulation")
     if options is None:
         raise BadInputError(
             "the model file does not say how its training scans were simulated, so nothing says "

@@ -1,21 +1,25 @@
 """The configuration of a training run: YAML with a typed schema; unknown keys are errors."""
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from equipoise.methods.mol import MolConfig
+from equipoise.methods.registry import AnyMethodConfig
 from equipoise.outcome import BadInputError
+from equipoise.settings import Settings, explained
 from equipoise.training.plain_yaml import load_yaml
 
+TEST_DATA = (
+    "data.test names subjects that are kept for the test, and whatever trains, chooses weights or "
+    "calibrates must not know them, or the test measures nothing: leave it out here, and give "
+    "those files to `equipoise experiments`"
+)
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class DataConfig(_Strict):
-    """Images to train and validate on. Never split inside a subject."""
+class DataConfig(Settings):
+    """Images to train and validate on. Never split inside a subject, and never those of a test."""
 
     train: list[Path]
     validation: list[Path]
@@ -23,6 +27,24 @@ class DataConfig(_Strict):
     held_out: list[str] = Field(
         [], description="subjects that training never sees, as their files name them"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_test(cls, content: Any) -> Any:
+        refuse_test_data(content)
+        return content
+
+
+def refuse_test_data(content: Any) -> None:
+    """Refuse a ``data`` section that names data of a test.
+
+    Raises
+    ------
+    BadInputError
+        If it does; a ValueError, so that pydantic reports it too.
+    """
+    if isinstance(content, dict) and "test" in content:
+        raise BadInputError(TEST_DATA)
 
 
 def _rising(noise: tuple[float, float]) -> tuple[float, float]:
@@ -47,7 +69,7 @@ CalibrationRange = Annotated[tuple[Calibration, Calibration], AfterValidator(_or
 MaskKind = Literal["variable-density-2d", "variable-density-1d", "uniform", "poisson-disc"]
 
 
-class SimulationConfig(_Strict):
+class SimulationConfig(Settings):
     """See :class:`equipoise.training.sources.simulated.Simulation`."""
 
     acceleration: Acceleration | AccelerationRange = 4.0
@@ -60,7 +82,7 @@ class SimulationConfig(_Strict):
     estimated: float = Field(0.0, ge=0, le=1)
 
 
-class SuperResolutionConfig(_Strict):
+class SuperResolutionConfig(Settings):
     """See :class:`equipoise.training.sources.photographs.SuperResolution`."""
 
     factor: int = Field(3, ge=1)
@@ -69,35 +91,10 @@ class SuperResolutionConfig(_Strict):
     noise: NoiseRange = (0.003, 0.03)
 
 
-class ModelConfig(_Strict):
-    """The method, its network, its monotonicity, and the start of the data weight."""
-
-    method: Literal[
-        "mol-lr",
-        "mol-m",
-        "mol-sn",
-        "mol-ridge",
-        "mol-guided",
-        "de-grad",
-        "modl",
-        "admm-net",
-        "unet",
-    ] = "mol-lr"
-    iterations: int = Field(10, ge=1, description="blocks of the unrolled methods")
-    features: int = Field(64, ge=4)
-    layers: int = Field(5, ge=2)
-    kernel_size: int = Field(3, ge=1)
-    channels: Literal[1, 2] | None = Field(
-        None, description="1 for real images; as the data need it if not given"
-    )
-    m: float = Field(0.02, gt=0, lt=1, description="monotonicity constant, T = 1 - m")
-    skip: float = Field(
-        0.0, ge=0, lt=1, description="s in H(x) = s x - N(x), of mol-lr and mol-m; 0: H is the CNN"
-    )
-    lam: float = Field(20.0, gt=0, description="start of lam at a relative noise of 0.015")
+UNET = "unet"
 
 
-class LipschitzConfig(_Strict):
+class LipschitzConfig(Settings):
     """The barrier (14): ``beta B(l)``, l measured at the equilibrium of a training sample.
 
     l is found by Lanczos iterations, so that the barrier acts on the few directions that H expands
@@ -116,7 +113,7 @@ class LipschitzConfig(_Strict):
     )
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Settings):
     """Everything that determines the weights, with the seed."""
 
     name: str
@@ -125,7 +122,7 @@ class TrainConfig(_Strict):
     super_resolution: SuperResolutionConfig | None = Field(
         None, description="train on real photographs and small images of them instead of MRI"
     )
-    model: ModelConfig = ModelConfig()
+    model: AnyMethodConfig = MolConfig()
     lipschitz: LipschitzConfig = LipschitzConfig()
     start: Path | None = Field(None, description="weights to continue from, instead of warming up")
     seed: int = 0
@@ -148,18 +145,38 @@ class TrainConfig(_Strict):
     validation_samples: int = Field(8, ge=1)
     validation_crop: int | None = Field(160, ge=16)
 
+    @property
+    def limit(self) -> float:
+        """``T = 1 - m``; 1 where nothing is monotone."""
+        return 1 - getattr(self.model, "m", 0.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _channels(cls, content: Any) -> Any:
+        """Photographs have one channel, and a network has it without being told."""
+        if not isinstance(content, dict) or content.get("super_resolution") is None:
+            return content
+        model = content.get("model", {})
+        network = model.get("network", {}) if isinstance(model, dict) else None
+        if not isinstance(network, dict) or model.get("method") == UNET:
+            return content
+        return {**content, "model": {**model, "network": {"channels": 1, **network}}}
+
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
         if self.start is not None and self.warmup_steps:
             raise ValueError("start replaces the warm-up: set warmup_steps to 0")
-        if self.super_resolution is not None and self.model.method == "unet":
+        if self.super_resolution is not None and self.model.method == UNET:
             raise ValueError("unet is a method for complex images: choose another model.method")
-        if self.model.skip and self.model.method not in ("mol-lr", "mol-m"):
-            raise ValueError(f"{self.model.method} has no skip: leave model.skip out")
-        if max(self.lipschitz.reserve, self.lipschitz.validation_reserve) >= 1 - self.model.m:
+        barrier = self.limit - self.lipschitz.reserve
+        if barrier <= 0 or self.limit <= self.lipschitz.validation_reserve:
             raise ValueError("the reserves of lipschitz must be smaller than T = 1 - m")
-        if self.model.skip >= 1 - self.model.m - self.lipschitz.reserve:
-            raise ValueError("model.skip must be smaller than T - lipschitz.reserve, T = 1 - m")
+        skip = getattr(self.model.network, "skip", 0.0)
+        if skip >= barrier:
+            raise ValueError(
+                f"model.network.skip is {skip:.4g} and the barrier stands at 1 - m - reserve = "
+                f"{barrier:.4g}: lower model.m or lipschitz.reserve"
+            )
         return self
 
 
@@ -174,7 +191,7 @@ def load_config(path: Path) -> TrainConfig:
     try:
         config = TrainConfig.model_validate(load_yaml(path))
     except ValidationError as error:
-        wrong = "; ".join(_explain(dict(e), TrainConfig) for e in error.errors())
+        wrong = explained(error, TrainConfig)
         raise BadInputError(f"{path} is not a valid training configuration: {wrong}") from error
     root = path.resolve().parent
     data = config.data
@@ -186,20 +203,3 @@ def load_config(path: Path) -> TrainConfig:
     )
     start = root / config.start if config.start else None
     return config.model_copy(update={"data": resolved, "start": start})
-
-
-def _explain(error: dict[str, Any], schema: type[BaseModel]) -> str:
-    """One wrong entry: where it is, what is wrong, and the nearest name of an unknown key."""
-    *above, name = [str(part) for part in error["loc"]] or [""]
-    where = ".".join([*above, name])
-    if error["type"] != "extra_forbidden":
-        given = "" if error["type"] == "missing" else f", not {error['input']!r:.80}"
-        return f"{where}: {error['msg']}{given}"
-    for part in above:
-        inner = schema.model_fields[part].annotation if part in schema.model_fields else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            schema = inner
-    known = list(schema.model_fields)
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"the settings are {', '.join(known)}"
-    return f"{where} is not a setting: {hint}"

@@ -25,7 +25,7 @@ from equipoise.methods.method import Method
 from equipoise.metrics import psnr
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.physics.noise_level import complex_noise
-from equipoise.training.beginning import first_model, source_of, training_images
+from equipoise.training.beginning import continued, first_model, source_of, training_images
 from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.training.config import TrainConfig
 from equipoise.training.loss import log_barrier
@@ -127,7 +127,8 @@ class _Run:
         say: Callable[[str], None],
         source: Source | None = None,
     ):
-        self.config, self.folder, self.say = config, folder, say
+        self.config = config = continued(config)
+        self.folder, self.say = folder, say
         self.source = source_of(config) if source is None else source
         self.images = training_images(config)
         smallest = min(min(image.shape) for image in self.images)
@@ -203,7 +204,7 @@ class _Run:
         if estimate is None:
             return torch.zeros(())
         self.estimate = float(estimate.detach().max())
-        threshold = 1 - self.config.model.m - settings.reserve
+        threshold = self.config.limit - settings.reserve
         barrier = log_barrier(estimate, threshold, settings.margin).mean()
         return settings.beta * settings.every * barrier
 
@@ -273,7 +274,7 @@ class _Run:
         what is kept is the scaled network, training goes on with its own.
         """
         kept, factor, trained = self.average, 1.0, validation
-        limit = 1 - self.config.model.m
+        limit = self.config.limit
         goal = limit - self.config.lipschitz.validation_reserve
         if validation.get("constraint", 0.0) > goal:
             factor = goal / validation["constraint"]
@@ -365,7 +366,7 @@ class _Run:
     def finish(self) -> Path:
         if not self.best:
             raise EquipoiseError(
-                f"no validated model stayed below T = {1 - self.config.model.m:g} and converged: "
+                f"no validated model stayed below T = {self.config.limit:g} and converged: "
                 "raise lipschitz.beta or lipschitz.reserve"
             )
         return self.weights_path
@@ -379,7 +380,6 @@ class _Run:
         config["data"]["coils"] = config["data"]["coils"] and Path(config["data"]["coils"]).name
         if self.config.start:
             config["start"] = provenance(self.config.start)
-            config["model"]["skip"] = getattr(self.model.network, "skip", 0.0)
         trained = max(self.step - self.config.warmup_steps, 0) * self.config.batch
         return {
             "version": __version__,

@@ -1,40 +1,25 @@
 """Model files: safetensors with the configuration and the provenance in the header, no pickle."""
 
-import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 
 from equipoise.formats.replacing import replacing
-from equipoise.methods.data_weight import DataWeight, FixedWeight, ScanRule
-from equipoise.methods.method import Method
-from equipoise.methods.mol import MOL
-from equipoise.methods.registry import saved_method
+from equipoise.methods.method import Method, MethodConfig
+from equipoise.methods.registry import stored_method
 from equipoise.methods.usual import Calibration
+from equipoise.networks.network import Shapes
 from equipoise.outcome import BadInputError
+from equipoise.zoo.evidence import compute_evidence
 from equipoise.zoo.find import DEFAULT_MODEL, find_model
+from equipoise.zoo.header import FORMAT, Header, checksum, opened
 
-FORMAT = "equipoise-1"
-
-
-DATA_WEIGHTS: dict[str, Callable[[], nn.Module]] = {
-    "fixed": lambda: FixedWeight(1.0),
-    "noise": DataWeight,
-    "scan": lambda: ScanRule(1.0, rising=False),
-}
-"""Data weights by the word in a file, before their numbers are filled in."""
-
-
-def _weight_kind(weight: nn.Module) -> str:
-    kinds = {FixedWeight: "fixed", ScanRule: "scan"}
-    return kinds.get(type(weight), "noise")
+PRECISIONS = (torch.float32, torch.float64)
 
 
 def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
@@ -45,21 +30,19 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
     path
         Target, usually ``.safetensors``.
     model
-        The model.
+        The model. Its ``config`` is the header of the file, so nothing of it is lost.
     provenance
         Data, split, seed, metrics, version: anything that JSON can hold.
+
+    Raises
+    ------
+    BadInputError
+        If the folder does not exist, or the network is your own and has no ``config``.
     """
     calibration, model = model.calibration, model.for_inference()
-    network: Any = model.network
-    configuration = {
-        "method": model.name,
-        "network": network.configuration(),
-        "data_weight": _weight_kind(model.data_weight),
-        "settings": model.settings(),
-    }
     metadata = {
         "format": FORMAT,
-        "configuration": json.dumps(configuration),
+        "configuration": model.config.model_dump_json(),
         "provenance": json.dumps(provenance),
     }
     if calibration is not None:
@@ -72,21 +55,6 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
         save_file(state, temporary, metadata=metadata)
 
 
-def checksum(metadata: dict[str, str], state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over everything that a model file holds: weights, configuration, provenance.
-
-    It shows damage, not forgery: whoever changes a file on purpose can renew it.
-    """
-    digest = hashlib.sha256()
-    for key, text in sorted(metadata.items()):
-        if key != "checksum":
-            digest.update(f"{key}={text}\n".encode())
-    for key, tensor in sorted(state.items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def verify(name: str | Path) -> str:
     """The checksum of a model that is as it was written.
 
@@ -96,15 +64,15 @@ def verify(name: str | Path) -> str:
         If the file is damaged, or has no checksum.
     """
     path = find_model(name)
-    metadata, state = _read(path)
-    written = metadata.get("checksum")
-    if written is None:
+    with opened(path) as (header, file):
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if header.checksum is None:
         raise BadInputError(f"{path} has no checksum: it was written by an older version")
-    found = checksum(metadata, state)
-    if found != written:
+    found = checksum(header.metadata, state)
+    if found != header.checksum:
         raise BadInputError(
-            f"{path} is damaged: its checksum is {found[:16]}..., written was {written[:16]}...: "
-            "copy it again"
+            f"{path} is damaged: its checksum is {found[:16]}..., and {header.checksum[:16]}... "
+            "was written: copy it again"
         )
     return found
 
@@ -119,7 +87,10 @@ def damage(name: str | Path) -> str | None:
 
 
 def load_model(name: str | Path = DEFAULT_MODEL) -> Any:
-    """A model that comes with the package, by name, or a model file, by path.
+    """A model by its name, the name of its method, or the path of its file.
+
+    The weights that the configuration asks for are compared with those that are stored before
+    anything is built. The evidence for m is computed from the weights.
 
     Raises
     ------
@@ -127,42 +98,61 @@ def load_model(name: str | Path = DEFAULT_MODEL) -> Any:
         If there is no such model, or the file is not a model.
     """
     path = find_model(name)
-    metadata, state = _read(path)
-    try:
-        configuration = json.loads(metadata["configuration"])
-        weight = DATA_WEIGHTS[configuration["data_weight"]]()
-        settings = configuration.get("settings")
-        if settings is None:  # files of the first format hold MOL-LR only
-            settings = {key: configuration[key] for key in ("m", "m_evidence", "shift")}
-        kind = configuration.get("method", MOL.name)
-        model = saved_method(kind, configuration["network"], weight, settings)
-        model.load_state_dict(state)
-        if "calibration" in metadata:
-            model.calibration = Calibration(**json.loads(metadata["calibration"]))
-    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-        raise BadInputError(f"{path} is not a model of this version: {error}") from error
+    with opened(path) as (header, file):
+        stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        _check_shapes(path, header.config.shapes(), stored)
+        state = {key: file.get_tensor(key) for key in stored}
+    model = stored_method(header.config)
+    model.network.to(_precision(path, state))
+    model.load_state_dict(state)
+    model.calibration = _calibration(path, header)
+    compute_evidence(model)
     return model.eval()
+
+
+def model_config(name: str | Path = DEFAULT_MODEL) -> MethodConfig:
+    """What a model is built from, without its weights."""
+    with opened(find_model(name)) as (header, _):
+        return header.config
 
 
 def provenance(name: str | Path = DEFAULT_MODEL) -> dict[str, Any]:
     """Where the weights come from: data, split, seed, metrics, version."""
-    metadata, _ = _read(find_model(name))
-    return json.loads(metadata.get("provenance", "{}"))
+    with opened(find_model(name)) as (header, _):
+        return header.provenance
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+def _check_shapes(path: Path, wanted: Shapes, stored: Shapes) -> None:
+    wrong = [
+        f"{key} is {stored.get(key, 'missing')}, and {wanted.get(key, 'nothing')} is asked for"
+        for key in sorted({*wanted, *stored})
+        if wanted.get(key) != stored.get(key)
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise BadInputError(
-            f"{path} is not a model file ({error}); checkpoints of other software are brought in "
-            "with `equipoise import-model`"
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise BadInputError(
-            f"{path} is a safetensors file but not a model of this package: its format is "
-            f"{metadata.get('format')!r} and must be {FORMAT!r}"
+            f"{path} does not hold the weights of its configuration: {wrong[0]}{more}. It was "
+            "changed after it was written: get it again"
         )
-    return metadata, state
+
+
+def _precision(path: Path, state: dict[str, Tensor]) -> torch.dtype:
+    """The precision of the network; all of its weights have it, and all weights are finite."""
+    found = {tensor.dtype for key, tensor in state.items() if key.startswith("network.")}
+    if len(found) != 1 or not found <= {*PRECISIONS}:
+        kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+        raise BadInputError(f"{path} holds weights of {kinds}: all float32 or all float64 is known")
+    for key, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise BadInputError(f"{path} is damaged: {key} is not finite")
+    return found.pop()
+
+
+def _calibration(path: Path, header: Header) -> Calibration | None:
+    text = header.metadata.get("calibration")
+    if text is None:
+        return None
+    try:
+        return Calibration(**json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{path} has a calibration of another version: {error}") from error

@@ -1,0 +1,113 @@
+"""The header of a model file: format, configuration, provenance, checksum."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from equipoise.methods.method import MethodConfig
+from equipoise.methods.registry import AnyMethodConfig
+from equipoise.outcome import BadInputError
+from equipoise.settings import Settings, checked
+from equipoise.zoo.upgrade import upgraded
+
+FORMAT = "equipoise-2"
+OLD_FORMAT = "equipoise-1"
+
+
+class _Content(Settings):
+    configuration: AnyMethodConfig
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model file says of itself; the weights are looked at elsewhere.
+
+    Attributes
+    ----------
+    config
+        What the model is built from.
+    provenance
+        Where the weights come from.
+    checksum
+        What was written, None in the oldest files.
+    metadata
+        The texts as they are stored.
+    """
+
+    config: MethodConfig
+    provenance: dict[str, Any]
+    checksum: str | None
+    metadata: dict[str, str]
+
+
+def checksum(metadata: dict[str, str], state: dict[str, Tensor]) -> str:
+    """SHA-256 over everything that a model file holds: weights, configuration, provenance.
+
+    It shows damage, not forgery: whoever changes a file on purpose can renew it.
+    """
+    digest = hashlib.sha256()
+    for key, text in sorted(metadata.items()):
+        if key != "checksum":
+            digest.update(f"{key}={text}\n".encode())
+    for key, tensor in sorted(state.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Header, Any]]:
+    """The header of a model file and the open file, of which no weight is read yet.
+
+    Raises
+    ------
+    BadInputError
+        If the file is not a model, or one of another version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield _header(path, file), file
+    except (SafetensorError, OSError) as error:
+        raise BadInputError(
+            f"{path} is not a model file ({error}); checkpoints of other software are brought in "
+            "with `equipoise import-model`"
+        ) from error
+
+
+def _header(path: Path, file: Any) -> Header:
+    metadata = file.metadata() or {}
+    version = metadata.get("format")
+    if version not in (FORMAT, OLD_FORMAT):
+        raise BadInputError(
+            f"{path} is a safetensors file but not a model of this package: its format is "
+            f"{version!r}, and {FORMAT!r} or {OLD_FORMAT!r} is known"
+        )
+    try:
+        content = json.loads(metadata["configuration"])
+        if version == OLD_FORMAT:
+            content = upgraded(content, _fixed_lam(file))
+        provenance = dict(json.loads(metadata.get("provenance", "{}")))
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise BadInputError(
+            f"{path} is not a model of this version, its header cannot be read: {error!r}"
+        ) from error
+    what = f"{path} is not a model of this version"
+    config = checked(_Content, what, {"configuration": content}).configuration
+    return Header(config, provenance, metadata.get("checksum"), metadata)
+
+
+def _fixed_lam(file: Any) -> float | None:
+    """The fixed data weight of an older file, whose header does not have it."""
+    key = "data_weight.log_lam"
+    if key not in file.keys() or file.get_slice(key).get_shape():  # noqa: SIM118
+        return None
+    return math.exp(min(float(file.get_tensor(key)), math.log(torch.finfo(torch.float64).max) - 1))
