@@ -1,17 +1,22 @@
 """Two passes: what stays proved, what is read off the first image, and what is not promised."""
 
+import numpy as np
 import pytest
 import torch
 
+from conftest import small_head
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.mol_guided import MolGuided
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.solving import amplification_bound
+from equipoise.metrics import psnr
 from equipoise.networks.adaptation import LARGEST, Adaptation
 from equipoise.networks.jacobian import Jacobian
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.tiles import Tiled
+from equipoise.training.sources.simulated import Simulation
 from equipoise.vectors import inner, norm
+from equipoise.zoo.model_file import load_model
 from problems import TIGHT, random_complex, sense_problem
 
 NOISE = torch.tensor([0.02, 0.1], dtype=torch.float64)
@@ -144,3 +149,24 @@ class TestGradient:
             ahead, behind = (image(data + step * change) for step in (1e-5, -1e-5))
         expected = float(inner(ahead - behind, weight).sum()) / 2e-5
         assert abs(found - expected) < 1e-4 * abs(expected)
+
+
+class TestInTheBox:
+    def test_is_proved_for_its_fixed_first_image_and_better_than_that(self):
+        """On an image of the package's demo that no training saw."""
+        model = load_model("mol-guided-universal")
+        source = Simulation(acceleration=3.0, mask="uniform", coils=(8, 8), zoom=(1.0, 1.0))
+        scan = source.sample(small_head((96, 96))[0], np.random.default_rng(1))
+        noise = scan.noise_level
+        with torch.no_grad():
+            first = model.guide.solve(scan.operator, scan.data, noise_level=noise).value
+            solution = model.solve(scan.operator, scan.data, noise_level=noise)
+        assert isinstance(model, MolGuided)
+        assert model.m_evidence == model.guide.m_evidence == "proved"
+        assert solution.converged
+        assert float(psnr(solution.value, scan.target)) > float(psnr(first, scan.target))
+
+    def test_its_first_pass_is_the_ridge_in_the_box(self):
+        guide, ridge = load_model("mol-guided-universal").guide, load_model("mol-ridge-universal")
+        for ours, theirs in zip(guide.parameters(), ridge.parameters()):
+            assert torch.equal(ours, theirs)
