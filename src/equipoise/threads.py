@@ -3,9 +3,14 @@
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SMALL = 32768
 """Elements of the data below which one thread does the work; torch's own grain size."""
@@ -42,6 +47,18 @@ def threads_for(elements: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def suits_the_problem(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function of a problem, its first argument, with :func:`threads_for` its data."""
+
+    @wraps(function)
+    def limited(*given: P.args, **options: P.kwargs) -> R:
+        problem: Any = given[0] if given else options["problem"]
+        with threads_for(problem.data.numel()):
+            return function(*given, **options)
+
+    return limited
 
 
 def usable_processors(

@@ -23,6 +23,7 @@ from equipoise.networks.jacobian import (
 )
 from equipoise.outcome import Outcome, Solution
 from equipoise.physics.problem import Problem
+from equipoise.threads import suits_the_problem
 from equipoise.vectors import per_sample
 
 LANCZOS_STEPS = 25
@@ -171,6 +172,7 @@ class CertifiedSlice:
         return self.problem.unit
 
 
+@suits_the_problem
 def certify_slice(
     problem: Problem[Any],
     model: Method,

@@ -11,9 +11,10 @@ from equipoise.methods.usual import slice_features
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
-from equipoise.threads import threads_for
+from equipoise.threads import suits_the_problem
 
 
+@suits_the_problem
 def solve_slice(
     problem: Problem[Any], model: Method, lam: float | None, options: SolverOptions | None
 ) -> Solution:
@@ -29,14 +30,13 @@ def solve_slice(
             "the model is for photographs and a scan is complex: choose one of the -brain- models"
         )
     weight = None if lam is None else torch.tensor([lam], dtype=torch.float64)
-    with threads_for(problem.data.numel()):
-        return model.solve(
-            problem.operator,
-            problem.data,
-            noise_level=problem.noise_level,
-            lam=weight,
-            options=options,
-        )
+    return model.solve(
+        problem.operator,
+        problem.data,
+        noise_level=problem.noise_level,
+        lam=weight,
+        options=options,
+    )
 
 
 def amplification_bound(model: Method, solution: Solution) -> float | None:
