@@ -23,7 +23,7 @@ from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
 from equipoise.readable import counted, matrix, span
 from equipoise.recon.device import creating_on
-from equipoise.recon.problems import slice_problem, target_of
+from equipoise.recon.problems import problems, target_of
 
 log = logging.getLogger(__name__)
 
@@ -171,10 +171,9 @@ def reconstruct(
     acquisition = as_slices(acquisition)
     model = model.to(device)
     slices, images, targets, senses, maps, history = [], [], [], [], [], []
-    for index in range(len(acquisition.kspace)):
-        started = time.perf_counter()
-        problem = slice_problem(acquisition, index)
-        unit, csm = problem.unit, problem.operator.csm
+    started = time.perf_counter()
+    for problem in problems(acquisition):
+        index, unit, csm = problem.index, problem.unit, problem.operator.csm
         with torch.no_grad(), creating_on(device):
             moved = _on_device(problem, device)
             solution = solve_slice(moved, model, lam, options)
@@ -197,6 +196,7 @@ def reconstruct(
         _log(result, len(acquisition.kspace))
         if on_slice is not None:
             on_slice(result)
+        started = time.perf_counter()  # the next problem is made, and its maps estimated, with it
     return Reconstruction(
         image=torch.cat(images),
         csm=torch.cat(maps) if keep_maps else None,
