@@ -390,16 +390,21 @@ class TestFingerprint:
     def test_the_model_is_known_by_what_it_computes_with_and_not_by_its_name(self, tmp_path):
         (tmp_path / "scan").write_bytes(b"scan")
 
-        def found(bias=0.0, name="m", **changes):
-            model = MOL(CNN(4, 2), FixedWeight(5.0), **{"m": 0.05, **changes})
+        def found(bias=0.0, name="m", skip=0.0, **changes):
+            model = MOL(CNN(4, 2, skip=skip), FixedWeight(5.0), **{"m": 0.05, **changes})
             with torch.no_grad():
                 model.network.convolutions[1].bias.fill_(bias)
             return fingerprint(ReconSettings(name), model, tmp_path / "scan")
 
         same = found()
         assert found(name="n") == same
-        others = [found(bias=1e-3), found(m=0.06), found(options=SolverOptions(max_iter=7))]
-        assert len({same, *others}) == 4
+        others = [
+            found(bias=1e-3),
+            found(skip=0.5),
+            found(m=0.06),
+            found(options=SolverOptions(max_iter=7)),
+        ]
+        assert len({same, *others}) == 5
 
     def test_a_scan_of_the_same_size_and_time_is_known_by_its_content(self, tmp_path):
         scan, content = tmp_path / "scan", bytearray(10**6)

@@ -88,15 +88,23 @@ def fingerprint(settings: ReconSettings, model: Method, scan: Path) -> str:
 
 
 def model_checksum(model: Method) -> str:
-    """SHA-256 of what a model computes with: method, settings, options, calibration, weights."""
-    model = model.for_inference()
+    """SHA-256 of what a model computes with: configuration, options, calibration, weights."""
     calibration = None if model.calibration is None else asdict(model.calibration)
-    parts = [model.name, model.settings(), asdict(model.options), calibration]
+    model = model.for_inference()
+    parts = [model.name, _configuration(model), asdict(model.options), calibration]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _configuration(model: Method) -> Any:
+    """All settings; those of the method alone where the network is the user's own."""
+    try:
+        return model.config.model_dump()
+    except BadInputError:
+        return [model.settings(), repr(model.network)]
 
 
 def scan_identity(scan: Path) -> list[list[Any]]:
