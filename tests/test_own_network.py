@@ -1,5 +1,6 @@
 """A module of your own as H: its equilibrium, its gradient, and what is said of it."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from equipoise.networks.cnn import CNN
 from equipoise.networks.network import Monotonicity
 from equipoise.networks.own import OwnNetwork, name_of
 from equipoise.outcome import BadInputError
+from equipoise.zoo.model_file import load_model, save_model
 from problems import TIGHT, contractive_cnn, random_complex, sense_problem
 
 
@@ -151,3 +153,93 @@ def test_names_and_networks_of_the_package():
     assert own.network.module.__class__ is Half
     assert eq.MOL(own.network, own.data_weight, 0.05).network is own.network
     assert own.network(random_complex((1, 4, 4)).to(torch.complex64)).dtype == torch.complex64
+
+
+def trained(folder, network, **changes):
+    """A short run on two small images."""
+    y, x = np.mgrid[-1:1:24j, -1:1:24j]
+    for name, width in (("train", 0.5), ("validation", 0.6)):
+        np.save(folder / f"{name}.npy", ((y**2 + x**2 < width) * (1 + 0.3 * x)).astype(complex))
+    content = {
+        "name": "mine",
+        "data": {"train": [folder / "train.npy"], "validation": [folder / "validation.npy"]},
+        "model": {"method": "mol-lr", "m": 0.05, "data_weight": {"lam": 5.0}},
+        "crop": None,
+        "validation_crop": None,
+        "warmup_steps": 1,
+        "steps": 3,
+        "validate_every": 3,
+    }
+    config = eq.TrainConfig.model_validate({**content, **changes})
+    return eq.train(config, folder / "run", source=Inpainting(), network=network)
+
+
+class Inpainting(eq.Source):
+    """Pixels are lost, at random."""
+
+    def sample(self, image, rng, crop=None):
+        known = torch.from_numpy(rng.random(tuple(image.shape)) < 0.6)
+        operator = eq.FunctionOp(lambda x: known * x, lambda b: known * b, (1, *image.shape))
+        return eq.Sample(operator, operator(image), image, noise_level=0.01)
+
+
+class Mix(nn.Module):
+    """``0.7 x`` and a learned part."""
+
+    def __init__(self, features=3):
+        super().__init__()
+        self.first = nn.Conv2d(2, features, 3, padding=1)
+        self.last = nn.Conv2d(features, 2, 3, padding=1)
+
+    def forward(self, channels):
+        return 0.7 * channels + 0.1 * self.last(torch.relu(self.first(channels)))
+
+
+def test_an_own_network_trains_on_an_own_source_and_comes_back_from_its_file(tmp_path):
+    network = eq.TwoChannels(Mix())
+    before = network.module.last.weight.clone()
+    path = trained(tmp_path, network)
+    assert not torch.equal(before, network.module.last.weight)
+    with pytest.raises(BadInputError, match=r"weights of TwoChannels\(Mix\).*network=TwoChannels"):
+        eq.load_model(path)
+    with pytest.raises(BadInputError, match="the network given is Half"):
+        eq.load_model(path, network=Half())
+    with pytest.raises(BadInputError, match=r"network.module.module.first.weight is \(3, 2, 3, 3\)"):
+        eq.load_model(path, network=eq.TwoChannels(Mix(features=5)))
+    again = eq.load_model(path, network=eq.TwoChannels(Mix()))
+    assert again.m_evidence == "claimed"
+    assert (again.m, again.name) == (0.05, "mol-lr")
+    operator = eq.FunctionOp(lambda x: x, lambda b: b, (1, 12, 12))
+    image = random_complex((12, 12)).to(torch.complex64)
+    trained_model = eq.MOL(network, again.data_weight, 0.05)
+    with torch.no_grad():
+        assert torch.equal(again(operator, image), trained_model(operator, image))
+
+
+def test_every_weight_of_an_own_network_comes_back_in_its_precision(tmp_path):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.full((), 0.5, dtype=torch.float64))
+            self.register_buffer("calls", torch.tensor(3))
+
+        def forward(self, image):
+            return self.scale * image
+
+    model = model_with(Mixed())
+    model.network.scale(0.9)
+    save_model(tmp_path / "m.safetensors", model, {})
+    fresh = Mixed()
+    fresh.scale.data = torch.zeros((), dtype=torch.float32)
+    again = load_model(tmp_path / "m.safetensors", network=fresh)
+    assert again.network.module.scale.dtype == torch.float64
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+    assert again.config == model.config
+
+
+def test_a_network_that_a_file_or_method_has_itself_is_refused(tmp_path):
+    with pytest.raises(BadInputError, match="leave network out"):
+        eq.load_model("mol-sn-brain-4x", network=Half())
+    with pytest.raises(BadInputError, match="mol-sn, which has a network of its own"):
+        trained(tmp_path, Half(), model={"method": "mol-sn"})

@@ -12,7 +12,7 @@ from equipoise.methods.data_weight import AnyWeightConfig, NoiseWeightConfig
 from equipoise.methods.edge import in_order
 from equipoise.methods.usual import Calibration
 from equipoise.networks.network import NetworkConfig, Shapes
-from equipoise.networks.own import OwnNetwork, as_network
+from equipoise.networks.own import OwnNetwork, as_network, name_of
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.linop import LinearOperator
 from equipoise.settings import Settings, checked
@@ -117,16 +117,18 @@ class Method(nn.Module, ABC):
 
     @property
     def config(self) -> MethodConfig:
-        """What the method is built from.
+        """What the method is built from; your own network is not part of it, see :attr:`own`.
 
         Raises
         ------
         BadInputError
-            If its network or data weight is your own and has no ``config``.
+            If its data weight is your own and has no ``config``.
         """
         parts = {}
         for part in self.Config.PARTS:
             module = getattr(self, part)
+            if isinstance(module, OwnNetwork):
+                continue
             if not hasattr(module, "config"):
                 raise BadInputError(
                     f"the {part} is a {type(module).__name__}, which has no config: it cannot be "
@@ -134,6 +136,12 @@ class Method(nn.Module, ABC):
                 )
             parts[part] = module.config.model_dump()
         return checked(self.Config, self.name, {**parts, **self.settings()})
+
+    @property
+    def own(self) -> str | None:
+        """The class of your own network, which its user brings again; None of a known one."""
+        network = self.network
+        return name_of(network.module) if isinstance(network, OwnNetwork) else None
 
     @property
     def m(self) -> float | None:

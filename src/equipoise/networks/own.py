@@ -10,15 +10,13 @@ from equipoise.networks.jacobian import linearised, linearised_by_autograd
 from equipoise.networks.network import (
     NOTHING_PROVED,
     Monotonicity,
+    NetworkConfig,
     monotonicity_of,
     rounding_of,
 )
 from equipoise.outcome import BadInputError
 from equipoise.shapes import Image, PerSample
 from equipoise.vectors import as_channels, as_image
-
-ASKED = ("dtype", "reach", "linearised", "lipschitz_upper", "monotonicity", "rounding")
-"""What a network of this package has, beside what it can be built from again."""
 
 ADVICE = (
     "a network maps complex images to complex images of the same shape, and a real module of two "
@@ -160,7 +158,7 @@ class OwnNetwork(nn.Module):
 
 
 def as_network(module: nn.Module) -> nn.Module:
-    """A module with all that the package asks of a network: itself if it has it.
+    """A network of this package as it is, and any other module as an :class:`OwnNetwork`.
 
     Raises
     ------
@@ -172,11 +170,8 @@ def as_network(module: nn.Module) -> nn.Module:
             f"the network is a {type(module).__name__}: it must be a torch.nn.Module, from complex "
             "images to complex images"
         )
-    known = isinstance(module, OwnNetwork) or (
-        all(hasattr(module, name) for name in ASKED)
-        and (hasattr(module, "configuration") or hasattr(module, "config"))
-    )
-    return module if known else OwnNetwork(module)
+    ours = isinstance(getattr(module, "config", None), NetworkConfig)
+    return module if ours or isinstance(module, OwnNetwork) else OwnNetwork(module)
 
 
 def name_of(module: nn.Module) -> str:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from equipoise.methods.method import Method, MethodConfig
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
 from equipoise.methods.mol_ridge import MolRidgeConfig
-from equipoise.methods.registry import new_method
+from equipoise.methods.registry import METHODS, new_method
 from equipoise.outcome import BadInputError
 from equipoise.settings import checked
 from equipoise.training.config import TrainConfig
@@ -110,8 +110,33 @@ def _second_pass(config: TrainConfig) -> Method | None:
     return MolGuided.after(start, asked.adaptation.hidden, config.seed).train()
 
 
-def first_model(config: TrainConfig) -> Method:
+OWN_NETWORK = ("mol-lr", "mol-m", "modl", "admm-net")
+"""Methods that ask nothing of their network beside its value."""
+
+
+def with_network(config: TrainConfig, network: nn.Module) -> Method:
+    """The method of the configuration with your own network, as it is.
+
+    Raises
+    ------
+    BadInputError
+        If the method needs a network of its own, or ``start`` brings another.
+    """
+    method = config.model.method
+    if method not in OWN_NETWORK:
+        raise BadInputError(
+            f"model.method is {method}, which has a network of its own: a network can be given to "
+            f"{', '.join(OWN_NETWORK)}"
+        )
+    if config.start is not None:
+        raise BadInputError("a network and start were given: load the weights into the network")
+    return METHODS[method].around(network, config.model).train()
+
+
+def first_model(config: TrainConfig, network: nn.Module | None = None) -> Method:
     """A new model, or the one that the run continues from, see :func:`continued`."""
+    if network is not None:
+        return with_network(config, network)
     second = _second_pass(config)
     if second is not None:
         return second

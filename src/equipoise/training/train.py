@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equipoise.formats.replacing import make_folder
 from equipoise.methods.method import Method
@@ -70,6 +70,7 @@ def train(
     *,
     resume: bool = False,
     source: Source | None = None,
+    network: nn.Module | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = log.info,
 ) -> Path:
@@ -86,6 +87,9 @@ def train(
         Continue from ``last.ckpt``.
     source
         What samples are drawn from, with your own A; that of the configuration if not given.
+    network
+        Your own network in place of ``model.network`` of the configuration, trained in place; see
+        :class:`~equipoise.networks.own.OwnNetwork`.
     report, say
         Called after every step, and with messages.
 
@@ -97,7 +101,7 @@ def train(
         If training diverges again and again, or no validated model converged with its estimate
         below T.
     """
-    run = _Run(config, folder, say, source)
+    run = _Run(config, folder, say, source, network)
     run.restore(folder / "last.ckpt") if resume else run.begin()
     while run.step < run.total:
         progress = run.train_step()
@@ -126,6 +130,7 @@ class _Run:
         folder: Path,
         say: Callable[[str], None],
         source: Source | None = None,
+        network: nn.Module | None = None,
     ):
         self.config = config = continued(config)
         self.folder, self.say = folder, say
@@ -139,7 +144,7 @@ class _Run:
             )
         self.validation = validation_set(config, self.source)
         self.sense_psnr = sense_psnr(self.validation)
-        self.model = first_model(config)
+        self.model = first_model(config, network)
         self.average = copy.deepcopy(self.model) if config.average else self.model
         self.optimizer = torch.optim.Adam(
             [{"params": group.parameters} for group in self.model.parameter_groups()]
@@ -386,6 +391,7 @@ class _Run:
             "torch": torch.__version__,
             "config": config,
             "source": type(self.source).__name__,
+            "own_network": self.model.own,
             "equilibrium_samples": trained,
             "hours": round(self.seconds / 3600, 2),
             "threads": torch.get_num_threads(),

@@ -48,6 +48,11 @@ class Header:
     checksum: str | None
     metadata: dict[str, str]
 
+    @property
+    def own(self) -> str | None:
+        """The class of a network that the user brings; ``config.network`` then means nothing."""
+        return self.metadata.get("own_network")
+
 
 def checksum(metadata: dict[str, str], state: dict[str, Tensor]) -> str:
     """SHA-256 over everything that a model file holds: weights, configuration, provenance.

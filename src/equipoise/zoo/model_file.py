@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from equipoise.formats.replacing import replacing
 from equipoise.methods.method import Method, MethodConfig
-from equipoise.methods.registry import stored_method
+from equipoise.methods.registry import METHODS, stored_method
 from equipoise.methods.usual import Calibration
 from equipoise.networks.network import Shapes
 from equipoise.outcome import BadInputError
 from equipoise.zoo.evidence import compute_evidence
 from equipoise.zoo.find import DEFAULT_MODEL, find_model
 from equipoise.zoo.header import FORMAT, Header, checksum, opened
+from equipoise.zoo.own import needs_network, own_body, wanted_shapes
 
 PRECISIONS = (torch.float32, torch.float64)
 
@@ -30,14 +31,15 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
     path
         Target, usually ``.safetensors``.
     model
-        The model. Its ``config`` is the header of the file, so nothing of it is lost.
+        The model. Its ``config`` is the header of the file, so nothing of it is lost; of your own
+        network the file holds the weights and the name of its class, never code.
     provenance
         Data, split, seed, metrics, version: anything that JSON can hold.
 
     Raises
     ------
     BadInputError
-        If the folder does not exist, or the network is your own and has no ``config``.
+        If the folder does not exist, or the weights have a type that cannot be stored.
     """
     calibration, model = model.calibration, model.for_inference()
     metadata = {
@@ -45,9 +47,13 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
         "configuration": model.config.model_dump_json(),
         "provenance": json.dumps(provenance),
     }
+    if model.own is not None:
+        metadata["own_network"] = model.own
     if calibration is not None:
         metadata["calibration"] = json.dumps(asdict(calibration))
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    if model.own is not None:  # weights that share memory are stored twice
+        state = {k: v.clone() for k, v in state.items()}
     metadata["checksum"] = checksum(metadata, state)
     if not path.parent.is_dir():
         raise BadInputError(f"{path.parent} is not a folder: create it first")
@@ -86,33 +92,64 @@ def damage(name: str | Path) -> str | None:
     return None
 
 
-def load_model(name: str | Path = DEFAULT_MODEL) -> Any:
+def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = None) -> Any:
     """A model by its name, the name of its method, or the path of its file.
 
     The weights that the configuration asks for are compared with those that are stored before
     anything is built. The evidence for m is computed from the weights.
 
+    Parameters
+    ----------
+    name
+        A name, or a path.
+    network
+        The network that the weights of the file are filled into, where it is your own: a module
+        of the class that was saved. It is changed in place.
+
     Raises
     ------
     BadInputError
-        If there is no such model, or the file is not a model.
+        If there is no such model, or the file is not a model; if a network is needed and was not
+        given, given and not needed, or not the one that was saved.
+
+    Examples
+    --------
+    >>> import equipoise as eq
+    >>> model = eq.load_model("mol-sn-brain-4x")
+    >>> model.m, model.m_evidence
+    (0.02, 'proved')
     """
     path = find_model(name)
     with opened(path) as (header, file):
         stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        _check_shapes(path, header.config.shapes(), stored)
+        body = own_body(path, header.own, network)
+        _check_shapes(path, wanted_shapes(header.config, body), stored)
         state = {key: file.get_tensor(key) for key in stored}
-    model = stored_method(header.config)
-    model.network.to(_precision(path, state))
-    model.load_state_dict(state)
+    if body is None:
+        model = stored_method(header.config)
+        model.network.to(_precision(path, state))
+    else:
+        model = METHODS[header.config.method].around(body, header.config)
+    _check_finite(path, state)
+    # Your own network gets the precision of each stored weight.
+    model.load_state_dict(state, assign=body is not None)
     model.calibration = _calibration(path, header)
     compute_evidence(model)
     return model.eval()
 
 
 def model_config(name: str | Path = DEFAULT_MODEL) -> MethodConfig:
-    """What a model is built from, without its weights."""
-    with opened(find_model(name)) as (header, _):
+    """What a model is built from, without its weights.
+
+    Raises
+    ------
+    BadInputError
+        If there is no such model, or its network is not one of this package.
+    """
+    path = find_model(name)
+    with opened(path) as (header, _):
+        if header.own is not None:
+            raise needs_network(path, header.own)
         return header.config
 
 
@@ -137,15 +174,18 @@ def _check_shapes(path: Path, wanted: Shapes, stored: Shapes) -> None:
 
 
 def _precision(path: Path, state: dict[str, Tensor]) -> torch.dtype:
-    """The precision of the network; all of its weights have it, and all weights are finite."""
+    """The precision of the network; all of its weights have it."""
     found = {tensor.dtype for key, tensor in state.items() if key.startswith("network.")}
     if len(found) != 1 or not found <= {*PRECISIONS}:
         kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
         raise BadInputError(f"{path} holds weights of {kinds}: all float32 or all float64 is known")
+    return found.pop()
+
+
+def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
     for key, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise BadInputError(f"{path} is damaged: {key} is not finite")
-    return found.pop()
 
 
 def _calibration(path: Path, header: Header) -> Calibration | None:

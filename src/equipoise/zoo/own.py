@@ -1,0 +1,51 @@
+"""Model files whose network is not one of this package: its user brings it."""
+
+from pathlib import Path
+
+from torch import nn
+
+from equipoise.methods.method import MethodConfig
+from equipoise.networks.network import Shapes
+from equipoise.networks.own import OwnNetwork, name_of
+from equipoise.outcome import BadInputError
+
+
+def needs_network(path: Path, own: str) -> BadInputError:
+    """What to do where only the weights of a network are at hand."""
+    return BadInputError(
+        f"{path} holds the weights of {own}, which is not a network of this package: bring it from "
+        f"Python, with equipoise.load_model(file, network={own.split('(')[0]}(...))"
+    )
+
+
+def own_body(path: Path, own: str | None, network: nn.Module | None) -> OwnNetwork | None:
+    """The network that weights are filled into; None where the file says how it is built.
+
+    Raises
+    ------
+    BadInputError
+        If a network is needed and was not given, given and not needed, or of another class.
+    """
+    if own is None and network is None:
+        return None
+    if own is None:
+        raise BadInputError(f"{path} says itself what its network is: leave network out")
+    if network is None:
+        raise needs_network(path, own)
+    given = network.module if isinstance(network, OwnNetwork) else network
+    if name_of(given) != own:
+        raise BadInputError(
+            f"{path} holds the weights of {own}, and the network given is {name_of(given)}: give "
+            "one of the class that was saved"
+        )
+    return OwnNetwork(given)
+
+
+def wanted_shapes(config: MethodConfig, body: OwnNetwork | None) -> Shapes:
+    """Names and shapes of all weights that a file must hold."""
+    wanted = config.shapes()
+    if body is None:
+        return wanted
+    others = {key: shape for key, shape in wanted.items() if not key.startswith("network.")}
+    own = {f"network.{key}": tuple(value.shape) for key, value in body.state_dict().items()}
+    return {**others, **own}
