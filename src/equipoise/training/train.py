@@ -2,9 +2,8 @@
 
 The loss is ``log mean |x - target|^2``: every sample counts in dB, where the plain error would let
 the noisiest samples, a hundred times larger, decide alone. For MOL-LR and MOL-M ``beta B(l)`` is
-added, l the measured constant of H at the equilibrium, B the log barrier (14). Every random number
-is a function of the seed and the step alone, so a run that was killed and resumed ends in the same
-weights.
+added, l the measured constant of H at the equilibrium, B the log barrier (14). Random numbers come
+from the seed and the step alone: a run that was killed and resumed ends in the same weights.
 """
 
 import copy
@@ -88,8 +87,7 @@ def train(
     source
         What samples are drawn from, with your own A; that of the configuration if not given.
     network
-        Your own network in place of ``model.network`` of the configuration, trained in place; see
-        :class:`~equipoise.networks.own.OwnNetwork`.
+        Your own network instead of that of the configuration; it is trained in place.
     report, say
         Called after every step, and with messages.
 
@@ -391,7 +389,6 @@ class _Run:
             "torch": torch.__version__,
             "config": config,
             "source": type(self.source).__name__,
-            "own_network": self.model.own,
             "equilibrium_samples": trained,
             "hours": round(self.seconds / 3600, 2),
             "threads": torch.get_num_threads(),

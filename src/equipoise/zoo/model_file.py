@@ -123,7 +123,7 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = 
     with opened(path) as (header, file):
         stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         body = own_body(path, header.own, network)
-        _check_shapes(path, wanted_shapes(header.config, body), stored)
+        _check_shapes(path, wanted_shapes(header.config, body), stored, header.own)
         state = {key: file.get_tensor(key) for key in stored}
     if body is None:
         model = stored_method(header.config)
@@ -159,7 +159,7 @@ def provenance(name: str | Path = DEFAULT_MODEL) -> dict[str, Any]:
         return header.provenance
 
 
-def _check_shapes(path: Path, wanted: Shapes, stored: Shapes) -> None:
+def _check_shapes(path: Path, wanted: Shapes, stored: Shapes, own: str | None) -> None:
     wrong = [
         f"{key} is {stored.get(key, 'missing')}, and {wanted.get(key, 'nothing')} is asked for"
         for key in sorted({*wanted, *stored})
@@ -167,9 +167,11 @@ def _check_shapes(path: Path, wanted: Shapes, stored: Shapes) -> None:
     ]
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        where, advice = "its configuration", "It was changed after it was written: get it again"
+        if own is not None:
+            where, advice = f"this {own}", "Give one that is built as the one that was saved"
         raise BadInputError(
-            f"{path} does not hold the weights of its configuration: {wrong[0]}{more}. It was "
-            "changed after it was written: get it again"
+            f"{path} does not hold the weights of {where}: {wrong[0]}{more}. {advice}"
         )
 
 
