@@ -38,4 +38,8 @@ def upgraded(old: dict[str, Any], fixed_lam: float | None) -> dict[str, Any]:
         weight["value"] = SCAN_LAM
     if fixed_lam is not None:
         weight["lam"] = fixed_lam
+    if "guide" in settings:  # two passes: their networks were described, not their methods
+        settings["guide"] = {"network": settings["guide"]}
+        hidden = settings.pop("hidden")
+        settings["adaptation"] = {"features": network["features"], "hidden": hidden}
     return {"method": method, "network": network, "data_weight": weight, **settings}
