@@ -23,6 +23,10 @@ class ConvergenceWarning(UserWarning):
     """A solve ended before the accuracy that was asked for; the image is returned all the same."""
 
 
+class InputWarning(UserWarning):
+    """An input is used although it may not be what it is taken for."""
+
+
 class Outcome(str, Enum):
     """The named end of an iterative solve."""
 

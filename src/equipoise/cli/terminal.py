@@ -116,8 +116,8 @@ class _OnConsole(logging.Handler):
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Warnings that a solve did not converge are said, with ``-v`` also what the package logs."""
-    from equipoise.outcome import ConvergenceWarning
+    """Say warnings of the package, even with ``-q``, and with ``-v`` what it logs."""
+    from equipoise.outcome import ConvergenceWarning, InputWarning
 
     log, handler = logging.getLogger("equipoise"), _OnConsole()
     level = log.level
@@ -126,10 +126,11 @@ def telling() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", ConvergenceWarning)
+            warnings.simplefilter("always", InputWarning)
             show = warnings.showwarning
 
             def tell(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
-                if issubclass(category, ConvergenceWarning):
+                if issubclass(category, ConvergenceWarning | InputWarning):
                     errors.print(f"warning: {message}", style="yellow", markup=False)
                 else:
                     show(message, category, *place, **more)

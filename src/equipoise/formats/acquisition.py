@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equipoise.arguments import Array, as_images, as_kspace, as_tensor
+from equipoise.formats.arrange import warn_off_centre
 from equipoise.formats.checks import as_maps, as_mask, check_samples, check_target, matrix_axes
 from equipoise.formats.encoding import CartesianEncoding, Encoding, TrajectoryEncoding
 from equipoise.formats.header import Header
@@ -182,6 +183,11 @@ def make_acquisition(
         If k-space is not complex (slices, coils, y, x), or with ``volume`` (frames, coils, z, y,
         x), holds NaN or Inf, is zero everywhere or in a whole slice, or if mask, maps or target do
         not have its matrix.
+
+    Warns
+    -----
+    InputWarning
+        If the energy of a stack of slices peaks far from ``n // 2``.
     """
     check_samples(kspace, source, ("frames, coils, z, y, x" if volume else "slices, coils, y, x"))
     sampled = np.asarray(kspace.any(axis=1))
@@ -193,6 +199,8 @@ def make_acquisition(
         csm = as_maps(csm, kspace.shape, source)
     if target is not None:
         check_target(target, (len(kspace), *kspace.shape[2:]), source)
+    if not volume:
+        warn_off_centre(kspace, source)
     return Acquisition(
         encoding=CartesianEncoding(torch.from_numpy(np.ascontiguousarray(sampled))),
         samples=_tensor(kspace * sampled[:, None]),

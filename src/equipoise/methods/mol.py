@@ -124,6 +124,11 @@ class MOL(Method):
         super().__init__(network, data_weight, options)
         if not 0 < m < 1:
             raise BadInputError(f"m is {m}: it must lie between 0 and 1")
+        if not 0 < m + shift < float("inf"):
+            raise BadInputError(
+                f"m is {m} and shift {shift}: F is (m + shift)-monotone, and that must be "
+                "positive: no equilibrium and no bound follows otherwise"
+            )
         self.m_network, self.shift = m, shift
 
     @classmethod

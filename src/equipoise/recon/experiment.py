@@ -16,6 +16,7 @@ from equipoise.formats.slices import cut_along
 from equipoise.outcome import BadInputError
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.recon.coil_maps import transformed
+from equipoise.recon.maps_check import check_maps
 
 FULLY_SAMPLED = 0.7
 """A scan with at least this share of its matrix measured can be undersampled in retrospect."""
@@ -48,12 +49,18 @@ def load_experiment(
     BadInputError
         If a file cannot be used, holds what is not solved (see
         :func:`equipoise.formats.slices.why_not_solved`), or if an undersampled scan is to be
-        undersampled again.
+        undersampled again; if the coil maps do not belong to the scan.
+
+    Warns
+    -----
+    InputWarning
+        If the coil maps may not belong to the scan.
     """
     scanned = read(scan)
     original = as_slices(scanned)
     if csm is not None:
         original = _with_maps(original, scanned, csm)
+    check_maps(original, str(csm or scan))
     kspace = original.kspace.numpy()
     full = original if is_fully_sampled(original) else None
     if acceleration is not None:

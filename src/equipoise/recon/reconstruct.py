@@ -18,7 +18,7 @@ from equipoise.methods.method import Method
 from equipoise.methods.sense import best_sense
 from equipoise.methods.solving import amplification_bound, in_range, solve_slice
 from equipoise.metrics import psnr, ssim
-from equipoise.outcome import Outcome, Solution
+from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
 from equipoise.readable import counted, matrix, span
@@ -152,6 +152,11 @@ def reconstruct(
     keep_maps
         Return the coil maps of all slices.
 
+    Raises
+    ------
+    BadInputError
+        If the image of a slice is not finite.
+
     Warns
     -----
     ConvergenceWarning
@@ -181,6 +186,7 @@ def reconstruct(
             seconds = time.perf_counter() - started
             usual = lam is None and _same_equilibrium(options, model)
             result = _slice_result(index, solution, model, moved, seconds, usual)
+        _check_finite(image, index, acquisition.source, result)
         target = target_of(acquisition, full, csm, index, unit)
         if target is not None:
             sense = best_sense(problem.operator, problem.data, target).image
@@ -208,6 +214,14 @@ def reconstruct(
         notes=acquisition.notes,
         header=acquisition.header,
     )
+
+
+def _check_finite(image: Tensor, index: int, source: str, result: SliceResult) -> None:
+    if not bool(torch.isfinite(torch.view_as_real(image)).all()):
+        raise BadInputError(
+            f"{source}: the image of slice {index} holds NaN or Inf ({result.outcome}, lam "
+            f"{result.lam:.3g}): nothing is written. Lower --lam, or leave it to the noise (auto)"
+        )
 
 
 def _log(result: SliceResult, count: int) -> None:

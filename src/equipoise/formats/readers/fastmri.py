@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.arrange import arranged
 from equipoise.formats.hdf5 import is_hdf5, load, open_hdf5, read_complex
 from equipoise.formats.header import Geometry, Header, stored_header
 from equipoise.formats.readers.xml_header import XmlHeader, parse
@@ -52,6 +53,9 @@ def read(path: Path) -> Acquisition:
     if kspace.ndim == 3:
         kspace = kspace[:, None]
         notes.append("single-coil file: treated as one coil")
+    if xml is None and own is None and kspace.ndim == 4:
+        alone = not optional and not stored
+        kspace = arranged(kspace, alone=alone, source=str(path), notes=notes)
     labels = [{"slice": i} for i in range(len(kspace))]
     if kspace.ndim == 5:
         kspace, labels = _series(kspace, xml, str(path))

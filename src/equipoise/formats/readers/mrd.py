@@ -21,6 +21,7 @@ from equipoise.formats.acquisition import (
 from equipoise.formats.hdf5 import check_filters, dataset_names, load, open_hdf5
 from equipoise.formats.header import Geometry, Header
 from equipoise.formats.limits import check_size
+from equipoise.formats.readers.mrd_epi import warn_of_ghosts
 from equipoise.formats.readers.mrd_trajectory import along_trajectory, is_trajectory
 from equipoise.formats.readers.readouts import Readouts, Stack, assemble, place, whitening_of
 from equipoise.formats.readers.xml_header import Space, XmlHeader, parse
@@ -134,6 +135,7 @@ def _acquisition(
             "its numbers must be positive"
         )
     chosen, calibration = _choose(xml, heads, source, notes)
+    warn_of_ghosts(xml, heads, samples, chosen, source)
     noise = [_matrix(samples[i], heads[i]) for i in np.flatnonzero(is_flag_set(heads["flags"], 19))]
     lines = readouts(heads, samples, chosen, source)
     whitening, covariance = None, None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
+from equipoise.formats.arrange import arranged
 from equipoise.formats.header import Header, stored_header
 from equipoise.formats.limits import check_size
 from equipoise.outcome import BadInputError
@@ -47,6 +48,9 @@ def read(path: Path) -> Acquisition:
     target = arrays.get("target")
     if target is not None and target.ndim == 2:
         target = target[None]
+    notes: list[str] = []
+    alone = not set(arrays) & {"mask", "csm", "target", "header"}
+    kspace = arranged(kspace, alone=alone, source=str(path), notes=notes)
     header = Header()
     if "header" in arrays:
         header = stored_header(str(arrays["header"]), len(kspace), str(path))
@@ -58,6 +62,7 @@ def read(path: Path) -> Acquisition:
         mask=arrays.get("mask"),
         csm=arrays.get("csm"),
         target=target,
+        notes=notes,
         header=header,
     )
 

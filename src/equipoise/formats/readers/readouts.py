@@ -152,7 +152,10 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
     stored = sum(s.nbytes for s in lines.samples)
     check_size(f"{source}: the matrix {shape}", 8 * math.prod(shape), stored)
     check_size(f"{source}: the readouts {nx} long", 8 * nx * lines.coils, stored)
-    row, centre_y = _rows(lines.lines, xml.limits, "kspace_encoding_step_1", ny, source, notes)
+    limits = dict(xml.limits)
+    if STEP_1 not in limits and not volumetric:
+        _find_centre(lines, limits, ny, notes)
+    row, centre_y = _rows(lines.lines, limits, STEP_1, ny, source, notes)
     slab, centre_z = _rows(
         lines.partitions, xml.limits, "kspace_encoding_step_2", nz, source, notes
     )
@@ -171,6 +174,37 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
     if volumetric:
         return Stack(kspace, mask, labels, first.tolist(), crop, (centre_z, *centre))
     return Stack(kspace[:, :, 0], mask[:, 0], labels, first.tolist(), crop, centre)
+
+
+STEP_1 = "kspace_encoding_step_1"
+
+PROMINENT = 5
+"""Energy of the strongest line over the mean of the lines, that a centre is found from."""
+
+NEAR = 2
+"""Lines that the strongest may be off the middle without being the centre: a phase of the image."""
+
+
+def _find_centre(lines: Readouts, limits: dict[str, Limit], ny: int, notes: list[str]) -> None:
+    """Without limits the middle of the matrix is the centre, unless the energy says otherwise.
+
+    Partial Fourier counted from its first line has its centre elsewhere.
+    """
+    energy = np.zeros(max(int(lines.lines.max()) + 1, ny))
+    power = [float(np.square(np.abs(s)).sum(dtype=float)) for s in lines.samples]
+    np.add.at(energy, lines.lines, power)
+    measured = np.unique(lines.lines)
+    peak = int(energy.argmax())
+    if abs(peak - ny // 2) <= NEAR or energy[peak] < PROMINENT * energy[measured].mean():
+        return
+    row = measured - peak + ny // 2
+    if row.min() < 0 or row.max() >= ny:
+        return
+    limits[STEP_1] = Limit(int(measured.min()), int(measured.max()), peak)
+    notes.append(
+        f"the header has no limits of the lines: line {peak}, which holds the most energy, is "
+        f"taken for the centre, not line {ny // 2} of {ny}"
+    )
 
 
 def _kept_columns(xml: XmlHeader) -> int:

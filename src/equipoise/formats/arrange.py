@@ -1,0 +1,149 @@
+"""Arrays without a header, whose axes and centre only the data can tell.
+
+K-space holds most of its energy about one point, and coils hold theirs evenly: that says which
+axis is which, and where DC lies. What is certain is put right with a note, the rest is left as it
+is.
+"""
+
+import warnings
+
+import numpy as np
+
+from equipoise.outcome import BadInputError, InputWarning
+
+CERTAIN, DIFFERENT = 0.8, 0.6
+"""Shares of the energy in a quarter of an axis: more than the first is k-space, less than the
+second is not. Heads and knees have 0.9 and more, noise 0.25."""
+
+MAX_COILS, MIN_MATRIX = 128, 16
+
+OFF_CENTRE = 1 / 8
+"""Of the matrix: further off than this lies no echo, however the scan was shimmed."""
+
+PROMINENT = 20
+"""Energy of the largest sample over the mean, below which there is no peak to speak of."""
+
+
+def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) -> np.ndarray:
+    """Complex (slices, coils, y, x) with DC at ``n // 2``, from what the data say.
+
+    Parameters
+    ----------
+    kspace
+        The array; any but one of four axes is returned as it is.
+    alone
+        Whether there is nothing beside it (mask, maps, target) that follows the same order.
+    source
+        The file.
+    notes
+        Receives what was changed.
+
+    Raises
+    ------
+    BadInputError
+        If it should be changed, but is not alone.
+    """
+    if kspace.ndim != 4 or not np.iscomplexobj(kspace) or 0 in kspace.shape:
+        return kspace
+    power = _power(kspace)
+    if power is None:
+        return kspace
+    if _coils_are_last(power):
+        notes.append(
+            f"the axes are taken as (slices, y, x, coils): axis 1 of {kspace.shape} is peaked as "
+            "k-space is, the last one is not"
+        )
+        kspace = np.moveaxis(kspace, -1, 1)
+        power = np.moveaxis(power, -1, 0)
+    if not _in_corner(power.sum(0)):
+        return kspace
+    if not alone:
+        raise BadInputError(
+            f"{source}: the energy of the k-space lies in the corner of the matrix, DC belongs at "
+            "the centre (index n // 2): apply fftshift to k-space and mask, and transform maps to "
+            "match"
+        )
+    return _from_corner(kspace, notes)
+
+
+def _power(kspace: np.ndarray) -> np.ndarray | None:
+    """Energy summed over slices; None if it is not finite or zero."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = float(np.abs(kspace).max())
+        if not np.isfinite(scale) or scale == 0:
+            return None
+        power: np.ndarray = np.square(np.abs(kspace) / scale).sum(0, dtype=float)
+    return power
+
+
+def _share(power: np.ndarray, axis: int, corner: bool = False) -> float:
+    """Share of the energy in the middle quarter of an axis, or in the quarter about its corner."""
+    profile = power.sum(tuple(a for a in range(power.ndim) if a != axis))
+    profile = np.fft.fftshift(profile) if corner else profile
+    n = len(profile)
+    half = max(n // 8, 1)
+    return float(profile[n // 2 - half : n // 2 + half].sum() / profile.sum())
+
+
+def _coils_are_last(power: np.ndarray) -> bool:
+    """``power`` is (axis 1, axis 2, axis 3) of the array."""
+    rows, _, last = power.shape
+    if last > MAX_COILS or min(power.shape[:2]) < MIN_MATRIX or last >= rows:
+        return False
+    looks = [max(_share(power, a), _share(power, a, corner=True)) for a in range(3)]
+    return looks[0] > CERTAIN and looks[1] > CERTAIN and looks[2] < DIFFERENT
+
+
+def _in_corner(power: np.ndarray) -> bool:
+    if min(power.shape) < MIN_MATRIX:
+        return False
+    return all(
+        _share(power, a, corner=True) > CERTAIN and _share(power, a) < 1 - CERTAIN for a in (0, 1)
+    )
+
+
+def _from_corner(kspace: np.ndarray, notes: list[str]) -> np.ndarray:
+    """From numpy's transform without shifts to the centred one.
+
+    The image is where the object is: in the middle if its own origin was the corner too.
+    """
+    axes = (-2, -1)
+    images = np.fft.ifft2(kspace, axes=axes, norm="ortho")
+    power = np.square(np.abs(images)).sum((0, 1), dtype=float)
+    moved = all(_share(power, a, corner=True) > 2 * _share(power, a) for a in (0, 1))
+    if not moved:
+        images = np.fft.ifftshift(images, axes=axes)
+    centred = np.fft.fftshift(np.fft.fft2(images, axes=axes, norm="ortho"), axes=axes)
+    notes.append(
+        "the energy lay in the corner of the matrix: DC is moved to the centre, as of a transform "
+        "without shifts" + (" of a shifted image" if moved else "")
+    )
+    measured = np.fft.fftshift(kspace.any(1, keepdims=True), axes=axes)
+    return (centred * measured).astype(kspace.dtype)
+
+
+def warn_off_centre(kspace: np.ndarray, source: str) -> None:
+    """Say so if the energy of a stack of slices peaks far from where DC is taken to be.
+
+    Warns
+    -----
+    InputWarning
+        If it does.
+    """
+    power = _power(kspace)
+    if power is None or min(kspace.shape[2:]) < MIN_MATRIX:
+        return
+    power = power.sum(0)
+    peak = np.unravel_index(int(power.argmax()), power.shape)
+    if power.max() < PROMINENT * power.mean():
+        return
+    off = [abs(int(p) - n // 2) / n for p, n in zip(peak, power.shape)]
+    if max(off) > OFF_CENTRE:
+        centre = tuple(n // 2 for n in power.shape)
+        warnings.warn(
+            f"{source}: the energy of the k-space peaks at {tuple(int(p) for p in peak)} (y, x), "
+            f"DC is taken to be at {centre}: if that is wrong, so is the image. Give the matrix "
+            "and the encoding limits of the whole k-space, or pad it with zeros",
+            InputWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,101 @@
+"""Whether coil maps belong to a scan, measured on its calibration region."""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from equipoise.physics.cartesian import hann_window
+from equipoise.physics.coils.espirit import MAX_CALIBRATION, unexplained
+from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.noise_level import noise_level
+from equipoise.physics.sampling.masks import calibration_region
+from equipoise.shapes import CoilMaps, KSpace, Mask
+
+SMALLEST_REGION = 4
+"""Samples along each axis that something can be measured on."""
+
+
+def misfit(kspace: KSpace, mask: Mask, csm: CoilMaps) -> float | None:
+    """The part of the low-resolution coil images that maps do not explain, beyond their noise.
+
+    ``sqrt(||(I - S S^H) c||^2 - n^2) / ||c||`` with c the images of the fully sampled centre under
+    a Hann window and ``n^2 = sigma^2 sum(w^2) (coils - 1) share``, the noise that is expected in
+    the ``coils - 1`` directions that maps leave out, in the share of the image where there are
+    maps. Right maps leave less than 0.05 in simulated scans whose noise is a fifth of their
+    low-resolution images; two coils exchanged leave 0.1 to 0.6, other mistakes more.
+
+    Parameters
+    ----------
+    kspace, mask
+        Of one slice, (1, coil, y, x) and (1, y, x).
+    csm
+        Maps with sum of squares 1 over the coils, 0 outside their support.
+
+    Returns
+    -------
+    Between 0 and 1; None if there is no fully sampled centre, or no map where there is signal.
+    """
+    window = _window(mask)
+    inside = (csm != 0).any(1, keepdim=True)
+    if window is None or not bool(inside.any()):
+        return None
+    images = kspace_to_image(kspace * window * mask[:, None])
+    energy = float((images * inside).abs().square().sum())
+    if energy == 0:
+        return None
+    directions = (kspace.shape[1] - 1) * float(inside.double().mean())
+    noise = float(noise_level(kspace, mask)) ** 2 * float(window.square().sum()) * directions
+    left = float(unexplained(images, csm)) ** 2 - noise / energy
+    return max(left, 0.0) ** 0.5
+
+
+def _window(mask: Mask) -> Tensor | None:
+    region = tuple(min(n, MAX_CALIBRATION) for n in calibration_region(mask[0]))
+    return None if min(region) < SMALLEST_REGION else hann_window(mask.shape[1:], region)
+
+
+def fitting_order(kspace: KSpace, mask: Mask, csm: CoilMaps) -> list[int] | None:
+    """The order of the maps that suits the coils best: map ``order[i]`` belongs to coil i.
+
+    The magnitudes of low-resolution images and maps are compared, the nearest pairs first. Whether
+    the order is right is for :func:`misfit` to say.
+    """
+    window = _window(mask)
+    if window is None:
+        return None
+    images = kspace_to_image(kspace * window * mask[:, None])[0].abs()
+    weight = images.square().sum(0).sqrt()
+    maps = csm[0].abs() * weight
+    distance = torch.cdist(images.flatten(1).double(), maps.flatten(1).double())
+    n = len(distance)
+    order, free = [-1] * n, set(range(n))
+    for place in distance.flatten().argsort(stable=True).tolist():
+        coil, found = divmod(place, n)
+        if order[coil] < 0 and found in free:
+            order[coil] = found
+            free.remove(found)
+    return order
+
+
+def fitting_turn(kspace: KSpace, mask: Mask, csm: CoilMaps, limit: float) -> str | None:
+    """What to do to the maps so that they leave less than ``limit``, in words."""
+    changes = [
+        ("conjugated", Tensor.conj),
+        ("flipped along y", lambda s: s.flip(-2)),
+        ("flipped along x", lambda s: s.flip(-1)),
+        ("flipped along y and x", lambda s: s.flip(-2, -1)),
+    ]
+    if csm.shape[-1] == csm.shape[-2]:
+        changes.append(("with y and x exchanged", lambda s: s.mT))
+    shifts = [n // 2 for n in csm.shape[-2:]]
+    changes.append(("moved by half the matrix", lambda s: s.roll(shifts, (-2, -1))))
+    for count in (1, 2):
+        for chosen in itertools.combinations(changes, count):
+            maps = csm
+            for _, change in chosen:
+                maps = change(maps)
+            left = misfit(kspace, mask, maps.resolve_conj().contiguous())
+            if left is not None and left < limit:
+                return " and ".join(words for words, _ in chosen)
+    return None

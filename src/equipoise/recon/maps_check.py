@@ -1,0 +1,68 @@
+"""Coil maps that do not belong to a scan are refused or warned about, with what would fit."""
+
+import warnings
+
+from torch import Tensor
+
+from equipoise.formats.acquisition import Acquisition
+from equipoise.outcome import BadInputError, InputWarning
+from equipoise.physics.coils.espirit import normalize_csm
+from equipoise.physics.coils.fit import fitting_order, fitting_turn, misfit
+
+DOUBTFUL, WRONG = 0.12, 0.35
+"""Right maps of simulated scans leave less than 0.05 of the calibration region unexplained beyond
+its noise (:func:`equipoise.physics.coils.fit.misfit`), transposed ones 0.45."""
+
+
+def check_maps(acquisition: Acquisition, source: str) -> None:
+    """Compare the maps of a scan with its calibration region, slice by slice.
+
+    Raises
+    ------
+    BadInputError
+        If the maps leave more than ``WRONG`` of a slice unexplained.
+
+    Warns
+    -----
+    InputWarning
+        If they leave more than ``DOUBTFUL`` of one.
+    """
+    if acquisition.csm is None or acquisition.kspace.shape[1] == 1:
+        return
+    worst, worst_slice = 0.0, 0
+    for index in range(len(acquisition.kspace)):
+        left = misfit(*_slice(acquisition, index))
+        if left is not None and left > worst:
+            worst, worst_slice = left, index
+    if worst <= DOUBTFUL:
+        return
+    text = (
+        f"{source}: the coil maps leave {worst:.0%} of the calibration region of slice "
+        f"{worst_slice} unexplained beyond its noise, right ones less than {DOUBTFUL:.0%}: "
+        f"{_advice(acquisition, worst_slice)}"
+    )
+    if worst > WRONG:
+        raise BadInputError(text)
+    warnings.warn(text, InputWarning, stacklevel=2)
+
+
+def _slice(acquisition: Acquisition, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    assert acquisition.csm is not None
+    mask, csm = (
+        a if len(a) == 1 else a[index : index + 1] for a in (acquisition.mask, acquisition.csm)
+    )
+    return acquisition.kspace[index : index + 1], mask, normalize_csm(csm)
+
+
+def _advice(acquisition: Acquisition, index: int) -> str:
+    kspace, mask, csm = _slice(acquisition, index)
+    order = fitting_order(kspace, mask, csm)
+    if order is not None:
+        left = misfit(kspace, mask, csm[:, order])
+        if left is not None and left < DOUBTFUL:
+            numbers = ", ".join(map(str, order))
+            return f"they fit in the coil order {numbers}; put them into that order"
+    turned = fitting_turn(kspace, mask, csm, DOUBTFUL)
+    if turned is not None:
+        return f"they fit {turned}; change the file so"
+    return "they belong to another scan or other channels; make them with `equipoise calib`"

@@ -1,0 +1,173 @@
+"""Arrays whose axes and centre only the data can tell, and maps that belong to another scan."""
+
+import numpy as np
+import pytest
+import torch
+
+from equipoise.formats import read
+from equipoise.formats.acquisition import as_mask
+from equipoise.outcome import BadInputError, InputWarning
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.coils.espirit import normalize_csm
+from equipoise.physics.coils.fit import fitting_order, misfit
+from equipoise.physics.fourier import image_to_kspace, kspace_to_image
+from equipoise.recon.experiment import load_experiment
+from equipoise.recon.maps_check import DOUBTFUL, WRONG
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def square():
+    """Image (64, 64) without symmetry, six maps, and k-space (1, 6, 64, 64) with noise."""
+    y, x = np.meshgrid(*[np.arange(64) - 32] * 2, indexing="ij")
+    image = 1.0 * ((y / 26) ** 2 + (x / 20) ** 2 < 1) + 0.8 * ((y + 12) ** 2 + (x + 8) ** 2 < 30)
+    csm = biot_savart_maps((64, 64), 6, seed=3)
+    kspace = image_to_kspace(csm * torch.from_numpy(image).to(torch.complex64))
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2, *kspace.shape)) * 0.01
+    return image, csm.numpy(), kspace.numpy() + (noise[0] + 1j * noise[1]).astype(np.complex64)
+
+
+def rss(kspace):
+    return kspace_to_image(torch.as_tensor(kspace)).abs().square().sum(1).sqrt().numpy()
+
+
+class TestAxes:
+    def test_coils_last_are_put_first_and_it_is_said(self, tmp_path, scan_arrays):
+        kspace = np.repeat(scan_arrays["kspace"], 2, 0)
+        found = read(save(tmp_path / "s.npz", kspace=np.moveaxis(kspace, 1, -1)))
+        assert np.array_equal(found.kspace.numpy(), kspace)
+        assert any("(slices, y, x, coils)" in note for note in found.notes)
+
+    def test_the_usual_order_is_left_alone(self, tmp_path, scan_arrays):
+        found = read(save(tmp_path / "s.npz", kspace=scan_arrays["kspace"]))
+        assert np.array_equal(found.kspace.numpy(), scan_arrays["kspace"])
+        assert not found.notes
+
+    def test_noise_alone_says_nothing_and_is_left_alone(self, tmp_path, rng):
+        noise = rng.standard_normal((2, 32, 20, 4)) + 1j * rng.standard_normal((2, 32, 20, 4))
+        noise = noise.astype(np.complex64)
+        assert np.array_equal(read(save(tmp_path / "s.npz", kspace=noise)).kspace.numpy(), noise)
+
+
+class TestCentre:
+    @pytest.mark.parametrize("shape", [(64, 64), (63, 57)])
+    @pytest.mark.parametrize("shifted", [True, False])
+    def test_dc_in_the_corner_is_moved(self, tmp_path, square, shape, shifted):
+        y, x = shape
+        images = kspace_to_image(torch.from_numpy(square[2][..., :y, :x])).numpy()
+        corner = np.fft.fft2(np.fft.ifftshift(images, axes=(-2, -1)) if shifted else images)
+        found = read(save(tmp_path / "s.npz", kspace=corner.astype(np.complex64)))
+        wanted = np.sqrt((np.abs(images) ** 2).sum(1))
+        got = rss(found.kspace)
+        got *= (got * wanted).sum() / (got * got).sum()
+        assert np.linalg.norm(got - wanted) < 1e-3 * np.linalg.norm(wanted)
+        assert any("corner" in note for note in found.notes)
+
+    def test_what_was_not_measured_stays_so(self, tmp_path, square):
+        mask = np.zeros((64, 64), bool)
+        mask[::2] = True
+        corner = np.fft.fft2(kspace_to_image(torch.from_numpy(square[2])).numpy()) * mask
+        found = read(save(tmp_path / "s.npz", kspace=corner.astype(np.complex64)))
+        assert np.array_equal(found.mask[0].numpy(), np.fft.fftshift(mask))
+
+    def test_with_a_mask_beside_it_is_refused(self, tmp_path, square):
+        corner = np.fft.ifftshift(square[2], axes=(-2, -1))
+        path = save(tmp_path / "s.npz", kspace=corner, mask=np.ones((64, 64)))
+        with pytest.raises(BadInputError, match="energy of the k-space lies in the corner"):
+            read(path)
+
+    def test_a_peak_far_from_the_centre_is_warned_about(self, tmp_path, square):
+        moved = np.roll(square[2], 16, -2)
+        with pytest.warns(InputWarning, match=r"peaks at \(48, 32\).*\(32, 32\)"):
+            read(save(tmp_path / "s.npz", kspace=moved))
+
+
+class TestMaskOfLines:
+    KSPACE = np.ones((1, 2, 8, 8), np.complex64)
+    ROWS = np.array([1, 0, 1, 0, 1, 1, 0, 0])
+
+    def test_zeros_of_kspace_say_that_it_means_rows(self):
+        kspace = self.KSPACE * self.ROWS[:, None]
+        found = as_mask(self.ROWS, kspace, "s")
+        assert np.array_equal(found[0], np.broadcast_to(self.ROWS[:, None] != 0, (8, 8)))
+
+    @pytest.mark.parametrize("sampled", ["whole", "columns"])
+    def test_otherwise_it_means_columns(self, sampled):
+        kspace = self.KSPACE * (self.ROWS if sampled == "columns" else 1)
+        found = as_mask(self.ROWS, kspace, "s")
+        assert np.array_equal(found[0], np.broadcast_to(self.ROWS != 0, (8, 8)))
+
+    def test_a_column_of_rows_means_rows_whatever_the_samples(self):
+        found = as_mask(self.ROWS[:, None], self.KSPACE, "s")
+        assert np.array_equal(found[0], np.broadcast_to(self.ROWS[:, None] != 0, (8, 8)))
+
+    def test_rows_of_a_matrix_that_is_not_square(self):
+        kspace = np.ones((1, 2, 8, 6), np.complex64)
+        found = as_mask(self.ROWS, kspace, "s")
+        assert np.array_equal(found[0], np.broadcast_to(self.ROWS[:, None] != 0, (8, 6)))
+
+
+CHANGES = {
+    "right": lambda s: s,
+    "scaled": lambda s: 3j * s,
+    "coils reversed": lambda s: s[::-1],
+    "two coils exchanged": lambda s: s[[1, 0, 2, 3, 4, 5]],
+    "transposed": lambda s: s.swapaxes(-1, -2),
+    "flipped": lambda s: s[:, ::-1],
+    "conjugated": lambda s: s.conj(),
+}
+
+
+class TestMapsOfAnotherScan:
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_are_refused_and_right_ones_are_not(self, tmp_path, square, change):
+        _, csm, kspace = square
+        scan = save(tmp_path / "s.npz", kspace=kspace)
+        np.save(tmp_path / "m.npy", CHANGES[change](csm[0]))
+        if change in ("right", "scaled"):
+            load_experiment(scan, csm=tmp_path / "m.npy")
+            return
+        with pytest.raises(BadInputError, match=r"m\.npy: the coil maps leave \d+%") as error:
+            load_experiment(scan, csm=tmp_path / "m.npy")
+        fits = {
+            "coils reversed": "in the coil order 5, 4, 3, 2, 1, 0",
+            "two coils exchanged": "in the coil order 1, 0, 2, 3, 4, 5",
+            "transposed": "with y and x exchanged",
+            "flipped": "flipped along y",
+            "conjugated": "conjugated",
+        }
+        assert f"they fit {fits[change]};" in str(error.value)
+
+    def test_maps_between_right_and_wrong_are_warned_about(self, tmp_path, square):
+        _, csm, kspace = square
+        scan = save(tmp_path / "s.npz", kspace=kspace)
+        for shift in range(1, 32):
+            moved = np.roll(csm[0], shift, -1)
+            maps = normalize_csm(torch.from_numpy(moved[None]))
+            left = misfit(torch.from_numpy(kspace), torch.ones(1, 64, 64, dtype=torch.bool), maps)
+            if DOUBTFUL < left < WRONG:
+                break
+        assert DOUBTFUL < left < WRONG
+        np.save(tmp_path / "m.npy", moved)
+        with pytest.warns(InputWarning, match="another scan or other channels"):
+            load_experiment(scan, csm=tmp_path / "m.npy")
+
+    @pytest.mark.parametrize("noise", [0.01, 0.1, 0.3])
+    def test_noise_is_not_taken_for_a_misfit(self, square, rng, noise):
+        _, csm, kspace = square
+        added = rng.standard_normal((2, *kspace.shape)) * noise
+        noisy = torch.from_numpy((kspace + added[0] + 1j * added[1]).astype(np.complex64))
+        mask = torch.ones(1, 64, 64, dtype=torch.bool)
+        maps = normalize_csm(torch.from_numpy(csm))
+        assert misfit(noisy, mask, maps) < DOUBTFUL / 2
+        assert fitting_order(noisy, mask, maps) == list(range(6))
+
+    def test_without_a_calibration_region_nothing_is_said(self, square):
+        kspace, mask = torch.from_numpy(square[2]), torch.zeros(1, 64, 64, dtype=torch.bool)
+        mask[:, ::3] = True
+        assert misfit(kspace, mask, torch.from_numpy(square[1])) is None
