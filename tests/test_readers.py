@@ -13,7 +13,7 @@ import torch
 import layouts
 from equipoise.formats import as_slices, read
 from equipoise.formats.readers.mrd import is_flag_set
-from equipoise.outcome import BadInputError
+from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.noise_level import noise_level
 
@@ -167,6 +167,68 @@ class TestIsmrmrd:
         expected = mixing @ mixing.conj().T
         assert np.abs(found.header.noise_covariance - expected).max() < 0.1 * np.abs(expected).max()
         assert "1 navigator readouts are left out" in found.notes
+
+    @pytest.mark.parametrize(("bandwidth", "used"), [(0.793, 0.793), (0.0, 1.0), (50.0, 1.0)])
+    def test_a_noise_scan_of_another_dwell_time_whitens_to_variance_1(
+        self, tmp_path, bandwidth, used
+    ):
+        """Its receiver lets the share ``bandwidth`` of its noise through, that of the image all."""
+        rng = np.random.default_rng(2)
+
+        def noise(variance, n):
+            draws = rng.standard_normal((2, 3, n)) * np.sqrt(variance / 2)
+            return draws[0] + 1j * draws[1]
+
+        flags = [ismrmrd.ACQ_IS_NOISE_MEASUREMENT]
+        slow = noise(0.5 * used, 8192)  # twice the dwell time: half the variance
+        scans = [layouts.readout(slow, 0, flags=flags, sample_time_us=10.0)]
+        scans += [layouts.readout(noise(1, 64), line) for line in range(64)]
+        whole = ((64, 64, 1), (64.0, 64.0, 5.0))
+        xml = layouts.header_xml(*(whole, whole), {"kspace_encoding_step_1": (63, 32)})
+        text = xml if isinstance(xml, str) else xml.decode()
+        said = f"<relativeReceiverNoiseBandwidth>{bandwidth}</relativeReceiverNoiseBandwidth>"
+        head, rest = text.split("<encoding>", 1)
+        said = f"<acquisitionSystemInformation>{said}</acquisitionSystemInformation>"
+        layouts.write_acquisitions(tmp_path / "s.h5", f"{head}{said}<encoding>{rest}", scans)
+        power = read(tmp_path / "s.h5").kspace.abs().square().mean()
+        assert float(power) == pytest.approx(1, abs=0.04)
+
+    def test_partial_fourier_without_limits_has_its_centre_where_the_energy_is(
+        self, scan, tmp_path
+    ):
+        kspace, missing = scan[2], Y // 4
+        lines = [layouts.readout(kspace[0, :, line], line - missing) for line in range(missing, Y)]
+        text = layouts.header_xml(*self.spaces(), self.LIMITS)
+        text = text if isinstance(text, str) else text.decode()
+        start, end = text.index("<encodingLimits>"), text.index("</encodingLimits>")
+        layouts.write_acquisitions(tmp_path / "s.h5", text[:start] + text[end + 17 :], lines)
+        found = read(tmp_path / "s.h5")
+        assert close(found.kspace[:, :, missing:], kspace[:1, :, missing:])
+        assert not found.mask[:, :missing].any()
+        assert any("holds the most energy" in note for note in found.notes)
+
+    @pytest.mark.parametrize("phase", [0.0, 0.5])
+    def test_an_echo_planar_scan_is_warned_about_with_the_level_of_its_ghosts(
+        self, scan, tmp_path, phase
+    ):
+        kspace = scan[2][0]
+        reverse, flag = [ismrmrd.ACQ_IS_REVERSE], [ismrmrd.ACQ_IS_PHASECORR_DATA]
+        navigator = kspace[:, Y // 2]
+        lines = [
+            layouts.readout(navigator, 0, flags=flag),
+            layouts.readout(navigator[:, ::-1] * np.exp(1j * phase), 0, flags=flag + reverse,
+                            centre=X - 1 - X // 2),
+        ]  # fmt: skip
+        for line in range(Y):
+            back = line % 2 == 1
+            samples = kspace[:, line, ::-1] * np.exp(1j * phase) if back else kspace[:, line]
+            more = {"flags": reverse, "centre": X - 1 - X // 2} if back else {}
+            lines.append(layouts.readout(samples, line, **more))
+        xml = layouts.header_xml(*self.spaces(), self.LIMITS)
+        layouts.write_acquisitions(tmp_path / "s.h5", xml, lines)
+        share = f"{np.sin(phase / 2):.0%} of the signal"
+        with pytest.warns(InputWarning, match=f"Nyquist ghosts are not corrected.*{share}"):
+            read(tmp_path / "s.h5")
 
     def test_maps_from_elsewhere_are_whitened_like_the_data(self, scan, tmp_path):
         from equipoise.recon.experiment import load_experiment
