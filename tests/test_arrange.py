@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from equipoise.formats import read
-from equipoise.formats.acquisition import as_mask
+from equipoise.formats.checks import as_mask
 from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.espirit import normalize_csm
@@ -171,3 +171,43 @@ class TestMapsOfAnotherScan:
         kspace, mask = torch.from_numpy(square[2]), torch.zeros(1, 64, 64, dtype=torch.bool)
         mask[:, ::3] = True
         assert misfit(kspace, mask, torch.from_numpy(square[1])) is None
+
+
+class TestWhatIsNoImage:
+    def test_an_image_that_is_not_finite_is_refused(self, tmp_path, square, monkeypatch):
+        from dataclasses import replace
+
+        from equipoise.methods.solving import solve_slice
+        from equipoise.recon import reconstruct
+        from equipoise.recon.reconstruct_file import reconstruct_file
+
+        def overflowing(*arguments):
+            found = solve_slice(*arguments)
+            return replace(found, value=found.value * float("nan"))
+
+        monkeypatch.setattr(reconstruct, "solve_slice", overflowing)
+        scan = save(tmp_path / "s.npz", kspace=square[2])
+        with pytest.raises(BadInputError, match="slice 0 holds NaN or Inf"):
+            reconstruct_file(scan, target=tmp_path / "o.npy")
+        assert not (tmp_path / "o.npy").exists()
+
+    @pytest.mark.parametrize("crop", [[0, 0], [0, 9], [-3, 9], [9], "99", [None, 9]])
+    def test_a_crop_to_nothing_is_refused(self, tmp_path, square, crop):
+        import json
+
+        import h5py
+
+        with h5py.File(tmp_path / "s.h5", "w") as file:
+            file["kspace"] = square[2]
+            file.attrs["header"] = json.dumps({"crop": crop})
+        with pytest.raises(BadInputError, match="attribute 'header' cannot be used"):
+            read(tmp_path / "s.h5")
+
+    @pytest.mark.parametrize("shift", [-0.5, -0.02, float("nan"), float("inf")])
+    def test_a_model_without_monotonicity_is_refused(self, shift):
+        from equipoise import MOL
+        from equipoise.methods.data_weight import FixedWeight
+        from equipoise.networks.cnn import CNN
+
+        with pytest.raises(BadInputError, match="must be positive"):
+            MOL(CNN(features=4, layers=2), FixedWeight(1.0), 0.02, shift=shift)

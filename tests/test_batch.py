@@ -13,11 +13,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 import layouts
 from equipoise.cli.app import app
-from equipoise.cli.batch import part_command, part_of
+from equipoise.cli.batch import AUTO, part_command, part_of
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.replacing import _machine
 from equipoise.formats.writers.stamp import Stamp, read_stamp
@@ -319,18 +320,47 @@ class TestParts:
         result = run("recon", *scans, "-o", out, *OPTIONS, "--resume")
         assert "4 skipped" in result.stderr
 
+    @pytest.mark.parametrize(
+        ("ids", "step"), [((0, 10, 20, 30), "10"), ((5, 6, 7, 8), "1"), ((2, 4, 6, 8), "")]
+    )
+    def test_a_stepped_array_of_one_scan_a_task_does_each_once(self, ids, step):
+        found = []
+        for i in ids:
+            task = {"COUNT": len(ids), "ID": i, "MIN": min(ids), "MAX": max(ids), "STEP": step}
+            task = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in task.items()}
+            assert part_of(None, None, task, 1) == (1, 0)  # its own scan: all of the work
+            found.append(part_of(None, None, task, len(ids)))
+        assert found == [(len(ids), k) for k in range(len(ids))]
+
+    def test_a_listed_array_cannot_tell_its_parts(self):
+        task = {"COUNT": "3", "ID": "2", "MIN": "1", "MAX": "6", "STEP": "1"}
+        task = {f"SLURM_ARRAY_TASK_{name}": value for name, value in task.items()}
+        assert part_of(None, None, task, 3) == (1, 0)
+        with pytest.raises(typer.BadParameter, match="evenly numbered"):
+            part_of(AUTO, None, task, 3)
+
+    def test_a_part_with_nothing_to_do_says_so(self, scans, tmp_path):
+        parts = ("--num-parts", "9", "--part-id", "8", "-q")
+        result = run("recon", *scans, "-o", tmp_path / "out", *OPTIONS, *parts)
+        assert result.exit_code == 0
+        assert "warning: part 8 of 9 has nothing to do" in result.stderr
+
     def test_a_slurm_array_says_which_part_a_task_is(self, scans, tmp_path):
         task = {
             "SLURM_ARRAY_TASK_COUNT": "2",
             "SLURM_ARRAY_TASK_ID": "6",
             "SLURM_ARRAY_TASK_MIN": "5",
         }
-        assert part_of(None, None, task) == (2, 1)
-        assert part_of(4, 0, task) == (4, 0)
-        assert part_of(None, None, {}) == (1, 0)
-        assert part_of(3, None, task, submits=True) == (3, 0)
+        assert part_of(None, None, task, 2) == (2, 1)
+        assert part_of(None, None, task, 4) == (1, 0)
+        assert part_of(AUTO, None, task, 4) == (2, 1)
+        assert part_of(3, None, task, 4) == (3, 1)
+        assert part_of(4, 0, task, 4) == (4, 0)
+        assert part_of(None, None, {}, 4) == (1, 0)
+        assert part_of(3, None, task, 4, submits=True) == (3, 0)
         out = tmp_path / "out"
-        assert run("recon", *scans, "-o", out, *OPTIONS, env=task).exit_code == 0
+        parts = ("--num-parts", "auto")
+        assert run("recon", *scans, "-o", out, *OPTIONS, *parts, env=task).exit_code == 0
         assert sorted(p.name for p in out.glob("*.h5")) == ["s.1.h5", "s.3.h5"]
 
     def test_more_parts_than_scans(self, scans, tmp_path):

@@ -43,7 +43,12 @@ def is_batch(scans: Sequence[Path], output: Path | None, options: BatchOptions) 
     into_folder = (
         output is not None and output.suffix != ".dcm" and (output.is_dir() or not output.suffix)
     )
-    only_batch = options.resume or options.slurm or options.num_parts or options.part_id is not None
+    only_batch = (
+        options.resume
+        or options.slurm
+        or options.num_parts is not None
+        or options.part_id is not None
+    )
     return len(scans) > 1 or into_folder or bool(only_batch)
 
 
@@ -58,7 +63,9 @@ def recon_many(
     strict: bool,
 ) -> None:
     """Reconstruct scans into a folder; exit 4 if one failed, 3 if strict and not converged."""
-    num_parts, part_id = part_of(options.num_parts, options.part_id, os.environ, options.slurm)
+    num_parts, part_id = part_of(
+        options.num_parts, options.part_id, os.environ, len(scans), options.slurm
+    )
     if folder is None:
         raise typer.BadParameter("several scans need a folder for their images: -o DIR")
     with failures():
@@ -77,6 +84,12 @@ def recon_many(
         jobs = jobs[part_id::num_parts]
         if num_parts > 1:
             console.print(f"part {part_id} of {num_parts}: {len(jobs)} of {len(scans)} scans")
+        if not jobs:
+            errors.print(
+                f"warning: part {part_id} of {num_parts} has nothing to do: there are only "
+                f"{len(scans)} scans",
+                style="yellow",
+            )
         on_written = _reporting(options.reports, jobs, overwrite or options.resume)
         with _Display(len(jobs), as_json) as display, warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the line of the scan says it
@@ -113,37 +126,70 @@ def _page_of(scan: Path, folder: Path) -> Path:
     return folder / f"{scan.stem}.html"
 
 
+AUTO = 0
+"""Number of parts that stands for that of the SLURM array."""
+
+
+def parse_parts(text: str | None) -> int | None:
+    """A positive number, ``AUTO`` for ``auto``, or None."""
+    if text is None or text == "auto":
+        return None if text is None else AUTO
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise typer.BadParameter(f"--num-parts is {text!r}: a positive number or auto")
+    return int(text)
+
+
 def part_of(
     num_parts: int | None,
     part_id: int | None,
     environment: Mapping[str, str],
+    n_scans: int,
     submits: bool = False,
 ) -> tuple[int, int]:
-    """How many parts there are and which this is; a SLURM array task says it by itself.
+    """How many parts there are and which this is.
 
-    The command that submits the parts is none of them.
+    A SLURM array task is a part of the work where that was asked for (``--num-parts auto``, or a
+    number without ``--part-id``) or where the array has as many tasks as there are scans. Other
+    tasks name their scans themselves and do all of them. The command that submits is no part.
 
     Raises
     ------
     typer.BadParameter
-        If the two numbers do not fit.
+        If the numbers do not fit, or the array does not say which part its task is.
     """
     if submits:
         if part_id is not None:
             raise typer.BadParameter("--slurm submits all parts: leave out --part-id")
         return num_parts or 1, 0
-    names = ("SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN")
-    count, task, first = (environment.get(name, "") for name in names)
-    if num_parts is None and part_id is None and count.isdigit() and task.isdigit():
-        num_parts, part_id = int(count), int(task) - (int(first) if first.isdigit() else 0)
+    task = _array_task(environment)
     if num_parts is None and part_id is None:
-        return 1, 0
-    if num_parts is None or part_id is None or not 0 <= part_id < num_parts:
+        return task if task is not None and task[0] == n_scans else (1, 0)
+    if num_parts is not None and part_id is None and task is not None:
+        num_parts, part_id = num_parts or task[0], task[1]
+    if not num_parts or part_id is None or not 0 <= part_id < num_parts:
+        given = "auto" if num_parts == AUTO else num_parts
         raise typer.BadParameter(
-            f"--num-parts is {num_parts} and --part-id {part_id}: expected both, with part ids "
-            "from 0 to the number of parts less one"
+            f"--num-parts is {given} and --part-id {part_id}: expected both, with part ids from "
+            "0 to the number of parts less one, or an array of evenly numbered SLURM tasks"
         )
     return num_parts, part_id
+
+
+def _array_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """Tasks of the SLURM array and which this is, from 0; None where the numbers do not tell."""
+    names = ("COUNT", "ID", "MIN", "MAX", "STEP")
+    given = {n: environment.get(f"SLURM_ARRAY_TASK_{n}", "") for n in names}
+    number = {n: int(text) for n, text in given.items() if text.isascii() and text.isdigit()}
+    if not {"COUNT", "ID"} <= set(number):
+        return None
+    count, first = number["COUNT"], number.get("MIN", 0)
+    step = number.get("STEP", 1)
+    if count > 1 and "MAX" in number:
+        step, rest = divmod(number["MAX"] - first, count - 1)
+        if rest:  # a list of tasks, as 1,2,7
+            return None
+    index, rest = divmod(number["ID"] - first, max(step, 1))
+    return (count, index) if rest == 0 and 0 <= index < count else None
 
 
 def _finish(records: list[dict[str, Any]], strict: bool) -> None:

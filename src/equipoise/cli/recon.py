@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipoise.cli.batch import NOT_CONVERGED, BatchOptions, is_batch, recon_many
+from equipoise.cli.batch import NOT_CONVERGED, BatchOptions, is_batch, parse_parts, recon_many
 from equipoise.cli.options import (
     Acceleration,
     Lam,
@@ -57,7 +57,8 @@ def recon(
         bool, typer.Option(help="many: make only what is not there and up to date")
     ] = False,
     num_parts: Annotated[
-        int | None, typer.Option(min=1, help="many: parts of the work [of the SLURM array]")
+        str | None,
+        typer.Option(metavar="N|auto", help="many: parts of the work; auto: of the SLURM array"),
     ] = None,
     part_id: Annotated[
         int | None, typer.Option(min=0, help="many: the part to do, from 0 [SLURM array task]")
@@ -71,7 +72,7 @@ def recon(
     weight = parse_lam(lam)
     check_scan_options(mask, acceleration, seed, rtol)
     options = BatchOptions(
-        suffix, resume, num_parts, part_id, slurm, slurm_option or [], device, report
+        suffix, resume, parse_parts(num_parts), part_id, slurm, slurm_option or [], device, report
     )
     with failures():
         from equipoise.recon.settings import ReconSettings

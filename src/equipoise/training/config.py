@@ -59,6 +59,14 @@ def _ordered(pair: Any) -> Any:
     return pair
 
 
+def _few_coils(coils: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= coils[0] <= coils[1] <= MAX_COILS:
+        raise ValueError(f"coils is {coils}: two numbers from 1 to {MAX_COILS}, the smaller first")
+    return coils
+
+
+MAX_COILS = 256
+CoilRange = Annotated[tuple[int, int], AfterValidator(_few_coils)]
 NoiseRange = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
@@ -76,7 +84,7 @@ class SimulationConfig(Settings):
     calibration: Calibration | CalibrationRange = 24
     mask: MaskKind | tuple[MaskKind, ...] = "variable-density-2d"
     noise: NoiseRange = (0.005, 0.08)
-    coils: tuple[int, int] = (8, 16)
+    coils: CoilRange = (8, 16)
     zoom: tuple[float, float] = (0.5, 1.0)
     masked_maps: float = Field(0.5, ge=0, le=1)
     estimated: float = Field(0.0, ge=0, le=1)
@@ -85,7 +93,7 @@ class SimulationConfig(Settings):
 class SuperResolutionConfig(Settings):
     """See :class:`equipoise.training.sources.photographs.SuperResolution`."""
 
-    factor: int = Field(3, ge=1)
+    factor: int = Field(3, ge=1, le=16)
     kernel: Literal["gaussian", "bicubic"] = "gaussian"
     border: Literal["zero", "circular", "reflect"] = "reflect"
     noise: NoiseRange = (0.003, 0.03)
@@ -126,8 +134,10 @@ class TrainConfig(Settings):
     lipschitz: LipschitzConfig = LipschitzConfig()
     start: Path | None = Field(None, description="weights to continue from, instead of warming up")
     seed: int = 0
-    crop: int | None = Field(96, ge=16, description="side of the crops; null: whole slices")
-    batch: int = Field(1, ge=1)
+    crop: int | None = Field(
+        96, ge=16, le=4096, description="side of the crops; null: whole slices"
+    )
+    batch: int = Field(1, ge=1, le=1024)
     warmup_steps: int = Field(1000, ge=0, description="denoiser steps before the equilibrium")
     steps: int = Field(4200, ge=1, description="equilibrium steps")
     learning_rate: float = Field(1e-3, gt=0)
@@ -142,8 +152,8 @@ class TrainConfig(Settings):
         0.0, ge=0, lt=1, description="decay of the average of weights that is kept; 0: no average"
     )
     validate_every: int = Field(500, ge=1)
-    validation_samples: int = Field(8, ge=1)
-    validation_crop: int | None = Field(160, ge=16)
+    validation_samples: int = Field(8, ge=1, le=100_000)
+    validation_crop: int | None = Field(160, ge=16, le=4096)
 
     @property
     def limit(self) -> float:
