@@ -163,11 +163,13 @@ class Header:
     def from_json(cls, content: dict[str, Any]) -> "Header":
         """The inverse of :meth:`as_json`."""
         found, crop = content.get("geometry"), content.get("crop")
-        if crop is not None and not (len(crop) == 2 and min(int(n) for n in crop) > 0):
-            raise ValueError(f"the images are to be cut to {crop}: expected two positive numbers")
+        if crop is not None and not (
+            isinstance(crop, list | tuple) and len(crop) in (2, 3) and min(int(n) for n in crop) > 0
+        ):
+            raise ValueError(f"the images are to be cut to {crop}: expected positive numbers")
         return cls(
             geometry=None if found is None else Geometry.from_json(found),
-            crop=None if crop is None else (int(crop[0]), int(crop[1])),
+            crop=None if crop is None else tuple(int(n) for n in crop),
             labels=[
                 {str(name): int(value) for name, value in label.items()}
                 for label in content.get("labels", [])
