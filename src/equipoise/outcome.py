@@ -91,7 +91,12 @@ class Solution:
         ``||r(x)|| / ||x||`` where r was last evaluated: at the value that is returned or, under
         the step rule, at the iterate before it.
     distance_bound
-        Upper bound on ``||x - x*|| / ||x||``, true if F is m-strongly monotone.
+        Upper bound on ``||x - x*|| / ||x||``, true if F is m-strongly monotone; where ``rounding``
+        is None it is that of exact arithmetic.
+    rounding
+        The part of ``distance_bound`` that stands for rounding (24): that of the last evaluation of
+        the network, of the residual, and of the image that is returned. None where it is not
+        bounded.
     lam, m
         The data weight and the monotonicity constant that were used; m is None where nothing is
         monotone, and the bound is then infinite.
@@ -117,6 +122,7 @@ class Solution:
     history: list[Tensor] = field(default_factory=list)
     record: "BackwardRecord" = field(default_factory=lambda: BackwardRecord())
     scale: Tensor | None = None
+    rounding: Tensor | None = None
     network: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:

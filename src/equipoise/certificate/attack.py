@@ -158,7 +158,7 @@ def attackable(
     Equilibria are found by the resolvent step, whatever step the method has of its own.
     """
     lam, scale = solution.lam.detach(), solution.scale
-    chosen = replace(options or model.options, step="resolvent")
+    chosen = replace(options or model.options, step="resolvent", exact=False)
 
     def reconstruct(data: Tensor) -> Tensor:
         return model.solve(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equipoise.certificate.attack import WorstCase, attackable, worst_case
+from equipoise.certificate.measurements import NoiseResponse, local_constants, noise_response
 from equipoise.certificate.noise import NoiseMap
 from equipoise.certificate.noise_map import slice_noise_map
 from equipoise.certificate.statements import Constants, Statement, statements
@@ -16,18 +17,10 @@ from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
 from equipoise.methods.solving import in_range, solve_slice
 from equipoise.methods.usual import slice_features
-from equipoise.networks.jacobian import (
-    Jacobian,
-    largest_singular_value,
-    largest_symmetric_eigenvalue,
-)
+from equipoise.networks.network import lipschitz_upper_of
 from equipoise.outcome import Outcome, Solution
 from equipoise.physics.problem import Problem
 from equipoise.threads import suits_the_problem
-from equipoise.vectors import per_sample
-
-LANCZOS_STEPS = 25
-"""For ``m_local`` and ``||J||`` at the image, at the first iterate, and half-way between them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,8 @@ class NoiseSummary:
         Of the standard deviation over the pixels of the image, and of its Monte-Carlo error, in
         units of the image.
     accuracy
-        Largest certified relative error of a linear solve; None where m was refuted.
+        Largest bound (11) of the relative error of a linear solve, in exact arithmetic; None where
+        m was refuted.
     """
 
     probes: int
@@ -76,8 +70,14 @@ class Certificate:
         scan.
     distance_bound, perturbation_bound, noise_bound, paper_bound, contraction
         The numbers of ``statements``, None where nothing is promised. ``perturbation_bound`` and
-        ``paper_bound`` bound ``||dx|| / ||db||`` at this lam, scale and these maps; the first is
-        the sharp one.
+        ``paper_bound`` bound ``||dx*|| / ||db||`` of the exact equilibrium at this lam, scale and
+        these maps; the first is the sharp one. Two delivered images differ by more, by the
+        ``slack`` of the statement.
+    rounding
+        The part of ``distance_bound`` that stands for the rounding of all that was computed; None
+        where it is not bounded.
+    operator_norm
+        Bound of ``||A||`` that the statements use; None where nothing is known of it.
     m, m_evidence
         The monotonicity constant that the bounds use; ``proved``, ``measured``: not contradicted
         at this image, ``refuted``: contradicted, or ``none``.
@@ -87,13 +87,16 @@ class Certificate:
     lipschitz_lower
         Largest ``||J||`` that Lanczos iterations found at the same three images: measured.
     lipschitz_upper
-        Product of the norms of the layers: proved.
+        Lipschitz constant of H from its weights, as they are now: proved.
     measured_amplification
         Largest ``||dx|| / ||db||`` that an attack found, None if none was asked for.
     random_amplification
         The same for random noise of the same norm.
     attack, noise
         Settings of the attack, and summary of the noise map.
+    noise_response
+        How far noise of the estimated level moves the image, from a few probes: measured. It stands
+        beside ``noise_bound``, which is None where the bound is above 100 % of the image.
     in_range, false_alarm_rate
         Whether the features are usual at the stated rate; None without calibration, or with
         another lam or tolerance than the calibration had.
@@ -115,6 +118,8 @@ class Certificate:
     noise_bound: float | None
     paper_bound: float | None
     contraction: float | None
+    rounding: float | None
+    operator_norm: float | None
     m: float | None
     m_evidence: Literal["proved", "measured", "refuted", "none"]
     m_local: list[float] | None
@@ -124,6 +129,7 @@ class Certificate:
     random_amplification: float | None
     attack: Attack | None
     noise: NoiseSummary | None
+    noise_response: NoiseResponse | None
     in_range: bool | None
     false_alarm_rate: float | None
     features: dict[str, float | None]
@@ -233,12 +239,15 @@ def certify_slice(
     seconds = time.perf_counter() - started
     solution.warn_unless_converged(f"slice {index}")
     diverged = solution.outcome[0] is Outcome.DIVERGED
-    m_local, lower, upper = None, None, None
+    m_local, lower, upper, response = None, None, None, None
     if isinstance(model, MOL):
-        upper = model.network.lipschitz_upper()
+        upper = lipschitz_upper_of(model.network)
         if not diverged:
-            m_local, lower = _local_constants(problem, model, solution, seed)
-    constants = _constants(model, solution, m_local, lower, upper)
+            m_local, lower = local_constants(problem, model, solution, options, seed)
+            response = noise_response(problem, model, solution, options, seed)
+    constants = _constants(
+        problem, model, solution, options or model.options, (m_local, lower), upper
+    )
     bounds = statements(
         constants, float(solution.distance_bound[0]), problem.noise_to(solution.value)
     )
@@ -256,12 +265,13 @@ def certify_slice(
         )
     noise = summary = None
     if noise_probes is not None and not diverged:
-        noise = slice_noise_map(problem, model, solution, probes=noise_probes, seed=seed)
+        noise = slice_noise_map(
+            problem, model, solution, probes=noise_probes, seed=seed, options=options
+        )
         summary = _noise_summary(noise, solution, constants.evidence == "not available")
     assert solution.scale is not None
     found = slice_features(problem, solution)
     calibration = model.calibration
-    usual = lam is None and options in (None, model.options) and calibration is not None
     certificate = Certificate(
         index=index,
         model=model.name,
@@ -271,6 +281,8 @@ def certify_slice(
         noise_level=float(problem.noise_level[0]) * problem.unit,
         intensity_scale=float(solution.scale[0]) * problem.unit,
         **{name: statement.value for name, statement in bounds.items()},
+        rounding=None if solution.rounding is None else float(solution.rounding[0]),
+        operator_norm=constants.norm,
         m=model.m,
         m_evidence=_m_evidence(constants),
         m_local=m_local,
@@ -282,7 +294,8 @@ def certify_slice(
         if attack is None or epsilon is None
         else Attack(epsilon, attack_steps, attack_starts, seed),
         noise=summary,
-        in_range=in_range(model, problem, solution) if usual else None,
+        noise_response=response,
+        in_range=in_range(model, problem, solution, lam, options),
         false_alarm_rate=None if calibration is None else calibration.false_alarm_rate,
         features={**found},
         deviations=None if calibration is None else {**calibration.deviation(found)},
@@ -293,30 +306,47 @@ def certify_slice(
 
 
 def _constants(
+    problem: Problem[Any],
     model: Method,
     solution: Solution,
-    m_local: list[float] | None,
-    lower: float | None,
+    options: SolverOptions,
+    measured: tuple[list[float] | None, float | None],
     upper: float | None,
 ) -> Constants:
-    lam, contraction, proved = float(solution.lam[0]), None, False
-    if isinstance(model, MOL) and upper is not None:
+    """Every hypothesis of the statements, asked of the network and of A as they are now."""
+    m_local, lower = measured
+    found = problem.operator.norm_bound()
+    norm = None if found is None else float(found.value.max())
+    lam, contraction, lipschitz_proved, m_proved = float(solution.lam[0]), None, False, False
+    if isinstance(model, MOL):
+        m_proved = model.m_evidence == "proved"
         limit = 1 - model.m_network
-        proved = upper <= limit
-        if proved or (lower is not None and lower <= limit):
-            resolvent = limit / (1 + model.shift)
-            gradient = 1 - 2 * model.m / (2 + lam + 2 * model.shift)
-            contraction = resolvent if model.options.step == "resolvent" else gradient
+        lipschitz_proved = upper is not None and upper <= limit
+        if lipschitz_proved or (lower is not None and lower <= limit):
+            contraction = _contraction(model, options, lam, norm)
     return Constants(
         m=model.m,
-        m_proved=proved,
+        m_proved=m_proved,
         m_local=min(m_local) if m_local else None,
         lam=lam,
         contraction=contraction,
+        contraction_proved=lipschitz_proved and found is not None and found.proved,
         diverged=solution.outcome[0] is Outcome.DIVERGED,
-        single=solution.value.dtype == torch.complex64,
         frozen=getattr(model, "frozen", False),
+        norm=norm,
+        operator_proved=found is not None and found.proved,
+        rounding_bounded=solution.rounding is not None,
+        rtol=options.rtol if options.rule == "certified" else None,
     )
+
+
+def _contraction(
+    model: MOL, options: SolverOptions, lam: float, norm: float | None
+) -> float | None:
+    """The factor (6) of the step that the solve took; None where it needs a norm of A."""
+    if options.step == "resolvent":
+        return (1 - model.m_network) / (1 + model.shift)
+    return None if norm is None else 1 - 2 * model.m / (2 + lam * norm**2 + 2 * model.shift)
 
 
 def _m_evidence(constants: Constants) -> Literal["proved", "measured", "refuted", "none"]:
@@ -335,26 +365,3 @@ def _noise_summary(noise: NoiseMap, solution: Solution, refuted: bool) -> NoiseS
         median_error=float(noise.error[inside].median()),
         accuracy=None if refuted else noise.accuracy,
     )
-
-
-def _local_constants(
-    problem: Problem[Any], model: MOL, solution: Solution, seed: int
-) -> tuple[list[float], float]:
-    """``m_local`` on the way to the image, and the largest norm of J there."""
-    assert solution.scale is not None
-    operator = problem.operator
-    units = per_sample(solution.scale, solution.value).float()
-    image = solution.value / units
-    data = problem.data / per_sample(solution.scale, problem.data).float()
-    first = model.first_iterate(operator, data, solution.lam)
-    network = model.network_on(operator.support(), network=solution.network)
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(image.shape, dtype=image.dtype, generator=generator)
-    found, norms = [], []
-    for share in (0.0, 0.5, 1.0):
-        jacobian = Jacobian(network, torch.lerp(first.to(image.dtype), image, share))
-        top = largest_symmetric_eigenvalue(jacobian, start, LANCZOS_STEPS).value
-        found.append(1 + model.shift - float(top[0]))
-        norms += [float(largest_singular_value(jacobian, start, LANCZOS_STEPS).value[0])]
-        norms += [float(top[0])]
-    return found, max(norms)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
+from equipoise.methods.exact import without_tf32
 from equipoise.methods.mol import MOL
 from equipoise.networks.jacobian import Jacobian
 from equipoise.outcome import Solution
@@ -22,7 +23,7 @@ class LinearResponse:
     """``K = lam (lam A^H A + (1 + shift) I - J_H)^-1 A^H`` at an image, in real coordinates.
 
     To first order, with lam, the intensity scale and the coil maps held at those of the solution.
-    ``accuracy`` is the largest certified relative error of the responses so far.
+    ``accuracy`` is the largest bound of the relative error of a response so far.
 
     Parameters
     ----------
@@ -35,7 +36,10 @@ class LinearResponse:
     batch
         How many directions a call brings.
     rtol
-        Certified relative accuracy of a response.
+        Accuracy of a response, by the bound (11) of exact arithmetic: the rounding of the products
+        with the Jacobian is not bounded.
+    options
+        Where tiles are asked for, those of the model if not given.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class LinearResponse:
         *,
         batch: int = 1,
         rtol: float = RTOL,
+        options: SolverOptions | None = None,
     ):
         assert solution.scale is not None
         value = solution.value.detach()
@@ -53,7 +58,7 @@ class LinearResponse:
         self.model, self.operator, self.batch = model, operator, batch
         self.lam = solution.lam.detach().expand(batch)
         self.options = SolverOptions(rtol=rtol, max_iter=model.options.max_iter)
-        network = model.network_on(operator.support(), network=solution.network)
+        network = model.network_on(operator.support(), options, solution.network)
         self.jacobian = Jacobian(network, point.expand(batch, *point.shape[1:]))
         self.accuracy = 0.0
 
@@ -81,6 +86,7 @@ class LinearResponse:
             single=self.model.network.dtype == torch.float32,
         )
         start = equation.step(-constant, torch.ones_like(self.lam)).direction
-        solution = solve_fixed_point(equation, start, self.options)
+        with without_tf32():
+            solution = solve_fixed_point(equation, start, self.options)
         self.accuracy = max(self.accuracy, float(solution.distance_bound.max()))
         return solution.value

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from equipoise.certificate.linear_response import LinearResponse
 from equipoise.certificate.noise import NoiseMap, Respond, noise_map
+from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
 from equipoise.outcome import BadInputError, Solution
@@ -22,9 +23,17 @@ REPLICA_ACCURACY = 0.1
 
 
 def slice_noise_map(
-    problem: Problem[Any], model: Method, solution: Solution, *, probes: int, seed: int = 0
+    problem: Problem[Any],
+    model: Method,
+    solution: Solution,
+    *,
+    probes: int,
+    seed: int = 0,
+    options: SolverOptions | None = None,
 ) -> NoiseMap:
     """The noise map of an equilibrium, in the units of the scan.
+
+    ``options`` say in which tiles the network is evaluated; those of the model if not given.
 
     Raises
     ------
@@ -36,7 +45,7 @@ def slice_noise_map(
             f"{model.name} has no single equilibrium to linearise: a noise map needs a MOL model "
             "of one pass; pseudo-replicas give that of any method"
         )
-    response = LinearResponse(model, problem.operator, solution, batch=BATCH)
+    response = LinearResponse(model, problem.operator, solution, batch=BATCH, options=options)
     found = _map(response, problem, model, probes, seed, shrink=True)
     return replace(found, accuracy=response.accuracy)
 
@@ -54,7 +63,7 @@ def replica_noise_map(
     solve = model.solve
     if isinstance(model, MOL):
         rtol = min(model.options.rtol, REPLICA_ACCURACY * problem.noise_to(solution.value))
-        options = replace(model.options, rtol=rtol)
+        options = replace(model.options, rtol=rtol, exact=False)
         solve = partial(model.solve, start=solution.value, options=options)
 
     def moved(noise: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Evidence = Literal["proved", "measured", "not available"]
+Evidence = Literal["proved", "measured", "vacuous", "not available"]
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,24 @@ class Statement:
     formula
         How it is computed, with the number of the statement in the documentation.
     evidence
-        ``proved``: holds for all inputs. ``measured``: holds if the monotonicity that was measured
-        at this image holds wherever the proof needs it. ``not available``: nothing is promised.
+        ``proved``: holds for all inputs; every hypothesis was proved of the weights and of A when
+        the certificate was made. ``measured``: holds if the monotonicity that was measured at this
+        image holds wherever the proof needs it, if A is what its user says, or if the noise level
+        is the estimated one. ``vacuous``: true, and above 100 % of the image, so that it promises
+        nothing. ``not available``: nothing is promised.
     meaning
         The promise in words.
+    slack
+        What is added to a statement about two exact equilibria to make it one about two delivered
+        images: the sum of their distance bounds over the norm of this image (24). None where there
+        is nothing to add, or no tolerance that the other image is known to meet.
     """
 
     value: float | None
     formula: str
     evidence: Evidence
     meaning: str
+    slack: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,15 +50,22 @@ class Constants:
         The smallest constant measured at this image and on the way to it.
     lam
         Data weight.
-    contraction
-        Factor of the exact map that is iterated, at alpha = 1 (6); None where the Lipschitz
-        constant that it needs is not claimed, or was measured to be larger.
+    contraction, contraction_proved
+        Factor of the exact map that is iterated, at alpha = 1 (6), and whether the constants that
+        it needs are proved; None where they are not claimed, not known, or refuted.
     diverged
         Whether the iteration ended without an image.
-    single
-        Whether the network runs in single precision.
     frozen
         Whether F was read off the data by a first pass, so that (8) does not cover their change.
+    norm
+        a with ``||A x|| <= a ||x||``; None if nothing is known of it.
+    operator_proved
+        Whether a, and that the adjoint is the adjoint, follow from the arrays that A is made of.
+    rounding_bounded
+        Whether the distance bound includes rounding.
+    rtol
+        Relative distance to the equilibrium that every image of this method is delivered with;
+        None where the iteration stops by another rule.
     """
 
     m: float | None
@@ -58,9 +73,13 @@ class Constants:
     m_local: float | None
     lam: float
     contraction: float | None = None
+    contraction_proved: bool = False
     diverged: bool = False
-    single: bool = True
     frozen: bool = False
+    norm: float | None = 1.0
+    operator_proved: bool = True
+    rounding_bounded: bool = True
+    rtol: float | None = None
 
     @property
     def evidence(self) -> Evidence:
@@ -70,7 +89,7 @@ class Constants:
         if self.m_local is not None and self.m_local < self.m:
             return "not available"
         if self.m_proved:
-            return "proved"
+            return "proved" if self.operator_proved else "measured"
         return "not available" if self.m_local is None else "measured"
 
     @property
@@ -86,14 +105,24 @@ class Constants:
             "nothing can be promised here."
         )
 
-    @property
-    def floor(self) -> float:
-        """The relative distance below which a single-precision network says nothing."""
-        return ROUNDING / self.m if self.single and self.m else 0.0
+    def slack(self, distance: float) -> float | None:
+        """``(e + e') / ||x||`` for this image and another one of the same tolerance.
+
+        ``e' <= rtol ||x'||`` and ``||x'|| <= ||x|| + ||x' - x||`` give
+        ``||x' - x|| <= (K ||d|| + (distance + rtol) ||x||) / (1 - rtol)``.
+        """
+        if self.rtol is None or not self.rtol < 1 or not math.isfinite(distance):
+            return None
+        return (distance + self.rtol) / (1 - self.rtol)
 
 
 HELD = "with lam, the intensity scale and A, coil maps included, held at those of this scan"
 """(8) compares two equilibria of one equation; a pipeline that reads lam off the data has two."""
+
+NO_NORM = (
+    "Nothing is known of ||A||, and the statement needs it: give the norm of your operator, "
+    "norm=... of FunctionOp, or implement norm_bound()."
+)
 
 
 def statements(
@@ -104,71 +133,42 @@ def statements(
     Parameters
     ----------
     constants
-        What is known of the method.
+        What is known of the method and of A.
     distance
         The bound on ``||x - x*|| / ||x||`` that the solver reached with the claimed m.
     noise_to_image
         ``||n|| / ||x||``: the expected norm of the noise in the measured samples, white and equal
         in all coils, over that of the image.
     """
-    evidence, m, lam = constants.evidence, constants.m or math.inf, constants.lam
-
-    def promise(
-        value: float | None, formula: str, meaning: str, basis: Evidence = evidence
-    ) -> Statement:
-        if evidence == "not available" or value is None or not math.isfinite(value):
-            return Statement(None, formula, "not available", constants.reason)
-        return Statement(value, formula, basis, meaning.format(value))
-
+    m, lam = constants.m or math.inf, constants.lam
     amplification = 0.5 * (lam / m) ** 0.5
+    slack = constants.slack(distance)
     found = {
-        "distance_bound": promise(
-            distance,
-            "min of ||r|| / (m ||x||) (7) and sqrt(<r, M^-1 r> / m) / ||x|| (7b)",
-            "The image is at most {:.2e} of its norm away from the exact equilibrium.",
-        ),
-        "perturbation_bound": promise(
+        "distance_bound": _distance(constants, distance),
+        "perturbation_bound": _promise(
+            constants,
             amplification,
             "1/2 sqrt(lam / m) (8)",
-            f"No change of the data, noise or attack, moves the image by more than {{:.3g}} times "
-            f"its own norm, {HELD}.",
+            f"No change d of the data, noise or attack, moves the exact equilibrium by more than "
+            f"{{:.3g}} ||d||, {HELD}. {_delivered(constants, amplification, slack)}",
+            slack=slack,
         ),
-        "noise_bound": promise(
+        "noise_bound": _promise(
+            constants,
             amplification * noise_to_image,
             "1/2 sqrt(lam / m) ||n|| / ||x|| (8)",
-            "Noise of the estimated level, white and equal in all coils, moves the image by at "
-            f"most {{:.3g}} of its norm whatever its direction, {HELD}.",
+            "Noise of the estimated level, white and equal in all coils, moves the exact "
+            f"equilibrium by at most {{:.3g}} of the norm of the image whatever its direction, "
+            f"{HELD}.",
             basis="measured",
+            slack=slack,
+            relative=True,
         ),
-        "paper_bound": promise(
-            lam / m,
-            "lam / m",
-            f"The bound of the MOL paper on the same amplification: {{:.3g}}, {HELD}.",
-        ),
-        "contraction": promise(
-            constants.contraction,
-            "(1 - m) / (1 + shift), or 1 - 2 m / (2 + lam + 2 shift) for a gradient step (6)",
-            "Every exact step at alpha = 1 multiplies the distance to the equilibrium by at most "
-            "{:.3g}.",
-        ),
+        "paper_bound": _paper_bound(constants),
+        "contraction": _contraction(constants),
     }
     for name in ABOUT_ONE_F if constants.frozen else ():
         found[name] = Statement(None, found[name].formula, "not available", FROZEN)
-    reached = found["distance_bound"]
-    if reached.value is not None and reached.value < constants.floor:
-        found["distance_bound"] = Statement(
-            None,
-            reached.formula,
-            "not available",
-            f"The residual says {reached.value:.1e}, below the rounding of a single-precision "
-            f"network, {constants.floor:.0e}.",
-        )
-    if evidence != "not available" and constants.contraction is None:
-        found["contraction"] = replace(
-            found["contraction"],
-            meaning="The Lipschitz constant that a contraction needs is not claimed, or was "
-            "measured to be larger at this image.",
-        )
     return found
 
 
@@ -178,5 +178,86 @@ FROZEN = (
     "so nothing is promised of a change of the data."
 )
 
-ROUNDING = 1e-6
-"""Relative error of a network evaluation in single precision, a generous estimate."""
+
+def _promise(
+    constants: Constants,
+    value: float | None,
+    formula: str,
+    meaning: str,
+    *,
+    basis: Evidence | None = None,
+    slack: float | None = None,
+    relative: bool = False,
+) -> Statement:
+    """A statement; vacuous where a bound ``relative`` to the image is above 1."""
+    evidence = constants.evidence
+    if evidence == "not available" or value is None or not math.isfinite(value):
+        return Statement(None, formula, "not available", constants.reason)
+    if relative and value > 1:
+        text = f"The bound is {value:.0%} of the norm of the image: vacuous, it promises nothing."
+        return Statement(None, formula, "vacuous", text)
+    return Statement(value, formula, basis or evidence, meaning.format(value), slack)
+
+
+def _distance(constants: Constants, distance: float) -> Statement:
+    formula = "min of (||r|| + rho) / m (7) and sqrt(<r, M^-1 r> / m) + rho / m (7b), over ||x||"
+    meaning = "The image is at most {:.2e} of its norm away from the exact equilibrium"
+    if constants.rounding_bounded:
+        return _promise(
+            constants,
+            distance,
+            formula,
+            meaning + ", the rounding rho of all that was computed included.",
+            relative=True,
+        )
+    return _promise(
+        constants,
+        distance,
+        formula,
+        meaning + ", in exact arithmetic: the rounding of the network is not bounded.",
+        basis="measured",
+        relative=True,
+    )
+
+
+def _delivered(constants: Constants, amplification: float, slack: float | None) -> str:
+    """What the statement on two equilibria says of two delivered images, in words."""
+    if slack is None or constants.rtol is None:
+        return "Between two delivered images, add the distance bounds of both."
+    factor = amplification / (1 - constants.rtol)
+    return (
+        f"Two images that are delivered with rtol = {constants.rtol:.1e} differ by at most "
+        f"{factor:.4g} ||d|| + {slack:.2e} ||x||."
+    )
+
+
+def _paper_bound(constants: Constants) -> Statement:
+    formula = "lam ||A|| / m"
+    if constants.norm is None and constants.evidence != "not available":
+        return Statement(None, formula, "not available", NO_NORM)
+    return _promise(
+        constants,
+        constants.lam * (constants.norm or 0.0) / (constants.m or math.inf),
+        formula,
+        "The bound of the MOL paper on the movement of the exact equilibrium: {:.3g} ||d||, "
+        f"{HELD}.",
+    )
+
+
+def _contraction(constants: Constants) -> Statement:
+    formula = "(1 - m) / (1 + shift), or 1 - 2 m / (2 + lam ||A||^2 + 2 shift) for a gradient step"
+    found = _promise(
+        constants,
+        constants.contraction,
+        f"{formula} (6)",
+        "Every exact step at alpha = 1 multiplies the distance to the equilibrium by at most "
+        "{:.3g}.",
+        basis=None if constants.contraction_proved else "measured",
+    )
+    if constants.evidence == "not available" or constants.contraction is not None:
+        return found
+    lipschitz = (
+        "The Lipschitz constant that a contraction needs is not claimed, or was measured to be "
+        "larger at this image."
+    )
+    return replace(found, meaning=NO_NORM if constants.norm is None else lipschitz)

@@ -145,6 +145,12 @@ def _print(c: "Certificate") -> None:
         )
     if c.m_evidence == "refuted":
         console.print("  m is REFUTED at this image: nothing is promised", style="bold yellow")
+    if c.noise_response is not None:
+        console.print(
+            f"  noise of this scan moves the image by {c.noise_response.mean:.2%} ± "
+            f"{c.noise_response.error:.1g} of its norm (measured, {c.noise_response.probes} probes "
+            "of the linearised response)"
+        )
     if c.noise is not None:
         console.print(
             f"  noise map: median {c.noise.median:.3g} ± {c.noise.median_error:.1g} (measured, "

@@ -14,7 +14,9 @@ def distance_bound(residual_norm: PerSample, m: float) -> PerSample:
     return residual_norm / m
 
 
-def tight_distance_bound(residual: Image, z: Image, m_z: Image, m: float) -> PerSample:
+def tight_distance_bound(
+    residual: Image, z: Image, m_z: Image, m: float, slack: PerSample | float = 0.0
+) -> PerSample:
     """(7b): ``||x - x*|| <= sqrt(<r, M^-1 r> / m)`` with ``M = m I + lam A^H A``.
 
     For any z, with ``s = r - M z``: ``<r, M^-1 r> <= z^H M z + 2 Re<z, s> + ||s||^2 / m``, so an
@@ -30,9 +32,11 @@ def tight_distance_bound(residual: Image, z: Image, m_z: Image, m: float) -> Per
         Any image and ``M z``.
     m
         Monotonicity constant.
+    slack
+        Bound of the rounding of the right-hand side, which is added to it.
     """
     s = residual - m_z
-    energy = inner(z, m_z) + 2 * inner(z, s) + inner(s, s) / m
+    energy = inner(z, m_z) + 2 * inner(z, s) + inner(s, s) / m + slack
     return torch.sqrt(energy.clamp(min=0) / m)
 
 

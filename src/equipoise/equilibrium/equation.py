@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from equipoise.equilibrium.bounds import distance_bound, tight_distance_bound
+from equipoise.equilibrium.rounding import RoundingModel, of_energy
 from equipoise.physics.least_squares import solve_regularized
 from equipoise.physics.linop import LinearOperator
 from equipoise.vectors import norm, per_sample
@@ -51,6 +52,9 @@ class MonotoneEquation:
         Run the inner solve in single precision.
     rough_network
         N at less accuracy and cost, for the first iterations; N itself if not given.
+    rounding
+        What is known of the rounding of N and A; it is then added to every bound (24). None: the
+        bounds are those of exact arithmetic, good for steering and proof of nothing.
     """
 
     operator: LinearOperator
@@ -63,6 +67,7 @@ class MonotoneEquation:
     cg_max_iter: int = 100
     single: bool = True
     rough_network: Callable[[Tensor], Tensor] | None = None
+    rounding: RoundingModel | None = None
 
     def residual(self, x: Tensor, rough: bool = False) -> Tensor:
         """``r(x)``: one network evaluation and one ``A^H A``, in the precision of x.
@@ -99,24 +104,50 @@ class MonotoneEquation:
         return Step(direction, result.iterations, image / per_sample(alpha, image))
 
     def gradient_step(self, residual: Tensor, alpha: Tensor) -> Step:
-        """``-alpha eta r(x)`` with ``eta = 2 / (2 + lam + 2 shift)``: DE-GRAD's, without A^-1.
+        """``-alpha eta r(x)``: the step of DE-GRAD, without an inner solve.
 
-        With ``||A|| <= 1`` and ``Lip(N) <= 1 - m`` the map is a contraction at alpha = 1, by
-        ``1 - eta m``: the same equilibrium as that of :meth:`step`, in many more steps.
+        With ``||A|| <= a``, ``eta = 2 / (2 + lam a^2 + 2 shift)`` and ``Lip(N) <= 1 - m`` the map
+        is a contraction at alpha = 1, by ``1 - eta m``: the same equilibrium as that of
+        :meth:`step`, in many more steps. Where a is not known it is taken for 1, and the safeguard
+        of the iteration finds a smaller alpha if that is wrong.
         """
-        eta = 2 / (2 + self.lam + 2 * self.shift)
+        found = self.operator.norm_bound()
+        square = torch.ones_like(self.lam) if found is None else found.value.square().to(self.lam)
+        eta = 2 / (2 + self.lam * square + 2 * self.shift)
         return Step(-per_sample(alpha * eta, residual) * residual, 0)
 
     def bound(self, x: Tensor, residual: Tensor) -> Tensor:
-        """(7): ``||x - x*|| / ||x|| <= ||r|| / (m ||x||)``."""
-        return _relative(distance_bound(norm(residual), self.m), norm(x))
+        """(7): ``||x - x*|| / ||x|| <= (||r|| + rho) / (m ||x||)``, rho what rounding can add."""
+        size = norm(residual) + self.rounding_of(x, residual)
+        return _relative(distance_bound(size, self.m), norm(x))
+
+    def rounding_of(self, x: Tensor, residual: Tensor) -> Tensor:
+        """rho: bound of the rounding of the residual; 0 where it is left out."""
+        if self.rounding is None:
+            return torch.zeros_like(self.lam)
+        identity = 1 + self.shift
+        return self.rounding.of_residual(x, residual, self.constant, self.lam, identity)
 
     def tight_bound(self, x: Tensor, residual: Tensor, step: Step) -> Tensor:
-        """(7b) relative to ``||x||``, with ``z = -d`` for the approximate ``M^-1 r``."""
-        z = -step.direction
-        data_part = step.data_part
-        m_z = self.linear_part(z, self.m) if data_part is None else self.m * z - data_part
-        return _relative(tight_distance_bound(residual, z, m_z, self.m), norm(x))
+        """(7b) relative to ``||x||``, with ``z = -d`` for the approximate ``M^-1 r``.
+
+        Where rounding is bounded, ``M z`` is computed anew in double precision: that of the inner
+        solve is as exact as its recursion. ``||M^-1|| <= 1 / m``, so that the rounding of r adds
+        ``rho / m`` as in (7).
+        """
+        z, data_part = -step.direction, step.data_part
+        if self.rounding is None:
+            m_z = self.linear_part(z, self.m) if data_part is None else self.m * z - data_part
+            return _relative(tight_distance_bound(residual, z, m_z, self.m), norm(x))
+        m_z = self.linear_part(z, self.m)
+        error = (self.rounding.of_normal(self.lam) + self.m * OF_M) * norm(z)
+        slack = of_energy(z, m_z, residual - m_z, self.m, error)
+        bound = tight_distance_bound(residual, z, m_z, self.m, slack)
+        return _relative(bound + self.rounding_of(x, residual) / self.m, norm(x))
+
+
+OF_M = 4 * torch.finfo(torch.float64).eps
+"""Relative rounding of ``m z`` and of its sum with the rest of ``M z``."""
 
 
 def _relative(distance: Tensor, size: Tensor) -> Tensor:

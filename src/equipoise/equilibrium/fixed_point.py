@@ -47,6 +47,10 @@ class SolverOptions:
         The result is the same, in memory for one tile.
     recompute
         Keep no activations for backward, see :class:`equipoise.networks.tiles.Tiled`.
+    exact
+        Bound rounding too: what a network in single precision has reached is evaluated once more in
+        double precision, and iterated there if its bound is above rtol. Without it the bound is
+        that of exact arithmetic and proves nothing; training does without.
     """
 
     method: Literal["anderson", "picard"] = "anderson"
@@ -59,6 +63,7 @@ class SolverOptions:
     rough: int = 0
     tile: int | None = None
     recompute: bool = False
+    exact: bool = True
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012, where settings hold these
 

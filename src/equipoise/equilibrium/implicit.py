@@ -109,7 +109,8 @@ def _solve_adjoint(
 ) -> Tensor:
     """p of (10), with its own certificate (11), left in the record."""
     options = problem.options
-    equation = replace(problem.equation, network=transposed, constant=gradient)
+    # The products with J^T run in the precision of the network: their rounding is not bounded.
+    equation = replace(problem.equation, network=transposed, constant=gradient, rounding=None)
     if problem.method == "adjoint":
         # The solution for J_H = 0: it costs no network evaluation.
         start = equation.step(-gradient, torch.ones_like(equation.lam)).direction

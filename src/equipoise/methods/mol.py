@@ -4,7 +4,7 @@ Pramanik, Zimmerman, Jacob, IEEE Trans. Comput. Imaging 9:260-275, 2023.
 """
 
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field, field_validator
@@ -14,18 +14,20 @@ from equipoise.arguments import Array, Number
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
+from equipoise.equilibrium.rounding import RoundingModel
 from equipoise.methods.edge import solve_arguments
+from equipoise.methods.exact import attainable, solve_with_rounding, with_delivery, without_tf32
 from equipoise.methods.method import Method, MethodConfig, relative_noise_of
-from equipoise.networks.cnn import CNN, SkipCNNConfig, in_bfloat16
+from equipoise.networks.cnn import CNN, SkipCNNConfig, in_bfloat16, in_double
 from equipoise.networks.measured import lipschitz_lower
-from equipoise.networks.network import OnSupport, monotonicity_of
+from equipoise.networks.network import OnSupport, monotonicity_of, rounding_of
 from equipoise.networks.own import OwnNetwork
 from equipoise.networks.tiles import Tiled
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, Image, PerSample
-from equipoise.vectors import per_sample
+from equipoise.vectors import norm, per_sample
 
 CG_RTOL = 0.03
 """Inner tolerance relative to the outer residual: Anderson extrapolates steps, so they must be more
@@ -173,7 +175,7 @@ class MOL(Method):
 
     def training_options(self, rtol: float, max_iter: int) -> SolverOptions:
         """How training solves for the equilibrium."""
-        return SolverOptions(rtol=rtol, max_iter=max_iter)
+        return SolverOptions(rtol=rtol, max_iter=max_iter, exact=False)
 
     def conditioned(
         self,
@@ -251,10 +253,11 @@ class MOL(Method):
         _refuse_operator_gradients(operator)
         scale = self._scale(operator, data, given.scale)
         weight = self._weight(operator, scale, given.noise_level, given.lam)
-        units = per_sample(scale, data).to(data.real.dtype)
-        # In double precision: lam multiplies the rounding of A^H b, and the bound does not see it.
-        adjoint_image = operator.adjoint((data / units).to(torch.complex128))
+        # In double precision: lam multiplies the rounding of A^H b.
+        scaled = data.to(torch.complex128) / per_sample(scale, data)
+        adjoint_image = operator.adjoint(scaled)
         noise = relative_noise_of(given.noise_level, scale)
+        units = per_sample(scale, data).to(data.real.dtype)
         body = self.conditioned(operator, data / units, noise, given.threshold)
         network = self._evaluated(body.network, operator.support(), options)
         constant = per_sample(weight, adjoint_image).detach() * adjoint_image.detach()
@@ -276,9 +279,9 @@ class MOL(Method):
                 )
             rough = in_bfloat16(self.network)
             equation.rough_network = self._evaluated(rough, operator.support(), options)
-        with torch.no_grad():
+        with torch.no_grad(), without_tf32():
             first = self._start(operator, data / units, weight, given.start, scale, body.start)
-            solution = solve_fixed_point(equation, first, options)
+            solution = self._solved(equation, body.network, first, scaled, options, data.dtype)
         if torch.is_grad_enabled():
             rtol = backward_rtol or options.rtol
             backward = replace(options, rtol=rtol, step="resolvent", rough=0)
@@ -293,6 +296,33 @@ class MOL(Method):
         if body.first is not None:
             solution.network_evaluations += body.first.network_evaluations
         return given.returned(solution)
+
+    def _solved(
+        self,
+        equation: MonotoneEquation,
+        body: nn.Module,
+        first: Tensor,
+        scaled: Tensor,
+        options: SolverOptions,
+        dtype: torch.dtype,
+    ) -> Solution:
+        """The equilibrium, with a bound that includes rounding if that can be bounded."""
+        operator = equation.operator
+        network = self._evaluated(body, operator.support(), options)
+        if not options.exact or rounding_of(network, first) is None:
+            return solve_fixed_point(equation, first, options)
+        network = self._evaluated(in_double(body), operator.support(), options)
+        rounding = RoundingModel(
+            lambda x: cast(Tensor, rounding_of(network, x)), operator.norm_bound(), norm(scaled)
+        )
+        exact = replace(equation, network=network, rough_network=None, rounding=rounding)
+        options = attainable(options, dtype)
+        if self.network.dtype == torch.float64:
+            exact = replace(exact, rough_network=equation.rough_network)
+            solution = solve_fixed_point(exact, first, options)
+        else:
+            solution = solve_with_rounding(equation, exact, first, options)
+        return with_delivery(solution, exact, dtype)
 
     def network_on(
         self,

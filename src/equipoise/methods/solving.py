@@ -1,5 +1,6 @@
 """Any method on one problem, and what it promises of the solution."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,11 +55,34 @@ def amplification_bound(model: Method, solution: Solution) -> float | None:
     return float(perturbation_bound(solution.lam, model.m, one)[0])
 
 
-def in_range(model: Method, problem: Problem[Any], solution: Solution) -> bool | None:
-    """Whether the slice looks like those of the calibration; None without a calibration.
+def noise_bound(amplification: float | None, noise_to_image: float) -> float | None:
+    """(8) for the noise of the scan, relative to the image; None where it promises nothing.
 
-    Comparable only where lam follows the noise and the solver options are those of the model.
+    Above 1 the bound is vacuous: what noise does to the image is then for
+    :func:`equipoise.certify_slice` to measure.
     """
-    if model.calibration is None:
+    bound = None if amplification is None else amplification * noise_to_image
+    return None if bound is None or bound > 1 else bound
+
+
+def in_range(
+    model: Method,
+    problem: Problem[Any],
+    solution: Solution,
+    lam: float | None,
+    options: SolverOptions | None,
+) -> bool | None:
+    """Whether the slice looks like those of the calibration; None where that cannot be told.
+
+    There must be a calibration, lam must follow the noise, and the solver options must be those of
+    the model but for what changes memory alone: ``lam`` and ``options`` are what the solve was
+    asked for.
+    """
+    if model.calibration is None or lam is not None or not _usual(model, options):
         return None
     return model.calibration.in_range(slice_features(problem, solution))
+
+
+def _usual(model: Method, options: SolverOptions | None) -> bool:
+    usual = model.options
+    return options is None or replace(options, tile=usual.tile, recompute=usual.recompute) == usual

@@ -31,7 +31,8 @@ def features(
 
     ``misfit`` is ``||A x - b|| / (sigma sqrt(n))``, about 1 where the data are explained up to
     their noise; ``pull`` is ``lam ||A^H (A x - b)|| / ||x||``, at an equilibrium the size of
-    ``x - H(x)``: how much the network would like to change; ``evaluations`` those of the network;
+    ``x - H(x)``: how much the network would like to change; ``evaluations`` those of the network
+    without the last one in double precision;
     ``noise`` the noise level over the intensity scale.
 
     Parameters
@@ -53,7 +54,7 @@ def features(
     return {
         "misfit": _ratio(norm(misfit), expected),
         "pull": _ratio(norm(pull), norm(image)),
-        "evaluations": float(solution.network_evaluations[0]),
+        "evaluations": float(solution.iterations[0]) + 1,
         "noise": _ratio(noise_level.double(), solution.scale.double()),
     }
 

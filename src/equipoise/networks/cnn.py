@@ -4,13 +4,14 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from equipoise.networks.direct import convolved
 from equipoise.networks.network import (
     Monotonicity,
     NetworkConfig,
@@ -21,6 +22,8 @@ from equipoise.networks.proved import lipschitz_upper
 from equipoise.networks.rounding import chain_rounding, layer_rounding
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
+
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 LARGEST_WIDTH, LARGEST_DEPTH, LARGEST_KERNEL = 512, 32, 15
 """Of a network that is read from a file or a configuration."""
@@ -212,7 +215,10 @@ class CNN(nn.Module):
 
     def _convolve(self, layer: int, h: Tensor, *, offset: bool = True) -> Tensor:
         bias: Any = self.convolutions[layer].bias if offset else None
-        return F.conv2d(h, self.used_kernel(layer), bias, padding=self.kernel_size // 2)
+        kernel = self.used_kernel(layer)
+        if h.dtype == torch.float64 and not torch.is_grad_enabled():
+            return convolved(h, kernel, bias)
+        return F.conv2d(h, kernel, bias, padding=self.kernel_size // 2)
 
     def used_kernel(self, layer: int) -> Tensor:
         """The kernel that an evaluation convolves with."""
@@ -272,6 +278,13 @@ class CNN(nn.Module):
 def in_bfloat16(network: CNN) -> CNN:
     """A copy with weights in bfloat16: 0.6 % off, at twice the speed where the device has it."""
     return copy.deepcopy(network).requires_grad_(False).to(torch.bfloat16)
+
+
+def in_double(network: AnyNetwork) -> AnyNetwork:
+    """The same function in double precision: a copy, or the network itself if it is in double."""
+    if getattr(network, "dtype", None) == torch.float64:
+        return network
+    return copy.deepcopy(network).requires_grad_(False).double()
 
 
 RANDOM_FRACTION = 0.5

@@ -1,5 +1,6 @@
 """What every network has in common, and its restriction to what A can see."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,6 +89,13 @@ def rounding_of(network: nn.Module, image: Image) -> PerSample | None:
     """The bound of the rounding of one evaluation; None of a module that does not say."""
     own: Callable[[Image], PerSample | None] | None = getattr(network, "rounding", None)
     return None if own is None else own(image)
+
+
+def lipschitz_upper_of(network: nn.Module) -> float | None:
+    """A proved Lipschitz constant of H, finite; None of a module that does not say."""
+    own: Callable[[], float | None] | None = getattr(network, "lipschitz_upper", None)
+    upper = None if own is None else own()
+    return upper if upper is not None and math.isfinite(upper) else None
 
 
 def lipschitz_monotonicity(upper: float) -> Monotonicity:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -52,16 +53,23 @@ class LayerRounding:
     terms: int
 
 
-@torch.no_grad()
 def layer_rounding(kernel: Tensor, bias: Tensor) -> LayerRounding:
-    """Of one convolution, from its kernel (out, in, k, k) and bias (out,)."""
-    absolute = kernel.double().abs().sum((2, 3))
+    """Of one convolution, from its kernel (out, in, k, k) and bias (out,); found again by bytes."""
+    weights, offset = (v.detach().double().cpu().contiguous() for v in (kernel, bias))
+    return _remembered(weights.numpy().tobytes(), offset.numpy().tobytes(), tuple(kernel.shape))
+
+
+@lru_cache(maxsize=64)
+def _remembered(weights: bytes, offset: bytes, shape: tuple[int, ...]) -> LayerRounding:
+    kernel = torch.frombuffer(bytearray(weights), dtype=torch.float64).reshape(shape)
+    bias = torch.frombuffer(bytearray(offset), dtype=torch.float64)
+    absolute = kernel.abs().sum((2, 3))
     # Schur: ||B||_2^2 <= ||B||_1 ||B||_inf; for kernels >= 0 the frequency 0 has the largest norm.
     schur = math.sqrt(float(absolute.sum(0).max()) * float(absolute.sum(1).max()))
     return LayerRounding(
         norm=convolution_norm_upper(kernel),
         absolute_norm=schur * UPWARDS,
-        offset=float(torch.linalg.vector_norm(bias.double())) * UPWARDS,
+        offset=float(torch.linalg.vector_norm(bias)) * UPWARDS,
         terms=kernel[0].numel() + 1,
     )
 

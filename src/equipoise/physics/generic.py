@@ -1,12 +1,18 @@
 """A linear operator from any pair of functions."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from equipoise.outcome import BadInputError
-from equipoise.physics.linop import LinearOperator, adjoint_error
+from equipoise.physics.linop import (
+    LinearOperator,
+    NormBound,
+    adjoint_error,
+    operator_norm,
+)
 from equipoise.shapes import Data, Image
 
 ADJOINT_TOLERANCE = 1e-4
@@ -26,6 +32,10 @@ class FunctionOp(LinearOperator):
         ``A^H b``, back to images.
     image_shape
         Shape of the images, (batch, y, x).
+    norm
+        A number with ``||A x|| <= norm ||x||`` for every x, if you know one. It is your claim:
+        what rests on it is called measured, and without it the bounds that need it are not
+        available.
 
     Raises
     ------
@@ -49,14 +59,16 @@ class FunctionOp(LinearOperator):
         forward: Callable[[Image], Data],
         adjoint: Callable[[Data], Image],
         image_shape: Sequence[int],
+        norm: float | None = None,
     ):
-        self._forward, self._adjoint = forward, adjoint
+        self._forward, self._adjoint, self._norm = forward, adjoint, norm
         self._shape = tuple(int(n) for n in image_shape)
         if len(self._shape) < 2 or min(self._shape) < 1:
             raise BadInputError(
                 f"image_shape is {self._shape}: it must be (batch, y, x), the batch 1 for one image"
             )
         self._refuse_other_results()
+        self._refuse_a_norm_that_is_too_small()
         error = adjoint_error(self, double=False)
         if not error < ADJOINT_TOLERANCE:
             raise BadInputError(
@@ -70,6 +82,24 @@ class FunctionOp(LinearOperator):
         _refuse_other_result("forward", data, (self._shape[0],))
         image = self._adjoint(data)
         _refuse_other_result("adjoint", image, self._shape)
+
+    def _refuse_a_norm_that_is_too_small(self) -> None:
+        if self._norm is None:
+            return
+        if not 0 < self._norm < math.inf:
+            raise BadInputError(f"norm is {self._norm}: it must be positive and finite")
+        found = float(operator_norm(self).max())
+        if found > self._norm * (1 + ADJOINT_TOLERANCE):
+            raise BadInputError(
+                f"norm is {self._norm:g}, and an image was found that A makes {found:.6g} times as "
+                "large: give a number that no image exceeds"
+            )
+
+    def norm_bound(self) -> NormBound | None:
+        """What the user claims of the norm, None if nothing."""
+        if self._norm is None:
+            return None
+        return NormBound(torch.full(self._shape[:1], self._norm, dtype=torch.float64), False)
 
     def __repr__(self) -> str:
         """From what to what."""

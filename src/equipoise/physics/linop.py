@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,26 @@ from torch import Tensor
 from equipoise.arguments import Array, Given, as_batch
 from equipoise.shapes import Data, Image, Mask, PerSample
 from equipoise.vectors import norm, per_sample
+
+
+class NormBound(NamedTuple):
+    """What is known of the norm of A, and on which evidence.
+
+    Attributes
+    ----------
+    value
+        a with ``||A x|| <= a ||x||`` for every x, (batch,).
+    proved
+        Whether it was computed from the arrays that A is made of, with the exact adjoint that
+        belongs to them. A user's word for a pair of functions is a claim.
+    rounding
+        e: in double precision ``A^H A x`` is computed with an error of at most ``e a^2 ||x||``,
+        and ``A^H b`` with one of ``e a ||b||``; 0 where nothing is known of it.
+    """
+
+    value: PerSample
+    proved: bool
+    rounding: float = 0.0
 
 
 class LinearOperator(ABC):
@@ -85,6 +106,13 @@ class LinearOperator(ABC):
         """``(shift I + weight A^H A)^-1 rhs`` in closed form; None where there is none."""
         return None
 
+    def norm_bound(self) -> NormBound | None:
+        """A bound of ``||A||``; None where nothing is known, and nothing is promised that needs it.
+
+        A subclass that returns one with ``proved=True`` also vouches for its adjoint.
+        """
+        return None
+
     def support(self) -> Mask | None:
         """Pixels that A can see, (batch or 1, y, x); None if it sees all of them.
 
@@ -133,6 +161,10 @@ class _Adjoint(LinearOperator):
     def H(self) -> LinearOperator:
         """The operator itself."""
         return self._operator
+
+    def norm_bound(self) -> NormBound | None:
+        """``||A^H|| = ||A||``."""
+        return self._operator.norm_bound()
 
     def forward(self, image: Image) -> Data:
         """``A^H b``."""

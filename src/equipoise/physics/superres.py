@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise.outcome import BadInputError
-from equipoise.physics.linop import LinearOperator, percentile
+from equipoise.physics.linop import LinearOperator, NormBound, percentile
 from equipoise.readable import matrix
 from equipoise.shapes import Data, Image, PerSample
 from equipoise.vectors import per_sample
@@ -118,6 +118,23 @@ class BlurDownsampleOp(LinearOperator):
         power = (s_y[:, None] * s_x).square()
         seen = (y.mT @ rhs @ x) * (1 / (shifts + weights * power) - 1 / shifts)
         return rhs / shifts + y @ seen @ x.mT
+
+    def norm_bound(self) -> NormBound:
+        """The product of the largest singular values of ``R_y`` and ``R_x``.
+
+        A product with R of n columns has a backward error of ``gamma_n || |R| ||``; four of them
+        make ``A^H A``.
+        """
+        largest, rounding = 1.0, 0.0
+        for rows, (_, values) in zip(self._rows, self._singular, strict=True):
+            size = max(rows.shape)
+            largest *= float(values.max())
+            absolute = rows.abs()
+            schur = math.sqrt(float(absolute.sum(0).max()) * float(absolute.sum(1).max()))
+            unit = torch.finfo(torch.float64).eps / 2
+            rounding += 4 * (size + 4) * unit * schur / float(values.max())
+        value = torch.full((self.batch,), largest * (1 + rounding), dtype=torch.float64)
+        return NormBound(value, True, rounding)
 
     def intensity_scale(self, data: Data) -> PerSample:
         """99th percentile of the small image: A keeps the values of an image."""

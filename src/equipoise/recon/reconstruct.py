@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from equipoise.formats.header import Header
 from equipoise.formats.slices import as_slices
 from equipoise.methods.method import Method
 from equipoise.methods.sense import best_sense
-from equipoise.methods.solving import amplification_bound, in_range, solve_slice
+from equipoise.methods.solving import amplification_bound, in_range, noise_bound, solve_slice
 from equipoise.metrics import psnr, ssim
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.cartesian import SenseOp
@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 class SliceResult:
     """What is known about one reconstructed slice; the names are those of the JSON output.
 
-    ``perturbation_bound`` bounds ``||dx|| / ||db||`` for any change of the data at this lam,
-    intensity scale and these maps (8), ``noise_bound`` is that times ``||n|| / ||x||`` for the
+    ``perturbation_bound`` bounds ``||dx*|| / ||db||`` for any change of the data at this lam,
+    intensity scale and these maps (8): of exact equilibria, two delivered images differ by their
+    distance bounds more. ``noise_bound`` is that times ``||n|| / ||x||`` for the
     estimated noise of the scan. ``m_evidence`` is ``measured`` where m was checked in validation;
     ``equipoise certify`` checks it at the image itself.
     """
@@ -184,7 +185,7 @@ def reconstruct(
             solution = solve_slice(moved, model, lam, options)
             image, record = solution.value.cpu(), solution.history_of(0).cpu()
             seconds = time.perf_counter() - started
-            usual = lam is None and _same_equilibrium(options, model)
+            usual = in_range(model, moved, solution, lam, options)
             result = _slice_result(index, solution, model, moved, seconds, usual)
         _check_finite(image, index, acquisition.source, result)
         target = target_of(acquisition, full, csm, index, unit)
@@ -232,12 +233,6 @@ def _log(result: SliceResult, count: int) -> None:
     )
 
 
-def _same_equilibrium(options: SolverOptions | None, model: Method) -> bool:
-    """Whether the options are those of the model; tiles change nothing but memory."""
-    usual = model.options
-    return options is None or replace(options, tile=usual.tile, recompute=usual.recompute) == usual
-
-
 def _on_device(problem: Problem[SenseOp], device: torch.device) -> Problem[SenseOp]:
     operator = SenseOp(problem.operator.csm.to(device), problem.operator.mask.to(device))
     data, level = problem.data.to(device), problem.noise_level.to(device)
@@ -250,7 +245,7 @@ def _slice_result(
     model: Method,
     problem: Problem[Any],
     seconds: float,
-    usual: bool,
+    usual: bool | None,
 ) -> SliceResult:
     amplification = amplification_bound(model, solution)
     return SliceResult(
@@ -264,10 +259,8 @@ def _slice_result(
         m=model.m,
         m_evidence=model.m_evidence,
         perturbation_bound=amplification,
-        noise_bound=(
-            None if amplification is None else amplification * problem.noise_to(solution.value)
-        ),
-        in_range=in_range(model, problem, solution) if usual else None,
+        noise_bound=noise_bound(amplification, problem.noise_to(solution.value)),
+        in_range=usual,
         seconds=seconds,
     )
 

@@ -16,7 +16,7 @@ from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.problem import Problem
 from equipoise.recon.experiment import Experiment
 from equipoise.recon.problems import slice_problem, target_of
-from equipoise.recon.reconstruct import Reconstruction
+from equipoise.recon.reconstruct import Reconstruction, SliceResult
 from equipoise.report.page import Report, ReportSlice, number, write_report
 
 SENSE_RTOL = 1e-4
@@ -42,8 +42,8 @@ def of_reconstruction(
             ("lam", f"{s.lam:.3g}"),
             ("bound on the relative distance to the equilibrium", number(s.distance_bound)),
             ("m", "none" if s.m is None else f"{s.m:.3g} ({s.m_evidence})"),
-            ("bound on ||dx|| / ||db||", number(s.perturbation_bound)),
-            ("noise of the scan moves the image by at most", _percent(s.noise_bound)),
+            ("bound on ||dx*|| / ||db||", number(s.perturbation_bound)),
+            ("noise of the scan moves the equilibrium by at most", _noise(s)),
             ("like the validation scans", _range(s.in_range)),
             ("seconds", f"{s.seconds:.2f}"),
         ]
@@ -147,6 +147,8 @@ def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice
         ("lipschitz_upper (proved)", number(c.lipschitz_upper)),
         ("like the validation scans", _range(c.in_range)),
     ]
+    if c.noise_response is not None:
+        facts.append(("noise moves the image by (measured)", f"{c.noise_response.mean:.2%}"))
     if c.measured_amplification is not None and c.attack is not None:
         attack = f"{c.measured_amplification:.3g} at {c.attack.epsilon:.0%} of the data"
         facts.append(("attack: ||dx|| / ||db|| (measured)", attack))
@@ -228,8 +230,10 @@ def _not_converged(slices: list[ReportSlice]) -> list[int]:
 DONE = ("converged", "feed_forward")
 
 
-def _percent(value: float | None) -> str:
-    return "not available" if value is None else f"{value:.1%} of its norm"
+def _noise(s: SliceResult) -> str:
+    if s.noise_bound is not None:
+        return f"{s.noise_bound:.1%} of its norm"
+    return "not available" if s.perturbation_bound is None else "vacuous: above 100 %"
 
 
 def _range(value: bool | None) -> str:

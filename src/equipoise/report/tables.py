@@ -38,10 +38,15 @@ def _changes(result: Reconstruction) -> str:
     known = [bound for bound in bounds if bound is not None]
     if len(known) < len(bounds):
         return "nothing is promised of a change of the data"
-    noise = max(s.noise_bound or 0.0 for s in result.slices)
+    noise = [s.noise_bound for s in result.slices if s.noise_bound is not None]
+    of_noise = (
+        f"the noise of this scan by at most {max(noise):.0%} of its norm"
+        if len(noise) == len(bounds)
+        else "what the noise of this scan does is measured by `equipoise certify`"
+    )
     return (
-        f"a change d of the data moves the image by at most {max(known):.3g} ||d|| at this lam, "
-        f"scale and these maps, the noise of this scan by at most {noise:.0%} of it"
+        f"a change d of the data moves that by at most {max(known):.3g} ||d|| at this lam, "
+        f"scale and these maps, {of_noise}"
     )
 
 
