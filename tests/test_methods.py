@@ -22,7 +22,7 @@ from problems import (
 )
 
 NETWORK = {"features": 6, "layers": 3, "kernel_size": 3}
-EXACT = SolverOptions(rtol=1e-11, max_iter=800)
+EXACT = SolverOptions(rtol=1e-11, max_iter=800, exact=False)
 
 
 def method_of(name, seed=0):

@@ -68,7 +68,7 @@ class AndersonHistory:
     def depth(self) -> Tensor:
         """Number of iterates that the next combination rests on, (batch,)."""
         if self.last is None:
-            return torch.zeros(1)
+            return torch.zeros(())  # of no axis: it combines with any device
         newest = torch.ones_like(self.last[0].real.flatten(1)[:, 0], dtype=torch.long)
         return newest + sum(v.long() for v in self.valid)
 
