@@ -109,7 +109,7 @@ def dense_norm_of(operator, shape):
     return float(torch.linalg.matrix_norm(torch.stack(columns, 1), 2))
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.7])
+@pytest.mark.parametrize("factor", [1.0, 0.6])
 def test_the_norm_of_sense_is_that_of_its_maps(factor):
     operator, _ = sense_problem(batch=1)
     operator = SenseOp(factor * operator.csm, torch.ones_like(operator.mask))
@@ -207,7 +207,7 @@ def test_24_what_rounding_adds_is_in_the_bound():
     # H = k x + c with the numbers of single precision: c is what is left of the offset.
     first, last = model.network.convolutions[0], model.network.convolutions[-1]
     k = float(last.weight.detach()[0, 0, 1, 1])
-    c = (k * float(first.bias[0]) + float(last.bias[0])) * (1 + 1j)
+    c = (k * float(first.bias.detach()[0]) + float(last.bias.detach()[0])) * (1 + 1j)
     exact = torch.where(kept, (20.0 + c) / (20.0 + 1 - k), c / (1 - k))
     with torch.no_grad():
         for rtol in (1e-3, 1e-5):
