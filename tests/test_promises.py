@@ -14,7 +14,6 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.sample_head import head_slice
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
-from equipoise.methods.registry import new_method
 from equipoise.methods.solving import in_range, noise_bound
 from equipoise.methods.usual import Calibration
 from equipoise.networks.cnn import CNN
@@ -27,7 +26,7 @@ from equipoise.physics.sampling.masks import make_mask
 from equipoise.physics.superres import BlurDownsampleOp
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model
-from problems import DOUBLE, random_complex, sense_problem
+from problems import DOUBLE, new_method, random_complex, sense_problem
 
 SHRINKS = 0.9799
 
