@@ -341,7 +341,7 @@ class TestModels:
         save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors")
         with pytest.raises(BadInputError, match="not a model of this package"):
             weights.load_model(tmp_path / "x.safetensors")
-        metadata = {"format": weights.FORMAT, "configuration": "{}"}
+        metadata = {"format": weights.FORMAT, "configuration": "[]"}
         save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors", metadata=metadata)
         with pytest.raises(BadInputError, match="not a model of this version"):
             weights.load_model(tmp_path / "x.safetensors")
