@@ -91,6 +91,15 @@ class TestProof:
                 assert float((inner(d - h, d) / norm(d) ** 2).min()) >= 0.02 * (1 - 1e-9)
                 assert float((norm(h) / norm(d)).max()) <= 0.98 * (1 + 1e-12)
 
+    def test_one_scan_serves_a_batch_of_images(self):
+        """A certificate looks at several images of one scan at once."""
+        operator, data = sense_problem(batch=1)
+        with torch.no_grad():
+            solution = guided().solve(operator, data, noise_level=NOISE[:1], options=TIGHT)
+            x = random_complex((3, 10, 8), 4)
+            alone = torch.cat([solution.network(one[None]) for one in x])
+            assert float(norm(solution.network(x) - alone).max()) < 1e-13
+
     def test_the_jacobian_is_that_of_autograd(self):
         operator, data = sense_problem()
         network = conditioned_network(guided(), operator, data)

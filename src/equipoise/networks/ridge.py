@@ -280,7 +280,7 @@ class RidgeAt(nn.Module):
         scale = self.threshold.to(self.dtype).reshape(-1, 1, 1, 1, 1, 1)
         if self.factors is not None:
             blocks = F.pixel_unshuffle(_whole_blocks(self.factors.to(self.dtype)), BLOCK)
-            scale = scale * blocks.reshape(len(z), 1, *z.shape[2:])
+            scale = scale * blocks.reshape(len(blocks), 1, *z.shape[2:])
         inverse = inverse * scale
         weight = drop = torch.zeros(())
         for threshold, share in zip(used.thresholds, used.shares):
