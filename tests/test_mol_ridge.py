@@ -76,6 +76,18 @@ class TestEquation:
         off = norm(loose.value - solution.value) / norm(loose.value)
         assert bool((off <= loose.distance_bound + 1e-9).all())
 
+    def test_the_bound_of_a_single_precision_model_includes_rounding(self):
+        operator, data = sense_problem()
+        single = SenseOp(operator.csm.to(torch.complex64), operator.mask)
+        model = MolRidge(Ridge(0.05, features=5, basis=3))
+        options = SolverOptions(rtol=1e-4, window=10)
+        with torch.no_grad():
+            solution = model.solve(single, data, noise_level=NOISE, options=options)
+        assert solution.converged
+        assert solution.rounding is not None
+        assert bool((solution.rounding > 0).all())
+        assert bool((solution.distance_bound <= 1e-4).all())
+
     def test_the_equilibrium_minimises_a_convex_function(self):
         """The gradient of the data term plus F is zero at x*, and F is a gradient: symmetric J."""
         operator, data = sense_problem(batch=1)

@@ -1,5 +1,6 @@
 """The ridge is m-strongly monotone and H a contraction for every weight, in double precision."""
 
+import copy
 import math
 
 import pytest
@@ -166,3 +167,32 @@ class TestEvaluation:
         with torch.no_grad():
             alone = torch.cat([ridge.at(s[i : i + 1])(x[i : i + 1]) for i in range(3)])
             assert float(norm(ridge.at(s)(x) - alone).max()) < 1e-13
+
+
+class TestRounding:
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_single_precision_stays_within_its_bound(self, channels):
+        for seed in range(6):
+            ridge = random_ridge(seed, channels=channels).float()
+            single = ridge.at(scales(seed, 3).float())
+            exact = copy.deepcopy(single).double()
+            x = random_complex((3, 17, 14), seed)
+            x = x.real + 0j if channels == 1 else x
+            with torch.no_grad():
+                off = norm(single(x) - exact(x))
+            assert bool((off <= ridge.rounding(x)).all())
+            assert float(off.max()) > 0
+
+    def test_that_of_double_precision_is_small_enough_to_certify(self):
+        ridge = random_ridge(1)
+        x = random_complex((2, 17, 14), 3)
+        assert float((ridge.rounding(x) / norm(x)).max()) < 1e-10
+
+    def test_the_double_one_is_the_same_function(self):
+        single = Ridge(features=6).at(torch.tensor([0.5, 2.0]))
+        exact = copy.deepcopy(single).double()
+        x = random_complex((2, 17, 14), 3)
+        with torch.no_grad():
+            difference = norm(single(x) - exact(x)) / norm(x)
+        assert exact.dtype == torch.float64
+        assert float(difference.max()) < 1e-6

@@ -127,7 +127,7 @@ class MolGuided(MolRidge):
             data,
             noise_level=relative_noise,
             scale=scale,
-            options=SolverOptions(rtol=FIRST_RTOL, window=WINDOW),
+            options=SolverOptions(rtol=FIRST_RTOL, window=WINDOW, exact=False),
         )
         factors = self._factors(first.value, self.guide.threshold_for(operator, relative_noise))
         scales = ridge.inputs[0]

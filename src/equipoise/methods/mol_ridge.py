@@ -111,7 +111,7 @@ class MolRidge(MOL):
 
     def training_options(self, rtol: float, max_iter: int) -> SolverOptions:
         """How training solves for the equilibrium."""
-        return SolverOptions(rtol=rtol, max_iter=max_iter, window=WINDOW)
+        return SolverOptions(rtol=rtol, max_iter=max_iter, window=WINDOW, exact=False)
 
     def denoise(self, image: Image) -> Image:
         """``H(x)`` at the threshold scale of a typical scan."""

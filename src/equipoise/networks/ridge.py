@@ -1,8 +1,9 @@
 """The ridge network: F is strongly monotone whatever its weights are (19), (22)."""
 
+import copy
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
 from equipoise.networks.proved import GRID, convolution_norm_upper
+from equipoise.networks.rounding import shrinkage_rounding
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
 
@@ -191,9 +193,12 @@ class Ridge(nn.Module):
         reason = f"F - {self.m:.4g} I = U^T s(U x) with s increasing; Lip(H) <= {upper:.4g}"
         return Monotonicity(self.m, "proved", reason)
 
-    def rounding(self, image: Image) -> PerSample | None:
-        """None: not bounded yet."""
-        return None
+    def rounding(self, image: Image) -> PerSample:
+        """A proved bound of the rounding of one evaluation, at any threshold scale."""
+        with torch.no_grad():
+            kernel = self.kernel().to(self.dtype)
+        terms = 9 * BLOCK**2 + 1, 9 * BLOCK**2 * self.features + 1
+        return shrinkage_rounding(kernel, terms, image, self.dtype)
 
 
 SPREAD = 1.2
@@ -209,6 +214,17 @@ class RidgeAt(nn.Module):
         self.ridge, self.threshold, self.channels = ridge, threshold, ridge.channels
         with torch.no_grad():
             self._fixed = ridge.used()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RidgeAt":
+        """A copy that depends on nothing else: no gradient goes back from it to a rule."""
+        factors = None if self.factors is None else self.factors.detach().clone()
+        return RidgeAt(copy.deepcopy(self.ridge, memo), self.threshold.detach().clone(), factors)
+
+    def double(self) -> "RidgeAt":
+        """The same function in double precision, of the kernels and thresholds as they are."""
+        exact = RidgeAt(self.ridge.double(), self.threshold, self.factors)
+        exact._fixed = Used(*(tensor.double() for tensor in self._fixed))
+        return exact
 
     @property
     def dtype(self) -> torch.dtype:
@@ -234,7 +250,7 @@ class RidgeAt(nn.Module):
         """That of :class:`Ridge`: it does not depend on the thresholds."""
         return self.ridge.monotonicity()
 
-    def rounding(self, image: Image) -> PerSample | None:
+    def rounding(self, image: Image) -> PerSample:
         """That of :class:`Ridge`."""
         return self.ridge.rounding(image)
 

@@ -106,3 +106,45 @@ def chain_rounding(
 
 SKIP_OPERATIONS = 3
 """Roundings of one number of ``skip x - N(x)``."""
+
+
+@torch.no_grad()
+def shrinkage_rounding(
+    kernel: Tensor, terms: tuple[int, int], image: Image, dtype: torch.dtype
+) -> PerSample:
+    """Bound of ``||fl(H(x)) - H(x)||`` for ``H(x) = k x - U^T s(U x)``, ``|k| <= 1``.
+
+    U has one input and ``N >= ||U||``, ``A >= || |U| ||`` by Cauchy and Schwarz over its kernels;
+    s multiplies each coefficient by a number in [0, 1] that a few operations on positive numbers
+    give, and is non-expansive. With X = ||x||, e_0 the rounding of x to the precision of the
+    weights, and n and n' the products that a coefficient and a pixel are the sums of::
+
+        e_1 = N e_0 + gamma_n A (X + e_0)            of z = U x, ||z|| <= N X
+        e_2 = e_1 + gamma_s (N X + e_1)              of s(z), ||s(z)|| <= ||z||
+        e_3 = N e_2 + gamma_n' A (N X + e_2)         of U^T s(z)
+
+    Parameters
+    ----------
+    kernel
+        That of U, (features, 1, k, k).
+    terms
+        n and n'.
+    image, dtype
+        x, and the precision of the weights.
+    """
+    weights = kernel.detach().double()
+    absolute = float(weights.abs().sum((1, 2, 3)).square().sum().sqrt()) * UPWARDS
+    upper = convolution_norm_upper(weights)
+    size = norm(image) * UPWARDS
+    narrows = torch.finfo(image.dtype).eps < torch.finfo(dtype).eps
+    error = size * unit_roundoff(dtype) if narrows else torch.zeros_like(size)
+    analysed = upper * error + gamma(terms[0], dtype) * absolute * (size + error)
+    largest = upper * size
+    shrunk = analysed + gamma(SHRINKAGE_OPERATIONS, dtype) * (largest + analysed)
+    back = upper * shrunk + gamma(terms[1], dtype) * absolute * (largest + shrunk)
+    last = gamma(SKIP_OPERATIONS, image.dtype) * (size + upper * largest + back)
+    return (back + last) * UPWARDS
+
+
+SHRINKAGE_OPERATIONS = 40
+"""Roundings of one shrunk coefficient, generously: its modulus, a few ratios and their sum."""
