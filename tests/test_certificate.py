@@ -222,7 +222,13 @@ def test_calibrate_writes_a_model_that_knows_its_range(full_scan, models, tmp_pa
     noisy, _ = certify(full_scan, target, tmp_path / "noisy", "--noise", "1e-3")
     assert noisy["slices"][0]["noise_level"] == pytest.approx(1e-3)
     unknown = CliRunner().invoke(
-        app, ["calibrate", str(models / "modl.safetensors"), *command[2:-1], "x"]
+        app,
+        [
+            "calibrate",
+            str(models / "modl.safetensors"),
+            *command[2:-1],
+            str(tmp_path / "x.safetensors"),
+        ],
     )
     assert unknown.exit_code == 1
     assert "does not say how" in unknown.stderr

@@ -185,7 +185,7 @@ def test_a_claimed_norm_that_is_contradicted_is_refused(norm):
 
 def on_an_offset(offset=2.3):
     """``H = 0.9799 x`` carried on an offset through ReLU, in single precision."""
-    network = CNN(2, 3, 3, gain=0.0)
+    network = CNN(4, 3, 3, gain=0.0)  # two channels carry the image, two stay zero
     with torch.no_grad():
         for kernel in network.kernels():
             kernel.zero_()

@@ -48,6 +48,7 @@ _PUBLIC = {
     "lipschitz_lower": "equipoise.networks.measured",
     "load_config": "equipoise.training.config",
     "load_model": "equipoise.zoo.model_file",
+    "choose_weights": "equipoise.methods.prediction",
     "make_mask": "equipoise.physics.sampling.masks",
     "nmse": "equipoise.metrics",
     "noise_level": "equipoise.physics.noise_level",
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from equipoise.formats import Acquisition, as_slices, read
     from equipoise.methods.data_weight import DataWeight, FixedWeight
     from equipoise.methods.mol import MOL
+    from equipoise.methods.prediction import choose_weights
     from equipoise.metrics import nmse, psnr, ssim
     from equipoise.networks.cnn import CNN
     from equipoise.networks.measured import lipschitz_lower

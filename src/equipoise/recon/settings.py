@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from equipoise.formats.inputs import check_regular
 from equipoise.formats.writers.target import input_files
 from equipoise.methods.method import Method
 from equipoise.outcome import BadInputError
@@ -115,6 +116,7 @@ def scan_identity(scan: Path) -> list[list[Any]]:
     """
     found = []
     for path in sorted(input_files(scan).values()):
+        check_regular(path)
         size = path.stat().st_size
         digest = hashlib.sha256()
         with path.open("rb") as file:
@@ -128,6 +130,8 @@ def scan_identity(scan: Path) -> list[list[Any]]:
 def _checksum(path: Path | str | None) -> list[str]:
     """Of all bytes of a file of maps or of a mask, and of the header beside it."""
     files = sorted(input_files(path).values())
+    for file in files:
+        check_regular(file)
     return [_content(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 
