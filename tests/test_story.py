@@ -111,15 +111,20 @@ class TestRecon:
         assert not mask[..., :10].any()
 
     def test_a_bound_that_is_not_finite_is_null_in_json(self, full_scan, tmp_path):
+        arguments = ("recon", full_scan, "-o", tmp_path / "o.npy", "--acceleration", 3)
+        (only,) = run_json(*arguments, "--model", "modl-brain-4x")["slices"]
+        assert only["outcome"] == "feed_forward"
+        assert only["distance_bound"] is None
+
+    def test_weights_that_explode_end_in_divergence(self, full_scan, tmp_path):
         network = CNN(8, 2)
         with torch.no_grad():
-            network.convolutions[0].bias.fill_(torch.nan)
+            network.convolutions[-1].weight.fill_(3e38)
         model = MOL(network, FixedWeight(5.0), 0.05)
-        weights.save_model(tmp_path / "nan.safetensors", model, {})
+        weights.save_model(tmp_path / "large.safetensors", model, {})
         arguments = ("recon", full_scan, "-o", tmp_path / "o.npy", "--acceleration", 3)
-        (only,) = run_json(*arguments, "--model", tmp_path / "nan.safetensors")["slices"]
+        (only,) = run_json(*arguments, "--model", tmp_path / "large.safetensors")["slices"]
         assert only["outcome"] == "diverged"
-        assert only["distance_bound"] is None
 
     def test_the_output_has_a_default_name(self, full_scan, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
