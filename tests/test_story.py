@@ -15,6 +15,7 @@ from equipoise.methods.mol import MOL
 from equipoise.networks.cnn import CNN
 from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import kspace_to_image
+from equipoise.zoo import find
 from equipoise.zoo import model_file as weights
 
 SLICE_KEYS = {
@@ -290,31 +291,31 @@ class TestModels:
     def test_the_shipped_model_says_where_it_comes_from(self):
         result = run("models", "--json")
         found = json.loads(result.stdout)
-        origin = found[weights.DEFAULT_MODEL]["provenance"]
+        origin = found[find.DEFAULT_MODEL]["provenance"]
         assert origin["validation"]["constraint"] < 1 - weights.load_model().m
         assert origin["config"]["seed"] == 0
         assert "siat_subject6.h5" in origin["config"]["data"]["validation"]
-        assert weights.DEFAULT_MODEL in run("models").stdout
-        shown = run("models", "show", weights.DEFAULT_MODEL)
+        assert find.DEFAULT_MODEL in run("models").stdout
+        shown = run("models", "show", find.DEFAULT_MODEL)
         assert "m_evidence   measured" in shown.stdout
         assert "siat_subject6.h5" in shown.stdout
 
     def test_every_shipped_model_is_as_it_was_written(self):
         done = run("models", "verify")
         assert done.exit_code == 0, done.output
-        assert len(done.stdout.splitlines()) == len(weights.packaged_models())
+        assert len(done.stdout.splitlines()) == len(find.packaged_models())
 
     def test_a_model_travels_in_one_file(self, tmp_path, monkeypatch, full_scan):
         monkeypatch.setenv("EQUIPOISE_MODELS", str(tmp_path / "installed"))
         file = tmp_path / "hospital.safetensors"
-        assert run("models", "export", weights.DEFAULT_MODEL, "-o", file).exit_code == 0
-        assert run("models", "export", weights.DEFAULT_MODEL, "-o", file).exit_code == 1
+        assert run("models", "export", find.DEFAULT_MODEL, "-o", file).exit_code == 0
+        assert run("models", "export", find.DEFAULT_MODEL, "-o", file).exit_code == 1
         assert run("models", "install", file).exit_code == 0
         assert run("models", "install", file).exit_code == 1
-        assert "hospital" in weights.available_models()
+        assert "hospital" in find.available_models()
         target = tmp_path / "image.npy"
         assert run("recon", full_scan, "--model", "hospital", "-o", target).exit_code == 0
-        taken = run("models", "install", file, "--name", weights.DEFAULT_MODEL)
+        taken = run("models", "install", file, "--name", find.DEFAULT_MODEL)
         assert taken.exit_code == 1
         assert "cannot be the name" in taken.stderr
 
@@ -399,7 +400,7 @@ def test_the_training_command(tmp_path, scan_arrays):
         "name": "tiny",
         "data": {"train": ["images.npy"], "validation": ["images.npy"]},
         "simulation": {"acceleration": 3, "calibration": 40},
-        "model": {"features": 8, "layers": 2, "m": 0.005},
+        "model": {"network": {"features": 8, "layers": 2}, "m": 0.005},
         "lipschitz": {"steps": 3, "validation_steps": 3, "reserve": 0},
         "crop": 32,
         "validation_crop": 32,
