@@ -307,7 +307,7 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         ("content", "message"),
-        [(b"no image", "no image that can be read"), (b"", "no image that can be read")],
+        [(b"no image", "not an image that can be read"), (b"", "not an image that can be read")],
     )
     def test_what_is_no_image(self, tmp_path, content, message):
         path = tmp_path / "bad.png"
