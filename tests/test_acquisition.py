@@ -179,7 +179,8 @@ class TestVolumes:
     @pytest.mark.parametrize("of", ["volume", "slices"])
     def test_maps_of_a_file_belong_to_the_volume_or_to_its_slices(self, of, volume, tmp_path):
         scan = write_cfl(tmp_path / "v.cfl", volume[1].transpose(3, 2, 1, 0))
-        csm = np.random.default_rng(8).standard_normal((COILS, NZ, NY, NX)).astype(np.complex64)
+        plane = biot_savart_maps((NY, NX), COILS, 1).numpy()[0][:, None]
+        csm = np.ascontiguousarray(np.broadcast_to(plane, (COILS, NZ, NY, NX)))
         if of == "volume":  # as `bart ecalib` writes them
             maps = write_cfl(tmp_path / "m.cfl", csm.transpose(3, 2, 1, 0))
         else:

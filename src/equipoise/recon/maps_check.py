@@ -13,6 +13,9 @@ DOUBTFUL, WRONG = 0.12, 0.35
 """Right maps of simulated scans leave less than 0.05 of the calibration region unexplained beyond
 its noise (:func:`equipoise.physics.coils.fit.misfit`), transposed ones 0.45."""
 
+FAINT = 0.05
+"""Energy of a slice, relative to the largest of the scan, below which it says nothing of maps."""
+
 
 def check_maps(acquisition: Acquisition, source: str) -> None:
     """Compare the maps of a scan with its calibration region, slice by slice.
@@ -29,8 +32,12 @@ def check_maps(acquisition: Acquisition, source: str) -> None:
     """
     if acquisition.csm is None or acquisition.kspace.shape[1] == 1:
         return
+    energy = acquisition.kspace.abs().square().flatten(1).sum(1)
     worst, worst_slice = 0.0, 0
     for index in range(len(acquisition.kspace)):
+        # A slice beside the object holds noise and the tails of its neighbours: no map fits those.
+        if energy[index] < FAINT * energy.max():
+            continue
         left = misfit(*_slice(acquisition, index))
         if left is not None and left > worst:
             worst, worst_slice = left, index
