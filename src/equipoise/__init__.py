@@ -124,7 +124,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names when they are used: the command line stays instant."""
+    """Import public names only when they are used, so that the command line starts quickly."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

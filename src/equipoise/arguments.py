@@ -1,8 +1,8 @@
-"""What users give, as the tensors that the package works on; what does not fit is refused by name.
+"""Arguments of users become the tensors that the package works on, or are refused by name.
 
-Every public call takes numpy arrays and torch tensors, with or without the batch axis; what came
-in without it goes out without it. Results are tensors. Behind this edge there are batches of
-complex tensors alone.
+Every public call takes numpy arrays and torch tensors, with or without the batch axis. If the input
+has no batch axis, the result has none. Results are tensors. Behind this module the package works on
+batches of complex tensors only.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Number: TypeAlias = float | np.number | Tensor | np.ndarray | Sequence[float]
 
 COMPLEX = {torch.complex64, torch.complex128}
 DOUBLE = {torch.float64, torch.int64, torch.int32}
-"""Types whose values need a complex128 to be kept."""
+"""Types whose values only a complex128 can represent."""
 
 
 class Given(NamedTuple):
@@ -48,12 +48,13 @@ def as_tensor(value: Any, name: str) -> Tensor:
         return value
     if not isinstance(value, np.ndarray | np.generic):
         raise BadInputError(
-            f"{name} is a {type(value).__name__}: a numpy array or a torch tensor is needed"
+            f"{name} is a {type(value).__name__}: it must be a numpy array or a torch tensor"
         )
     if not (np.issubdtype(value.dtype, np.number) or value.dtype == bool):
-        raise BadInputError(f"{name} has the type {value.dtype}: numbers are needed")
+        raise BadInputError(f"{name} has the type {value.dtype}: it must hold numbers")
+    # torch refuses foreign byte orders and negative strides, which files and flips produce.
     native = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
-    # A tensor can be written to, and the memory of a read-only array must not be.
+    # A tensor is always writable, and a read-only array must not be changed through one.
     return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
@@ -66,25 +67,25 @@ def as_complex(value: Array, name: str) -> Tensor:
 
 
 def as_batch(value: Array, shape: Sequence[int], name: str, axes: Sequence[str] = ()) -> Given:
-    """A complex array for which an operator needs ``shape``, (batch, ...), batch axis or not.
+    """An array, with or without the batch axis, as the complex batch that an operator needs.
 
     Any batch fits an operator of batch 1.
 
     Parameters
     ----------
     value
-        What the user gave.
+        The array of the user.
     shape
-        What is needed, with the batch.
+        The shape that the operator needs, (batch, ...).
     name
-        What the messages call it.
+        The name of the array in messages.
     axes
-        What the messages call the axes after the batch.
+        The names of the axes after the batch in messages.
 
     Raises
     ------
     BadInputError
-        If the shape is another one.
+        If the shape does not fit.
     """
     tensor, needed = as_complex(value, name), tuple(shape[1:])
     single = tensor.ndim == len(needed)
@@ -99,7 +100,7 @@ def as_batch(value: Array, shape: Sequence[int], name: str, axes: Sequence[str] 
     if batch == 0 or (shape[0] != 1 and batch != shape[0]):
         raise BadInputError(
             f"{name} has the shape {tuple(tensor.shape)}, a batch of {batch}; the operator has a "
-            f"batch of {shape[0]}: give as many samples"
+            f"batch of {shape[0]}: the two must be equal"
         )
     return Given(tensor[None] if single else tensor, single)
 
@@ -118,7 +119,7 @@ def as_images(image: Array, name: str = "the image") -> Given:
     Raises
     ------
     BadInputError
-        If there is another number of axes.
+        If the number of axes is neither 2 nor 3.
     """
     tensor = as_complex(image, name)
     if tensor.ndim not in (2, 3):
@@ -135,7 +136,7 @@ def as_kspace(kspace: Array, name: str = "the k-space") -> Given:
     Raises
     ------
     BadInputError
-        If it is real, or has another number of axes.
+        If it is real, or the number of axes does not fit.
     """
     return _with_coils(as_complex(refuse_real(kspace, name), name), name)
 
@@ -146,7 +147,7 @@ def refuse_real(kspace: Array, name: str = "the k-space") -> Tensor:
     Raises
     ------
     BadInputError
-        If it is real: it is then that of no scan, but a magnitude or an image.
+        If it is real: such an array is a magnitude or an image, never the k-space of a scan.
     """
     tensor = as_tensor(kspace, name)
     if not tensor.is_complex():
@@ -160,7 +161,7 @@ def as_maps(csm: Array, name: str = "the array of coil maps") -> Given:
     Raises
     ------
     BadInputError
-        If there is another number of axes.
+        If the number of axes does not fit.
     """
     return _with_coils(as_complex(csm, name), name)
 
@@ -183,7 +184,7 @@ def as_mask(mask: Array, space: Sequence[int], batch: int | None = None) -> Tens
     Raises
     ------
     BadInputError
-        If it does not have the matrix or the batch, or holds more than one value beside zero.
+        If its matrix or batch does not fit, or it holds more than one value besides zero.
     """
     name = "the sampling mask"
     tensor, space = as_tensor(mask, name), tuple(space)
@@ -192,24 +193,26 @@ def as_mask(mask: Array, space: Sequence[int], batch: int | None = None) -> Tens
     shape, width = tuple(tensor.shape), space[-1]
     if shape == (width,):
         return tensor.expand(1, *space)
+    # At least one axis must have its full length: (1, 1) would select everything or nothing.
     lines = any(n == m > 1 for n, m in zip(shape, space))
     if tensor.ndim == len(space) and lines and all(n in (1, m) for n, m in zip(shape, space)):
         return tensor.expand(1, *space)
     if tensor.ndim != len(space) + 1 or shape[1:] != space or not shape[0]:
         raise BadInputError(
-            f"{name} has the shape {shape}; the matrix is {space}: the mask must have it, with "
-            f"or without a batch axis before it, or the shape ({width},) for whole columns"
+            f"{name} has the shape {shape}; the matrix is {space}: the mask must have this shape, "
+            f"with or without a batch axis before it, or the shape ({width},) for whole columns"
         )
     if batch is not None and shape[0] not in (1, batch):
         raise BadInputError(
             f"{name} has a batch of {shape[0]} and the k-space one of {batch}: give one mask, or "
-            "one for each"
+            "one mask for each sample"
         )
     return tensor
 
 
 def _selected(tensor: Tensor, name: str) -> Tensor:
     """A mask of numbers as bool: zero, and one other value."""
+    # A mask with several values is a sampling density or an image that was given by mistake.
     selected = tensor != 0
     values = tensor[selected]
     if values.numel() and not bool((values == values[0]).all()):
@@ -221,20 +224,20 @@ def _selected(tensor: Tensor, name: str) -> Tensor:
 
 
 def as_numbers(value: Number, batch: int, name: str) -> Tensor:
-    """One real number for each sample, (batch,) float64, from that or from one for all.
+    """One real number for each sample, (batch,) float64; a single number counts for all samples.
 
     Raises
     ------
     BadInputError
-        If it is complex, negative, or not finite, or there is another count of numbers.
+        If a number is complex, negative or not finite, or their count does not fit.
     """
     numbers = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
     if numbers.is_complex() or numbers.dtype == torch.bool:
         raise BadInputError(f"{name} has the type {numbers.dtype}: it must be a real number")
     if numbers.numel() not in (1, batch) or numbers.ndim > 1:
         raise BadInputError(
-            f"{name} has the shape {tuple(numbers.shape)}: one number, or one for each of the "
-            f"{batch} samples, is needed"
+            f"{name} has the shape {tuple(numbers.shape)}: it must be one number, or one for each "
+            f"of the {batch} samples"
         )
     if not bool((torch.isfinite(numbers) & (numbers >= 0)).all()):
         raise BadInputError(

@@ -1,7 +1,7 @@
 """Image quality on magnitude images, per sample, with ``data_range = max |target|`` by default.
 
-Images are (batch, y, x) or (y, x), complex or magnitudes, numpy or torch; the result has one number
-for each sample, or is one number where no batch axis was given.
+Images are (batch, y, x) or (y, x), complex or magnitudes, numpy or torch. The result has one number
+for each sample; it is a single number if the images have no batch axis.
 """
 
 import torch
@@ -31,8 +31,10 @@ def psnr(image: Array, target: Array, data_range: float | None = None) -> Number
 
 def ssim(image: Array, target: Array, data_range: float | None = None) -> Numbers:
     """Structural similarity with a Gaussian window of 11 pixels, sigma 1.5 (Wang et al. 2004)."""
+    # Imported here because torchmetrics loads slowly and most commands do not compute an SSIM.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
+    # One call for each sample: the library takes one data range for a whole batch.
     (magnitude, single), (reference, _) = _magnitudes(image, target)
     values = [
         structural_similarity_index_measure(

@@ -12,7 +12,7 @@ def need(module: str, extra: str, what: str) -> Any:
     Raises
     ------
     BadInputError
-        If it is not installed; the message says the command that installs it.
+        If it is not installed; the message gives the command that installs it.
     """
     try:
         return import_module(module)

@@ -20,11 +20,11 @@ class BadInputError(EquipoiseError, ValueError):
 
 
 class ConvergenceWarning(UserWarning):
-    """A solve ended before the accuracy that was asked for; the image is returned all the same."""
+    """A solve ended before it was as accurate as requested; its image is returned all the same."""
 
 
 class InputWarning(UserWarning):
-    """An input is used although it may not be what it is taken for."""
+    """An input is used although it may not be what it seems to be."""
 
 
 class Outcome(str, Enum):
@@ -66,7 +66,7 @@ _ADVICE = {
 
 @dataclass
 class BackwardRecord:
-    """Where a backward pass leaves its solution; it refers to no graph, so nothing is cyclic."""
+    """Receives the solution of a backward pass; it holds no graph, so no reference cycle arises."""
 
     solution: "Solution | None" = None
 
@@ -88,26 +88,25 @@ class Solution:
     cg_iterations
         Inner conjugate-gradient iterations, summed over the solve.
     relative_residual
-        ``||r(x)|| / ||x||`` where r was last evaluated: at the value that is returned or, under
-        the step rule, at the iterate before it.
+        ``||r(x)|| / ||x||`` where r was last evaluated: at the returned value or, under the step
+        rule, at the iterate before it.
     distance_bound
-        Upper bound on ``||x - x*|| / ||x||``, true if F is m-strongly monotone; where ``rounding``
-        is None it is that of exact arithmetic.
+        Upper bound on ``||x - x*|| / ||x||``, true if F is m-strongly monotone. If ``rounding`` is
+        None, it holds in exact arithmetic only.
     rounding
-        The part of ``distance_bound`` that stands for rounding (24): that of the last evaluation of
-        the network, of the residual, and of the image that is returned. None where it is not
-        bounded.
+        The part of ``distance_bound`` that accounts for rounding (24): in the last evaluation of
+        the network, in the residual, and in the returned image. None if it is not bounded.
     lam, m
-        The data weight and the monotonicity constant that were used; m is None where nothing is
-        monotone, and the bound is then infinite.
+        The data weight and the monotonicity constant that were used. m is None if the method is
+        not monotone; the bound is then infinite.
     history
         Relative residual and distance bound at each iteration, (2, batch) each.
     record
         Receives the solution of the adjoint equation, see :attr:`backward`.
     scale
-        The intensity scale that the network saw the image divided by.
+        The intensity scale; the network sees the image divided by it.
     network
-        H as it was used, where it depends on the scan; None where it is that of the model.
+        H as it was used, if it depends on the scan; None if it is that of the model.
     """
 
     value: Tensor
@@ -126,7 +125,7 @@ class Solution:
     network: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        """How it ended and what is promised, in two lines."""
+        """How the solve ended and which bound holds, in two lines."""
         ends = ", ".join(dict.fromkeys(o.value for o in self.outcome))
         evaluations = counted(int(self.network_evaluations.max()), "network evaluation")
         bound, m = float(self.distance_bound.max()), self.m
@@ -152,10 +151,11 @@ class Solution:
         Parameters
         ----------
         what
-            What was solved, as ``slice 3``; the message names the first such sample.
+            What was solved, such as ``slice 3``; the message names the first sample that failed.
         stacklevel
             Of :func:`warnings.warn`, seen from the caller.
         """
+        # A method with a fixed number of steps cannot miss an accuracy: it never promised one.
         done = (Outcome.CONVERGED, Outcome.FEED_FORWARD)
         bad = [i for i, outcome in enumerate(self.outcome) if outcome not in done]
         if bad:

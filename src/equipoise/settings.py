@@ -1,4 +1,4 @@
-"""Settings: frozen, checked, and every key known; a wrong key is answered with the nearest one."""
+"""Settings are frozen and checked; the error for an unknown key names the nearest known one."""
 
 import dataclasses
 import difflib
@@ -17,6 +17,8 @@ class Settings(BaseModel):
 
 
 UNKNOWN = "unknown kind by "
+"""Begins the type of pydantic's error for a key that selects a kind; the name of the key
+follows."""
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -27,11 +29,11 @@ def one_of(key: str, default: str, *kinds: type[Settings]) -> Any:
     Parameters
     ----------
     key
-        A field of every kind, whose default is the name of the kind.
+        A field of every kind; its default is the name of the kind.
     default
-        The kind that is meant where the key is left out.
+        The kind that is meant if the key is left out.
     kinds
-        At least two.
+        At least two kinds.
     """
     names = [str(kind.model_fields[key].default) for kind in kinds]
 
@@ -54,7 +56,8 @@ def checked(schema: Callable[..., AnySettings], what: str, content: dict[str, An
     Raises
     ------
     BadInputError
-        If they do not fit: ``what`` they are of, each wrong key, and the nearest right one.
+        If they do not fit. The message begins with ``what`` and names each wrong key and the
+        nearest right one.
     """
     try:
         return schema(**content)
@@ -76,6 +79,7 @@ def _explained(entry: dict[str, Any], schema: Any) -> str:
     path, kind = [], ""
     for part in above:
         branch = _branches(schema).get(part)
+        # pydantic puts the name of the kind into the path, but users never wrote it there.
         if branch is None:
             path.append(part)
             schema = _fields(schema).get(part)
@@ -88,6 +92,7 @@ def _explained(entry: dict[str, Any], schema: Any) -> str:
     if name not in _branches(schema):
         path.append(name)
     message = entry["msg"].removeprefix("Value error, ")
+    # Here the input is the whole section, or the message already holds the value.
     if entry["type"] in ("missing", "value_error"):
         return ": ".join(filter(None, [".".join(path), message]))
     return f"{'.'.join(path)}: {message}, not {value!r:.80}"

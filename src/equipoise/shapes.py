@@ -1,4 +1,4 @@
-"""The array vocabulary: every public signature speaks of arrays in these words.
+"""The names of array types that every public signature uses.
 
 Images and k-space are native complex tensors. ``*space`` is ``y x`` in 2D and ``z y x`` in 3D.
 """
@@ -25,7 +25,7 @@ PerSample = Float[Tensor, "batch"]
 """One real number for each sample of the batch."""
 
 Numbers = Float[Tensor, "*batch"]
-"""One real number for each sample, or one alone where no batch axis was given."""
+"""One real number for each sample, or a single one if no batch axis was given."""
 
 Count = Int[Tensor, "batch"]
 """One whole number for each sample of the batch."""

@@ -1,4 +1,4 @@
-"""How many threads a piece of work gets on a machine that others use too."""
+"""How many threads a computation gets on a shared machine."""
 
 import math
 import os
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SMALL = 32768
-"""Elements of the data below which one thread does the work; torch's own grain size."""
+"""Data with fewer elements are processed by one thread; this is torch's own grain size."""
 
 
 def wait_passively() -> None:
@@ -23,18 +23,20 @@ def wait_passively() -> None:
     keep all processors busy, that makes two threads many times slower than one. OpenMP reads the
     variable when torch is loaded, so this has no effect afterwards.
     """
+    # Setting the variable too late would change nothing here, only the processes started later.
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager
 def threads_for(elements: int) -> Iterator[None]:
-    """Run a block with the threads that suit data of a number of elements.
+    """Run a block with a number of threads that suits the number of elements of the data.
 
-    One thread for fewer than :data:`SMALL`, else those that torch has, and never more than
-    :func:`usable_processors`. ``OMP_NUM_THREADS`` and ``torch.set_num_threads`` remain upper
-    limits. The number of threads is as before when the block ends.
+    That is one thread for fewer than :data:`SMALL` elements, else the threads that torch has, and
+    never more than :func:`usable_processors`. ``OMP_NUM_THREADS`` and ``torch.set_num_threads``
+    remain upper limits. The previous number of threads is restored when the block ends.
     """
+    # Imported here, so that `wait_passively` can run before torch is loaded.
     import torch
 
     before = torch.get_num_threads()
@@ -50,7 +52,7 @@ def threads_for(elements: int) -> Iterator[None]:
 
 
 def suits_the_problem(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function of a problem, its first argument, with :func:`threads_for` its data."""
+    """Make a function whose first argument is a problem run with :func:`threads_for` its data."""
 
     @wraps(function)
     def limited(*given: P.args, **options: P.kwargs) -> R:
@@ -64,7 +66,7 @@ def suits_the_problem(function: Callable[P, R]) -> Callable[P, R]:
 def usable_processors(
     environment: Mapping[str, str] = os.environ, groups: Path = Path("/sys/fs/cgroup")
 ) -> int:
-    """The fewest of: processors of the machine, affinity, SLURM's share, quota of the container.
+    """The minimum of the machine's processors, affinity, SLURM's share and the container's quota.
 
     Parameters
     ----------
@@ -74,6 +76,7 @@ def usable_processors(
         Where Linux mounts the control groups; ``cpu.max`` or ``cpu/cpu.cfs_quota_us`` is read.
     """
     counts = [os.cpu_count() or 1]
+    # macOS and Windows do not have it.
     if hasattr(os, "sched_getaffinity"):
         counts.append(len(os.sched_getaffinity(0)))
     share = environment.get("SLURM_CPUS_PER_TASK", "")
@@ -95,5 +98,6 @@ def _quota(groups: Path) -> float | None:
             period = (groups / "cpu/cpu.cfs_period_us").read_text()
         # "max" in version 2 and -1 in version 1 stand for no limit.
         return float(quota) / float(period) if float(quota) > 0 else None
+    # Without control groups, or with files that cannot be read, no limit is known.
     except (OSError, ValueError, ZeroDivisionError):
         return None

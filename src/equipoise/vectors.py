@@ -8,6 +8,8 @@ from equipoise.shapes import PerSample
 
 def inner(a: Tensor, b: Tensor) -> PerSample:
     """Real inner product ``Re <a, b>`` of each sample, in the precision of a, as float64."""
+    # Conjugation is lazy in torch, and view_as_real refuses a tensor that is only marked as
+    # conjugate.
     real_a, real_b = (torch.view_as_real(v.resolve_conj()).flatten(1) for v in (a, b))
     return torch.linalg.vecdot(real_a, real_b).double()
 

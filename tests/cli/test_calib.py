@@ -129,7 +129,7 @@ class TestCommand:
     def test_bad_input(self, full_scan, tmp_path):
         maps = tmp_path / "maps.h5"
         for options, message in (
-            (("--coils", "9"), "9 virtual coils of 6 channels"),
+            (("--coils", "9"), "9 virtual coils were asked for: 6 channels"),
             (("--crop", "0.99999999"), "lower --crop"),
         ):
             done = run("calib", full_scan, "-o", maps, *options)

@@ -195,7 +195,7 @@ class TestOwnOperators:
         assert Problem(operator, data, noise, mask=known).sample_count == known.sum()
 
     def test_an_adjoint_that_is_none_is_refused(self):
-        with pytest.raises(BadInputError, match="adjoint does not belong"):
+        with pytest.raises(BadInputError, match="adjoint does not match"):
             FunctionOp(lambda x: 2 * x, lambda b: b / 2, (1, 8, 8))
 
 

@@ -225,7 +225,7 @@ def test_a_problem_of_numpy_is_certified(problem):
     assert found.sample_count == 3 * int(operator.mask.sum())
     certified = eq.certify_slice(found, model)
     assert certified.image.shape == operator.image_shape
-    with pytest.raises(BadInputError, match="that of one image"):
+    with pytest.raises(BadInputError, match="a problem has one image"):
         eq.Problem(operator, torch.cat([data, data]), 0.1)
     with pytest.raises(BadInputError, match="broadcast"):
         eq.Problem(operator, data, 0.1, mask=np.ones((5, 5)))
@@ -243,7 +243,7 @@ def test_functions_of_numpy_arrays_are_an_operator():
 def test_functions_that_give_something_else_are_refused_by_name():
     with pytest.raises(BadInputError, match=r"forward gives ndarray.*from_numpy"):
         eq.FunctionOp(lambda x: x.numpy(), lambda b: b, (1, 4, 4))
-    with pytest.raises(BadInputError, match=r"adjoint gives the shape \(4, 4\)"):
+    with pytest.raises(BadInputError, match=r"adjoint returns the shape \(4, 4\)"):
         eq.FunctionOp(lambda x: x, lambda b: b[0], (1, 4, 4))
     with pytest.raises(BadInputError, match=r"forward gives torch\.float32"):
         eq.FunctionOp(lambda x: x.real, lambda b: b + 0j, (1, 4, 4))

@@ -1,7 +1,7 @@
-"""Operators of sigpy, pylops and deepinv as operators of this package, and the other way.
+"""Adapters from and to the operators of sigpy, pylops and deepinv.
 
-Nothing of theirs is imported with the package: sigpy and pylops are extras, deepinv needs a torch
-with torchvision and is brought by its user.
+None of these libraries is imported with the package. sigpy and pylops are extras; deepinv needs
+torchvision and must be installed by its user.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def from_numpy(
     image_shape: tuple[int, ...],
     batch: int = 1,
 ) -> FunctionOp:
-    """A pair of functions of numpy arrays, applied to every image of a batch; on the processor.
+    """An operator from two functions of numpy arrays, applied on the CPU to every image of a batch.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def from_numpy(
     Raises
     ------
     BadInputError
-        If the adjoint is not that of the function.
+        If the adjoint does not match the function.
 
     Examples
     --------
@@ -55,20 +55,19 @@ def from_numpy(
 
 
 def from_sigpy(linop: Any, batch: int = 1) -> FunctionOp:
-    """A ``sigpy.linop.Linop``, applied to every image of a batch; runs on the processor.
+    """An operator from a ``sigpy.linop.Linop``, applied on the CPU to every image of a batch.
 
     Raises
     ------
     BadInputError
-        If its adjoint is not that of the operator.
+        If its adjoint does not match.
     """
-
     forward, adjoint = _differentiable(linop, linop.H)
     return FunctionOp(forward, adjoint, (batch, *map(int, linop.ishape)))
 
 
 def to_sigpy(operator: LinearOperator, data_shape: tuple[int, ...]) -> Any:
-    """A ``sigpy.linop.Linop`` for one image on the processor, without the batch."""
+    """A ``sigpy.linop.Linop`` for one image on the CPU, without the batch axis."""
     linop = need("sigpy.linop", "sigpy", "operators of sigpy")
     image_shape = operator.image_shape[1:]
 
@@ -96,12 +95,12 @@ def to_sigpy(operator: LinearOperator, data_shape: tuple[int, ...]) -> Any:
 
 
 def from_pylops(operator: Any, batch: int = 1) -> FunctionOp:
-    """A ``pylops.LinearOperator``, applied to every image of a batch; runs on the processor.
+    """An operator from a ``pylops.LinearOperator``, applied on the CPU to every image of a batch.
 
     Raises
     ------
     BadInputError
-        If its adjoint is not that of the operator.
+        If its adjoint does not match.
     """
     image_shape, data_shape = (tuple(map(int, d)) for d in (operator.dims, operator.dimsd))
 
@@ -131,24 +130,30 @@ def to_pylops(operator: LinearOperator, data_shape: tuple[int, ...]) -> Any:
 
 
 def from_deepinv(physics: Any, image_shape: tuple[int, ...]) -> FunctionOp:
-    """A ``deepinv.physics.LinearPhysics`` whose images have two channels, or one for real images.
+    """An operator from a ``deepinv.physics.LinearPhysics`` with two channels, or one if real.
 
     Parameters
     ----------
     physics
-        Noise is left out: ``A`` and ``A_adjoint`` are used.
+        ``A`` and ``A_adjoint`` are used; its noise model is not.
     image_shape
-        (batch, channels, y, x) of its images; the operator acts on (batch, y, x) complex ones.
+        (batch, channels, y, x) of its images; the operator acts on complex (batch, y, x) ones.
+
+    Raises
+    ------
+    BadInputError
+        If the images have neither one nor two channels, or the adjoint does not match.
     """
     batch, channels, *space = image_shape
     if channels not in (1, 2):
         raise BadInputError(
-            f"images have {channels} channels: 1 (real) or 2 (complex) are possible"
+            f"images have {channels} channels: they must have 1 (real) or 2 (complex)"
         )
 
     def forward(x: Tensor) -> Tensor:
         if channels == 2:
             return as_image(physics.A(as_channels(x)))
+        # A real operator acts on real and imaginary part alike, which makes it complex-linear.
         real, imaginary = physics.A(x.real[:, None]), physics.A(x.imag[:, None])
         return torch.complex(real, imaginary)
 
@@ -162,7 +167,14 @@ def from_deepinv(physics: Any, image_shape: tuple[int, ...]) -> FunctionOp:
 
 
 def to_deepinv(operator: LinearOperator) -> Any:
-    """A ``deepinv.physics.LinearPhysics`` with real and imaginary part as two channels."""
+    """A ``deepinv.physics.LinearPhysics`` with real and imaginary part as two channels.
+
+    Raises
+    ------
+    BadInputError
+        If deepinv is not installed.
+    """
+    # Not an extra of this package: deepinv needs torchvision, which fits one version of torch only.
     try:
         physics = import_module("deepinv.physics")
     except ImportError as error:
@@ -179,7 +191,7 @@ def to_deepinv(operator: LinearOperator) -> Any:
 
 
 class _Linear(torch.autograd.Function):
-    """A linear function of numpy arrays on every sample; its gradient is the adjoint's value."""
+    """A linear function of numpy arrays on every sample; its gradient is the adjoint."""
 
     @staticmethod
     def forward(ctx: Any, batch: Tensor, function: Any, adjoint: Any) -> Any:

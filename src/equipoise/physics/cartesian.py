@@ -37,7 +37,7 @@ class SenseOp(LinearOperator):
     Warns
     -----
     UserWarning
-        If the root sum of squares of the maps exceeds 1 at a pixel: what that costs.
+        If the root sum of squares of the maps exceeds 1 at a pixel; the text says what it costs.
 
     Examples
     --------
@@ -57,13 +57,13 @@ class SenseOp(LinearOperator):
         if 1 not in batches and batches[0] != batches[1]:
             raise BadInputError(
                 f"the coil maps have a batch of {batches[0]} and the mask one of {batches[1]}: "
-                "they must be equal, or one of them 1 (a volume needs its batch axis)"
+                "the two must be equal, or one of them 1 (a volume needs its batch axis)"
             )
         if not mask.flatten(1).any(1).all():
             raise BadInputError("the sampling mask is empty: nothing was measured")
         if not (csm != 0).flatten(1).any(1).all():
             raise BadInputError(
-                "the coil maps are zero everywhere: estimate them again, or give others"
+                "the coil maps are zero everywhere: estimate them again, or give other maps"
             )
         _warn_of_large_maps(csm)
         self.csm = csm
@@ -73,12 +73,12 @@ class SenseOp(LinearOperator):
         # centring adds in k-space is diagonal, so it commutes with the mask and cancels.
         axes = tuple(range(-self.n_axes, 0))
         corner_mask = torch.fft.ifftshift(mask, dim=axes)[:, None]
-        # Along an axis on which M is constant, F^H M F is M: whole lines need no transform there.
+        # Along an axis on which M is constant, F^H M F is M, so whole lines need no transform.
         self._axes = tuple(a for a in axes if not _constant_along(corner_mask, a))
         self._weights = corner_mask.to(csm.real.dtype)
 
     def __repr__(self) -> str:
-        """Coils, matrix, acceleration, batch."""
+        """Number of coils, matrix, acceleration and batch."""
         batch, *space = self.image_shape
         acceleration = self.mask.numel() / int(self.mask.sum())
         coils = counted(self.csm.shape[1], "coil")
@@ -98,7 +98,7 @@ class SenseOp(LinearOperator):
 
     @property
     def data_axes(self) -> tuple[str, ...]:
-        """Coil, and those of the image."""
+        """The coil axis, and the axes of the image."""
         return ("coil", *("z", "y", "x")[-self.n_axes :])
 
     def given_data(self, data: Array) -> Given:
@@ -122,7 +122,7 @@ class SenseOp(LinearOperator):
         return (self._maps_for(data).conj() * coil_images).sum(1)
 
     def normal(self, image: Image) -> Image:
-        """``S^H F^H M F S x`` without any shift, a few coils at a time so that they stay cached."""
+        """``S^H F^H M F S x`` without shifts, for as many coils at a time as fit the cache."""
         coil_bytes = image.numel() * image.element_size()
         n_coils = max(1, CACHE_BYTES // coil_bytes)
         maps = torch.split(self._maps_for(image), n_coils, dim=1)
@@ -130,7 +130,7 @@ class SenseOp(LinearOperator):
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
     def _maps_for(self, array: torch.Tensor) -> torch.Tensor:
-        """Maps no more precise than what they multiply: single precision stays single."""
+        """The maps in the precision of the array, so that single precision stays single."""
         return self._single_csm if array.dtype == torch.complex64 else self.csm
 
     @cached_property
@@ -148,11 +148,11 @@ class SenseOp(LinearOperator):
         return coil_images.mul_(csm.conj()).sum(1)
 
     def norm_bound(self) -> NormBound:
-        """The maximum over pixels of ``sqrt(sum_c |S_c|^2)``: M and F have the norm 1.
+        """The maximum over pixels of ``sqrt(sum_c |S_c|^2)``, because M and F have the norm 1.
 
-        In double precision a Fourier transform of n numbers in factors of any size errs by at most
-        ``TRANSFORM log2(4 n) u`` relative (Higham 2002, theorem 24.2, three times for a prime
-        length), the maps add their products and the sum over coils.
+        In double precision a Fourier transform of n numbers, with factors of any size, has a
+        relative error of at most ``TRANSFORM log2(4 n) u`` (Higham 2002, theorem 24.2, three times
+        for a prime length). The products with the maps and the sum over coils add their own.
         """
         root_sum_of_squares = self.csm.to(torch.complex128).abs().square().sum(1).sqrt()
         largest = root_sum_of_squares.flatten(1).amax(1).expand(self.image_shape[0])
@@ -167,15 +167,16 @@ class SenseOp(LinearOperator):
         return None if bool(seen.all()) else seen
 
     def acceleration(self) -> PerSample:
-        """Points of the matrix to points that were measured."""
+        """Points of the matrix divided by measured points."""
         measured = self.mask.flatten(1).double().mean(1)
         return (1 / measured).expand(self.image_shape[0])
 
     def intensity_scale(self, data: KSpace) -> PerSample:
         """99th percentile of the low-resolution image of the fully sampled k-space centre.
 
-        The centre is smoothed by a Hann window. Where there is no fully sampled centre, that of
-        ``|A^H b|`` times the square root of the acceleration (energy of incoherent aliasing).
+        The centre is smoothed by a Hann window. Without a fully sampled centre it is the percentile
+        of ``|A^H b|`` times the square root of the acceleration, which makes up for the energy that
+        was not measured.
         """
         scales = []
         for i in range(data.shape[0]):
@@ -199,30 +200,30 @@ OF_MAPS = 16
 """Roundings of the products with the maps, their conjugates and the intensity scale."""
 
 NORM_SLACK = 1e-3
-"""What the norm of maps may exceed 1 by without a warning: they are rounded, or interpolated."""
+"""The norm of maps may exceed 1 by this much without a warning, by rounding or interpolation."""
 
 
 def _warn_of_large_maps(csm: torch.Tensor) -> None:
-    """Say what maps cost whose root sum of squares exceeds 1, and so may ``||A||``."""
+    """Warn of maps whose root sum of squares exceeds 1, so that ``||A||`` may exceed 1 too."""
     largest = float(csm.detach().abs().square().sum(1).amax().sqrt())
     if largest <= 1 + NORM_SLACK:
         return
     warnings.warn(
         f"the root sum of squares of the coil maps is {largest:.3g} at a pixel, so ||A|| may be "
         f"{largest:.3g} instead of at most 1: lam acts up to {largest**2:.3g} times as strongly as "
-        "it was trained, the network sees another intensity, the bound lam / m of the paper is "
-        "multiplied by ||A||, and gradient steps contract by less. "
-        "equipoise.normalize_csm(csm) divides maps by their norm",
+        "in training, the network sees a different intensity, the bound lam / m of the paper is "
+        "multiplied by ||A||, and gradient steps contract less. "
+        "equipoise.normalize_csm(csm) divides the maps by their root sum of squares",
         stacklevel=3,
     )
 
 
 CACHE_BYTES = 2**21
-"""Coil images that are transformed together: more than this leaves the second-level cache, and a
-transform in double precision of 12 coils of 256 x 240 takes three times as long."""
+"""Bytes of coil images that are transformed together. More than this does not fit the second-level
+cache, and a transform in double precision of 12 coils of 256 x 240 takes three times as long."""
 
 MIN_CENTRE = 4
-"""Fewer fully sampled central lines than this make no usable low-resolution image."""
+"""With fewer fully sampled central lines than this, a low-resolution image is not usable."""
 
 
 def _constant_along(mask: torch.Tensor, axis: int) -> bool:

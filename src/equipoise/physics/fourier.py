@@ -1,7 +1,7 @@
 """The centred orthonormal discrete Fourier transform, the only one in the package.
 
 ``F x = fftshift(fft(ifftshift(x)))`` with ``norm="ortho"``: DC lies at index ``n // 2``, and
-``||F x|| = ||x||``. It is the convention of fastMRI, sigpy, mrpro and BART (unitary ``fft -u``).
+``||F x|| = ||x||``. fastMRI, sigpy, mrpro and BART (unitary ``fft -u``) use the same convention.
 """
 
 import torch

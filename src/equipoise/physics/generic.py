@@ -16,8 +16,8 @@ from equipoise.physics.linop import (
 from equipoise.shapes import Data, Image
 
 ADJOINT_TOLERANCE = 1e-4
-"""Largest relative violation of ``<A x, y> = <x, A^H y>`` that is accepted: single precision
-reaches 1e-6, a pair that does not match is of the order of 1."""
+"""Largest accepted relative violation of ``<A x, y> = <x, A^H y>``. Single precision reaches 1e-6;
+a pair that does not match is of the order of 1."""
 
 
 class FunctionOp(LinearOperator):
@@ -26,23 +26,23 @@ class FunctionOp(LinearOperator):
     Parameters
     ----------
     forward
-        ``A x``: images (batch, ...) complex to data (batch, ...) complex. Linear, every sample
-        alone, and any number of axes.
+        ``A x``: images (batch, ...) complex to data (batch, ...) complex. It must be linear and
+        treat each sample independently; the data may have any number of axes.
     adjoint
         ``A^H b``, back to images.
     image_shape
         Shape of the images, (batch, y, x).
     norm
-        A number with ``||A x|| <= norm ||x||`` for every x, if you know one. It is your claim:
-        what rests on it is called measured, and without it the bounds that need it are not
+        A number with ``||A x|| <= norm ||x||`` for every x, if you know one. It is your claim, so
+        statements that rest on it are called measured. Without it the bounds that need it are not
         available.
 
     Raises
     ------
     BadInputError
-        If a function does not give a complex tensor, or the adjoint is not that of the function,
-        measured with random images. Functions of numpy arrays come in through
-        :func:`equipoise.from_numpy`.
+        If a function does not return a complex tensor of the right batch, if the adjoint does not
+        match, as tested with random images, or if the norm is too small. For functions of numpy
+        arrays use :func:`equipoise.from_numpy`.
 
     Examples
     --------
@@ -69,15 +69,16 @@ class FunctionOp(LinearOperator):
             )
         self._refuse_other_results()
         self._refuse_a_norm_that_is_too_small()
+        # In single precision, because a user's function may compute in nothing else.
         error = adjoint_error(self, double=False)
         if not error < ADJOINT_TOLERANCE:
             raise BadInputError(
-                f"the adjoint does not belong to the function: <A x, y> and <x, A^H y> differ by "
+                f"the adjoint does not match the function: <A x, y> and <x, A^H y> differ by "
                 f"{error:.1e} of ||A x|| ||y||; a gradient or an inverse is not an adjoint"
             )
 
     def _refuse_other_results(self) -> None:
-        """Refuse by name what a user's pair gives instead of batches of complex tensors."""
+        """Refuse a pair of functions that does not return batches of complex tensors."""
         data = self._forward(torch.ones(self._shape, dtype=torch.complex64))
         _refuse_other_result("forward", data, (self._shape[0],))
         image = self._adjoint(data)
@@ -88,21 +89,23 @@ class FunctionOp(LinearOperator):
             return
         if not 0 < self._norm < math.inf:
             raise BadInputError(f"norm is {self._norm}: it must be positive and finite")
+        # Power iteration estimates from below, so this can refute a claimed norm but never prove
+        # it.
         found = float(operator_norm(self).max())
         if found > self._norm * (1 + ADJOINT_TOLERANCE):
             raise BadInputError(
-                f"norm is {self._norm:g}, and an image was found that A makes {found:.6g} times as "
-                "large: give a number that no image exceeds"
+                f"norm is {self._norm:g}, but A multiplies the norm of some image by {found:.6g}: "
+                "give a number that no image exceeds"
             )
 
     def norm_bound(self) -> NormBound | None:
-        """What the user claims of the norm, None if nothing."""
+        """The norm that the user claims; None without a claim."""
         if self._norm is None:
             return None
         return NormBound(torch.full(self._shape[:1], self._norm, dtype=torch.float64), False)
 
     def __repr__(self) -> str:
-        """From what to what."""
+        """The shapes of images and data."""
         return f"FunctionOp from images {self._shape} to data {self.data_shape}"
 
     @property
@@ -123,11 +126,11 @@ def _refuse_other_result(name: str, result: object, shape: tuple[int, ...]) -> N
     if not isinstance(result, Tensor) or not result.is_complex():
         found = result.dtype if isinstance(result, Tensor) else type(result).__name__
         raise BadInputError(
-            f"{name} gives {found}: it must give a complex tensor; functions of numpy arrays come "
-            "in through equipoise.from_numpy"
+            f"{name} returns {found}: it must return a complex tensor; for functions of numpy "
+            "arrays use equipoise.from_numpy"
         )
     if result.shape[: len(shape)] != shape:
         raise BadInputError(
-            f"{name} gives the shape {tuple(result.shape)}: it must begin with {shape}, "
+            f"{name} returns the shape {tuple(result.shape)}: it must begin with {shape}, "
             "the batch first"
         )

@@ -12,9 +12,10 @@ from equipoise.vectors import inner, norm, per_sample
 
 
 class CGResult(NamedTuple):
-    """Value, the remaining residual with its norm in each sample, and iterations.
+    """Value, remaining residual, its norm in each sample, and number of iterations.
 
-    The residual is that of the recursion: the true one up to the rounding of the iterations.
+    The residual is that of the recursion. It equals the true one up to the rounding of the
+    iterations.
     """
 
     value: Tensor
@@ -35,8 +36,8 @@ def conjugate_gradient(
 ) -> CGResult:
     """Solve ``(shift I + weight A^H A) x = rhs`` (Hestenes and Stiefel, 1952).
 
-    Each sample stops, and is frozen, when ``||rhs - (shift I + weight A^H A) x|| <= rtol ||rhs||``.
-    The rule has no absolute part, so the solution scales exactly with the right-hand side; a
+    A sample stops, and is frozen, when ``||rhs - (shift I + weight A^H A) x|| <= rtol ||rhs||``.
+    The rule has no absolute part, so the solution scales exactly with the right-hand side. A
     sample with a zero right-hand side has the solution zero.
 
     Parameters
@@ -60,6 +61,7 @@ def conjugate_gradient(
         return shifts * x + weights * operator.normal(x)
 
     target = rtol * norm(rhs)
+    # Its target is 0, which no iteration from another start would reach.
     zero_rhs = per_sample(norm(rhs) == 0, rhs)
     if start is None:
         x, residual = torch.zeros_like(rhs), rhs
@@ -73,7 +75,8 @@ def conjugate_gradient(
         if not bool(active.any()):
             break
         image = system(direction)
-        # Frozen samples get a zero step; their denominators are replaced, never shifted.
+        # Frozen samples get a zero step. Their denominators are replaced and not shifted by a small
+        # number, which would change the steps of the others.
         curvature = torch.where(active, inner(direction, image), 1.0)
         step = torch.where(active, energy / curvature, 0.0)
         x = x + per_sample(step.to(weights.dtype), x) * direction
@@ -96,7 +99,7 @@ def solve_regularized(
     rtol: float = 1e-6,
     max_iter: int = 100,
 ) -> CGResult:
-    """The solution of :func:`conjugate_gradient`, in closed form where the operator has one."""
+    """The solution of :func:`conjugate_gradient`, in closed form if the operator has one."""
     exact = operator.regularized_inverse(rhs, weight, shift)
     if exact is None:
         return conjugate_gradient(
@@ -111,7 +114,7 @@ def tikhonov(
 ) -> Image:
     """``argmin_x lam ||A x - b||^2 + ||x||^2``, that is ``(I + lam A^H A)^-1 lam A^H b``.
 
-    In parallel MRI this is regularised SENSE (Pruessmann et al., MRM 46:638-651, 2001).
+    For parallel MRI this is regularised SENSE (Pruessmann et al., MRM 46:638-651, 2001).
     """
     adjoint_image = operator.adjoint(data)
     rhs = per_sample(lam.to(adjoint_image.real.dtype), adjoint_image) * adjoint_image
@@ -127,13 +130,14 @@ def tikhonov_path(
     rtol: float = 1e-6,
     max_iter: int = 200,
 ) -> list[Image]:
-    """:func:`tikhonov` for many lam at the price of the largest, each to the same tolerance.
+    """:func:`tikhonov` for many lam at the cost of the largest one, each to the same tolerance.
 
     All are ``(A^H A + s I) x = A^H b`` with ``s = 1 / lam``, whose residuals are parallel in the
     Krylov space of the smallest s (Jegerlehner, arXiv hep-lat/9612014): ``r_s = zeta_s r``.
     """
     rhs = operator.adjoint(data)
     shifts = [1 / lam for lam in lams]
+    # The smallest shift converges last, so the iterations that it needs suffice for all others.
     base = min(shifts)
     target = rtol * norm(rhs)
     residual = direction = rhs
@@ -170,6 +174,7 @@ class _Shifted:
 
     def advance(self, step: Tensor, last_step: Tensor, growth: Tensor) -> None:
         """``x += a p``, a the step of this system."""
+        # The base system gives a frozen sample a zero step; zeta would then become 0 / 0.
         self.active = self.active & (step > 0)
         if not bool(self.active.any()):
             return
@@ -185,6 +190,7 @@ class _Shifted:
         """``p = zeta r + g p``, g the growth of this system."""
         if not bool(self.active.any()):
             return
+        # zeta decreases geometrically; a sample that is done leaves before it underflows.
         own = growth * (self.zeta / self.last_zeta) ** 2
         self.direction = _scaled(self.zeta, residual) + _scaled(own, self.direction)
         self.active = self.active & (self.zeta.abs() * size > target)

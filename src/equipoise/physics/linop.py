@@ -13,18 +13,18 @@ from equipoise.vectors import norm, per_sample
 
 
 class NormBound(NamedTuple):
-    """What is known of the norm of A, and on which evidence.
+    """What is known about the norm of A, and on which evidence.
 
     Attributes
     ----------
     value
         a with ``||A x|| <= a ||x||`` for every x, (batch,).
     proved
-        Whether it was computed from the arrays that A is made of, with the exact adjoint that
-        belongs to them. A user's word for a pair of functions is a claim.
+        Whether it was computed from the arrays that A is made of, and the adjoint is exact. What a
+        user says about a pair of functions is only a claim.
     rounding
-        e: in double precision ``A^H A x`` is computed with an error of at most ``e a^2 ||x||``,
-        and ``A^H b`` with one of ``e a ||b||``; 0 where nothing is known of it.
+        e such that in double precision ``A^H A x`` is computed with an error of at most
+        ``e a^2 ||x||``, and ``A^H b`` with one of at most ``e a ||b||``; 0 if nothing is known.
     """
 
     value: PerSample
@@ -35,10 +35,10 @@ class NormBound(NamedTuple):
 class LinearOperator(ABC):
     """A linear map from a batch of complex images to a batch of complex measurements.
 
-    Implement :meth:`forward` and its exact :meth:`adjoint`; check the pair with
+    Implement :meth:`forward` and its exact :meth:`adjoint`, and check the pair with
     :func:`adjoint_error`. Both must accept complex64 and complex128 and keep the precision. They
-    see batches of complex tensors; ``A(x)`` and ``A.H(b)`` are the same maps for whatever array a
-    user has.
+    receive batches of complex tensors; ``A(x)`` and ``A.H(b)`` are the same maps for any array of
+    a user.
     """
 
     @property
@@ -48,7 +48,7 @@ class LinearOperator(ABC):
 
     @cached_property
     def data_shape(self) -> tuple[int, ...]:
-        """Shape of the batch of measurements; unless a subclass knows it, ``A 0`` is computed."""
+        """Shape of the batch of measurements, from ``A 0`` unless a subclass overrides it."""
         zero = torch.zeros(self.image_shape, dtype=torch.complex64)
         return tuple(self.forward(zero).shape)
 
@@ -58,7 +58,7 @@ class LinearOperator(ABC):
         return ()
 
     def __repr__(self) -> str:
-        """Its kind and its images."""
+        """The kind of operator and the shape of its images."""
         return f"{type(self).__name__} on images {self.image_shape}"
 
     def __call__(self, image: Array) -> Tensor:
@@ -86,7 +86,8 @@ class LinearOperator(ABC):
             If they do not have the shape that the operator measures.
         """
         if isinstance(data, Tensor):
-            with data.device:  # where A 0 is computed, if it must be
+            # `data_shape` may have to compute A 0, which must happen on the device of the operator.
+            with data.device:
                 return as_batch(data, self.data_shape, "the array of data", self.data_axes)
         return as_batch(data, self.data_shape, "the array of data", self.data_axes)
 
@@ -107,7 +108,7 @@ class LinearOperator(ABC):
         return None
 
     def norm_bound(self) -> NormBound | None:
-        """A bound of ``||A||``; None where nothing is known, and nothing is promised that needs it.
+        """A bound on ``||A||``; if it is None, no statement that needs one is made.
 
         A subclass that returns one with ``proved=True`` also vouches for its adjoint.
         """
@@ -121,13 +122,13 @@ class LinearOperator(ABC):
         return None
 
     def acceleration(self) -> PerSample | None:
-        """Unknowns to measurements of one channel, (batch,); None where that has no meaning."""
+        """Unknowns divided by measurements of one channel, (batch,); None if it has no meaning."""
         return None
 
     def intensity_scale(self, data: Data) -> PerSample:
-        """A typical image intensity, read off the data: networks see images divided by it.
+        """A typical image intensity, estimated from the data; networks see images divided by it.
 
-        Here the 99th percentile of ``|A^H b|``. It scales with the data: ``s(c b) = |c| s(b)``.
+        It is the 99th percentile of ``|A^H b|`` and scales with the data: ``s(c b) = |c| s(b)``.
         """
         return percentile(self.adjoint(data).abs(), 0.99)
 
@@ -140,12 +141,12 @@ class _Adjoint(LinearOperator):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """What the operator measures."""
+        """Shape of the measurements of the operator."""
         return self._operator.data_shape
 
     @property
     def data_shape(self) -> tuple[int, ...]:
-        """What the operator acts on."""
+        """Shape of the images of the operator."""
         return self._operator.image_shape
 
     def __call__(self, image: Array) -> Tensor:
@@ -154,7 +155,7 @@ class _Adjoint(LinearOperator):
         return given.like(self.forward(given.value))
 
     def __repr__(self) -> str:
-        """The operator that it is the adjoint of."""
+        """Names the operator whose adjoint this is."""
         return f"adjoint of {self._operator!r}"
 
     @property
@@ -180,6 +181,8 @@ def percentile(magnitude: Tensor, q: float) -> PerSample:
 
     A sample that is zero everywhere has percentile 0.
     """
+    # Zeros are the background outside the coil maps; their share must not move the quantile.
+    # torch.quantile refuses more than 2^24 elements.
     ordered = magnitude.flatten(1).sort(dim=1).values
     n_zero = (ordered == 0).sum(1)
     n_pixels = ordered.shape[1]
@@ -190,8 +193,8 @@ def percentile(magnitude: Tensor, q: float) -> PerSample:
 def adjoint_error(operator: LinearOperator, seed: int = 0, double: bool = True) -> float:
     """Relative violation of ``<A x, y> = <x, A^H y>`` for random x and y.
 
-    ``|<A x, y> - <x, A^H y>| / (||A x|| ||y||)``, the largest of the batch. Below 1e-12 in
-    double precision for a correct pair, of the order of 1 for a wrong one.
+    The value is ``|<A x, y> - <x, A^H y>| / (||A x|| ||y||)``, the largest of the batch. It is
+    below 1e-12 in double precision for a correct pair, and of the order of 1 for a wrong one.
     """
     dtype = torch.complex128 if double else torch.complex64
     generator = torch.Generator().manual_seed(seed)
@@ -208,5 +211,6 @@ def operator_norm(operator: LinearOperator, iterations: int = 30, seed: int = 0)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(operator.image_shape, dtype=torch.complex64, generator=generator)
     for _ in range(iterations):
+        # The clamp keeps the operator zero at zero instead of nan.
         x = operator.normal(x / per_sample(norm(x), x).clamp(min=torch.finfo().tiny))
     return norm(x).sqrt()

@@ -13,16 +13,16 @@ N_SHELLS = 8
 """Shells of equal sample count between ``INNER_RADIUS`` and the corners of k-space."""
 
 INNER_RADIUS = 0.6
-"""Shells nearer to DC than this fraction of the k-space radius hold too much signal."""
+"""Samples nearer to DC than this fraction of the k-space radius hold too much signal."""
 
 
 def noise_level(kspace: Array, mask: Array) -> Numbers:
     """Standard deviation ``sigma`` of the complex noise of a k-space sample, ``E|n|^2 = sigma^2``.
 
-    The magnitude of pure complex noise has the median ``sigma sqrt(ln 2)``. The median over the
-    coils and the measured samples of a shell is taken for several outer shells of k-space, where
-    anatomy contributes least, and the smallest is returned: residual signal can only raise a
-    shell. It is an upper estimate where the anatomy reaches the edge of k-space.
+    The magnitude of pure complex noise has the median ``sigma sqrt(ln 2)``. The median over coils
+    and measured samples is taken in each of several outer shells of k-space, where anatomy
+    contributes least. The smallest is returned, because residual signal can only raise a shell. The
+    result is an upper estimate if the anatomy reaches the edge of k-space.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def noise_level(kspace: Array, mask: Array) -> Numbers:
     Raises
     ------
     BadInputError
-        If the k-space is real, or the mask has another matrix.
+        If the k-space is real, or the mask has a different matrix.
 
     Examples
     --------
@@ -60,6 +60,7 @@ def noise_level(kspace: Array, mask: Array) -> Numbers:
         measured = mask[i if len(mask) > 1 else 0] & (kspace[i] != 0).any(0)
         magnitude = kspace[i][:, measured].abs().double()
         radius = distance[measured]
+        # A scan that measured only the centre still needs shells, relative to its own extent.
         cut = radius >= min(INNER_RADIUS, float(radius.max()) * INNER_RADIUS)
         order = radius[cut].argsort(stable=True)
         outer = magnitude[:, cut][:, order]

@@ -16,7 +16,7 @@ from equipoise.vectors import norm
 TINY = torch.finfo(torch.float64).tiny
 
 ROUNDING = 1e-5
-"""Imaginary part that a transform in single precision leaves in real data, relative to them."""
+"""Relative imaginary part that a transform in single precision leaves in real data."""
 
 
 Operator = TypeVar("Operator", bound=LinearOperator)
@@ -26,8 +26,9 @@ Operator = TypeVar("Operator", bound=LinearOperator)
 class Problem(Generic[Operator]):
     """``b = A x + n`` of one image.
 
-    A slice of a scan (:func:`equipoise.slice_problem`), or whatever your own A measures. Numpy and
-    torch are accepted, data without the batch axis, and one number for the noise level.
+    It is a slice of a scan (:func:`equipoise.slice_problem`) or a measurement with your own A.
+    Numpy and torch are accepted, as are data without the batch axis and a single number for the
+    noise level.
 
     Attributes
     ----------
@@ -38,16 +39,17 @@ class Problem(Generic[Operator]):
     noise_level
         Standard deviation of the noise in ``data``, ``E|n|^2 = sigma^2``, (1,).
     unit
-        What the data were divided by so that everything is of order one; the images of a
+        The number that the data were divided by to make everything of order one. The images of a
         certificate are multiplied by it.
     mask
-        Where ``data`` hold a measurement, broadcastable to them: the mask of a :class:`SenseOp`,
-        everywhere for any other A, if not given.
+        Where ``data`` hold a measurement, broadcastable to them. If not given, it is the mask of a
+        :class:`SenseOp`, and everywhere for any other A.
 
     Raises
     ------
     BadInputError
-        If there is more than one image, or the data do not have the shape that A measures.
+        If there is more than one image, the data do not have the shape that A measures, or the
+        mask does not broadcast to them.
     """
 
     operator: Operator
@@ -56,7 +58,7 @@ class Problem(Generic[Operator]):
     unit: float = 1.0
     mask: Mask | None = None
 
-    # Written out for its types: a user's array comes in, and the attributes are tensors.
+    # Written out because its types differ from those of the fields: arrays come in, tensors stay.
     def __init__(
         self,
         operator: Operator,
@@ -68,7 +70,7 @@ class Problem(Generic[Operator]):
         given = operator.given_data(data).value
         if len(given) != 1:
             raise BadInputError(
-                f"the array of data has a batch of {len(given)}: a problem is that of one image"
+                f"the array of data has a batch of {len(given)}: a problem has one image"
             )
         level = as_numbers(noise_level, 1, "noise_level").to(given.device)
         where = None if mask is None else _where_measured(mask, given)
@@ -77,7 +79,7 @@ class Problem(Generic[Operator]):
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        """A, and what was measured."""
+        """The operator and the measurements."""
         level = float(self.noise_level[0])
         return (
             f"{type(self).__name__}: {self.operator!r}\n"
@@ -102,14 +104,16 @@ class Problem(Generic[Operator]):
 
     @property
     def sample_count(self) -> int:
-        """Numbers that were measured, over all coils; where all coils are zero nothing was."""
+        """Number of measured samples over all coils, without those that are zero in every coil."""
         measured = self.measured.expand(self.data.shape)
+        # Vendors pad k-space with exact zeros inside the mask; noise never gives them in every
+        # coil.
         if isinstance(self.operator, SenseOp):
             measured = measured & (self.data != 0).any(1, keepdim=True)
         return int(measured.sum())
 
     def noise_to(self, image: Image) -> float:
-        """``||n|| / ||x||``, the expected norm of the noise over that of an image."""
+        """``||n|| / ||x||``, the expected norm of the noise divided by the norm of an image."""
         size = float(norm(image).clamp(min=TINY))
         return float(self.noise_level[0]) * self.sample_count**0.5 / size
 

@@ -18,7 +18,7 @@ Kernel = Literal["gaussian", "bicubic"]
 Border = Literal["zero", "circular", "reflect"]
 
 CUT = 3.0
-"""The Gaussian is cut at so many standard deviations."""
+"""The Gaussian is cut at this number of standard deviations."""
 
 BICUBIC_A = -0.5
 """Keys, IEEE Trans. ASSP 29:1153-1160, 1981."""
@@ -28,9 +28,9 @@ class BlurDownsampleOp(LinearOperator):
     """``A X = R_y X R_x^T``: blur with a separable kernel and keep every ``factor``-th pixel.
 
     Row i of R holds the kernel centred at ``factor i + (factor - 1) / 2``, so the two grids have
-    the same centre. Both kernels sum to one: a constant image keeps its value, away from a zero
-    border. As A is a Kronecker product, ``A^H A`` is diagonal in the right singular vectors of R_y
-    and R_x and (I + lam A^H A)^-1 is known in closed form, whatever the border.
+    the same centre. Both kernels sum to one, so a constant image keeps its value, except near a
+    zero border. A is a Kronecker product, so ``A^H A`` is diagonal in the right singular vectors of
+    R_y and R_x, and ``(I + lam A^H A)^-1`` has a closed form for every border.
 
     Parameters
     ----------
@@ -49,7 +49,8 @@ class BlurDownsampleOp(LinearOperator):
     Raises
     ------
     BadInputError
-        If the image is smaller than the kernel, or does not repeat on the small grid.
+        If the image is smaller than the kernel, if its sides are not multiples of the factor with
+        a circular border, or if the factor is below 1.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class BlurDownsampleOp(LinearOperator):
 
     @property
     def data_axes(self) -> tuple[str, ...]:
-        """Those of the small image."""
+        """The axes of the small image."""
         return ("y", "x")
 
     @property
@@ -110,8 +111,8 @@ class BlurDownsampleOp(LinearOperator):
     def regularized_inverse(self, rhs: Image, weight: PerSample, shift: PerSample) -> Image:
         """``(shift I + weight A^H A)^-1 rhs`` in closed form.
 
-        With ``R = U S V^T`` along each axis: what lies in the range of ``A^H`` is divided by
-        ``shift + weight S_y^2 S_x^2``, the rest by ``shift``.
+        With ``R = U S V^T`` along each axis, the part of rhs in the range of ``A^H`` is divided by
+        ``shift + weight S_y^2 S_x^2``, and the rest by ``shift``.
         """
         (y, s_y), (x, s_x) = ((v.to(rhs), s.to(rhs.real)) for v, s in self._singular)
         weights, shifts = (per_sample(v.to(rhs.real), rhs) for v in (weight, shift))
@@ -122,14 +123,15 @@ class BlurDownsampleOp(LinearOperator):
     def norm_bound(self) -> NormBound:
         """The product of the largest singular values of ``R_y`` and ``R_x``.
 
-        A product with R of n columns has a backward error of ``gamma_n || |R| ||``; four of them
-        make ``A^H A``.
+        A product with R of n columns has a backward error of ``gamma_n || |R| ||``, and ``A^H A``
+        consists of four such products.
         """
         largest, rounding = 1.0, 0.0
         for rows, (_, values) in zip(self._rows, self._singular, strict=True):
             size = max(rows.shape)
             largest *= float(values.max())
             absolute = rows.abs()
+            # Schur's test bounds the norm of |R|, which the rounding bound needs, without an SVD.
             schur = math.sqrt(float(absolute.sum(0).max()) * float(absolute.sum(1).max()))
             unit = torch.finfo(torch.float64).eps / 2
             rounding += 4 * (size + 4) * unit * schur / float(values.max())
@@ -137,7 +139,7 @@ class BlurDownsampleOp(LinearOperator):
         return NormBound(value, True, rounding)
 
     def intensity_scale(self, data: Data) -> PerSample:
-        """99th percentile of the small image: A keeps the values of an image."""
+        """99th percentile of the small image; A preserves the values of an image."""
         return percentile(data.abs(), 0.99)
 
     def _matrices(self, like: Tensor) -> list[Tensor]:
@@ -154,7 +156,7 @@ class BlurDownsampleOp(LinearOperator):
 
 @dataclass(frozen=True)
 class Blur:
-    """What makes a photograph small; the attributes are those of :class:`BlurDownsampleOp`."""
+    """How a photograph is made small; the attributes are those of :class:`BlurDownsampleOp`."""
 
     factor: int = 3
     kernel: Kernel = "gaussian"
@@ -183,6 +185,7 @@ def _radius(factor: int, kernel: Kernel) -> float:
 def _weights(distance: Tensor, factor: int, kernel: Kernel) -> Tensor:
     """The kernel at distances in pixels of the large image, before it is normalised."""
     if kernel == "gaussian":
+        # A factor of 1 has sigma 0; tiny then leaves the pixel itself instead of 0 / 0.
         sigma = max(_sigma(factor), torch.finfo().tiny)
         inside = distance.abs() <= CUT * sigma
         return inside * torch.exp(-0.5 * (distance / sigma) ** 2)
@@ -190,6 +193,7 @@ def _weights(distance: Tensor, factor: int, kernel: Kernel) -> Tensor:
 
 
 def _keys(t: Tensor) -> Tensor:
+    """The cubic convolution kernel of Keys."""
     near = (BICUBIC_A + 2) * t**3 - (BICUBIC_A + 3) * t**2 + 1
     far = BICUBIC_A * (t**3 - 5 * t**2 + 8 * t - 4)
     return torch.where(t <= 1, near, torch.where(t < 2, far, 0.0))
@@ -200,8 +204,8 @@ def _resampling(n: int, factor: int, kernel: Kernel, border: Border) -> Tensor:
     width = 2 * math.floor(_radius(factor, kernel)) + 1
     if n < width:
         raise BadInputError(
-            f"the image has a side of {n} pixels and the kernel {width}: it is too small for a "
-            f"factor of {factor}"
+            f"the image has a side of {n} pixels and the kernel has {width}: the image is too "
+            f"small for a factor of {factor}"
         )
     centres = factor * torch.arange(-(-n // factor)).double() + (factor - 1) / 2
     return _taps(centres, n, factor, kernel, border)
@@ -214,11 +218,12 @@ def _interpolation(n: int, larger: int) -> Tensor:
 
 
 def _taps(centres: Tensor, n: int, factor: int, kernel: Kernel, border: Border) -> Tensor:
-    """A row for each centre: kernel values at the pixels, those outside by the border's rule."""
+    """One row of kernel values for each centre; values outside follow the border's rule."""
     reach = math.ceil(_radius(factor, kernel)) + 1
     offsets = torch.arange(-reach, reach + 1)
     positions = centres.floor().long()[:, None] + offsets
     weights = _weights(positions - centres[:, None], factor, kernel)
+    # Normalised before the border is applied: what lies outside a zero border counts as black.
     weights = weights / weights.sum(1, keepdim=True)
     if border == "zero":
         weights = torch.where((positions >= 0) & (positions < n), weights, 0.0)
@@ -229,4 +234,5 @@ def _taps(centres: Tensor, n: int, factor: int, kernel: Kernel, border: Border) 
         columns = positions % (2 * n)
         columns = torch.where(columns < n, columns, 2 * n - 1 - columns)
     rows = torch.zeros(len(centres), n, dtype=torch.float64)
+    # Added, not assigned: a reflected pixel occurs twice in a row.
     return rows.scatter_add_(1, columns, weights)

@@ -9,10 +9,11 @@ from equipoise.physics.coils.espirit import normalize_csm
 from equipoise.shapes import CoilMaps
 
 SEGMENTS = 32
-"""Straight segments that a loop is divided into."""
+"""Number of straight segments of a loop."""
 
 FIELD_GRID = 24
-"""The field is smooth outside the wires: it is computed on this grid and interpolated."""
+"""Points per axis on which the field is computed before it is interpolated: it is smooth outside
+the wires."""
 
 Vector = np.ndarray
 
@@ -38,11 +39,11 @@ def biot_savart_maps(
     n_coils
         Number of loops, evenly spaced in angle.
     seed
-        Seed of the start angle and of the positional jitter of each loop.
+        Seed of the start angle and of the jitter of each loop.
     ring_radius, loop_radius
-        Distance of the loops from the centre, and their radius, in half axes.
+        Distance of the loops from the centre, and their radius, in longer half axes.
     jitter
-        Standard deviation of the loop positions and radii, relative.
+        Relative standard deviation of the loop positions and radii.
     """
     rng = np.random.default_rng(seed)
     y, x = (np.linspace(-n / max(shape), n / max(shape), FIELD_GRID) for n in shape)
@@ -51,6 +52,7 @@ def biot_savart_maps(
     maps = []
     for c in range(n_coils):
         angle = start + 2 * np.pi * (c + jitter * rng.standard_normal()) / n_coils
+        # Only outwards: a loop that came nearer could cut through the object.
         distance = ring_radius * (1 + jitter * abs(rng.standard_normal()))
         radius = loop_radius * (1 + jitter * rng.uniform(-1, 1))
         height = jitter * 3 * rng.standard_normal()

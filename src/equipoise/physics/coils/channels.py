@@ -12,13 +12,13 @@ from equipoise.physics.sampling.masks import calibration_region
 from equipoise.shapes import KSpace, Mask
 
 OUTER_SHARE = 0.1
-"""Share of the samples, those farthest from DC, that are taken for noise."""
+"""Share of the samples, those farthest from DC, that count as noise."""
 
 SINGULAR = 1e-6
-"""Smallest over largest eigenvalue of a noise covariance that can be inverted."""
+"""A noise covariance whose smallest eigenvalue is below this share of the largest is singular."""
 
 SAMPLES_PER_COIL = 10
-"""Noise samples that a covariance needs for each coil."""
+"""Noise samples for each coil that a covariance needs."""
 
 
 def combine(matrix: Tensor, kspace: Tensor) -> Tensor:
@@ -29,9 +29,9 @@ def combine(matrix: Tensor, kspace: Tensor) -> Tensor:
 def noise_whitening(kspace: KSpace, mask: Mask) -> Tensor:
     """``L^-1`` with ``L L^H`` the noise covariance of the channels, (coil, coil) complex128.
 
-    The covariance is that of the outermost tenth of the samples, where a scan holds little else; a
-    noise scan, where the file has one, is better and is used by the readers. It is scaled so that
-    the mean noise of the channels keeps its level.
+    The covariance is that of the outermost tenth of the samples, which holds little but noise. A
+    noise scan is better; the readers use it if the file has one. The result is scaled so that the
+    mean noise of the channels keeps its level.
 
     Raises
     ------
@@ -50,11 +50,12 @@ def noise_whitening(kspace: KSpace, mask: Mask) -> Tensor:
     samples = torch.cat(found, 1)
     if samples.shape[1] < SAMPLES_PER_COIL * n_coils:
         raise BadInputError(
-            f"{samples.shape[1]} samples at the edge of k-space are too few for the noise of "
-            f"{n_coils} coils: leave out --whiten"
+            f"{samples.shape[1]} samples at the edge of k-space are too few to estimate the noise "
+            f"of {n_coils} coils: leave out --whiten"
         )
     covariance = samples @ samples.mH / samples.shape[1]
     power = covariance.diagonal().real
+    # Checked before the Cholesky factorisation, which can succeed on a singular matrix by rounding.
     spectrum = torch.linalg.eigvalsh(covariance)
     if not bool(spectrum[0] > SINGULAR * spectrum[-1]):
         raise BadInputError(
@@ -72,11 +73,13 @@ def compression(kspace: KSpace, mask: Mask, virtual: int) -> Tensor:
     Raises
     ------
     BadInputError
-        If there are not that many coils.
+        If there are fewer coils than that, or less than one is asked for.
     """
     n_coils, shape = kspace.shape[1], kspace.shape[2:]
     if not 1 <= virtual <= n_coils:
-        raise BadInputError(f"{virtual} virtual coils of {n_coils} channels are not to be had")
+        raise BadInputError(
+            f"{virtual} virtual coils were asked for: {n_coils} channels give 1 to {n_coils}"
+        )
     parts = []
     for i in range(len(kspace)):
         region = calibration_region(mask[i if len(mask) > 1 else 0])

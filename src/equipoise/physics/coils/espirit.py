@@ -1,10 +1,10 @@
 """Coil sensitivity maps from the calibration region: ESPIRiT.
 
-Uecker et al., MRM 71:990-1001, 2014. It is the method that sigpy and BART use and that the maps
-of the MoDL data set were made with. The projector onto the row space of the calibration matrix is
-accumulated once into a kernel of size ``2 k - 1``; its Fourier sum gives the ``coil x coil``
-operator of every pixel, whose dominant eigenvector is the map and whose eigenvalue is close to 1
-exactly where the maps explain the data. Pixels are independent: a few rows are held at a time.
+Uecker et al., MRM 71:990-1001, 2014. sigpy, BART and the maps of the MoDL data set use the same
+method. The projector onto the row space of the calibration matrix is accumulated once into a kernel
+of size ``2 k - 1``. Its Fourier sum gives a ``coil x coil`` operator for every pixel. The dominant
+eigenvector of the operator is the map, and its eigenvalue is close to 1 exactly where the maps
+explain the data. Pixels are independent, so only a few rows are held at a time.
 """
 
 from typing import NamedTuple
@@ -24,22 +24,23 @@ KERNEL = 6
 """Kernel width in k-space samples (the default of BART and sigpy)."""
 
 SINGULAR_THRESHOLD = 0.02
-"""Singular values of the calibration matrix below this fraction of the largest are noise."""
+"""Singular values of the calibration matrix below this fraction of the largest count as noise."""
 
 POWER_ITERATIONS = 15
-"""Enough from the low-resolution coil images: the null-space error changes by less than 1 %."""
+"""Enough when started from the low-resolution coil images: more iterations change the null-space
+error by less than 1 %."""
 
 MAX_CALIBRATION = 24
 """A larger calibration region adds cost and hardly any accuracy."""
 
 SUPPORT_RANGE = (0.8, 0.97)
-"""The eigenvalue that separates object from background is looked for in this range."""
+"""Range in which the eigenvalue that separates object from background is sought."""
 
 
 class CoilMapEstimate(NamedTuple):
-    """Maps (batch, coil, y, x), and their eigenvalue (batch, y, x): close to 1 where they hold.
+    """Maps (batch, coil, y, x) and eigenvalue (batch, y, x), close to 1 where the maps are valid.
 
-    Neither has the batch axis if the k-space has none.
+    Neither has a batch axis if the k-space has none.
     """
 
     csm: Tensor
@@ -47,7 +48,7 @@ class CoilMapEstimate(NamedTuple):
 
 
 def estimate_csm(kspace: Array, mask: Array, kernel: int = KERNEL) -> Tensor:
-    """ESPIRiT maps of each slice, (batch, coil, y, x), sum of squares 1 on the support, else 0.
+    """ESPIRiT maps (batch, coil, y, x), with sum of squares 1 on the support and 0 outside.
 
     See :func:`espirit`.
     """
@@ -67,15 +68,16 @@ def espirit(
     mask
         True or 1 where k-space was measured, (batch or 1, y, x), (y, x) or (x,).
     kernel
-        Width of the kernel in samples; lowered to fit a small calibration region.
+        Width of the kernel in samples; it is lowered to fit a small calibration region.
     crop
-        The support is where the eigenvalue exceeds this; found for each slice if not given.
+        The support is where the eigenvalue exceeds this number. If not given, it is chosen for
+        each slice.
 
     Raises
     ------
     BadInputError
-        If the fully sampled centre is smaller than 4 x 4 samples, or holds no signal; if the
-        k-space is real, or the mask has another matrix.
+        If the fully sampled centre is smaller than 4 x 4 samples or holds no signal, the k-space
+        is real, or the mask has a different matrix.
 
     Examples
     --------
@@ -93,6 +95,7 @@ def espirit(
     maps, eigenvalues = [], []
     for i in range(kspace.shape[0]):
         sampled = mask[i if len(mask) > 1 else 0]
+        # With one coil the map is 1 everywhere: its phase belongs to the image.
         if kspace.shape[1] == 1:
             found = torch.ones_like(kspace[i]), torch.ones(kspace.shape[2:])
         else:
@@ -105,7 +108,8 @@ def espirit(
 def unexplained(coil_images: Tensor, csm: CoilMaps) -> PerSample:
     """``||(I - S S^H) c|| / ||c||``: the part of coil images that maps do not explain, (batch,).
 
-    Phases of the maps do not enter. This is the null-space projection error of ESPIRiT's authors.
+    It does not depend on the phases of the maps. This is the null-space projection error of
+    ESPIRiT's authors.
     """
     inside = (csm != 0).any(1, keepdim=True)
     seen = coil_images * inside
@@ -130,6 +134,7 @@ def normalize_csm(csm: Array) -> Tensor:
 
 def _normalized(csm: CoilMaps) -> CoilMaps:
     rss = csm.abs().square().sum(1, keepdim=True).sqrt()
+    # Dividing by a tiny sum of squares would blow noise outside the object up to full weight.
     floor = rss.amax(dim=tuple(range(1, rss.ndim)), keepdim=True) * RSS_FLOOR
     return torch.where(rss > floor, csm / rss.clamp(min=torch.finfo(rss.dtype).tiny), 0)
 
@@ -172,8 +177,8 @@ def _projector_kernel(calibration: Tensor, width: int) -> Tensor:
     matrix = windows.permute(1, 2, 0, 3, 4).reshape(-1, n_coils * width**2)
     values, vectors = torch.linalg.eigh(matrix.mH @ matrix)
     signal = vectors[:, values > values[-1] * SINGULAR_THRESHOLD**2]
-    # (kernel, coil, y, x): each kernel is a filter that leaves the calibration data unchanged.
-    # k_a[q] = mean over windows of sum_b,s h_ab[s] k_b[q - s], h the correlation of the kernels.
+    # (kernel, coil, y, x): together the kernels leave the calibration data unchanged, k_a[q] = mean
+    # over windows of sum_b,s h_ab[s] k_b[q - s], with h the correlation of the kernels.
     kernels = signal.T.conj().reshape(-1, n_coils, width, width)
     spectrum = torch.fft.fft2(kernels, s=(2 * width - 1, 2 * width - 1))
     product = torch.einsum("vayx,vbyx->abyx", spectrum, spectrum.conj())
@@ -195,6 +200,7 @@ def _dominant_eigenvectors(kernel: Tensor, start: Tensor) -> tuple[Tensor, Tenso
     along_y = _fourier_sum(y, size)
     partial = torch.einsum("xq,pqab->pxab", _fourier_sum(x, size), kernel).flatten(1)
     begin = start.to(torch.complex64).permute(1, 2, 0)
+    # The offset keeps the iteration from starting at zero in pixels without signal.
     begin = begin / begin.abs().max() + 1e-6
     rows = max(1, CHUNK_BYTES // (partial.shape[1] * partial.element_size()))
     found = []
@@ -206,7 +212,7 @@ def _dominant_eigenvectors(kernel: Tensor, start: Tensor) -> tuple[Tensor, Tenso
 
 
 CHUNK_BYTES = 2**22
-"""Operators of as many rows of pixels are held at a time."""
+"""Bytes of operators that are held at a time; they set the number of rows of pixels."""
 
 
 def _power_iteration(operators: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +227,9 @@ def _power_iteration(operators: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor
 
 
 def _reference_phase(calibration: Tensor, vectors: Tensor) -> Tensor:
-    """Make the first principal virtual coil real: maps are smooth only up to a phase."""
+    """The phase that makes the first principal virtual coil real, (y, x)."""
+    # An eigenvector has an arbitrary phase in every pixel; without a reference the maps are not
+    # smooth.
     flat = calibration.flatten(1)
     principal = torch.linalg.eigh(flat @ flat.mH).eigenvectors[:, -1].to(vectors.dtype)
     virtual = torch.einsum("c,cyx->yx", principal.conj(), vectors)
@@ -230,6 +238,7 @@ def _reference_phase(calibration: Tensor, vectors: Tensor) -> Tensor:
 
 def _otsu(values: Tensor, low: float, high: float) -> float:
     """The threshold that best separates two classes of values, within [low, high] (Otsu 1979)."""
+    # Clipped, because the spread of the background far below the range must not move the threshold.
     clipped = values.flatten().double().clamp(low - 0.1, 1.0)
     candidates = torch.linspace(low, high, 64, dtype=torch.float64)
     best, best_score = low, -1.0

@@ -13,28 +13,29 @@ from equipoise.physics.sampling.masks import calibration_region
 from equipoise.shapes import CoilMaps, KSpace, Mask
 
 SMALLEST_REGION = 4
-"""Samples along each axis that something can be measured on."""
+"""Smallest size of the calibration region, along each axis, on which a fit can be measured."""
 
 
 def misfit(kspace: KSpace, mask: Mask, csm: CoilMaps) -> float | None:
     """The part of the low-resolution coil images that maps do not explain, beyond their noise.
 
-    ``sqrt(||(I - S S^H) c||^2 - n^2) / ||c||`` with c the images of the fully sampled centre under
-    a Hann window and ``n^2 = sigma^2 sum(w^2) (coils - 1) share``, the noise that is expected in
-    the ``coils - 1`` directions that maps leave out, in the share of the image where there are
-    maps. Right maps leave less than 0.05 in simulated scans whose noise is a fifth of their
-    low-resolution images; two coils exchanged leave 0.1 to 0.6, other mistakes more.
+    It is ``sqrt(||(I - S S^H) c||^2 - n^2) / ||c||``, with c the images of the fully sampled centre
+    under a Hann window w, and ``n^2 = sigma^2 sum(w^2) (coils - 1) share``. The latter is the noise
+    expected in the ``coils - 1`` directions that the maps do not span, in the share of the image
+    where there are maps. Correct maps leave less than 0.05 in simulated scans whose noise is a
+    fifth of their low-resolution images. Two exchanged coils leave 0.1 to 0.6, and other mistakes
+    more.
 
     Parameters
     ----------
     kspace, mask
-        Of one slice, (1, coil, y, x) and (1, y, x).
+        K-space and mask of one slice, (1, coil, y, x) and (1, y, x).
     csm
-        Maps with sum of squares 1 over the coils, 0 outside their support.
+        Maps with sum of squares 1 over the coils, and 0 outside their support.
 
     Returns
     -------
-    Between 0 and 1; None if there is no fully sampled centre, or no map where there is signal.
+    Between 0 and 1; None if there is no fully sampled centre, or no signal where there are maps.
     """
     window = _window(mask)
     inside = (csm != 0).any(1, keepdim=True)
@@ -56,10 +57,10 @@ def _window(mask: Mask) -> Tensor | None:
 
 
 def fitting_order(kspace: KSpace, mask: Mask, csm: CoilMaps) -> list[int] | None:
-    """The order of the maps that suits the coils best: map ``order[i]`` belongs to coil i.
+    """The order of the maps that suits the coils best; map ``order[i]`` belongs to coil i.
 
-    The magnitudes of low-resolution images and maps are compared, the nearest pairs first. Whether
-    the order is right is for :func:`misfit` to say.
+    The magnitudes of low-resolution images and maps are compared, and the nearest pairs are matched
+    first. :func:`misfit` must then decide whether the order is right.
     """
     window = _window(mask)
     if window is None:
@@ -79,7 +80,7 @@ def fitting_order(kspace: KSpace, mask: Mask, csm: CoilMaps) -> list[int] | None
 
 
 def fitting_turn(kspace: KSpace, mask: Mask, csm: CoilMaps, limit: float) -> str | None:
-    """What to do to the maps so that they leave less than ``limit``, in words."""
+    """The change, in words, after which the maps leave less than ``limit``; None if none does."""
     changes = [
         ("conjugated", Tensor.conj),
         ("flipped along y", lambda s: s.flip(-2)),
@@ -90,6 +91,7 @@ def fitting_turn(kspace: KSpace, mask: Mask, csm: CoilMaps, limit: float) -> str
         changes.append(("with y and x exchanged", lambda s: s.mT))
     shifts = [n // 2 for n in csm.shape[-2:]]
     changes.append(("moved by half the matrix", lambda s: s.roll(shifts, (-2, -1))))
+    # Single changes come first: the simplest explanation is the likely mistake.
     for count in (1, 2):
         for chosen in itertools.combinations(changes, count):
             maps = csm

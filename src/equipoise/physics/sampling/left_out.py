@@ -1,4 +1,5 @@
-"""Measured samples that a reconstruction does not see, so that it can be asked to predict them."""
+"""Measured samples that are withheld from a reconstruction, so that its predictions can be
+tested."""
 
 from typing import NamedTuple
 
@@ -9,11 +10,12 @@ from torch import Tensor
 from equipoise.physics.sampling.masks import calibration_region, centre_block
 
 PROTECTED = 24
-"""The central block that is never touched, at most so wide: coil maps come from it, and its large
-samples would say nothing of the fine detail that is to be predicted."""
+"""Largest width of the central block that is never left out. Coil maps come from it, and its large
+samples would not test the fine detail that is to be predicted."""
 
 FEWEST = 4
-"""Lines or samples that an error must rest on at least, and a third of what there is at most."""
+"""Smallest number of lines or samples that an error may rest on. To reach it, at most a third of
+the candidates are left out."""
 
 
 class LeftOut(NamedTuple):
@@ -22,9 +24,9 @@ class LeftOut(NamedTuple):
     Attributes
     ----------
     kept, left_out
-        (y, x) each; together they are the mask, and they do not overlap.
+        (y, x) each; they do not overlap, and together they are the mask.
     along
-        The axis of the lines that were left out as a whole, None where single samples were.
+        The axis of the lines that were left out as a whole; None if single samples were left out.
     """
 
     kept: Tensor
@@ -40,23 +42,23 @@ class LeftOut(NamedTuple):
 
 
 def leave_out(mask: Tensor, share: float, seed: int) -> LeftOut | None:
-    """Leave a share of the measured samples out, whole lines where lines were measured.
+    """Leave out a share of the measured samples, or of the lines if whole lines were measured.
 
-    Nothing is taken from the calibration region. None if there is too little to leave out.
+    The calibration region is kept. The result is None if too few samples could be left out.
 
     Parameters
     ----------
     mask
         (y, x), True where measured.
     share
-        Of the samples, or lines, outside the calibration region.
+        Share of the samples, or lines, outside the calibration region.
     seed
-        Of the draw.
+        Seed of the draw.
     """
     size = tuple(min(n, PROTECTED) for n in calibration_region(mask))
     free = mask.numpy() & ~centre_block((mask.shape[0], mask.shape[1]), (size[0], size[1]))
     along = next((axis for axis in (0, 1) if _constant(mask, axis)), None)
-    # A line is free if none of it lies in the calibration region.
+    # A line may be left out only if none of its samples lies in the calibration region.
     units = free.ravel() if along is None else (free == mask.numpy()).all(along) & free.any(along)
     candidates = np.flatnonzero(units)
     count = max(round(share * len(candidates)), min(FEWEST, len(candidates) // 3))

@@ -1,9 +1,9 @@
-"""Cartesian sampling masks, each from acceleration, calibration size and seed.
+"""Cartesian sampling masks from acceleration, calibration size and seed.
 
-All masks are boolean (y, x) with DC at index ``n // 2`` and True where k-space is measured.
-Apart from the Poisson disc, whose trimming is also exact, every mask is drawn without
-replacement, so that the acceleration ``mask.numel() / mask.sum()`` is the one that was asked
-for, up to the rounding of one sample or line.
+All masks are boolean (y, x) with DC at index ``n // 2`` and True where k-space is measured. Samples
+are drawn without replacement, or trimmed to the exact number for the Poisson disc, so the
+acceleration ``mask.numel() / mask.sum()`` is the requested one up to the rounding of one sample or
+line.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ Shape = tuple[int, int]
 def calibration_region(mask: torch.Tensor) -> tuple[int, ...]:
     """Size of the largest fully sampled block around DC, grown evenly and then along each axis.
 
-    Zero in every axis if DC itself is not sampled.
+    It is zero along every axis if DC itself is not sampled.
     """
     half = [0] * mask.ndim
     if not bool(mask[_block(mask, half)].all()):
@@ -41,6 +41,7 @@ def calibration_region(mask: torch.Tensor) -> tuple[int, ...]:
 
 
 def _block(mask: torch.Tensor, half: list[int]) -> tuple[slice, ...]:
+    # A half width of 0 still selects DC itself.
     return tuple(slice(max(n // 2 - h, 0), n // 2 + max(h, 1)) for n, h in zip(mask.shape, half))
 
 
@@ -54,13 +55,16 @@ def centre_block(shape: Shape, size: Shape) -> np.ndarray:
 
 
 def _draw(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """``count`` indices without replacement, probability proportional to the weights."""
+    """``count`` indices without replacement, with probability proportional to the weights."""
+    # The Gumbel trick: the largest keys are such a draw. A weight of 0 comes last, but can be drawn
+    # if nothing else is left, so the count is exact.
     keys = np.log(np.maximum(weights, 1e-12)) + rng.gumbel(size=weights.shape)
     return np.argsort(keys.ravel())[::-1][:count]
 
 
 def _budget(n_total: int, acceleration: float, n_calibration: int) -> int:
-    """Samples left to draw beside the calibration region."""
+    """Number of samples to draw in addition to the calibration region."""
+    # Written so that nan is refused too.
     if not acceleration >= 1:
         raise BadInputError(f"the acceleration is {acceleration}: it must be at least 1")
     budget = round(n_total / acceleration) - n_calibration
@@ -99,6 +103,7 @@ def variable_density_1d(
     n = shape[1]
     lines = centre_block((1, n), (1, min(calibration, n)))[0]
     count = _budget(n, acceleration, int(lines.sum()))
+    # 0.999 keeps the outermost line possible; its weight would otherwise be exactly 0.
     weights = (1 - np.abs(np.arange(n) - n // 2) / max(n / 2, 1) * 0.999) ** DENSITY_POWER
     weights[lines] = 0
     lines[_draw(weights, count, rng)] = True
@@ -106,10 +111,10 @@ def variable_density_1d(
 
 
 def uniform(shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0) -> Mask:
-    """Equispaced lines with a calibration block, spaced so that the whole mask fits R.
+    """Equispaced lines with a calibration block; together they give the requested acceleration.
 
-    The spacing is fractional where it must be (the ``equispaced_fraction`` of fastMRI); the seed
-    chooses the offset.
+    The spacing is fractional if necessary (``equispaced_fraction`` of fastMRI). The seed chooses
+    the offset.
     """
     n = shape[1]
     lines = centre_block((1, n), (1, min(calibration, n)))[0]
@@ -122,10 +127,10 @@ def uniform(shape: Shape, acceleration: float, calibration: int = 24, seed: int 
 
 
 def poisson_disc(shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0) -> Mask:
-    """Variable-density Poisson disc: no two samples closer than a radius that grows with |k|.
+    """Variable-density Poisson disc: no two samples are closer than a radius that grows with |k|.
 
-    Candidates are visited in a random order (dart throwing); the radius is corrected until the
-    number of samples fits, and a few are dropped or added at random to make the count exact.
+    Candidates are visited in random order (dart throwing). The radius is corrected until the
+    number of samples fits; a few samples are then dropped or added at random to make it exact.
     """
     rng = np.random.default_rng(seed)
     centre = centre_block(shape, _fit(shape, calibration))
@@ -136,7 +141,7 @@ def poisson_disc(shape: Shape, acceleration: float, calibration: int = 24, seed:
         taken = _throw_darts(shape, order, radius)
         if count <= len(taken) <= DISC_EXCESS * count:
             break
-        # The number of discs that fit goes with the inverse square of their radius.
+        # The number of discs that fit is proportional to the inverse square of their radius.
         radius *= np.sqrt(max(len(taken), 1) / (max(count, 1) * (1 + DISC_EXCESS) / 2))
     mask = centre.copy()
     mask.ravel()[rng.permutation(taken)[:count]] = True
@@ -146,7 +151,7 @@ def poisson_disc(shape: Shape, acceleration: float, calibration: int = 24, seed:
 
 
 DISC_TRIALS, DISC_EXCESS = 5, 1.04
-"""Trials of the radius, and the excess of samples that ends them."""
+"""Number of trials of the radius, and the ratio of samples to the count that ends them."""
 
 
 def _throw_darts(shape: Shape, order: np.ndarray, radius: float) -> list[int]:
@@ -159,6 +164,7 @@ def _throw_darts(shape: Shape, order: np.ndarray, radius: float) -> list[int]:
         y, x = divmod(int(index), shape[1])
         r = float(radii[index])
         reach = int(r)
+        # Few different radii occur, so the distances are kept instead of computed for each sample.
         if reach not in discs:
             offsets = np.arange(-reach, reach + 1)
             discs[reach] = offsets[:, None] ** 2 + offsets[None, :] ** 2
@@ -181,7 +187,7 @@ MASKS: dict[str, Callable[..., Mask]] = {
     "uniform": uniform,
     "poisson-disc": poisson_disc,
 }
-"""The masks by the names that configurations and commands use."""
+"""The masks under the names that configurations and commands use."""
 
 
 def make_mask(
@@ -192,8 +198,8 @@ def make_mask(
     Raises
     ------
     BadInputError
-        If there is no such kind, the acceleration is below 1, or the calibration region holds
-        more samples than the acceleration allows; if the shape is not (y, x).
+        If there is no such kind, the shape is not (y, x), the acceleration is below 1, or the
+        calibration region holds more samples than the acceleration allows.
 
     Examples
     --------
