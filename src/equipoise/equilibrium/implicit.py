@@ -29,6 +29,7 @@ class ImplicitProblem:
     """What backward needs to know of the forward solve.
 
     ``inputs`` are tensors beside its weights that the network depends on, as its thresholds may.
+    ``start`` is a first p for the adjoint solve.
     """
 
     equation: MonotoneEquation
@@ -37,6 +38,7 @@ class ImplicitProblem:
     method: Adjoint
     record: BackwardRecord
     inputs: tuple[Tensor, ...] = ()
+    start: Tensor | None = None
 
 
 def attach_gradient(
@@ -112,8 +114,7 @@ def _solve_adjoint(
     # The products with J^T run in the precision of the network: their rounding is not bounded.
     equation = replace(problem.equation, network=transposed, constant=gradient, rounding=None)
     if problem.method == "adjoint":
-        # The solution for J_H = 0: it costs no network evaluation.
-        start = equation.step(-gradient, torch.ones_like(equation.lam)).direction
+        start = _start(problem, equation)
         solution = solve_fixed_point(equation, start, options)
     else:
         picard = PicardOnQ(equation, options)
@@ -121,6 +122,13 @@ def _solve_adjoint(
         solution.value = picard.adjoint_from_q(solution.value)
     problem.record.solution = solution
     return solution.value
+
+
+def _start(problem: ImplicitProblem, equation: MonotoneEquation) -> Tensor:
+    """The p that was given, or the solution for ``J_H = 0``, which costs no network evaluation."""
+    if problem.start is not None:
+        return problem.start.to(equation.constant.dtype)
+    return equation.step(-equation.constant, torch.ones_like(equation.lam)).direction
 
 
 class PicardOnQ(MonotoneEquation):

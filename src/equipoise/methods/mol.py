@@ -209,6 +209,7 @@ class MOL(Method):
         adjoint: Adjoint = "adjoint",
         backward_rtol: float | None = None,
         cg_rtol: float = CG_RTOL,
+        adjoint_start: Tensor | None = None,
     ) -> Solution:
         """Find the equilibrium of each sample.
 
@@ -234,6 +235,8 @@ class MOL(Method):
             Tolerance of the adjoint solve, that of the forward solve if not given.
         cg_rtol
             Inner tolerance relative to the outer residual.
+        adjoint_start
+            First iterate of the adjoint solve (10), as an earlier ``solution.backward.value``.
 
         Returns
         -------
@@ -286,7 +289,13 @@ class MOL(Method):
             rtol = backward_rtol or options.rtol
             backward = replace(options, rtol=rtol, step="resolvent", rough=0)
             problem = ImplicitProblem(
-                equation, network, backward, adjoint, solution.record, body.inputs
+                equation,
+                network,
+                backward,
+                adjoint,
+                solution.record,
+                body.inputs,
+                adjoint_start,
             )
             value = attach_gradient(problem, solution.value, adjoint_image, weight, data.dtype)
         else:

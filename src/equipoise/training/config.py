@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from equipoise.methods.mol import MolConfig
+from equipoise.methods.mol import MolConfig, SolvedConfig
 from equipoise.methods.registry import AnyMethodConfig
 from equipoise.outcome import BadInputError
 from equipoise.settings import Settings, explained
@@ -148,6 +148,14 @@ class TrainConfig(Settings):
         (0.05, 0.01), description="of the equilibrium, first and last: a loose one raises lam"
     )
     backward_rtol: float = Field(0.3, gt=0, description="of the adjoint solve")
+    pool: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="acquisitions that are used several times, each solve from the last one; 0: "
+        "a new one at every step",
+    )
+    pool_uses: int = Field(8, ge=1, description="steps that use an acquisition of the pool")
     average: float = Field(
         0.0, ge=0, lt=1, description="decay of the average of weights that is kept; 0: no average"
     )
@@ -178,6 +186,11 @@ class TrainConfig(Settings):
             raise ValueError("start replaces the warm-up: set warmup_steps to 0")
         if self.super_resolution is not None and self.model.method == UNET:
             raise ValueError("unet is a method for complex images: choose another model.method")
+        if self.pool and not isinstance(self.model, SolvedConfig):
+            raise ValueError(
+                f"pool is {self.pool}: it keeps equilibria, and {self.model.method} has none: "
+                "leave pool out"
+            )
         barrier = self.limit - self.lipschitz.reserve
         if barrier <= 0 or self.limit <= self.lipschitz.validation_reserve:
             raise ValueError("the reserves of lipschitz must be smaller than T = 1 - m")

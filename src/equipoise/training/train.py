@@ -22,16 +22,18 @@ from torch import Tensor, nn
 from equipoise.formats.replacing import make_folder
 from equipoise.methods.method import Method
 from equipoise.metrics import psnr
-from equipoise.outcome import BadInputError, EquipoiseError
+from equipoise.outcome import BadInputError, EquipoiseError, Solution
 from equipoise.physics.noise_level import complex_noise
 from equipoise.training.beginning import continued, first_model, source_of, training_images
 from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.training.config import TrainConfig
 from equipoise.training.loss import log_barrier
+from equipoise.training.origin import origin_of
+from equipoise.training.pool import TRAIN_STREAM, Pool
 from equipoise.training.sources.source import Sample, Source
 from equipoise.training.validation import evaluate, sense_psnr, validation_set
 from equipoise.vectors import per_sample
-from equipoise.zoo.model_file import provenance, save_model
+from equipoise.zoo.model_file import save_model
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,6 @@ DIVERGENCE_DB = 3.0
 """So does a validation PSNR this far below the best."""
 
 MAX_ROLLBACKS = 6
-TRAIN_STREAM = 0
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Progress:
     psnr: float
     constraint: float
     iterations: float
+    adjoint_iterations: float
     validation: dict[str, float]
 
 
@@ -133,13 +135,14 @@ class _Run:
         self.config = config = continued(config)
         self.folder, self.say = folder, say
         self.source = source_of(config) if source is None else source
-        self.images = training_images(config)
-        smallest = min(min(image.shape) for image in self.images)
+        images = training_images(config)
+        smallest = min(min(image.shape) for image in images)
         if config.batch > 1 and (config.crop is None or smallest < config.crop):
             raise BadInputError(
                 f"a training image has a side of {smallest} pixels, less than crop {config.crop}, "
                 "so a batch cannot be stacked: lower crop, or use batch 1"
             )
+        self.pool = Pool(config, self.source, images)
         self.validation = validation_set(config, self.source)
         self.sense_psnr = sense_psnr(self.validation)
         self.model = first_model(config, network)
@@ -161,9 +164,10 @@ class _Run:
             self.mean_loss = 0.0  # of another problem: no measure of divergence from here on
         self._set_learning_rate()
         self.model.refresh()
-        samples = self._draw()
+        samples = self.pool.sample(self.step)
         warming = self.step < self.config.warmup_steps
-        image, scale, iterations = self._denoise(samples) if warming else self._solve(samples)
+        solution = None if warming else self._solve(samples)
+        image, scale = self._denoise(samples) if solution is None else _of(solution)
         units = per_sample(scale, image).to(image.real.dtype)
         mse = ((image - samples.target) / units).abs().square().mean()
         point = (samples.target if warming else image.detach()) / units
@@ -175,6 +179,9 @@ class _Run:
             return None
         self.optimizer.step()
         self._follow()
+        adjoint = solution and solution.backward
+        if adjoint is not None:
+            self.pool.keep(self.step, image, adjoint.value)
         self.mean_loss = 0.98 * self.mean_loss + 0.02 * mse.item() if self.mean_loss else mse.item()
         self.seconds += time.perf_counter() - started
         progress = Progress(
@@ -183,7 +190,8 @@ class _Run:
             loss=loss.item(),
             psnr=float(psnr(image.detach(), samples.target).mean()),
             constraint=self.estimate,
-            iterations=iterations,
+            iterations=_mean_iterations(solution),
+            adjoint_iterations=_mean_iterations(adjoint),
             validation={},
         )
         self._log(asdict(progress))
@@ -211,36 +219,27 @@ class _Run:
         barrier = log_barrier(estimate, threshold, settings.margin).mean()
         return settings.beta * settings.every * barrier
 
-    def _draw(self) -> Sample:
-        samples = []
-        for i in range(self.config.batch):
-            rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, i])
-            image = self.images[int(rng.integers(len(self.images)))]
-            samples.append(self.source.sample(image, rng, self.config.crop))
-        return self.source.batch(samples)
-
-    def _denoise(self, samples: Sample) -> tuple[Tensor, Tensor, float]:
+    def _denoise(self, samples: Sample) -> tuple[Tensor, Tensor]:
         """Warm-up: H removes white noise, one evaluation a step instead of thirty."""
         scale = samples.operator.intensity_scale(samples.data)
         rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, 2**20])
         level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
         noise = complex_noise(samples.target.shape, rng) * per_sample(level, samples.target)
         units = per_sample(scale, samples.target)
-        return self.model.denoise(samples.target / units + noise) * units, scale, 1.0
+        return self.model.denoise(samples.target / units + noise) * units, scale
 
-    def _solve(self, samples: Sample) -> tuple[Tensor, Tensor, float]:
+    def _solve(self, samples: Sample) -> Solution:
         first, last = self.config.rtol
         progress = (self.step - self.config.warmup_steps) / max(self.config.steps, 1)
         rtol = first * (last / first) ** progress
-        solution = self.model.solve(
+        return self.model.solve(
             samples.operator,
             samples.data,
             noise_level=samples.noise_level,
             options=self.model.training_options(rtol, TRAINING_ITERATIONS),
             backward_rtol=self.config.backward_rtol,
+            **self.pool.start(self.step),
         )
-        assert solution.scale is not None
-        return solution.value, solution.scale, float(solution.iterations.double().mean())
 
     def _set_learning_rate(self) -> None:
         """Constant in the warm-up, then geometric decay."""
@@ -290,7 +289,7 @@ class _Run:
         better = not self.best or validation["psnr"] > self.best["psnr"]
         if warmed and below and better and validation.get("converged", 1.0) == 1.0:
             self.best = {**validation, "step": float(self.step), "scaled_by": factor}
-            save_model(self.weights_path, kept, self._provenance())
+            save_model(self.weights_path, kept, self._origin())
         scaled = {} if kept is self.average else {"scaled_by": factor, "scaled": validation}
         self._log({"step": self.step, "validation": trained, **scaled, "best": self.best})
         self.save(self.folder / "validated.ckpt")
@@ -330,6 +329,7 @@ class _Run:
                 "best": self.best,
                 "seconds": self.seconds,
                 "estimate": self.estimate,
+                "pool": self.pool.state(),
             },
         )
 
@@ -349,6 +349,7 @@ class _Run:
         self.average.load_state_dict(state["average"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.pool.restore(state["pool"])
         for name in ("step", "mean_loss", "lr_factor", "rollbacks", "best", "seconds", "estimate"):
             setattr(self, name, state[name])
 
@@ -374,27 +375,20 @@ class _Run:
             )
         return self.weights_path
 
-    def _provenance(self) -> dict[str, Any]:
-        from equipoise.version import __version__
-
-        config = json.loads(self.config.model_dump_json())
-        for key in ("train", "validation"):
-            config["data"][key] = [Path(p).name for p in config["data"][key]]
-        config["data"]["coils"] = config["data"]["coils"] and Path(config["data"]["coils"]).name
-        if self.config.start:
-            config["start"] = provenance(self.config.start)
-        trained = max(self.step - self.config.warmup_steps, 0) * self.config.batch
-        return {
-            "version": __version__,
-            "torch": torch.__version__,
-            "config": config,
-            "source": type(self.source).__name__,
-            "equilibrium_samples": trained,
-            "hours": round(self.seconds / 3600, 2),
-            "threads": torch.get_num_threads(),
-            "validation": {**self.best, "sense_psnr": self.sense_psnr},
-        }
+    def _origin(self) -> dict[str, Any]:
+        validation = {**self.best, "sense_psnr": self.sense_psnr}
+        return origin_of(self.config, self.source, self.step, self.seconds, validation)
 
     def _log(self, entry: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
+
+
+def _of(solution: Solution) -> tuple[Tensor, Tensor]:
+    """The image and the intensity scale that the method saw."""
+    assert solution.scale is not None
+    return solution.value, solution.scale
+
+
+def _mean_iterations(solution: Solution | None) -> float:
+    return 0.0 if solution is None else float(solution.iterations.double().mean())

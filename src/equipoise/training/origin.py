@@ -1,0 +1,48 @@
+"""Where trained weights come from: what the provenance of their file says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equipoise.training.config import TrainConfig
+from equipoise.training.sources.source import Source
+from equipoise.zoo.model_file import provenance
+
+
+def origin_of(
+    config: TrainConfig, source: Source, step: int, seconds: float, validation: dict[str, float]
+) -> dict[str, Any]:
+    """The provenance of weights: the configuration with the names of its files, and what it took.
+
+    Parameters
+    ----------
+    config, source
+        Of the run.
+    step
+        Steps that were taken.
+    seconds
+        Time that they took.
+    validation
+        What the weights reached.
+    """
+    from equipoise.version import __version__
+
+    content = json.loads(config.model_dump_json())
+    data = content["data"]
+    for key in ("train", "validation"):
+        data[key] = [Path(path).name for path in data[key]]
+    data["coils"] = data["coils"] and Path(data["coils"]).name
+    if config.start:
+        content["start"] = provenance(config.start)
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "config": content,
+        "source": type(source).__name__,
+        "equilibrium_samples": max(step - config.warmup_steps, 0) * config.batch,
+        "hours": round(seconds / 3600, 2),
+        "threads": torch.get_num_threads(),
+        "validation": validation,
+    }
