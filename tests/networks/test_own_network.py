@@ -114,7 +114,7 @@ def test_what_a_module_cannot_do_is_refused_by_name():
     operator, data = sense_problem(batch=1)
     with pytest.raises(BadInputError, match=r"Conv2d cannot be evaluated at an image \(1, 10, 8\)"):
         model_with(nn.Conv2d(2, 2, 3, padding=1)).solve(operator, data)
-    with pytest.raises(BadInputError, match=r"gives \(1, 10, 7\) torch.complex128 for an image"):
+    with pytest.raises(BadInputError, match=r"returns \(1, 10, 7\) torch.complex128 for an image"):
         model_with(Cut()).solve(operator, data)
     with pytest.raises(BadInputError, match="must keep the shape and be real"):
         model_with(eq.TwoChannels(Cut())).solve(operator, data)

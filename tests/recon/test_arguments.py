@@ -241,11 +241,11 @@ def test_functions_of_numpy_arrays_are_an_operator():
 
 
 def test_functions_that_give_something_else_are_refused_by_name():
-    with pytest.raises(BadInputError, match=r"forward gives ndarray.*from_numpy"):
+    with pytest.raises(BadInputError, match=r"forward returns ndarray.*from_numpy"):
         eq.FunctionOp(lambda x: x.numpy(), lambda b: b, (1, 4, 4))
     with pytest.raises(BadInputError, match=r"adjoint returns the shape \(4, 4\)"):
         eq.FunctionOp(lambda x: x, lambda b: b[0], (1, 4, 4))
-    with pytest.raises(BadInputError, match=r"forward gives torch\.float32"):
+    with pytest.raises(BadInputError, match=r"forward returns torch\.float32"):
         eq.FunctionOp(lambda x: x.real, lambda b: b + 0j, (1, 4, 4))
     with pytest.raises(BadInputError, match=r"must be \(batch, y, x\)"):
         eq.FunctionOp(lambda x: x, lambda b: b, (16,))

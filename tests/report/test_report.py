@@ -108,7 +108,7 @@ def test_certify_writes_one_with_its_statements(full_scan, tmp_path):
         "measured",
         "Certificate",
         "error of SENSE",
-        "in retrospect",
+        "retrospectively",
         "seconds",
     ):
         assert wanted in text, wanted

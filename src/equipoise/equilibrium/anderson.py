@@ -1,6 +1,6 @@
 """Anderson's acceleration (type II), batched, with a ridge relative to the Gram matrix.
 
-Walker and Ni, SIAM J. Numer. Anal. 49:1715-1735, 2011. For a linear map it is GMRES.
+See Walker and Ni, SIAM J. Numer. Anal. 49:1715-1735, 2011. For a linear map it is GMRES.
 """
 
 from dataclasses import dataclass, replace
@@ -11,30 +11,32 @@ from torch import Tensor
 from equipoise.vectors import per_sample
 
 RIDGE = 1e-10
-"""Added to the diagonal of the Gram matrix of normalised differences: free of any scale."""
+"""Added to the diagonal of the Gram matrix of normalised differences, so it does not depend on
+their scale."""
 
 
 @dataclass(frozen=True)
 class AndersonHistory:
-    """The last iterates ``x_j`` and steps ``d_j = T(x_j) - x_j`` of each sample; never changed.
+    """The last iterates ``x_j`` and steps ``d_j = T(x_j) - x_j`` of each sample; immutable.
 
     The next iterate is ``x_k + d_k - sum_j theta_j (dx_j + dd_j)``, where ``dx_j`` and ``dd_j``
-    are differences of successive iterates and steps and theta minimises
-    ``||d_k - sum_j theta_j dd_j||``. Coefficients are real: the maps are real-linear at best.
+    are differences of successive iterates and steps, and theta minimises
+    ``||d_k - sum_j theta_j dd_j||``. The coefficients are real, because the derivative of a network
+    is linear over the real numbers only.
 
     Attributes
     ----------
     window
-        How many differences are kept.
+        Number of differences that are kept.
     last
         The newest iterate and its step.
     differences
         ``(dx_j, dd_j)``, the oldest first.
     valid
-        For each difference, the samples that it may be used for.
+        For each difference, the samples that may use it.
     fresh
-        The samples whose next iterate does not follow from the last one, so that the difference
-        of the two says nothing.
+        The samples whose next iterate does not follow from the last one, so the difference of the
+        two is meaningless.
     """
 
     window: int
@@ -59,21 +61,22 @@ class AndersonHistory:
         )
 
     def without(self, samples: Tensor) -> "AndersonHistory":
-        """Without the past of some samples, their newest iterate included."""
+        """Without the past of some samples, including their newest iterate."""
         if self.fresh is None:
             return self
         valid = tuple(v & ~samples for v in self.valid)
         return replace(self, valid=valid, fresh=self.fresh | samples)
 
     def depth(self) -> Tensor:
-        """Number of iterates that the next combination rests on, (batch,)."""
+        """Number of iterates that the next combination uses, (batch,)."""
         if self.last is None:
-            return torch.zeros(())  # of no axis: it combines with any device
+            # Without an axis it combines with tensors of any device.
+            return torch.zeros(())
         newest = torch.ones_like(self.last[0].real.flatten(1)[:, 0], dtype=torch.long)
         return newest + sum(v.long() for v in self.valid)
 
     def combine(self) -> Tensor:
-        """The accelerated iterate; the plain step where there is no usable past."""
+        """The accelerated iterate; the plain step for samples without a usable past."""
         assert self.last is not None
         x, direction = self.last
         if not self.differences:
@@ -90,6 +93,7 @@ class AndersonHistory:
         valid = torch.stack(self.valid, dim=1)
         length = columns.norm(dim=1)
         valid = valid & (length > 0) & torch.isfinite(length)
+        # Unusable columns become zero with a 1 on the diagonal: one solve serves the whole batch.
         safe = torch.where(valid, length, 1.0)
         columns = torch.where(valid[:, None], columns / safe[:, None], 0.0)
         gram = columns.mT @ columns

@@ -1,4 +1,4 @@
-"""Bounds that hold for every m-strongly monotone F, from numbers alone."""
+"""The bounds that hold for every m-strongly monotone F, as formulas of norms and inner products."""
 
 import torch
 
@@ -7,9 +7,9 @@ from equipoise.vectors import inner
 
 
 def distance_bound(residual_norm: PerSample, m: float) -> PerSample:
-    """(7): ``||x - x*|| <= ||r(x)|| / m``, whatever x is and however it was found.
+    """(7): ``||x - x*|| <= ||r(x)|| / m``, for every x and however it was found.
 
-    From the inner product of ``r(x) - r(x*)`` with ``x - x*`` and strong monotonicity.
+    It follows from the inner product of ``r(x) - r(x*)`` with ``x - x*`` and strong monotonicity.
     """
     return residual_norm / m
 
@@ -20,8 +20,8 @@ def tight_distance_bound(
     """(7b): ``||x - x*|| <= sqrt(<r, M^-1 r> / m)`` with ``M = m I + lam A^H A``.
 
     For any z, with ``s = r - M z``: ``<r, M^-1 r> <= z^H M z + 2 Re<z, s> + ||s||^2 / m``, so an
-    inexact solution z of ``M z = r`` still gives a proved number. Never larger than (7) for the
-    best z; where lam is large it divides what r has in the range of A^H by about
+    inexact solution z of ``M z = r`` still gives a proved number. With the best z the bound is
+    never larger than (7). If lam is large, it divides the part of r in the range of A^H by about
     ``sqrt(lam m)`` instead of m.
 
     Parameters
@@ -33,16 +33,17 @@ def tight_distance_bound(
     m
         Monotonicity constant.
     slack
-        Bound of the rounding of the right-hand side, which is added to it.
+        Bound on the rounding of the right-hand side; it is added to the right-hand side.
     """
     s = residual - m_z
     energy = inner(z, m_z) + 2 * inner(z, s) + inner(s, s) / m + slack
+    # The energy is positive in exact arithmetic; near the solution rounding can make it negative.
     return torch.sqrt(energy.clamp(min=0) / m)
 
 
 def perturbation_bound(lam: PerSample, m: float, noise_norm: PerSample) -> PerSample:
     """(8): ``||x*(b + delta) - x*(b)|| <= (1/2) sqrt(lam / m) ||delta||``.
 
-    Between two equilibria of the same A, lam and scale.
+    It holds between two equilibria of the same A, lam and scale.
     """
     return 0.5 * torch.sqrt(lam / m) * noise_norm

@@ -20,7 +20,7 @@ from equipoise.vectors import norm, per_sample
 
 
 class Step(NamedTuple):
-    """``d = T(x) - x``, the inner iterations that it took, and ``lam A^H A d`` if it is known."""
+    """``d = T(x) - x``, the number of inner iterations, and ``lam A^H A d`` if it is known."""
 
     direction: Tensor
     cg_iterations: int
@@ -38,7 +38,7 @@ class MonotoneEquation:
     lam
         Data weight of each sample, (batch,).
     network
-        N, real-linear or not; one call is one network evaluation.
+        N, which need not be linear; one call is one network evaluation.
     constant
         c.
     m
@@ -46,15 +46,15 @@ class MonotoneEquation:
     shift
         Added multiple of the identity. The authors' released code has 0.1 where the paper has 0.
     cg_rtol, cg_max_iter
-        Inner tolerance, relative to the residual r itself, so that the inner solve is always as
-        exact as the outer iteration needs and never cheaper by being relative to ``lam A^H b``.
+        Inner tolerance, relative to the residual r, and iteration limit. A tolerance relative to
+        ``lam A^H b`` would be cheaper, but too loose once r is small.
     single
         Run the inner solve in single precision.
     rough_network
-        N at less accuracy and cost, for the first iterations; N itself if not given.
+        N with less accuracy and cost, for the first iterations; N itself if not given.
     rounding
-        What is known of the rounding of N and A; it is then added to every bound (24). None: the
-        bounds are those of exact arithmetic, good for steering and proof of nothing.
+        What is known about the rounding of N and A; it is then added to every bound (24). If it is
+        None, the bounds are those of exact arithmetic: they steer the iteration and prove nothing.
     """
 
     operator: LinearOperator
@@ -72,7 +72,7 @@ class MonotoneEquation:
     def residual(self, x: Tensor, rough: bool = False) -> Tensor:
         """``r(x)``: one network evaluation and one ``A^H A``, in the precision of x.
 
-        With ``rough`` it is that of the rough network, which bounds nothing.
+        With ``rough`` it is the residual of the rough network, from which no bound follows.
         """
         network = self.rough_network if rough and self.rough_network else self.network
         return self.linear_part(x, 1 + self.shift) - network(x) - self.constant
@@ -84,8 +84,8 @@ class MonotoneEquation:
     def step(self, residual: Tensor, alpha: Tensor) -> Step:
         """``T(x) - x = -((1 + alpha shift) I + alpha lam A^H A)^-1 alpha r(x)``, T of (2).
 
-        Solved for the correction, so the accuracy of x rests on the residual alone and the inner
-        solve may be in single precision (iterative refinement).
+        The inner solve computes the correction, so the accuracy of x depends on the residual alone
+        and the inner solve may run in single precision (iterative refinement).
         """
         rhs = -per_sample(alpha, residual) * residual
         dtype = torch.complex64 if self.single else torch.complex128
@@ -99,17 +99,17 @@ class MonotoneEquation:
             max_iter=self.cg_max_iter,
         )
         direction = result.value.to(residual.dtype)
-        # CG knows its residual, so A^H A d costs no further transform.
+        # CG returns its residual, from which A^H A d follows without another transform.
         image = rhs - result.residual - per_sample(identity_weight, rhs) * direction
         return Step(direction, result.iterations, image / per_sample(alpha, image))
 
     def gradient_step(self, residual: Tensor, alpha: Tensor) -> Step:
         """``-alpha eta r(x)``: the step of DE-GRAD, without an inner solve.
 
-        With ``||A|| <= a``, ``eta = 2 / (2 + lam a^2 + 2 shift)`` and ``Lip(N) <= 1 - m`` the map
-        is a contraction at alpha = 1, by ``1 - eta m``: the same equilibrium as that of
-        :meth:`step`, in many more steps. Where a is not known it is taken for 1, and the safeguard
-        of the iteration finds a smaller alpha if that is wrong.
+        With ``||A|| <= a``, ``eta = 2 / (2 + lam a^2 + 2 shift)`` and ``Lip(N) <= 1 - m``, the map
+        contracts by ``1 - eta m`` at alpha = 1. It leads to the same equilibrium as :meth:`step`,
+        in many more steps. If a is not known, 1 is used, and the safeguard of the iteration finds a
+        smaller alpha if that is too small.
         """
         found = self.operator.norm_bound()
         square = torch.ones_like(self.lam) if found is None else found.value.square().to(self.lam)
@@ -117,23 +117,23 @@ class MonotoneEquation:
         return Step(-per_sample(alpha * eta, residual) * residual, 0)
 
     def bound(self, x: Tensor, residual: Tensor) -> Tensor:
-        """(7): ``||x - x*|| / ||x|| <= (||r|| + rho) / (m ||x||)``, rho what rounding can add."""
+        """(7): ``||x - x*|| / ||x|| <= (||r|| + rho) / (m ||x||)``, with rho from rounding."""
         size = norm(residual) + self.rounding_of(x, residual)
         return _relative(distance_bound(size, self.m), norm(x))
 
     def rounding_of(self, x: Tensor, residual: Tensor) -> Tensor:
-        """rho: bound of the rounding of the residual; 0 where it is left out."""
+        """rho, a bound on the rounding of the residual; 0 without a model of rounding."""
         if self.rounding is None:
             return torch.zeros_like(self.lam)
         identity = 1 + self.shift
         return self.rounding.of_residual(x, residual, self.constant, self.lam, identity)
 
     def tight_bound(self, x: Tensor, residual: Tensor, step: Step) -> Tensor:
-        """(7b) relative to ``||x||``, with ``z = -d`` for the approximate ``M^-1 r``.
+        """(7b) relative to ``||x||``, with ``z = -d`` as the approximate ``M^-1 r``.
 
-        Where rounding is bounded, ``M z`` is computed anew in double precision: that of the inner
-        solve is as exact as its recursion. ``||M^-1|| <= 1 / m``, so that the rounding of r adds
-        ``rho / m`` as in (7).
+        If rounding is bounded, ``M z`` is computed again in double precision, because the one of
+        the inner solve is only as exact as its recursion. ``||M^-1|| <= 1 / m``, so the rounding of
+        r adds ``rho / m`` as in (7).
         """
         z, data_part = -step.direction, step.data_part
         if self.rounding is None:

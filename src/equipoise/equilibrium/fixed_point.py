@@ -1,7 +1,7 @@
-"""Fixed-point iteration: Picard and safeguarded Anderson. The only iteration loop over networks.
+"""Fixed-point iteration, Picard and safeguarded Anderson: the only iteration loop over networks.
 
-One iteration costs one evaluation of the network. It ends where a bound on the distance to the
-solution says so, not where the step is small.
+One iteration costs one evaluation of the network. The iteration stops when a bound on the distance
+to the solution is small, not when the step is small.
 """
 
 from dataclasses import dataclass, replace
@@ -25,8 +25,8 @@ class SolverOptions:
     method
         ``anderson`` (Walker and Ni, SINUM 2011) or ``picard``, the plain iteration of the paper.
     rule
-        ``certified``: stop when a proved bound on ``||x - x*|| / ||x||`` is at most rtol, (7) or
-        (7b). ``step``: the paper's rule (3), ``||x_n - x_{n-1}|| / ||x_{n-1}|| < rtol``, which
+        ``certified``: stop when a proved bound on ``||x - x*|| / ||x||``, (7) or (7b), is at most
+        rtol. ``step``: the paper's rule (3), ``||x_n - x_{n-1}|| / ||x_{n-1}|| < rtol``, which
         promises nothing about the distance; the bound is still reported.
     rtol, max_iter
         Tolerance of the rule and limit of network evaluations.
@@ -34,23 +34,23 @@ class SolverOptions:
         Step size of (2), a solver setting: the equilibrium is the same for every alpha. Any value
         below ``2 / (2 - m)`` converges when ``Lip(H) <= 1 - m``.
     window
-        Iterates that Anderson combines.
+        Number of iterates that Anderson combines.
     step
         ``resolvent``: the map (2). ``gradient``: the step of DE-GRAD, without an inner solve.
     rough
         Number of first evaluations that use the network in bfloat16. They only bring the iterate
-        near. None of them bounds or ends anything, so the certificate is that of the full network.
-        They save time on devices that compute in bfloat16: 2 of them leave the total number of
-        evaluations of a solve as it is, if that is 7 or more.
+        near the equilibrium. They never enter a bound and never end the iteration, so the
+        certificate is that of the full network. They save time on devices that compute in bfloat16.
+        If a solve takes 7 or more evaluations, 2 rough ones do not increase their number.
     tile
-        Side of the tiles, in pixels, that the network is evaluated in; None for the whole image.
-        The result is the same, in memory for one tile.
+        Side, in pixels, of the tiles in which the network is evaluated; None for the whole image.
+        The result is the same, with the memory of one tile.
     recompute
         Keep no activations for backward, see :class:`equipoise.networks.tiles.Tiled`.
     exact
-        Bound rounding too: what a network in single precision has reached is evaluated once more in
-        double precision, and iterated there if its bound is above rtol. Without it the bound is
-        that of exact arithmetic and proves nothing; training does without.
+        Bound rounding too: the last iterate of a network in single precision is evaluated once more
+        in double precision, and the iteration continues there if the bound is above rtol. Without
+        it the bound is that of exact arithmetic and proves nothing. Training runs without it.
     """
 
     method: Literal["anderson", "picard"] = "anderson"
@@ -65,7 +65,8 @@ class SolverOptions:
     recompute: bool = False
     exact: bool = True
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012, where settings hold these
+    # Configurations contain these options as a section, in which unknown keys must be errors too.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     def __post_init__(self) -> None:
         if self.method not in ("anderson", "picard") or self.rule not in ("certified", "step"):
@@ -75,41 +76,44 @@ class SolverOptions:
             )
         if self.step not in ("resolvent", "gradient"):
             raise ValueError(f"step is {self.step!r}: resolvent or gradient")
+        # Written with `not`, so that nan is refused too.
         if not (self.rtol > 0 and self.max_iter >= 1 and self.alpha > 0 and self.window >= 1):
             raise ValueError(f"rtol, max_iter, alpha and window must be positive: {self}")
         if not 0 <= self.rough < self.max_iter:
-            raise ValueError(f"rough is {self.rough}: from 0 to max_iter - 1 = {self.max_iter - 1}")
+            raise ValueError(
+                f"rough is {self.rough}: it must be from 0 to max_iter - 1 = {self.max_iter - 1}"
+            )
         if self.tile is not None and self.tile < 1:
-            raise ValueError(f"tile is {self.tile}: a number of pixels, at least 1, or None")
+            raise ValueError(f"tile is {self.tile}: it must be at least 1 pixel, or None")
 
 
 STAGNATION_LENGTH = 25
 """Iterations without a new best bound after which a sample counts as stagnated."""
 
 GROWTH_LIMIT = 1e8
-"""A bound that grew by this factor over the first one counts as divergence."""
+"""A bound that exceeds the first one by this factor counts as divergence."""
 
 
 PLAIN_GROWTH = 2.0
-"""A plain step that raises the bound by more than this was too bold: alpha is halved."""
+"""A plain step that raises the bound by more than this factor was too long: alpha is halved."""
 
 PATIENCE = 5
-"""So is one after this many iterations without a new best bound."""
+"""After this many iterations without a new best bound, alpha is halved too."""
 
 
 def solve_fixed_point(
     equation: MonotoneEquation, start: Tensor, options: SolverOptions
 ) -> Solution:
-    """Solve the equation from ``start``; each sample stops by itself and is then frozen.
+    """Solve the equation from ``start``; each sample stops on its own and is then frozen.
 
     An iteration evaluates the residual at x, bounds the distance of x to the solution, and chooses
-    the next iterate by what the bound did:
+    the next iterate according to the bound:
 
     ============================================  ==================  =============================
     the bound at x                                next iterate        why
     ============================================  ==================  =============================
-    at most rtol (rule ``certified``)             none: converged     what was asked for is proved
-    the smallest so far: *accept*                 Anderson's          the history is of use
+    at most rtol (rule ``certified``)             none: converged     the requested bound is proved
+    the smallest so far: *accept*                 Anderson's          the history is useful
     not the smallest, x is an extrapolation:      plain step from     an extrapolation promises
     *retreat*                                     the best point,     nothing where the map is not
                                                   history dropped     linear
@@ -117,7 +121,7 @@ def solve_fixed_point(
     below twice the best, best at most 5          history that        which need not show in the
     iterations old: *go on*                       begins at x         bound at once
     x is a plain step, bound above twice the      half of the step    where F is monotone but H is
-    best, or no new best for 5 iterations:        from the best       not a contraction, only small
+    best, or no new best for 5 iterations:        from the best       not a contraction, only short
     *halve* alpha                                 point               steps are sure to converge
     no new best for 25 iterations                 none: stagnated     rounding, or F not monotone
     1e8 times the first one, or not finite        none: diverged      F is not monotone
@@ -150,7 +154,7 @@ def solve_fixed_point(
 
 @dataclass(frozen=True)
 class _Iteration:
-    """The steps from one state to the next; they read the equation and the options alone."""
+    """The steps from one state to the next; they depend on the equation and the options only."""
 
     equation: MonotoneEquation
     options: SolverOptions
@@ -162,20 +166,22 @@ class _Iteration:
         bound = equation.bound(x, residual)
         finished = state.active & self._reached(bound)
         if bool((finished == state.active).all()):
-            # Nobody needs a step any more, so none is computed.
+            # No sample needs another step, and the inner solve for one is not free.
             state = state.evaluated(residual, bound, 0)
             point = Point(x, residual, state.best.point.direction, bound)
             state = replace(state, best=state.best.updated(point))
             return state.stopped(state.active, Outcome.CONVERGED)
         step = self._plain_step(residual, state.alpha)
         tight = torch.minimum(bound, equation.tight_bound(x, residual, step))
+        # A finished sample keeps the bound that ended it; (7b) was computed for the others.
         bound = torch.where(finished, bound, tight)
+        # nan compares as false with everything; infinity is never taken for a best bound.
         bound = torch.where(torch.isfinite(bound), bound, torch.inf)
         state = state.evaluated(residual, bound, step.cg_iterations)
         return self._judged(state, Point(x, residual, step.direction, bound))
 
     def roughly(self, state: State) -> State:
-        """Move, and learn differences for Anderson; nothing is bounded, so nothing is judged."""
+        """Move, and collect differences for Anderson; without a bound no step is judged."""
         x = state.x
         residual = self.equation.residual(x, rough=True)
         step = self._plain_step(residual, state.alpha)
@@ -183,6 +189,7 @@ class _Iteration:
         state = state.evaluated(residual, unknown, step.cg_iterations)
         nobody = torch.zeros_like(state.active)
         moved = self._advanced(state, x, step.direction, nobody, nobody)
+        # bfloat16 may overflow where the full network does not, and no safeguard follows.
         finite = per_sample(torch.isfinite(norm(moved.x)), x)
         return replace(moved, x=torch.where(finite, moved.x, x))
 
@@ -196,21 +203,24 @@ class _Iteration:
     def _judged(self, state: State, point: Point) -> State:
         """Accept or reject the point, end the samples that are done, move the others."""
         bound, best = point.bound, state.best
+        # `~(a < b)` instead of `a >= b`, so that a bound of nan is rejected.
         rejected = state.active & ~(bound < best.point.bound)
         grew = ~(bound < PLAIN_GROWTH * best.point.bound)
         hopeless = rejected & (grew | (best.age >= PATIENCE))
+        # A frozen sample is still evaluated with its batch, but must not change its best point.
         judged = replace(point, bound=torch.where(state.active, bound, torch.inf))
         state = self._ended(replace(state, best=best.updated(judged)), point)
         return self._advanced(state, point.x, point.direction, rejected, hopeless)
 
     def _ended(self, state: State, point: Point) -> State:
-        """Stop what converged, diverged or stagnated at this point."""
+        """Stop the samples that converged, diverged or stagnated at this point."""
         if self.options.rule == "certified":
             state = state.stopped(state.active & self._reached(point.bound), Outcome.CONVERGED)
         else:
             length = norm(point.direction) / norm(point.x).clamp(min=TINY)
             short = state.active & (length < self.options.rtol)
             state = state.stopped_after_step(short, point)
+        # Rough evaluations have no bound, so growth is measured from the first full one.
         growth = point.bound / state.history[self.options.rough][1].clamp(min=TINY)
         lost = (growth >= GROWTH_LIMIT) | ~torch.isfinite(norm(point.residual))
         state = state.stopped(state.active & lost, Outcome.DIVERGED)
@@ -220,18 +230,20 @@ class _Iteration:
     def _advanced(
         self, state: State, x: Tensor, direction: Tensor, rejected: Tensor, hopeless: Tensor
     ) -> State:
-        """The next iterate of the samples that go on, by the table of the solver."""
+        """The next iterate of the active samples, by the table of :func:`solve_fixed_point`."""
         candidate, anderson = x + direction, state.anderson
         if self.options.method == "anderson":
             anderson = anderson.pushed(x, direction, reset=rejected)
             candidate = anderson.combine()
         too_bold = state.plain & hopeless
         retreat = (rejected & ~state.plain) | too_bold
+        # The common case, in which no sample retreats, needs no second step and no copy.
         if bool(retreat.any()):
             state = self._with_alpha_halved(state, too_bold)
             back = state.best.point.x + state.best.point.direction
             candidate = torch.where(per_sample(retreat, x), back, candidate)
             anderson = anderson.without(retreat)
+        # With one iterate in its history Anderson takes the plain step.
         picard = torch.full_like(state.plain, self.options.method == "picard")
         return replace(
             state,

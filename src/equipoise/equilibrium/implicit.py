@@ -2,7 +2,7 @@
 
 With ``(lam A^H A + (1 + shift) I - J_H^T) p = g`` and ``g`` the gradient of the loss at x*:
 ``dC/dtheta = <p, dH/dtheta>``, ``dC/dlam = -Re <p, A^H (A x* - b)>``, ``dC/d(A^H b) = lam p`` (10).
-Nothing of the forward iteration is kept; the graph of one evaluation of H is built in backward.
+The forward iteration is not stored; backward builds the graph of one evaluation of H.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from equipoise.physics.least_squares import solve_regularized
 from equipoise.vectors import inner, per_sample
 
 Adjoint = Literal["adjoint", "algorithm2"]
-"""``adjoint``: solve (10), accelerated. ``algorithm2``: the Picard iteration on q of the
-supplement's Algorithm 2."""
+"""``adjoint``: solve (10) with acceleration. ``algorithm2``: the Picard iteration on q, Algorithm 2
+of the supplement."""
 
 
 @dataclass
 class ImplicitProblem:
-    """What backward needs to know of the forward solve.
+    """What backward needs to know about the forward solve.
 
-    ``inputs`` are tensors beside its weights that the network depends on, as its thresholds may.
+    ``inputs`` are tensors besides the weights that the network depends on, such as thresholds.
     ``start`` is a first p for the adjoint solve.
     """
 
@@ -50,7 +50,7 @@ def attach_gradient(
 ) -> Tensor:
     """The equilibrium as a function of ``A^H b``, lam, the weights and inputs of the network.
 
-    Gradients do not depend on ``train()`` or ``eval()``, only on what requires them.
+    Gradients do not depend on ``train()`` or ``eval()``, only on which tensors require them.
     """
     weights = [p for p in (*problem.network.parameters(), *problem.inputs) if p.requires_grad]
     return _Equilibrium.apply(  # type: ignore[no-untyped-call]
@@ -71,6 +71,7 @@ class _Equilibrium(torch.autograd.Function):
     ) -> Tensor:
         ctx.problem, ctx.weights = problem, weights
         x = value.to(dtype)
+        # A copy, because the user may change the returned image in place.
         ctx.save_for_backward(x.clone(), adjoint_image)
         return x
 
@@ -86,6 +87,7 @@ class _Equilibrium(torch.autograd.Function):
         gradient = gradients[0].to(torch.complex128)
         p = _solve_adjoint(problem, gradient, _transposed_jacobian(image, point))
         weight_gradients: tuple[Any, ...] = ()
+        # autograd.grad refuses an empty list.
         if ctx.weights:
             weight_gradients = torch.autograd.grad(
                 image, ctx.weights, p.to(image.dtype), allow_unused=True
@@ -97,7 +99,7 @@ class _Equilibrium(torch.autograd.Function):
 
 
 def _transposed_jacobian(image: Tensor, point: Tensor) -> Callable[[Tensor], Tensor]:
-    """``v -> J_H^T v`` at the point, by the graph that was built there."""
+    """``v -> J_H^T v`` at the point, from the graph of the evaluation there."""
 
     def apply(v: Tensor) -> Tensor:
         (product,) = torch.autograd.grad(image, point, v.to(image.dtype), retain_graph=True)
@@ -109,9 +111,9 @@ def _transposed_jacobian(image: Tensor, point: Tensor) -> Callable[[Tensor], Ten
 def _solve_adjoint(
     problem: ImplicitProblem, gradient: Tensor, transposed: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """p of (10), with its own certificate (11), left in the record."""
+    """p of (10); its own certificate (11) is left in the record."""
     options = problem.options
-    # The products with J^T run in the precision of the network: their rounding is not bounded.
+    # The products with J^T run in the precision of the network, and their rounding is not bounded.
     equation = replace(problem.equation, network=transposed, constant=gradient, rounding=None)
     if problem.method == "adjoint":
         start = _start(problem, equation)
@@ -142,7 +144,7 @@ class PicardOnQ(MonotoneEquation):
     def __init__(self, equation: MonotoneEquation, options: SolverOptions):
         super().__init__(**vars(equation))
         self.alpha = options.alpha
-        # Beyond this the error of P^-1 disappears in the tolerance of the outer iteration.
+        # With this tolerance the error of P^-1 is negligible beside that of the outer iteration.
         self.inner_rtol = options.rtol * equation.m * self.cg_rtol
         self.p: Tensor | None = None
 
@@ -174,5 +176,5 @@ class PicardOnQ(MonotoneEquation):
         return super().bound(self.p, residual)
 
     def tight_bound(self, x: Tensor, residual: Tensor, step: Step) -> Tensor:
-        """As :meth:`bound`: no approximate ``M^-1 r`` is at hand."""
+        """The same as :meth:`bound`, because no approximate ``M^-1 r`` is available."""
         return self.bound(x, residual)

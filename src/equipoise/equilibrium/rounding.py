@@ -13,21 +13,21 @@ UNIT = torch.finfo(torch.float64).eps / 2
 """Unit roundoff of double precision, in which residuals and bounds are computed."""
 
 OPERATIONS = 16
-"""Roundings of a number of ``lam A^H A x + (1 + shift) x - N(x) - c`` beside those within A and N:
-six operations, the norms of its terms and of r, with as many again to spare."""
+"""Roundings of each number of ``lam A^H A x + (1 + shift) x - N(x) - c`` apart from those within A
+and N: six operations, the norms of the terms and of r, and as many again as a reserve."""
 
 
 @dataclass(frozen=True)
 class RoundingModel:
-    """Hypotheses of a bound that holds for computed residuals (24).
+    """The hypotheses of a bound that holds for computed residuals (24).
 
     Attributes
     ----------
     network
-        ``x -> rho``, a bound of the error of one evaluation of N at x for each sample.
+        ``x -> rho``, a bound on the error of one evaluation of N at x for each sample.
     operator
-        The norm of A and the rounding within it; None where nothing is known, and then only the
-        rounding of the network is bounded.
+        The norm of A and the rounding within it. If it is None, nothing is known about A, and only
+        the rounding of the network is bounded.
     data_norm
         ``||b||`` of each sample.
     """
@@ -37,7 +37,7 @@ class RoundingModel:
     data_norm: Tensor
 
     def of_normal(self, lam: Tensor) -> Tensor:
-        """Bound of the error of ``lam A^H A x`` over ``||x||``."""
+        """Bound on the error of ``lam A^H A x``, divided by ``||x||``."""
         if self.operator is None:
             return torch.zeros_like(lam)
         return lam * self.operator.value.square() * (self.operator.rounding + OPERATIONS * UNIT)
@@ -45,7 +45,7 @@ class RoundingModel:
     def of_residual(
         self, x: Tensor, residual: Tensor, constant: Tensor, lam: Tensor, identity: float
     ) -> Tensor:
-        """Bound of ``||fl(r(x)) - r(x)||``, the rounding of c = ``lam A^H b`` included.
+        """Bound on ``||fl(r(x)) - r(x)||``, including the rounding of c = ``lam A^H b``.
 
         ``||N(x)||`` is at most the sum of the norms of the other terms and of r.
         """
@@ -59,7 +59,7 @@ class RoundingModel:
 
 
 def of_energy(z: Tensor, m_z: Tensor, s: Tensor, m: float, error: Tensor) -> Tensor:
-    """Bound of the error of ``z^H M z + 2 Re <z, s> + ||s||^2 / m`` of (7b).
+    """Bound on the error of ``z^H M z + 2 Re <z, s> + ||s||^2 / m`` of (7b).
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def of_energy(z: Tensor, m_z: Tensor, s: Tensor, m: float, error: Tensor) -> Ten
     m
         Monotonicity constant.
     error
-        Bound of the error of ``M z`` for each sample; that of r is added to the bound itself.
+        Bound on the error of ``M z`` for each sample. The error of r is added to (7b) itself.
     """
     size, rest = norm(z), norm(s)
     of_m_z = (3 * size + (2 * rest + error) / m) * error

@@ -1,4 +1,4 @@
-"""The state of a fixed-point iteration: what one iteration hands to the next, never changed."""
+"""The immutable state that one fixed-point iteration hands to the next."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from equipoise.outcome import Outcome
 from equipoise.vectors import norm, per_sample
 
 TINY = torch.finfo(torch.float64).tiny
-"""In place of a zero norm in a denominator."""
+"""Replaces a zero norm in a denominator."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Best:
-    """The point with the smallest bound of each sample, and how many iterations ago it was.
+    """The point with the smallest bound of each sample, and its age in iterations.
 
-    ``empty`` marks the samples that had no finite residual yet: they take whatever comes.
+    ``empty`` marks the samples without a finite residual so far; they accept any point.
     """
 
     point: Point
@@ -56,7 +56,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Ended:
-    """What is returned: filled in where a sample stops."""
+    """What is returned; a sample is filled in when it stops."""
 
     value: Tensor
     bound: Tensor
@@ -78,10 +78,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class State:
-    """Between two iterations; a step makes a new one and changes nothing.
+    """The state between two iterations; a step makes a new one and changes nothing.
 
-    ``active`` marks the samples that still iterate, ``plain`` those whose present iterate came from
-    a plain step, which is what the safeguard asks.
+    ``active`` marks the samples that still iterate. ``plain`` marks those whose present iterate
+    came from a plain step, which the safeguard needs to know.
     """
 
     x: Tensor
@@ -129,10 +129,10 @@ class State:
         return replace(self, ended=ended, active=self.active & ~samples)
 
     def stopped_after_step(self, samples: Tensor, point: Point) -> "State":
-        """After the paper's rule ended some samples: it returns ``x + d``.
+        """After the paper's rule ended some samples, which return ``x + d``.
 
-        The bound of that follows by the triangle inequality; the residual that is reported is that
-        of x, since x + d has not been evaluated.
+        The bound of ``x + d`` follows by the triangle inequality. The reported residual is that of
+        x, because ``x + d`` has not been evaluated.
         """
         moved = point.x + point.direction
         distance = point.bound * norm(point.x) + norm(point.direction)

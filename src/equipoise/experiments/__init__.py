@@ -1,1 +1,1 @@
-"""What the paper shows, one file for each table or figure."""
+"""The experiments of the paper, one file for each table or figure."""

@@ -1,4 +1,4 @@
-"""The acquisitions that an experiment runs on: from scans, from images, or from the package."""
+"""The acquisitions of an experiment: from scans, from images, or from the package's sample head."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,9 +28,9 @@ NOISE = (0.005, 0.08)
 
 @dataclass
 class Case:
-    """One slice with one mask: A, b, the image to reach, and the noise that a method may know.
+    """One slice with one mask: A, b, the target, and the noise level that a method may use.
 
-    ``subject`` is whom the slice is of: slices of one subject are not independent.
+    ``subject`` says whose slice it is, because slices of one subject are not independent.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Case:
     noise_level: Tensor
 
     def with_kspace(self, kspace: Tensor) -> "Case":
-        """The same acquisition with other data, its noise estimated again."""
+        """The same acquisition with other data, whose noise level is estimated again."""
         level = noise_level(kspace, self.operator.mask)
         return replace(self, kspace=kspace, noise_level=level)
 
@@ -52,15 +52,15 @@ def cases(
 ) -> Iterator[Case]:
     """Every slice of every file with every mask seed.
 
-    A fully sampled scan is undersampled in retrospect, the image combined from all its samples is
-    the target. Slices of a file of images become 8-coil scans with Biot-Savart maps and noise, the
-    image is the target. Without files, the head that comes with the package's plotting library is
+    A fully sampled scan is undersampled retrospectively, and its target is the image combined from
+    all samples. A slice of a file of images becomes an 8-coil scan with Biot-Savart maps and noise,
+    and its target is the image. Without files, the head that comes with the plotting library is
     used. Coil maps and noise level are always estimated from the undersampled data.
 
     Raises
     ------
     BadInputError
-        If a file is neither a fully sampled scan nor a stack of images.
+        If a file is neither a fully sampled scan nor a stack of images, or a folder is empty.
     """
     if not data:
         for seed in range(seeds):
@@ -87,7 +87,7 @@ def _expanded(data: list[Path]) -> list[Path]:
 
 
 def _as_scan(path: Path) -> Acquisition | None:
-    """The scan, or None where the file may hold images: an npy stack of three axes does."""
+    """The scan, or None if the file may hold images, such as an npy stack with three axes."""
     try:
         if path.suffix == ".npy" and np.load(path, mmap_mode="r").ndim == IMAGE_STACK_AXES:
             return None
@@ -113,6 +113,7 @@ def _simulated(
     clean = SenseOp(csm, mask).forward(image[None])
     kspace = clean + mask[:, None] * complex_noise(csm.shape, rng) * sigma
     maps = estimate_csm(kspace, mask)
+    # The estimated maps have another phase than the true ones; the target takes it over.
     target = (maps.conj() * csm).sum(1) * image
     operator, level = SenseOp(maps, mask), noise_level(kspace, mask)
     return Case(name, found.subject, seed, operator, kspace, target, level)
@@ -120,6 +121,7 @@ def _simulated(
 
 def _undersampled(scan: Acquisition, path: Path, seed: int, acceleration: float) -> Iterator[Case]:
     reduced = undersample(scan, acceleration, seed)
+    # Raw data come at any scale, and squares of tiny numbers underflow in single precision.
     unit = float(scan.kspace.abs().max())
     for index in range(len(scan.kspace)):
         kspace = reduced.kspace[index : index + 1] / unit

@@ -1,4 +1,4 @@
-"""What the features of a scan do when the scan is unlike those of the calibration."""
+"""How the features of a scan change when the scan is unlike those of the calibration."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -31,15 +31,16 @@ log = logging.getLogger(__name__)
 FILES = ("detection.md", "detection.csv", "detection.json")
 
 STREAM = 4
-"""Keeps these random numbers apart from those of training, validation and calibration."""
+"""Separates these random numbers from those of training, validation and calibration."""
 
 ATTACK, ATTACKED = 0.05, 8
-"""``||d|| / ||b||`` of the attacked scans, and their number: one costs as much as twenty others."""
+"""``||d|| / ||b||`` of the attacked scans, and their number. One costs as much as twenty others."""
 
 SPIKE, SPIKES = 1.0, 12
 """Size of a spike relative to the largest k-space sample, and their number."""
 
 M_LOCAL_STEPS = 15
+"""Lanczos iterations for m_local."""
 
 MAP_SHIFT = 12
 """Pixels by which the wrong coil maps are displaced."""
@@ -50,7 +51,7 @@ Scan = Problem[SenseOp]
 
 @dataclass(frozen=True)
 class Kind:
-    """A way in which a scan may be unlike the others; ``most`` limits how many are made."""
+    """A way in which a scan may be unlike the others; ``most`` limits the number of such scans."""
 
     name: str
     change: Callable[[Scan, Method, np.random.Generator], Scan]
@@ -66,7 +67,7 @@ def _with_data(problem: Scan, kspace: Tensor) -> Scan:
 
 
 def _spikes(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
-    """A faulty receiver: a few samples of all coils are far too large."""
+    """A faulty receiver: a few samples are far too large in all coils."""
     kspace = problem.data.clone()
     measured = torch.nonzero(problem.operator.mask[0])
     chosen = measured[torch.from_numpy(rng.integers(len(measured), size=SPIKES))]
@@ -87,7 +88,7 @@ def _motion(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
 
 
 def _wrong_maps(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
-    """Coil maps of a calibration scan at another position."""
+    """Coil maps from a calibration scan at another position."""
     csm = torch.roll(problem.operator.csm, (MAP_SHIFT, -MAP_SHIFT), dims=(2, 3))
     return replace(problem, operator=SenseOp(csm, problem.operator.mask))
 
@@ -129,13 +130,13 @@ def study(
     images
         Images like those of the calibration, (y, x) each.
     others
-        Images unlike them: another contrast, anatomy or no anatomy. May be empty.
+        Images unlike them: another contrast, another anatomy or no anatomy. The list may be empty.
     source
-        What scans are drawn from.
+        The simulation from which scans are drawn.
     scans
-        Scans of each kind; at most ``ATTACKED`` of them are attacked.
+        Number of scans of each kind; at most ``ATTACKED`` of them are attacked.
     seed
-        Of the simulation.
+        Seed of the simulation.
 
     Raises
     ------
@@ -183,6 +184,7 @@ def _scans(
     images: list[Tensor], others: list[Tensor], scans: int, seed: int
 ) -> Iterator[tuple[Kind, Tensor, np.random.Generator]]:
     for i in range(scans):
+        # Every kind of a round gets the same image, mask and noise, so they differ by kind only.
         for kind in (k for k in KINDS if k.most is None or i < k.most):
             yield kind, images[i % len(images)], np.random.default_rng([seed, STREAM, i])
         if others:
@@ -191,7 +193,7 @@ def _scans(
 
 
 def write_study(folder: Path, rows: list[Row], settings: dict[str, Any]) -> dict[str, Any]:
-    """``detection.{md,csv,json}``: medians and the share of flagged scans; returns the JSON."""
+    """Write ``detection.{md,csv,json}`` with medians and flagged shares; return the JSON."""
     make_folder(folder)
     table, result = [], {}
     for kind in dict.fromkeys(row["kind"] for row in rows):

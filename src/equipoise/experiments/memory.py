@@ -31,11 +31,11 @@ FILES = ("memory.md", "memory.csv", "memory.json", "memory.png")
 ITERATIONS = (10, 50, 200)
 METHODS = ("modl", "mol-lr")
 SMALL_STEP = 0.02
-"""alpha of the equilibrium: so small that it uses every iteration that it is given."""
+"""alpha of the equilibrium, so small that the solve uses every iteration that it may take."""
 
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Freed tensors go back to the system at once, so that the peak is of what is held, not of what
-the allocator keeps; no effect where the C library is not glibc."""
+"""With this variable, glibc returns freed tensors to the system at once. The peak is then the
+memory in use and not what the allocator keeps. Other C libraries ignore it."""
 
 NETWORK = {"features": 64, "layers": 5, "kernel_size": 3}
 
@@ -46,16 +46,17 @@ def study(
     n_coils: int = 8,
     say: Callable[[str], None] = log.info,
 ) -> list[Row]:
-    """One row for each method and number of iterations, each measured in a process of its own.
+    """One row for each method and number of iterations, each measured in its own process.
 
-    ``peak_mb`` is the growth of the peak resident memory of the process over one training step,
-    forward and backward, from the moment when network, operator and data exist.
+    ``peak_mb`` is the growth of the peak resident memory of the process during one training step,
+    forward and backward, after network, operator and data have been built.
 
     Raises
     ------
     EquipoiseError
         If a measurement fails, or the system is not Linux.
     """
+    # Linux is the only system on which the peak resident memory can be reset.
     if not Path("/proc/self/clear_refs").exists():
         raise EquipoiseError("peak memory is read from /proc, so this experiment needs Linux")
     rows = []
@@ -98,7 +99,8 @@ def main() -> None:
 
 
 def _reset_peak() -> float:
-    """Let the peak memory of the process start anew; returns the memory that it holds, in MB."""
+    """Reset the peak memory of the process; return the memory that it holds, in MB."""
+    # 5 resets the peak resident set size, see proc(5).
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
@@ -117,7 +119,7 @@ def _training_step(method: Method, operator: SenseOp, data: torch.Tensor, iterat
 
 
 def write_study(folder: Path, rows: list[Row], settings: dict[str, Any]) -> dict[str, Any]:
-    """``memory.{md,csv,json,png}``; returns the JSON."""
+    """Write ``memory.{md,csv,json,png}``; return the JSON."""
     make_folder(folder)
     result = {"rows": rows, "settings": settings}
     shown = [

@@ -1,4 +1,4 @@
-"""Files that an experiment leaves: Markdown, CSV and JSON of the same numbers."""
+"""Result files of an experiment: Markdown, CSV and JSON with the same numbers."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows of the same keys."""
+    """Write rows with the same keys."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -33,7 +33,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """A Markdown table of rows of the same keys."""
+    """A Markdown table of rows with the same keys."""
     headings = list(rows[0])
     lines = [" | ".join(headings), " | ".join(["---"] * len(headings))]
     lines += [" | ".join(str(row[key]) for key in headings) for row in rows]

@@ -26,12 +26,13 @@ log = logging.getLogger(__name__)
 FILES = ("robustness.md", "robustness.csv", "robustness.json", "robustness.png")
 
 NOISE_LEVELS = (0.0, 0.01, 0.02, 0.04, 0.08)
-"""Standard deviation of the noise that is added, relative to the intensity scale."""
+"""Standard deviations of the added noise, relative to the intensity scale."""
 
 EPSILONS = (0.01, 0.02, 0.05, 0.1)
-"""``||d|| / ||b||``."""
+"""``||d|| / ||b||`` of the attacks."""
 
 ATTACK_RTOL = 1e-3
+"""Tolerance of the solves within an attack."""
 
 
 def study(
@@ -46,8 +47,8 @@ def study(
 ) -> list[Row]:
     """One row for each slice, method, kind (``noise`` or ``worst case``) and size.
 
-    The attack knows the method: it ascends its own gradient, implicit for an equilibrium, unrolled
-    for the others. lam and the intensity scale stay those of the clean data.
+    The attack knows the method and ascends its gradient, which is implicit for an equilibrium and
+    unrolled for the others. lam and the intensity scale are those of the clean data.
     """
     rows: list[Row] = []
     for case in acquisitions:
@@ -126,7 +127,7 @@ def _row(name: str, case: Case, kind: str, size: float, image: Tensor) -> Row:
 
 
 def summary(rows: list[Row]) -> dict[str, Any]:
-    """``{kind: {method: {size: [mean PSNR, std]}}}`` and the mean amplification of the attacks."""
+    """``{kind: {method: {size: {"psnr": [mean, std], "n"}}}}``; attacks also have amplification."""
     result: dict[str, Any] = {}
     for row in rows:
         sizes = result.setdefault(row["kind"], {}).setdefault(row["method"], {})
@@ -145,7 +146,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
 def write_study(
     folder: Path, rows: list[Row], settings: dict[str, Any], seen: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """``robustness.{md,csv,json,png}``; returns the JSON."""
+    """Write ``robustness.{md,csv,json,png}``; return the JSON."""
     make_folder(folder)
     result = {**summary(rows), "seen": [*seen], "settings": settings}
     write_csv(folder / "robustness.csv", rows)

@@ -1,7 +1,7 @@
 """Statistics by subject: slices of one head, and masks of one slice, are not independent.
 
-A subject is a file, or what the dataset ``subject`` of a file of images says. An interval says what
-another draw of subjects would change; with one subject there is none.
+A subject is a file, or an entry of the dataset ``subject`` of a file of images. An interval says
+how much another draw of subjects would change; with a single subject there is no interval.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +19,8 @@ NO_INTERVAL = "one subject: no interval"
 def paired_difference(rows: Sequence[Row], method: str, other: str) -> dict[str, Any]:
     """Mean PSNR of a method minus that of another on the same data, with a bootstrap interval.
 
-    The mean is over slices, each with all its masks. Subjects are drawn with replacement, with all
-    slices of each; the interval is None where there is one.
+    The mean is over slices, each averaged over its masks. Subjects are drawn with replacement, each
+    with all its slices. With a single subject the interval is None.
     """
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in rows:
@@ -39,7 +39,7 @@ def paired_difference(rows: Sequence[Row], method: str, other: str) -> dict[str,
 
 
 def interval(values: Sequence[Sequence[float]]) -> list[float] | None:
-    """The bootstrap interval of the mean of all values, those of each subject drawn together."""
+    """The bootstrap interval of the mean of all values; a subject is drawn with all its values."""
     if len(values) < 2:
         return None
     sums, counts = (np.array([f(own) for own in values], float) for f in (sum, len))
@@ -51,22 +51,22 @@ def interval(values: Sequence[Sequence[float]]) -> list[float] | None:
 
 
 def about_subjects(rows: Sequence[Row]) -> str:
-    """A sentence on what the intervals of a table are drawn over."""
+    """A sentence that says over how many subjects the intervals of a table are drawn."""
     count = len({row["subject"] for row in rows})
     if count == 1:
         return f"{NO_INTERVAL.capitalize()}."
-    return f"Intervals are drawn over {count} subjects, with all slices of each."
+    return f"Intervals are drawn over {count} subjects, each with all its slices."
 
 
 def seen_before(origins: Mapping[str, Mapping[str, Any]], data: Iterable[Path]) -> list[str]:
-    """Sentences that name the data that models were trained or chosen on, if there are such data.
+    """Sentences that name the data of a comparison on which models were trained or chosen.
 
     Parameters
     ----------
     origins
-        The provenance of each model, by the name of the method; files are known by their names.
+        The provenance of each model, by the name of the method. It records files by their names.
     data
-        Files and folders of a comparison.
+        Files and folders of the comparison.
     """
     names = {name for path in data for name in (path.name, path.parent.name)}
     found: dict[tuple[str, str], list[str]] = {}
@@ -83,5 +83,6 @@ def seen_before(origins: Mapping[str, Mapping[str, Any]], data: Iterable[Path]) 
 
 ROLES = {
     "train": "was training data of",
-    "validation": "chose, as validation data, the weights, the learning rate and T of",
+    "validation": "was validation data that chose the weights, the learning rate and T of",
 }
+"""What the sections of a configuration used a file for."""

@@ -31,10 +31,10 @@ BICUBIC, TIKHONOV = "bicubic", "tikhonov"
 FILES = ("superres.md", "superres.csv", "superres.json", "photographs.csv", "figure2.png")
 NOISE = 0.01
 LAMS = tuple(10 ** (k / 4) for k in range(4, 25))
-"""Grid of lam for Tikhonov, 10 to a million."""
+"""Grid of lam for Tikhonov, from 10 to a million."""
 
 SMALLEST = 12
-"""Pixels of the small image along its shorter side."""
+"""Fewest pixels of the small image along its shorter side."""
 
 CROP = 96
 """Side of the crop in the figure."""
@@ -42,7 +42,7 @@ CROP = 96
 
 @dataclass
 class Study:
-    """Rows of one photograph and method each, and the images of the first for the figure."""
+    """One row for each photograph and method, and the images of the first one for the figure."""
 
     rows: list[Row]
     images: dict[str, Tensor]
@@ -50,7 +50,7 @@ class Study:
 
     @property
     def margin(self) -> int:
-        """Pixels along the border that are not measured."""
+        """Pixels along the border that PSNR and SSIM leave out."""
         return _operator(self.first).margin
 
 
@@ -71,8 +71,8 @@ def photographs(paths: list[Path], factor: int) -> Iterator[tuple[Path, Tensor]]
         y, x = (n // factor * factor for n in luminance.shape)
         if min(y, x) < SMALLEST * factor:
             raise BadInputError(
-                f"{file} has {luminance.shape[0]} x {luminance.shape[1]} pixels: sides of at least "
-                f"{SMALLEST * factor} are needed to measure a factor of {factor}"
+                f"{file} has {luminance.shape[0]} x {luminance.shape[1]} pixels: a factor of "
+                f"{factor} can be measured on sides of at least {SMALLEST * factor} only"
             )
         yield file, luminance[:y, :x]
 
@@ -94,10 +94,10 @@ def study(
 ) -> Study:
     """Reduce every photograph, add noise, and enlarge it with every method.
 
-    ``bicubic`` and ``tikhonov`` are the methods that are None; Tikhonov is at the lam of a grid
-    whose PSNR is best for each target, and its time is that of one solve. PSNR and SSIM are of the
-    luminance, clipped to 0 to 1, data range 1, without the border that depends on what lies outside
-    of the photograph.
+    The methods ``bicubic`` and ``tikhonov`` are None in ``methods``. Tikhonov uses the lam of a
+    grid with the best PSNR for each target, and its time is that of one solve. PSNR and SSIM are
+    those of the luminance, clipped to the range from 0 to 1, with data range 1, without the border
+    that depends on what lies outside of the photograph.
     """
     rows: list[Row] = []
     shown: dict[str, Tensor] = {}
@@ -159,7 +159,7 @@ def _operator(sample: Sample) -> BlurDownsampleOp:
 def write_study(
     folder: Path, found: Study, settings: dict[str, Any], seen: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """``superres.{md,csv,json}``, ``photographs.csv`` and ``figure2.png``; returns the JSON."""
+    """Write ``superres.{md,csv,json}``, ``photographs.csv``, ``figure2.png``; return the JSON."""
     make_folder(folder)
     result = {**summary(found.rows), "seen": [*seen], "settings": settings}
     for name, method in result["methods"].items():
@@ -174,8 +174,8 @@ def write_study(
     write_csv(folder / "superres.csv", table)
     write_json(folder / "superres.json", result)
     note = (
-        "Luminance, data range 1, without a border of "
-        f"{settings['margin']} pixels (reach of the blur). Tikhonov is at the lam that is best for "
+        "PSNR and SSIM of the luminance, data range 1, without a border of "
+        f"{settings['margin']} pixels (reach of the blur). Tikhonov uses the lam that is best for "
         "each target. Standard deviations are over photographs, each of which is a subject."
     )
     notes = [note, about_subjects(found.rows), *seen]
@@ -185,7 +185,7 @@ def write_study(
 
 
 def figure(path: Path, found: Study) -> None:
-    """Fig. 2: the most detailed crop of the first photograph with its error and PSNR."""
+    """Draw Fig. 2: the most detailed crop of the first photograph, with its error and PSNR."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -216,7 +216,7 @@ def figure(path: Path, found: Study) -> None:
 
 
 def _detailed(image: Tensor) -> tuple[slice, slice]:
-    """The crop with the largest variance, of those on a grid of half a crop."""
+    """The crop with the largest variance among those on a grid with a spacing of half a crop."""
     best, found = -1.0, (slice(0, CROP), slice(0, CROP))
     for top in range(0, max(image.shape[0] - CROP, 0) + 1, CROP // 2):
         for left in range(0, max(image.shape[1] - CROP, 0) + 1, CROP // 2):

@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 SENSE = "sense"
 REFERENCE = "mol-lr"
-"""The method that the others are compared with, pair by pair."""
+"""The method with which the others are compared, pair by pair."""
 
 FILES = ("table1.md", "table1.csv", "table1.json", "slices.csv", "figure1.png")
 
 
 @dataclass
 class Comparison:
-    """Rows of one slice and method each, and the images of the first case for the figure."""
+    """One row for each case and method, and the images of the first case for the figure."""
 
     rows: list[Row]
     images: dict[str, Tensor]
@@ -46,7 +46,7 @@ def compare(
 ) -> Comparison:
     """Reconstruct every case with every method.
 
-    SENSE, the method that is None, is at the lam of a grid that is best for the target, and its
+    SENSE is None in ``methods``. It uses the lam of a grid that is best for the target, and its
     time is that of one solve.
     """
     rows: list[Row] = []
@@ -86,7 +86,7 @@ def _sense(case: Case) -> tuple[Tensor, Row]:
 def learned(
     method: Method, operator: LinearOperator, data: Tensor, noise_level: Tensor
 ) -> tuple[Tensor, Row]:
-    """The image of a trained method, and what is written of it."""
+    """The image of a trained method, and the entries of its row."""
     started = time.perf_counter()
     solution = method.solve(operator, data, noise_level=noise_level)
     seconds = time.perf_counter() - started
@@ -120,9 +120,9 @@ def summary(rows: list[Row]) -> dict[str, Any]:
 def write_table(
     folder: Path, comparison: Comparison, settings: dict[str, Any], seen: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """``table1.{md,csv,json}``, ``slices.csv`` and ``figure1.png``; returns the JSON.
+    """Write ``table1.{md,csv,json}``, ``slices.csv`` and ``figure1.png``; return the JSON.
 
-    ``seen`` are sentences on data that the models have seen, of
+    ``seen`` holds sentences about data that the models have seen, from
     :func:`equipoise.experiments.subjects.seen_before`.
     """
     make_folder(folder)
@@ -132,7 +132,7 @@ def write_table(
     write_csv(folder / "table1.csv", table)
     write_json(folder / "table1.json", result)
     notes = [
-        "SENSE is at the lam that is best for the target. Standard deviations are over slices.",
+        "SENSE uses the lam that is best for the target. Standard deviations are over slices.",
         about_subjects(comparison.rows),
         *seen,
     ]
@@ -142,7 +142,7 @@ def write_table(
 
 
 def table_row(name: str, result: dict[str, Any]) -> Row:
-    """One method of a :func:`summary` as it is printed."""
+    """The row that is printed for one method of a :func:`summary`."""
     m = result["methods"][name]
     paired = result["paired"].get(name)
     difference = ""
@@ -162,7 +162,7 @@ def table_row(name: str, result: dict[str, Any]) -> Row:
 
 
 def figure(path: Path, comparison: Comparison) -> None:
-    """Fig. 1: magnitude images with PSNR above, errors on one scale below, and the mask."""
+    """Draw Fig. 1: magnitude images with PSNR above, errors on one scale below, and the mask."""
     import matplotlib
 
     matplotlib.use("Agg")

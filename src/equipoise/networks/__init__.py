@@ -1,1 +1,1 @@
-"""H, F and what can be said of their constants, proved or measured; they know no A."""
+"""The networks H, and their constants, proved or measured; they do not know A."""

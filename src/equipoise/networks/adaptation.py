@@ -1,4 +1,4 @@
-"""Where an image needs which thresholds, read off a first image of it (23)."""
+"""Factors of the thresholds for every pixel of an image, predicted from a first image (23)."""
 
 import itertools
 import math
@@ -12,17 +12,17 @@ from equipoise.networks.network import NetworkConfig, Shapes
 from equipoise.settings import checked
 
 LARGEST_WIDTH = 512
-"""Of what is read from a file or a configuration."""
+"""Most channels that a file or a configuration may ask for."""
 
 
 class AdaptationConfig(NetworkConfig):
     """See :class:`Adaptation`."""
 
-    features: int = Field(32, ge=1, le=LARGEST_WIDTH, description="those of the ridge")
+    features: int = Field(32, ge=1, le=LARGEST_WIDTH, description="channels of the ridge")
     hidden: int = Field(32, ge=1, le=LARGEST_WIDTH)
 
     def build(self, seed: int = 0) -> "Adaptation":
-        """The factors, which are 1 before any training."""
+        """The network, whose factors are 1 before any training."""
         return Adaptation(self.features, self.hidden, seed)
 
     def shapes(self) -> Shapes:
@@ -41,17 +41,17 @@ class AdaptationConfig(NetworkConfig):
 class Adaptation(nn.Module):
     """Positive factors of the thresholds of a ridge, for every channel and pixel.
 
-    ``exp(5 tanh(N(log(1 + c)) / 5))``, c the coefficients of a first image in units of its
-    thresholds, N three convolutions of 3 x 3 with ReLU, the second one dilated, and one of 1 x 1.
-    The factors lie between ``exp(-5)`` and ``exp(5)``. Once they are fixed, what a ridge proves
-    holds as before, whatever they are. Nothing depends on the scale or phase of the image.
+    The factors are ``exp(5 tanh(N(log(1 + c)) / 5))``, with c the coefficients of a first image in
+    units of its thresholds. N has three convolutions of 3 x 3 with ReLU, the second one dilated,
+    and one of 1 x 1. The factors lie between ``exp(-5)`` and ``exp(5)``. For any fixed factors all
+    proofs of the ridge hold as before. The factors do not depend on scale or phase of the image.
 
     Parameters
     ----------
     features
         Channels of the ridge.
     hidden
-        Channels between.
+        Channels of the hidden layers.
     seed
         Seed of the weights.
     """
@@ -74,11 +74,12 @@ class Adaptation(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many pixels away from a factor the coefficients can lie that it depends on."""
+        """Largest distance, in pixels, of the coefficients that a factor depends on."""
         return sum(DILATIONS)
 
     def forward(self, coefficients: Tensor) -> Tensor:
         """Factors from coefficients, both (batch, features, y, x); 1 before any training."""
+        # Coefficients span orders of magnitude between noise and edges.
         h = torch.log1p(coefficients)
         for weight, offset, dilation in zip(self.weights, self.offsets, DILATIONS):
             h = F.relu(F.conv2d(h, weight, offset, padding=dilation, dilation=dilation))
@@ -87,5 +88,7 @@ class Adaptation(nn.Module):
 
 
 DILATIONS = (1, 2, 1)
+"""Dilations of the convolutions of 3 x 3."""
+
 LARGEST = 5.0
 """Logarithm of the largest factor."""

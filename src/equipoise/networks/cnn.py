@@ -1,4 +1,4 @@
-"""The network H: real and imaginary part in, image out."""
+"""The network H: convolutions of real and imaginary part."""
 
 import copy
 import itertools
@@ -26,7 +26,7 @@ from equipoise.shapes import Image, PerSample
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 LARGEST_WIDTH, LARGEST_DEPTH, LARGEST_KERNEL = 512, 32, 15
-"""Of a network that is read from a file or a configuration."""
+"""Largest sizes that a file or a configuration may ask for."""
 
 
 def _odd(size: int) -> int:
@@ -44,7 +44,7 @@ class CNNConfig(NetworkConfig):
     channels: Literal[1, 2] = Field(2, description="1 for real images")
 
     def build(self, seed: int = 0) -> "CNN":
-        """The network close to 0.9 times the identity, or to ``skip`` times it."""
+        """The network, which starts close to 0.9 or ``skip`` times the identity."""
         return CNN(**self.model_dump(), seed=seed)
 
     def shapes(self) -> Shapes:
@@ -58,43 +58,44 @@ class CNNConfig(NetworkConfig):
 
 
 class SkipCNNConfig(CNNConfig):
-    """A CNN that may carry the image beside its convolutions."""
+    """A CNN with a skip of the image around its convolutions."""
 
-    skip: float = Field(0.0, ge=0, lt=1, description="s in H(x) = s x - N(x); 0: H is the CNN")
+    skip: float = Field(0.0, ge=0, lt=1, description="s in H(x) = s x - N(x); with 0, H is the CNN")
 
 
 class CNN(nn.Module):
     """``H``: convolutions with ReLU between them, no normalisation.
 
-    Without ``skip`` the network of the paper, which has no residual connection. With it
-    ``H(x) = skip x - N(x)``, N the convolutions, whose first kernels are kept at zero mean: then
-    ``F = I - H`` changes by only ``(1 - skip) c`` where a constant c is added to the image, instead
-    of having to learn to. Trained without it, H attenuated real images by 5 to 20 % and darkened
+    Without ``skip`` it is the network of the paper, which has no residual connection. With ``skip``
+    it is ``H(x) = skip x - N(x)``, N the convolutions, whose first kernels are kept at zero mean. A
+    constant c that is added to the image then changes ``F = I - H`` by only ``(1 - skip) c``, which
+    H otherwise has to learn. Trained without it, H attenuated real images by 5 to 20 % and darkened
     what lam did not hold.
 
-    Acts on the real and imaginary part as two channels, each sample alone, any image size. The
-    memory layout is channels-last, which is that of a complex tensor, so nothing is copied. With
-    one channel it acts on the real part and is zero in the imaginary one, so that the equilibrium
-    of real data is real.
+    H acts on real and imaginary part as two channels, on each sample independently, and on images
+    of any size. The memory layout is channels-last, which is that of a complex tensor, so nothing
+    is copied. With one channel H acts on the real part and its imaginary part is zero, so the
+    equilibrium of real data is real.
 
     Parameters
     ----------
     features, layers, kernel_size
-        Width, number of convolutions, and their (odd) size. The paper has 64, 5 and 3.
+        Width, number of convolutions, and their (odd) size. The paper uses 64, 5 and 3.
     channels
         2 for complex images, 1 for real ones.
     skip
-        Weight of the image itself beside the convolutions; 0 for the network of the paper.
+        Weight of the image itself; 0 for the network of the paper.
     gain
-        Start as ``gain`` times the identity: a ReLU network carries ``+x`` and ``-x`` in two
-        channels each. 0 keeps the usual random start. With ``skip`` H starts close to skip x.
+        H starts as ``gain`` times the identity, for which a ReLU network carries ``+x`` and ``-x``
+        in two channels each. 0 keeps the usual random start. With ``skip`` H starts close to
+        ``skip x``.
     seed
         Seed of the random part of the weights.
 
     Raises
     ------
     BadInputError
-        If the settings are not those of a :class:`CNNConfig`.
+        If the settings do not fit a :class:`CNNConfig`.
     """
 
     config: CNNConfig
@@ -123,13 +124,14 @@ class CNN(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _configure(self, content: dict[str, Any]) -> None:
+        # MOL-SN and the unrolled methods have no skip, so their configurations lack the key.
         kind = SkipCNNConfig if content["skip"] else CNNConfig
         known = {key: value for key, value in content.items() if key in kind.model_fields}
         self.config = checked(kind, "CNN", known)
 
     @property
     def skip(self) -> float:
-        """Weight of the image itself beside the convolutions."""
+        """Weight of the image itself."""
         return getattr(self.config, "skip", 0.0)
 
     def __repr__(self) -> str:
@@ -144,7 +146,7 @@ class CNN(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many pixels away from an output pixel its input can lie, along each axis."""
+        """Largest distance, in pixels along each axis, of the input that an output depends on."""
         return self.layers * (self.kernel_size // 2)
 
     def forward(self, image: Image) -> Image:
@@ -155,10 +157,10 @@ class CNN(nn.Module):
         return self._image_of(self._convolve(self.layers - 1, h), image)
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
-        """The Jacobian at an image as ``d -> J d``, each at the price of one evaluation.
+        """The Jacobian at an image as ``d -> J d``; a product costs as much as one evaluation.
 
-        Between its layers H multiplies by 0 or 1, and these are kept. The product can be
-        differentiated in the weights and in d.
+        The derivative of a ReLU is 0 or 1, and these masks are stored. The product can be
+        differentiated with respect to the weights and d.
         """
         active = []
         with torch.no_grad():
@@ -176,15 +178,15 @@ class CNN(nn.Module):
         return product
 
     def lipschitz_upper(self) -> float:
-        """Proved Lipschitz constant: the product of the norms of the kernels that are used (13)."""
+        """Proved Lipschitz constant: the product of the norms of the used kernels (13)."""
         return lipschitz_upper(self._used_kernels(), skip=self.skip)
 
     def monotonicity(self) -> Monotonicity:
-        """``1 - lipschitz_upper``, where that is positive."""
+        """``1 - lipschitz_upper``, if that is positive."""
         return lipschitz_monotonicity(self.lipschitz_upper())
 
     def rounding(self, image: Image) -> PerSample:
-        """A priori bound of ``||fl(H(x)) - H(x)||``, see :func:`chain_rounding`."""
+        """A priori bound on ``||fl(H(x)) - H(x)||``, see :func:`chain_rounding`."""
         biases: list[Any] = [c.bias for c in self.convolutions]
         layers = [layer_rounding(k, b) for k, b in zip(self._used_kernels(), biases, strict=True)]
         return chain_rounding(layers, image, self.dtype, self.skip)
@@ -200,7 +202,7 @@ class CNN(nn.Module):
         return parts.permute(0, 3, 1, 2).to(self.dtype)
 
     def _image_of(self, h: Tensor, image: Image) -> Image:
-        """What the convolutions give as an image, with the skip from ``image``."""
+        """The result of the convolutions as an image, with the skip from ``image``."""
         h = h.permute(0, 2, 3, 1).contiguous()
         # dtype.to_real() would be shorter; torch 2.3 frees the dtype that it returns.
         real_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -216,6 +218,7 @@ class CNN(nn.Module):
     def _convolve(self, layer: int, h: Tensor, *, offset: bool = True) -> Tensor:
         bias: Any = self.convolutions[layer].bias if offset else None
         kernel = self.used_kernel(layer)
+        # The bound of rounding needs plain sums; `convolved` has no gradient, which training needs.
         if h.dtype == torch.float64 and not torch.is_grad_enabled():
             return convolved(h, kernel, bias)
         return F.conv2d(h, kernel, bias, padding=self.kernel_size // 2)
@@ -230,14 +233,14 @@ class CNN(nn.Module):
 
     @torch.no_grad()
     def centre_kernels(self) -> None:
-        """With ``skip``: take the mean off each of the first kernels, after a training step."""
+        """With ``skip``, subtract the mean of each first kernel; called after a training step."""
         if self.skip:
             first = self.kernels()[0]
             first.sub_(first.mean((2, 3), keepdim=True))
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
-        """Replace H by ``factor H``, and so its Jacobian and every constant of it."""
+        """Replace H by ``factor H``, which multiplies its Jacobian and every constant too."""
         last: Any = self.convolutions[-1]
         last.weight.mul_(factor)
         last.bias.mul_(factor)
@@ -276,19 +279,20 @@ class CNN(nn.Module):
 
 
 def in_bfloat16(network: CNN) -> CNN:
-    """A copy with weights in bfloat16: 0.6 % off, at twice the speed where the device has it."""
+    """A copy with weights in bfloat16: 0.6 % error, twice the speed on a device that has it."""
     return copy.deepcopy(network).requires_grad_(False).to(torch.bfloat16)
 
 
 def in_double(network: AnyNetwork) -> AnyNetwork:
-    """The same function in double precision: a copy, or the network itself if it is in double."""
+    """The same function in double precision: a copy, or the network itself if it is double."""
     if getattr(network, "dtype", None) == torch.float64:
         return network
     return copy.deepcopy(network).requires_grad_(False).double()
 
 
 RANDOM_FRACTION = 0.5
-"""Scale of the random channels, relative to He's, beside the channels that carry the identity."""
+"""Scale of the random channels relative to He's, next to channels that carry the identity."""
 
 LAST_FRACTION = 0.1
-"""Further scale of the random channels where they enter the image, so that H starts as asked."""
+"""Further scale of the random channels where they enter the image, so that H starts near the
+requested multiple of the identity."""

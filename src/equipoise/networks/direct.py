@@ -1,7 +1,7 @@
-"""Convolution in double precision as a product of matrices: sums in some order, nothing else.
+"""Convolution in double precision as a product of matrices.
 
-The bound of the rounding of a network (24) holds for sums in any order. Algorithms that convolve by
-other means (Winograd's, Fourier transforms) have other errors; this one never uses them.
+The bound on the rounding of a network (24) holds for sums of products in any order. Libraries may
+convolve by other algorithms (Winograd's, Fourier transforms), which have other errors.
 """
 
 import torch
@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 AT_ONCE = 2**17
-"""Numbers of the patches that are copied at once: they stay in the second-level cache, where a
-whole image of 256 x 256 with 64 channels would need 300 MB and take a third longer."""
+"""Numbers of the patches that are copied at once. They stay in the second-level cache; a whole
+image of 256 x 256 with 64 channels would need 300 MB and take a third longer."""
 
 
 def convolved(h: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    """``W h + c`` with zeros around h, a few rows at a time; no gradient.
+    """``W h + c`` with zeros around h, computed a few rows at a time, without a gradient.
 
     Parameters
     ----------

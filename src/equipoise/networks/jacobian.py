@@ -1,6 +1,6 @@
-"""The Jacobian J of a network at one image, as products, and the constants that it gives (12).
+"""The Jacobian J of a network at one image, as products, and the constants that follow (12).
 
-Everything is in real coordinates: an image of n complex pixels is a vector of 2n real numbers.
+All coordinates are real: an image of n complex pixels is a vector of 2n real numbers.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,18 @@ class Jacobian:
     Parameters
     ----------
     network
-        Image to image, each sample by itself. Without a method ``linearised``, as that of
-        :class:`~equipoise.networks.cnn.CNN`, a product with J costs about five.
+        A map from image to image that treats each sample independently. If it has no method
+        ``linearised``, as :class:`~equipoise.networks.cnn.CNN` has, a product with J costs about
+        five evaluations.
     image
-        Where the derivative is taken, (batch, y, x).
+        The image at which the derivative is taken, (batch, y, x).
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor], image: Image):
         self._network, self._at = network, image.detach()
 
     def forward(self, direction: Image, create_graph: bool = False) -> Image:
-        """``J d``, in the precision of d; with ``create_graph`` differentiable in the weights."""
+        """``J d`` in the precision of d; with ``create_graph``, weights get gradients."""
         with torch.set_grad_enabled(create_graph):
             return self._forward(direction.to(self._at.dtype)).to(direction.dtype)
 
@@ -61,11 +62,11 @@ def linearised(network: Callable[[Tensor], Tensor], image: Tensor) -> Callable[[
 def linearised_by_autograd(
     network: Callable[[Tensor], Tensor], image: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """:func:`linearised` for a network that does not bring its own, at five times the cost."""
+    """:func:`linearised` for a network without its own, at five times the cost."""
     with torch.enable_grad():
         point = image.detach().clone().requires_grad_()
         value = network(point)
-        # J^T v is linear in v, so its derivative for v is J.
+        # J^T v is linear in v, so its derivative with respect to v, transposed, is J.
         cotangent = torch.zeros_like(value).requires_grad_()
         (product,) = torch.autograd.grad(value, point, cotangent, create_graph=True)
 
@@ -83,7 +84,7 @@ def linearised_by_autograd(
 
 
 class RitzPair(NamedTuple):
-    """Ritz value (batch,) and vector of norm 1, (batch, y, x)."""
+    """A Ritz value, (batch,), and its vector of norm 1, (batch, y, x)."""
 
     value: PerSample
     vector: Image
@@ -94,8 +95,8 @@ def largest_symmetric_eigenvalue(
 ) -> RitzPair:
     """The largest eigenvalue of ``(J + J^T) / 2`` and its eigenvector, by Lanczos iterations.
 
-    A Ritz value is never above the largest eigenvalue: measured, not proved. ``1 - value`` is the
-    monotonicity constant of ``I - H`` at the image (5), from above.
+    A Ritz value is never above the largest eigenvalue, so it is measured and proves nothing.
+    ``1 - value`` estimates the monotonicity constant of ``I - H`` at the image (5) from above.
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ def largest_symmetric_eigenvalue(
     start
         First direction, (batch, y, x), not zero.
     iterations
-        Each costs one product with J and one with its transpose.
+        Number of iterations; each costs one product with J and one with its transpose.
     """
 
     def symmetric_part(v: Tensor) -> Tensor:
@@ -114,26 +115,28 @@ def largest_symmetric_eigenvalue(
 
 
 def largest_singular_value(jacobian: Jacobian, start: Image, iterations: int = 15) -> RitzPair:
-    """``||J||`` from below and its right singular vector, by Lanczos iterations on ``J^T J``.
+    """``||J||``, from below, and its right singular vector, by Lanczos iterations on ``J^T J``.
 
-    Parameters are those of :func:`largest_symmetric_eigenvalue`.
+    The parameters are those of :func:`largest_symmetric_eigenvalue`.
     """
 
     def square(v: Tensor) -> Tensor:
         return jacobian.transposed(jacobian.forward(v))
 
     value, vector = _lanczos(square, start, iterations)
+    # J^T J has no negative eigenvalue, but rounding can make a Ritz value of 0 negative.
     return RitzPair(value.clamp(min=0).sqrt(), vector)
 
 
 def _lanczos(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> RitzPair:
-    """Largest eigenvalue, with full reorthogonalisation, for each sample by itself."""
+    """Largest eigenvalue of each sample, with full reorthogonalisation."""
     basis, diagonal, off_diagonal = [_unit(start)], [], []
     for _ in range(iterations):
         last = basis[-1]
         product = apply(last)
         diagonal.append(inner(last, product))
-        for _ in range(2):  # twice is enough
+        # Once leaves a component of the size of the cancellation; twice is enough (Parlett 1980).
+        for _ in range(2):
             for vector in basis:
                 product = product - _times(inner(vector, product), vector)
         length = norm(product)
@@ -147,7 +150,8 @@ def _lanczos(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int) 
 
 
 BREAKDOWN = 1e-7
-"""The Krylov space holds nothing new; the network is in single precision."""
+"""A new direction shorter than this is rounding of a network in single precision: the Krylov space
+is complete."""
 
 
 def _tridiagonal(diagonal: list[Tensor], off_diagonal: list[Tensor]) -> Tensor:

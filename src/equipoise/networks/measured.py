@@ -1,4 +1,4 @@
-"""The Lipschitz constant of H, and the one-sided one, measured from below (12)."""
+"""The Lipschitz constant of H and the one-sided constant, measured from below (12)."""
 
 from collections.abc import Callable
 
@@ -18,10 +18,10 @@ from equipoise.vectors import inner, norm
 def lipschitz_lower(
     network: Callable[[Tensor], Tensor], image: Array, *, steps: int = 12, seed: int = 0
 ) -> Numbers:
-    """``||J d|| / ||d||``, J the Jacobian of H at x, d the worst that Lanczos iterations find (12).
+    """``||J d|| / ||d||`` for the worst d that Lanczos iterations find, J the Jacobian at x (12).
 
-    The limit of ``||H(x + t d) - H(x)|| / ||t d||`` for small t, hence a lower bound of the
-    Lipschitz constant: it proves nothing about other images. It is differentiable in the weights.
+    It is the limit of ``||H(x + t d) - H(x)|| / ||t d||`` for small t, hence a lower bound on the
+    Lipschitz constant. It proves nothing about other images. It is differentiable in the weights.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def lipschitz_lower(
     image
         x, (batch, y, x) or (y, x), numpy or torch.
     steps
-        Lanczos iterations on ``J^T J``, each one product with the Jacobian and one with its
+        Lanczos iterations on ``J^T J``. Each takes one product with the Jacobian and one with its
         transpose.
     seed
         Seed of the start direction.
@@ -54,9 +54,9 @@ def one_sided_lipschitz_lower(
 ) -> PerSample:
     """``Re <d, J d> / ||d||^2`` for the worst d that Lanczos iterations on ``(J + J^T) / 2`` find.
 
-    ``I - H`` is m-strongly monotone exactly if this is at most ``1 - m`` for every x and d (5);
-    the Lipschitz constant asks for more. A lower bound, with the parameters of
-    :func:`lipschitz_lower`.
+    ``I - H`` is m-strongly monotone exactly if this is at most ``1 - m`` for every x and d (5). A
+    bound on the Lipschitz constant is a stronger condition. The value is measured from below; the
+    parameters are those of :func:`lipschitz_lower`.
     """
     jacobian = Jacobian(network, image)
     direction = largest_symmetric_eigenvalue(jacobian, _random_like(image, seed), steps).vector

@@ -1,4 +1,4 @@
-"""What every network has in common, and its restriction to what A can see."""
+"""The protocol of every network, and the restriction of a network to the pixels that A can see."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,16 +16,16 @@ from equipoise.shapes import Image, PerSample
 
 @dataclass(frozen=True)
 class Monotonicity:
-    """What is proved of the monotonicity of ``F = I - H`` (5), for every image.
+    """What is proved about the monotonicity of ``F = I - H`` (5), for every image.
 
     Attributes
     ----------
     value
-        An m > 0 with ``Re <F(u) - F(v), u - v> >= m ||u - v||^2`` for all u and v, the largest
-        that was proved; None where nothing was.
+        The largest m > 0 for which ``Re <F(u) - F(v), u - v> >= m ||u - v||^2`` was proved for all
+        u and v; None if there is none.
     evidence
         ``proved``: computed from the weights as they are now. ``none``: nothing is proved. A
-        measurement at some images is not for a network to give.
+        network never reports measurements at some images here.
     reason
         The proof, or why there is none, in one sentence with its numbers.
     """
@@ -36,12 +36,11 @@ class Monotonicity:
 
 
 class Network(Protocol):
-    """H, from a batch of complex images to a batch of complex images, each sample by itself.
+    """H, a map of a batch of complex images that treats each sample independently.
 
-    A network may be Lipschitz (its constant gives m), monotone by construction, or neither: what
-    is proved of it is asked of it with :meth:`monotonicity`, and never read from a file. A plain
-    module that has none of the last three methods promises nothing, see
-    :func:`monotonicity_of` and :func:`rounding_of`.
+    A network may be Lipschitz (its constant gives m), monotone by construction, or neither.
+    :meth:`monotonicity` says what is proved about it; a file never does. A plain module without the
+    last three methods promises nothing, see :func:`monotonicity_of` and :func:`rounding_of`.
     """
 
     @property
@@ -50,14 +49,14 @@ class Network(Protocol):
 
     @property
     def reach(self) -> int | None:
-        """How many pixels from an output pixel its input can lie, along each axis; None: all."""
+        """Largest distance, in pixels, of the input of an output pixel; None without a limit."""
 
     @property
     def config(self) -> "NetworkConfig":
-        """What it is built from, before its weights are filled in."""
+        """The settings that the network is built from, without its weights."""
 
     def __call__(self, image: Image) -> Image:
-        """``H(x)``, in the precision of the weights, returned in that of x."""
+        """``H(x)``, computed in the precision of the weights, returned in that of x."""
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
         """``d -> J d``, J the Jacobian of H at an image in real coordinates."""
@@ -66,10 +65,10 @@ class Network(Protocol):
         """A proved Lipschitz constant of H, from the weights as they are now; None if unknown."""
 
     def monotonicity(self) -> Monotonicity:
-        """What is proved of ``I - H``, from the weights as they are now."""
+        """What is proved about ``I - H``, from the weights as they are now."""
 
     def rounding(self, image: Image) -> PerSample | None:
-        """A proved bound of ``||fl(H(x)) - H(x)||`` for each sample, a priori; None if unknown.
+        """A proved a priori bound on ``||fl(H(x)) - H(x)||`` for each sample; None if unknown.
 
         ``fl(H(x))`` is what :meth:`__call__` returns for this x, in the precision of the weights,
         and ``H(x)`` the value in exact arithmetic. It costs no evaluation of H.
@@ -80,30 +79,30 @@ NOTHING_PROVED = Monotonicity(None, "none", "the network has no proved constant 
 
 
 def monotonicity_of(network: nn.Module) -> Monotonicity:
-    """What is proved of ``I - H``; nothing of a module that does not say."""
+    """What is proved about ``I - H``; nothing for a module without the method."""
     own: Callable[[], Monotonicity] | None = getattr(network, "monotonicity", None)
     return NOTHING_PROVED if own is None else own()
 
 
 def rounding_of(network: nn.Module, image: Image) -> PerSample | None:
-    """The bound of the rounding of one evaluation; None of a module that does not say."""
+    """The bound on the rounding of one evaluation; None for a module without the method."""
     own: Callable[[Image], PerSample | None] | None = getattr(network, "rounding", None)
     return None if own is None else own(image)
 
 
 def lipschitz_upper_of(network: nn.Module) -> float | None:
-    """A proved Lipschitz constant of H, finite; None of a module that does not say."""
+    """A finite proved Lipschitz constant of H; None for a module without one."""
     own: Callable[[], float | None] | None = getattr(network, "lipschitz_upper", None)
     upper = None if own is None else own()
     return upper if upper is not None and math.isfinite(upper) else None
 
 
 def lipschitz_monotonicity(upper: float) -> Monotonicity:
-    """``m = 1 - Lip(H)``: by Cauchy and Schwarz, where ``Lip(H)`` is below one (5)."""
+    """``m = 1 - Lip(H)`` by Cauchy and Schwarz, if ``Lip(H)`` is below one (5)."""
     if upper < 1:
         return Monotonicity(1 - upper, "proved", f"Lip(H) <= {upper:.4g} < 1")
     return Monotonicity(
-        None, "none", f"the proved bound of Lip(H) is {upper:.4g}, and 1 or more proves nothing"
+        None, "none", f"the proved bound on Lip(H) is {upper:.4g}, and 1 or more proves nothing"
     )
 
 
@@ -111,22 +110,23 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class NetworkConfig(Settings, ABC):
-    """What a network is built from. Every limit keeps what a model file can ask for finite."""
+    """The settings of a network. Their limits bound what a model file can ask for."""
 
     @abstractmethod
     def build(self, seed: int = 0) -> nn.Module:
-        """The network with random weights; its ``config`` are these settings."""
+        """The network with random weights; these settings are its ``config``."""
 
     @abstractmethod
     def shapes(self) -> Shapes:
-        """Names and shapes of its weights, as in its ``state_dict``, without building it."""
+        """Names and shapes of the weights in the ``state_dict``, without building the network."""
 
 
 class OnSupport(nn.Module):
-    """``P H P``, P the projection onto the pixels that the scanner sees.
+    """``P H P``, with P the projection onto the pixels that the scanner sees.
 
-    Elsewhere nothing is measured and the equilibrium is exactly zero. On the images that vanish
-    there, ``I - P H P`` has the monotonicity constant of ``I - H``, so every bound holds as it is.
+    In all other pixels nothing is measured and the equilibrium is exactly zero. On images that
+    vanish there, ``I - P H P`` has the monotonicity constant of ``I - H``, so every bound holds
+    unchanged.
     """
 
     def __init__(self, network: nn.Module, support: Tensor):
@@ -143,5 +143,5 @@ class OnSupport(nn.Module):
         return lambda direction: self.support * inner(self.support * direction)
 
     def rounding(self, image: Image) -> PerSample | None:
-        """That of H at ``P x``: a projection by zeros and ones does not round."""
+        """The bound of H at ``P x``; a multiplication by zeros and ones does not round."""
         return rounding_of(self.network, self.support * image)

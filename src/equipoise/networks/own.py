@@ -1,4 +1,4 @@
-"""Your own network as H: any module from image to image, with what is asked of a network."""
+"""Your own network as H: any module from image to image, wrapped to the protocol of a network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,18 +19,19 @@ from equipoise.shapes import Image, PerSample
 from equipoise.vectors import as_channels, as_image
 
 ADVICE = (
-    "a network maps complex images to complex images of the same shape, and a real module of two "
-    "channels comes in through equipoise.TwoChannels"
+    "a network maps complex images to complex images of the same shape; wrap a real module with "
+    "two channels in equipoise.TwoChannels"
 )
 
 
 class TwoChannels(nn.Module):
-    """A real module of two channels as a map of complex images.
+    """A real module with two channels as a map of complex images.
 
     Parameters
     ----------
     module
-        (batch, 2, y, x) to (batch, 2, y, x), real; the channels are real and imaginary part.
+        A real map from (batch, 2, y, x) to (batch, 2, y, x); the channels are real and imaginary
+        part.
 
     Examples
     --------
@@ -51,32 +52,32 @@ class TwoChannels(nn.Module):
         Raises
         ------
         BadInputError
-            If the module gives another shape.
+            If the module returns another shape or a complex tensor.
         """
         channels = as_channels(image)
         found = self.module(channels)
         if found.shape != channels.shape or found.is_complex():
             raise BadInputError(
-                f"{name_of(self.module)} gives {tuple(found.shape)} {found.dtype} for "
+                f"{name_of(self.module)} returns {tuple(found.shape)} {found.dtype} for "
                 f"{tuple(channels.shape)} {channels.dtype}: it must keep the shape and be real"
             )
         return as_image(found)
 
 
 class OwnNetwork(nn.Module):
-    """``H(x) = c N(x)``, N a module of your own; c is 1 until training scales H down.
+    """``H(x) = c N(x)``, N your own module; c is 1 until training scales H down.
 
-    N maps complex images (batch, y, x) to images of the same shape, each sample by itself, in the
-    precision of its weights; :class:`TwoChannels` makes such a map of a real module. Nothing is
-    proved of N: an m is claimed until a certificate measures it at an image. ``MOL(N, ...)`` wraps
-    N in this class.
+    N maps complex images (batch, y, x) to images of the same shape, treats each sample
+    independently, and works in the precision of its weights. :class:`TwoChannels` makes such a map
+    from a real module. Nothing is proved about N: its m is claimed until a certificate measures it
+    at an image. ``MOL(N, ...)`` wraps N in this class.
 
     Parameters
     ----------
     module
-        N. What it has of :class:`~equipoise.networks.network.Network` is used: with ``reach`` it
-        can be evaluated in tiles, with ``linearised`` products with its Jacobian cost less, and
-        with ``lipschitz_upper``, ``monotonicity`` and ``rounding`` it brings proofs of its own.
+        N. It may implement parts of :class:`~equipoise.networks.network.Network`: ``reach`` allows
+        tiles, ``linearised`` makes products with the Jacobian cheaper, and ``lipschitz_upper``,
+        ``monotonicity`` and ``rounding`` contribute proofs.
     """
 
     factor: Tensor
@@ -92,7 +93,7 @@ class OwnNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Real dtype of the weights; that of a module without weights is double precision."""
+        """Real dtype of the weights; double precision for a module without weights."""
         for tensor in (*self.module.parameters(), *self.module.buffers()):
             if tensor.is_complex() or tensor.is_floating_point():
                 return tensor.real.dtype
@@ -100,7 +101,7 @@ class OwnNetwork(nn.Module):
 
     @property
     def reach(self) -> int | None:
-        """How many pixels away the input of a pixel can lie; None: the module does not say."""
+        """Largest distance, in pixels, of the input of a pixel; None if the module has no reach."""
         found = getattr(self.module, "reach", None)
         return found if isinstance(found, int) else None
 
@@ -110,11 +111,12 @@ class OwnNetwork(nn.Module):
         Raises
         ------
         BadInputError
-            If the module fails, or does not give an image of the same shape.
+            If the module fails, or does not return an image of the same shape.
         """
         seen = image.to(torch.complex128 if self.dtype == torch.float64 else torch.complex64)
         try:
             found = self.module(seen)
+        # A RuntimeError too, but not one about the module: callers react to it with tiles.
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -125,40 +127,40 @@ class OwnNetwork(nn.Module):
         if not isinstance(found, Tensor) or not found.is_complex() or found.shape != image.shape:
             what = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else found
             raise BadInputError(
-                f"{name_of(self.module)} gives {what} for an image {tuple(image.shape)} "
+                f"{name_of(self.module)} returns {what} for an image {tuple(image.shape)} "
                 f"{seen.dtype}: {ADVICE}"
             )
         return (self.factor.to(found.real.dtype) * found).to(image.dtype)
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
-        """``d -> J d``: that of the module where it brings one, else by automatic derivatives."""
+        """``d -> J d``, from the module if it has the method, else by automatic differentiation."""
         if not hasattr(self.module, "linearised"):
             return linearised_by_autograd(self, image)
         product = linearised(self.module, image)
         return lambda direction: self.factor.to(direction.real.dtype) * product(direction)
 
     def lipschitz_upper(self) -> float | None:
-        """``c Lip(N)`` where the module brings a proved ``Lip(N)``, else None: not available."""
+        """``c Lip(N)`` if the module proves a ``Lip(N)``, else None."""
         own: Any = getattr(self.module, "lipschitz_upper", None)
         bound = None if own is None else own()
         return None if bound is None else abs(float(self.factor)) * float(bound)
 
     def monotonicity(self) -> Monotonicity:
-        """What the module proves of ``I - N``, which says nothing of ``I - c N``."""
+        """What the module proves about ``I - N``; this says nothing about ``I - c N``."""
         return monotonicity_of(self.module) if float(self.factor) == 1 else NOTHING_PROVED
 
     def rounding(self, image: Image) -> PerSample | None:
-        """That of the module, where it says and c is 1."""
+        """The bound of the module, if it has the method and c is 1."""
         return rounding_of(self.module, image) if float(self.factor) == 1 else None
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
-        """Replace H by ``factor H``, and so its Jacobian and every constant of it."""
+        """Replace H by ``factor H``, which multiplies its Jacobian and every constant too."""
         self.factor.mul_(factor)
 
 
 def as_network(module: nn.Module) -> nn.Module:
-    """A network of this package as it is, and any other module as an :class:`OwnNetwork`.
+    """A network of this package unchanged, and any other module as an :class:`OwnNetwork`.
 
     Raises
     ------

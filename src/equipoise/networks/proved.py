@@ -11,13 +11,14 @@ GRID = 64
 """Frequencies per axis at which the symbol is bounded."""
 
 ROUNDING = 1 + 1e-9
-"""Covers the rounding of the double precision that the bound is computed in: for n channels the
+"""Covers the rounding of the bound, which is computed in double precision. For n channels the
 backward error of a Cholesky factorisation is below ``4 n^2 u`` of the bound (Rump, BIT 46:433-452,
-2006), that of the Fourier transform below ``100 n^(1/2) u``; together 1e-9 up to n = 1000."""
+2006), and that of the Fourier transform below ``100 n^(1/2) u``; together below 1e-9 up to
+n = 1000."""
 
 
 def convolution_norm_upper(weight: Tensor, grid: int = GRID) -> float:
-    """Proved bound of the norm of a zero-padded convolution on images of any size (13).
+    """Proved bound on the norm of a zero-padded convolution on images of any size (13).
 
     The convolution of an image with zero borders is a compression of the convolution on the
     infinite plane, whose norm is the largest singular value of the symbol
@@ -30,14 +31,14 @@ def convolution_norm_upper(weight: Tensor, grid: int = GRID) -> float:
     point has ``|d_i| <= pi / grid``, so the largest value on the grid is at least
     ``M cos^2(D pi / grid)``.
 
-    It is computed once for each kernel: found again by the bytes of the weights, never by name.
+    It is computed once for each kernel and stored under the bytes of the weights, never a name.
 
     Parameters
     ----------
     weight
         Kernel, (out, in, k, k).
     grid
-        Frequencies per axis, more than twice the degree D.
+        Number of frequencies per axis, more than twice the degree D.
 
     Raises
     ------
@@ -57,26 +58,27 @@ def convolution_norm_upper(weight: Tensor, grid: int = GRID) -> float:
 
 
 known_norms: dict[str, float] = {}
-"""Bounds by the SHA-256 of the kernel that they are bounds of."""
+"""Bounds under the SHA-256 of their kernels."""
 
 PROOF = "cholesky"
-"""Part of the key: another way to compute bounds is another word here."""
+"""Part of the key, so that bounds of another algorithm are never mixed up with these."""
 
 
 @torch.no_grad()
 def _computed(kernel: Tensor, grid: int) -> float:
     if kernel.shape[0] > kernel.shape[1]:
-        kernel = kernel.transpose(0, 1)  # W^H W instead of W W^H: the same norm, and smaller
+        # W^H W instead of W W^H has the same norm, and its matrices are smaller.
+        kernel = kernel.transpose(0, 1)
     degree = max(kernel.shape[2:]) - 1
     squared = _largest_eigenvalue_upper(kernel, grid)
     return math.sqrt(squared) / math.cos(degree * math.pi / grid) * ROUNDING
 
 
 def _largest_eigenvalue_upper(kernel: Tensor, grid: int) -> float:
-    """Upper bound of the largest eigenvalue of ``G(t)`` on the grid, at most 1e-9 high.
+    """Upper bound on the largest eigenvalue of ``G(t)`` on the grid, at most 1e-9 too high.
 
-    Eigenvalues of a few matrices only guess ``tau``; each matrix is left out when its own
-    factorisation of ``tau I - G`` has proved that it holds none above.
+    Eigenvalues of a few matrices only guess ``tau``. A matrix is done when the factorisation of
+    its ``tau I - G`` has proved that it has no larger eigenvalue.
     """
     if not bool(kernel.any()):
         return 0.0
@@ -96,10 +98,10 @@ def _largest_eigenvalue_upper(kernel: Tensor, grid: int) -> float:
 
 
 def _correlation(kernel: Tensor, grid: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``R_d``, and the cosines and sines with which it makes ``G`` on half of the grid.
+    """``R_d``, and the cosines and sines that turn it into ``G`` on half of the grid.
 
-    ``G(t) = W(t) W(t)^H = sum_d R_d exp(-i d t)`` with ``R_d = sum_k w_k w_(k+d)^T``: few lags d,
-    hence no product of matrices at any frequency, and ``R_(-d) = R_d^T``, so that half of them is
+    ``G(t) = W(t) W(t)^H = sum_d R_d exp(-i d t)`` with ``R_d = sum_k w_k w_(k+d)^T``. There are few
+    lags d, so no frequency needs a product of matrices, and ``R_(-d) = R_d^T``, so half of them is
     enough. The other half of the grid holds the complex conjugates.
     """
     height, width = kernel.shape[2:]
@@ -112,21 +114,23 @@ def _correlation(kernel: Tensor, grid: int) -> tuple[Tensor, Tensor, Tensor]:
     angle = frequency[:, None, None] * y.flatten() + frequency[: grid // 2 + 1, None] * x.flatten()
     angle = angle.flatten(0, 1)[:, : len(lags)]
     cosines, sines = torch.cos(angle), torch.sin(angle)
-    cosines[:, -1] /= 2  # the lag 0 is its own mirror image
+    # The lag 0 is its own mirror image and would count twice.
+    cosines[:, -1] /= 2
     return lags, cosines, sines
 
 
 GUESSED = 32
-"""Matrices whose eigenvalues are computed at once: of the thousands, the largest hide in few."""
+"""Matrices whose eigenvalues are computed for a guess: the largest eigenvalues lie in few of the
+thousands of matrices."""
 
 AT_ONCE = 2**22
 """Matrix entries that are held at once: 64 MiB."""
 
 
 def lipschitz_upper(kernels: list[Tensor], grid: int = GRID, *, skip: float = 0.0) -> float:
-    """Proved bound of the Lipschitz constant of convolutions with ReLU between them (13).
+    """Proved bound on the Lipschitz constant of convolutions with ReLU between them (13).
 
-    The product of the bounds of the layers: biases do not matter and ReLU has the constant 1. A
-    network ``skip x - N(x)`` adds ``skip``.
+    It is the product of the bounds of the layers, because biases do not matter and ReLU has the
+    constant 1. A network ``skip x - N(x)`` adds ``|skip|``.
     """
     return abs(skip) + math.prod(convolution_norm_upper(kernel, grid) for kernel in kernels)

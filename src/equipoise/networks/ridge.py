@@ -1,4 +1,4 @@
-"""The ridge network: F is strongly monotone whatever its weights are (19), (22)."""
+"""The ridge network, whose F is strongly monotone for all weights (19), (22)."""
 
 import copy
 import math
@@ -17,22 +17,24 @@ from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
 
 HALF = 5
-"""Side of the two kernels that are composed to one of ``KERNEL``."""
+"""Side of the two kernels whose composition has the side ``KERNEL``."""
 
 KERNEL = 2 * HALF - 1
+"""Side of the kernels of U."""
+
 BLOCK = 4
-"""Pixels are gathered in blocks of this side: 16 channels instead of one is what CPUs convolve
-fast, and three blocks hold a kernel of 9; measured, the transposed convolution takes half."""
+"""Side of the blocks of pixels that become channels. CPUs convolve 16 channels faster than one, and
+three blocks hold a kernel of 9. The transposed convolution was measured to take half the time."""
 
 BELOW = 1 - 1e-6
-"""Kernels are rounded after they were normalised."""
+"""Keeps the norm below its bound although kernels are rounded after they were normalised."""
 
 LARGEST_WIDTH, MOST_CLIPS = 512, 32
-"""Of a network that is read from a file or a configuration."""
+"""Largest sizes that a file or a configuration may ask for."""
 
 
 class Used(NamedTuple):
-    """What an evaluation uses: kernels between blocks, thresholds and shares (clip, channel)."""
+    """What an evaluation uses: kernels between blocks, thresholds and shares, (clip, channel)."""
 
     blocks: Tensor
     thresholds: Tensor
@@ -44,7 +46,7 @@ class RidgeConfig(NetworkConfig):
 
     m: float = Field(0.01, gt=0, lt=1, description="monotonicity constant of F")
     features: int = Field(32, ge=1, le=LARGEST_WIDTH)
-    basis: int = Field(8, ge=1, le=LARGEST_WIDTH, description="kernels that those are composed of")
+    basis: int = Field(8, ge=1, le=LARGEST_WIDTH, description="kernels in the first factor of U")
     clips: int = Field(2, ge=1, le=MOST_CLIPS, description="terms of the shrinkage")
     channels: Literal[1, 2] = Field(2, description="1 for real images")
 
@@ -66,15 +68,15 @@ class RidgeConfig(NetworkConfig):
 class Ridge(nn.Module):
     """``F(x) = m x + U^T s(U x)``, ``H = I - F`` (19), U real convolutions with zero-mean kernels.
 
-    U acts on the real and on the imaginary part, so its coefficients z are complex, and s shrinks
-    their modulus: ``s(z) = z sum_j a_j min(1, tau_j / |z|)``, ``a_j >= 0``, ``sum_j a_j = 1``. It
-    is the gradient of a convex function of z, a sum of Huber functions of ``|z|``, with slopes in
-    [0, 1]; so F is m-strongly monotone for any U, does not depend on the phase of the image, and is
-    the gradient of a convex regulariser (Goujon, Neumayer, Unser, IEEE Trans. Comput. Imaging
-    2023, for real images). U is normalised to ``||U||^2 <= 2 (1 - m)``, hence
+    U acts on the real and on the imaginary part, so its coefficients z are complex, and s clips
+    their modulus: ``s(z) = z sum_j a_j min(1, tau_j / |z|)``, ``a_j >= 0``, ``sum_j a_j = 1``. s is
+    the gradient of a convex function of z, a sum of Huber functions of ``|z|``, with slopes in
+    [0, 1]. F is therefore m-strongly monotone for any U, commutes with a change of the phase of the
+    image, and is the gradient of a convex regulariser (Goujon, Neumayer, Unser, IEEE Trans. Comput.
+    Imaging 2023, for real images). U is normalised to ``||U||^2 <= 2 (1 - m)``, hence
     ``Lip(H) <= 1 - m`` (6). Both hold for every value of the weights.
 
-    :meth:`at` gives H at another scale of the thresholds than 1.
+    :meth:`at` gives H with thresholds at another scale than 1.
 
     Parameters
     ----------
@@ -83,9 +85,10 @@ class Ridge(nn.Module):
     features
         Channels of U.
     basis
-        Kernels of 5 x 5 that the kernels of 9 x 9 are composed of, by a second 5 x 5.
+        Number of 5 x 5 kernels in the first factor of U. A second factor of 5 x 5 combines them to
+        kernels of 9 x 9.
     clips
-        Terms of s.
+        Number of terms of s.
     channels
         2 for complex images, 1 for real ones: the imaginary part is then zero.
     seed
@@ -122,11 +125,11 @@ class Ridge(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many pixels away from an output pixel its input can lie: U, then its transpose."""
+        """Largest distance, in pixels, of the input of an output pixel, through U and U^T."""
         return KERNEL - 1
 
     def kernel(self) -> Tensor:
-        """U as it is used, (features, 1, 9, 9) in double precision: zero mean, normalised."""
+        """U as it is used: zero mean, normalised, (features, 1, 9, 9) in double precision."""
         first = self.first.double()
         first = first - first.mean((2, 3), keepdim=True)
         second = self.second.double().flip(2, 3)
@@ -134,20 +137,21 @@ class Ridge(nn.Module):
         return kernel * torch.sqrt(2 * (1 - self.m) / _norm_squared(kernel)) * BELOW
 
     def used(self) -> Used:
-        """What evaluations use, differentiable in the weights."""
+        """Kernels, thresholds and shares of an evaluation, differentiable in the weights."""
         kernel = self.kernel()
+        # In units of the norm of the kernel, in which white noise has one size in every channel.
         size = kernel.square().sum((1, 2, 3)).sqrt()
         thresholds = self.log_threshold.exp() * size.to(self.dtype)
         shares = torch.softmax(self.share, 0)
         return Used(_between_blocks(kernel.to(self.dtype)), thresholds, shares)
 
     def at(self, threshold: PerSample, factors: Tensor | None = None) -> "RidgeAt":
-        """H with every threshold times a scale for each sample, (batch,) (22).
+        """H with every threshold multiplied by a scale for each sample, (batch,) (22).
 
-        The thresholds of s are in units of the norm of their kernel: the scale is the standard
-        deviation of white noise, relative to the image, that is about to be removed. ``factors``
-        are further positive ones for every channel and pixel, (batch, features, y, x). s stays
-        increasing, so all that is proved of H holds.
+        The thresholds of s are in units of the norm of their kernel. The scale is the standard
+        deviation, relative to the image, of the white noise that is just removed. ``factors`` are
+        further positive factors for every channel and pixel, (batch, features, y, x). s remains
+        increasing, so everything that is proved about H holds.
         """
         return RidgeAt(self, threshold, factors)
 
@@ -172,7 +176,7 @@ class Ridge(nn.Module):
         return self.at(torch.ones(len(image), dtype=self.dtype, device=image.device))
 
     def lipschitz_upper(self) -> float:
-        """Proved bound of Lip(H), from the kernel as it is rounded; infinite for NaN or Inf.
+        """Proved bound on Lip(H), from the rounded kernel; infinite for NaN or Inf.
 
         ``F - m I`` is the gradient of a convex function and ``||U||^2``-Lipschitz, so the
         eigenvalues of the Jacobian of H lie in ``[1 - m - ||U||^2, 1 - m]``.
@@ -194,7 +198,7 @@ class Ridge(nn.Module):
         return Monotonicity(self.m, "proved", reason)
 
     def rounding(self, image: Image) -> PerSample:
-        """A proved bound of the rounding of one evaluation, at any threshold scale."""
+        """A proved bound on the rounding of one evaluation, for every threshold scale."""
         with torch.no_grad():
             kernel = self.kernel().to(self.dtype)
         terms = 9 * BLOCK**2 + 1, 9 * BLOCK**2 * self.features + 1
@@ -202,7 +206,7 @@ class Ridge(nn.Module):
 
 
 SPREAD = 1.2
-"""Logarithm of the largest and smallest threshold of a channel at the start."""
+"""Logarithm of the largest threshold of a channel at the start; the smallest has its negative."""
 
 
 class RidgeAt(nn.Module):
@@ -216,12 +220,13 @@ class RidgeAt(nn.Module):
             self._fixed = ridge.used()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RidgeAt":
-        """A copy that depends on nothing else: no gradient goes back from it to a rule."""
+        """An independent copy, from which no gradient flows back to the rule of the thresholds."""
         factors = None if self.factors is None else self.factors.detach().clone()
         return RidgeAt(copy.deepcopy(self.ridge, memo), self.threshold.detach().clone(), factors)
 
     def double(self) -> "RidgeAt":
-        """The same function in double precision, of the kernels and thresholds as they are."""
+        """The same function in double precision, with kernels and thresholds as they are."""
+        # Not built again from the weights: in double precision they would be rounded differently.
         exact = RidgeAt(self.ridge.double(), self.threshold, self.factors)
         exact._fixed = Used(*(tensor.double() for tensor in self._fixed))
         return exact
@@ -233,43 +238,43 @@ class RidgeAt(nn.Module):
 
     @property
     def reach(self) -> int:
-        """That of :class:`Ridge`."""
+        """The reach of :class:`Ridge`."""
         return self.ridge.reach
 
     def part(self, y: slice, x: slice) -> "RidgeAt":
-        """H of a piece of the image: the factors belong to its pixels."""
+        """H for a piece of the image, with the factors of its pixels."""
         if self.factors is None:
             return self
         return RidgeAt(self.ridge, self.threshold, self.factors[..., y, x])
 
     def lipschitz_upper(self) -> float:
-        """That of :class:`Ridge`: it does not depend on the thresholds."""
+        """The bound of :class:`Ridge`, which does not depend on the thresholds."""
         return self.ridge.lipschitz_upper()
 
     def monotonicity(self) -> Monotonicity:
-        """That of :class:`Ridge`: it does not depend on the thresholds."""
+        """The statement of :class:`Ridge`, which does not depend on the thresholds."""
         return self.ridge.monotonicity()
 
     def rounding(self, image: Image) -> PerSample:
-        """That of :class:`Ridge`."""
+        """The bound of :class:`Ridge`."""
         return self.ridge.rounding(image)
 
     @property
     def config(self) -> RidgeConfig:
-        """That of :class:`Ridge`."""
+        """The configuration of :class:`Ridge`."""
         return self.ridge.config
 
     def forward(self, image: Image) -> Image:
-        """``H(x) = (1 - m) x - U^T s(U x)`` in the precision of the weights, as that of x."""
+        """``H(x) = (1 - m) x - U^T s(U x)``, computed in the precision of the weights."""
         used = self._used()
         z = self.analysed(image, used)
         weight, _ = self._weights(z, used)
         return self._kept(image) - self._synthesised(z * weight, image, used)
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
-        """The symmetric Jacobian at an image as ``d -> J d``, each at the price of one evaluation.
+        """The symmetric Jacobian at an image as ``d -> J d``; a product costs one evaluation.
 
-        Along z the slope of s is ``sum_j a_j [|z| < tau_j]``, across it ``s(|z|) / |z|``.
+        Along z the slope of s is ``sum_j a_j [|z| < tau_j]``; across z it is ``s(|z|) / |z|``.
         """
         with torch.no_grad():
             z = self.analysed(image, self._fixed)
@@ -287,11 +292,11 @@ class RidgeAt(nn.Module):
         return product
 
     def _used(self) -> Used:
-        """Fixed for a solve, built again where a gradient for the weights may be asked for."""
+        """Fixed during a solve, but built again when the weights may need a gradient."""
         return self.ridge.used() if torch.is_grad_enabled() else self._fixed
 
     def _weights(self, z: Tensor, used: Used) -> tuple[Tensor, Tensor]:
-        """``s(|z|) / |z|``, and what of it is not slope along z."""
+        """``s(|z|) / |z|``, and the part of it that is missing from the slope along z."""
         inverse = _inverse_modulus(z)
         scale = self.threshold.to(self.dtype).reshape(-1, 1, 1, 1, 1, 1)
         if self.factors is not None:
@@ -306,7 +311,7 @@ class RidgeAt(nn.Module):
         return weight, drop
 
     def _kept(self, image: Image) -> Image:
-        """``(1 - m) x``, of the real part alone for real images."""
+        """``(1 - m) x``; for real images, of the real part only."""
         image = image.real + 0j if self.channels == 1 else image
         return (1 - self.ridge.m) * image
 
@@ -318,13 +323,14 @@ class RidgeAt(nn.Module):
         z = F.conv2d(F.pixel_unshuffle(_whole_blocks(parts), BLOCK), used.blocks, padding=1)
         shape = (len(image), self.channels, self.ridge.features, BLOCK**2, *z.shape[-2:])
         z = z.reshape(shape)
+        # U ends at the border of the image; the padding to whole blocks must hold no coefficients.
         if image.shape[-2] % BLOCK or image.shape[-1] % BLOCK:
             inside = _whole_blocks(torch.ones_like(parts[:1]))
             z = z * F.pixel_unshuffle(inside, BLOCK)[:, None, None]
         return z
 
     def _synthesised(self, z: Tensor, image: Image, used: Used) -> Image:
-        """``U^T z`` as an image like the one given."""
+        """``U^T z`` as an image of the shape and precision of ``image``."""
         flat = z.reshape(len(image) * self.channels, -1, *z.shape[-2:])
         planes = F.pixel_shuffle(F.conv_transpose2d(flat, used.blocks, padding=1), BLOCK)
         planes = planes[..., : image.shape[-2], : image.shape[-1]]
@@ -335,18 +341,18 @@ class RidgeAt(nn.Module):
 
 
 def _inverse_modulus(z: Tensor) -> Tensor:
-    """``1 / |z|`` over real and imaginary part; large, not infinite, where z is 0.
+    """``1 / |z|`` over real and imaginary part; large but finite where z is 0.
 
-    What is added under the root leaves s increasing, with slopes in [0, 1], and its powers finite.
+    The number added under the root keeps s increasing, its slopes in [0, 1], and its powers finite.
     """
     return torch.rsqrt(z.square().sum(1, keepdim=True) + torch.finfo(z.dtype).tiny ** 0.5)
 
 
 def _norm_squared(kernel: Tensor) -> Tensor:
-    """Proved bound of ``||U||^2`` of a convolution with one input, differentiable.
+    """Proved bound on ``||U||^2`` of a convolution with one input, differentiable.
 
-    The symbol has one column, so its norm is a root of a trigonometric polynomial; between grid
-    points as in :func:`~equipoise.networks.proved.convolution_norm_upper`.
+    The symbol has one column, so its squared norm is a trigonometric polynomial. It is bounded
+    between grid points as in :func:`~equipoise.networks.proved.convolution_norm_upper`.
     """
     symbol = torch.fft.rfft2(kernel[:, 0], s=(GRID, GRID))
     largest = symbol.abs().square().sum(0).amax()
@@ -354,16 +360,15 @@ def _norm_squared(kernel: Tensor) -> Tensor:
 
 
 def _whole_blocks(planes: Tensor) -> Tensor:
-    """Zeros added below and to the right, up to whole blocks."""
+    """Planes with zeros added below and to the right, up to whole blocks."""
     y, x = (-n % BLOCK for n in planes.shape[-2:])
     return F.pad(planes, (0, x, 0, y)) if x or y else planes
 
 
 def _between_blocks(kernel: Tensor) -> Tensor:
-    """A kernel (features, 1, 9, 9) as one between images of blocks, (features 16, 16, 3, 3).
+    """A kernel (features, 1, 9, 9) as a kernel between images of blocks, (features 16, 16, 3, 3).
 
-    From the phase q of a block at distance b to the phase p of another the offset is
-    ``4 b + q - p``.
+    The offset from pixel p of a block to pixel q of a block at distance b is ``4 b + q - p``.
     """
     phase, block = torch.arange(BLOCK), torch.arange(3) - 1
     offset = BLOCK * block + phase[:, None] - phase[:, None, None] + KERNEL // 2

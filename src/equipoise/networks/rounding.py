@@ -1,4 +1,4 @@
-"""A priori bounds of the rounding of one evaluation of a network, true for every image."""
+"""A priori bounds on the rounding of one evaluation of a network, true for every image."""
 
 import math
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ UPWARDS = 1 + 1e-9
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
-    """u: the relative error of one operation, half of the distance of 1 to the next number."""
+    """u, the largest relative error of an operation: half the gap from 1 to the next number."""
     return torch.finfo(dtype).eps / 2
 
 
 def gamma(operations: int, dtype: torch.dtype) -> float:
-    """``n u / (1 - n u)``: the relative error of n operations in any order (Higham 2002, 3.1).
+    """``n u / (1 - n u)``, the relative error of n operations in any order (Higham 2002, 3.1).
 
-    A sum of n products has an error of at most ``gamma_n`` times the sum of their absolute
-    values, in whatever order it is added, with or without fused multiplication.
+    A sum of n products has an error of at most ``gamma_n`` times the sum of their absolute values,
+    for every order of the sum, with or without fused multiplication.
     """
     share = operations * unit_roundoff(dtype)
     return share / (1 - share) if share < 1 else math.inf
@@ -33,18 +33,18 @@ def gamma(operations: int, dtype: torch.dtype) -> float:
 
 @dataclass(frozen=True)
 class LayerRounding:
-    """What the bound needs of ``h -> W h + c``.
+    """What the bound needs to know about ``h -> W h + c``.
 
     Attributes
     ----------
     norm
-        Proved bound of ``||W||``.
+        Proved bound on ``||W||``.
     absolute_norm
-        Proved bound of the norm of the convolution with ``|W|``.
+        Proved bound on the norm of the convolution with ``|W|``.
     offset
-        ``||c||_2`` over the channels: c is added at every pixel.
+        ``||c||_2`` over the channels; c is added at every pixel.
     terms
-        Products that one output is the sum of, and one for the offset.
+        Number of products that are summed to one output, and one for the offset.
     """
 
     norm: float
@@ -54,7 +54,8 @@ class LayerRounding:
 
 
 def layer_rounding(kernel: Tensor, bias: Tensor) -> LayerRounding:
-    """Of one convolution, from its kernel (out, in, k, k) and bias (out,); found again by bytes."""
+    """The numbers of one convolution, from its kernel (out, in, k, k) and bias (out,), cached."""
+    # The key is the content: weights can change in place, and then no cached number holds.
     weights, offset = (v.detach().double().cpu().contiguous() for v in (kernel, bias))
     return _remembered(weights.numpy().tobytes(), offset.numpy().tobytes(), tuple(kernel.shape))
 
@@ -78,16 +79,16 @@ def _remembered(weights: bytes, offset: bytes, shape: tuple[int, ...]) -> LayerR
 def chain_rounding(
     layers: Sequence[LayerRounding], image: Image, dtype: torch.dtype, skip: float = 0.0
 ) -> PerSample:
-    """Bound of ``||fl(H(x)) - H(x)||`` for convolutions with ReLU between them, and a skip.
+    """Bound on ``||fl(H(x)) - H(x)||`` for convolutions with ReLU between them, and a skip.
 
     With ``h_k = relu(W_k h_(k-1) + c_k)`` on p pixels, ``s_k >= ||h_k||`` and ``e_k`` the error::
 
         s_k = ||W_k|| s_(k-1) + sqrt(p) ||c_k||
         e_k = ||W_k|| e_(k-1) + gamma_k (|| |W_k| || (s_(k-1) + e_(k-1)) + sqrt(p) ||c_k||)
 
-    since ReLU is exact and has the constant 1. ``e_0 = u ||x||`` where x is rounded to the
-    precision of the weights. It is that of sums in any order: not of convolutions by Winograd's
-    algorithm or by Fourier transforms, which double precision does not use.
+    because ReLU is exact and has the constant 1. ``e_0 = u ||x||`` if x is rounded to the precision
+    of the weights. The bound holds for sums in any order. It does not hold for convolutions by
+    Winograd's algorithm or by Fourier transforms, which double precision does not use here.
     """
     size = norm(image) * UPWARDS
     narrows = torch.finfo(image.dtype).eps < torch.finfo(dtype).eps
@@ -98,26 +99,26 @@ def chain_rounding(
         fresh = layer.absolute_norm * (size + error) + pixels * layer.offset
         error = layer.norm * error + gamma(layer.terms, dtype) * fresh
         size = layer.norm * size + pixels * layer.offset
-    # skip x - N(x): one product and one difference, and the conversion to the precision of x.
+    # skip x - N(x) takes a product, a difference, and the conversion to the precision of x.
     of_image = gamma(SKIP_OPERATIONS, image.dtype)
     last = of_image * (abs(skip) * image_size + size + error)
     return (error + last) * UPWARDS
 
 
 SKIP_OPERATIONS = 3
-"""Roundings of one number of ``skip x - N(x)``."""
+"""Roundings of each number of ``skip x - N(x)``."""
 
 
 @torch.no_grad()
 def shrinkage_rounding(
     kernel: Tensor, terms: tuple[int, int], image: Image, dtype: torch.dtype
 ) -> PerSample:
-    """Bound of ``||fl(H(x)) - H(x)||`` for ``H(x) = k x - U^T s(U x)``, ``|k| <= 1``.
+    """Bound on ``||fl(H(x)) - H(x)||`` for ``H(x) = k x - U^T s(U x)``, ``|k| <= 1``.
 
-    U has one input and ``N >= ||U||``, ``A >= || |U| ||`` by Cauchy and Schwarz over its kernels;
-    s multiplies each coefficient by a number in [0, 1] that a few operations on positive numbers
-    give, and is non-expansive. With X = ||x||, e_0 the rounding of x to the precision of the
-    weights, and n and n' the products that a coefficient and a pixel are the sums of::
+    U has one input, ``N >= ||U||``, and ``A >= || |U| ||`` by Cauchy and Schwarz over its kernels.
+    s multiplies each coefficient by a number in [0, 1], the result of a few operations on positive
+    numbers, and is non-expansive. With X = ||x||, e_0 the rounding of x to the precision of the
+    weights, and n and n' the numbers of products that are summed to a coefficient and to a pixel::
 
         e_1 = N e_0 + gamma_n A (X + e_0)            of z = U x, ||z|| <= N X
         e_2 = e_1 + gamma_s (N X + e_1)              of s(z), ||s(z)|| <= ||z||
@@ -126,7 +127,7 @@ def shrinkage_rounding(
     Parameters
     ----------
     kernel
-        That of U, (features, 1, k, k).
+        The kernel of U, (features, 1, k, k).
     terms
         n and n'.
     image, dtype
@@ -147,4 +148,4 @@ def shrinkage_rounding(
 
 
 SHRINKAGE_OPERATIONS = 40
-"""Roundings of one shrunk coefficient, generously: its modulus, a few ratios and their sum."""
+"""Roundings of one shrunk coefficient, with a reserve: its modulus, a few ratios and their sum."""

@@ -1,4 +1,4 @@
-"""The CNN whose Lipschitz constant is bounded by construction, layer by layer (15)."""
+"""A CNN whose Lipschitz constant is bounded by construction, layer by layer (15)."""
 
 from typing import Any
 
@@ -14,7 +14,8 @@ from equipoise.networks.proved import convolution_norm_upper
 class NormEstimate(nn.Module):
     """The norm of one convolution by warm-started power iteration, differentiable in the kernel.
 
-    Measured, so it reads low: what is saved is scaled by :func:`convolution_norm_upper`.
+    The estimate is measured, hence too low; saved kernels are scaled by the proved
+    :func:`convolution_norm_upper`.
 
     Parameters
     ----------
@@ -23,7 +24,7 @@ class NormEstimate(nn.Module):
     size
         Side of the images that the power iteration acts on.
     seed
-        Seed of the first one.
+        Seed of the first image.
     """
 
     image: Tensor
@@ -38,7 +39,7 @@ class NormEstimate(nn.Module):
 
     @torch.no_grad()
     def update(self, kernel: Tensor, iterations: int) -> None:
-        """Power iterations ``v <- W^T W v``; keeps ``C`` with ``u^T W v = <w, C>``."""
+        """Power iterations ``v <- W^T W v``; then store ``C`` with ``u^T W v = <w, C>``."""
         padding = kernel.shape[-1] // 2
         for _ in range(iterations):
             v = self.image / torch.linalg.vector_norm(self.image)
@@ -56,27 +57,27 @@ class NormEstimate(nn.Module):
 
 
 LINEAR_RANGE = 2.0
-"""Offset that keeps the channels of the image positive, in units of the intensity scale: ReLU is
-the identity there. Carrying +x and -x, as MOL-LR does, would cost a factor 2 of the bound."""
+"""Offset, in units of the intensity scale, that keeps the channels of the image positive, where
+ReLU is the identity. Carrying +x and -x, as MOL-LR does, would cost a factor 2 of the bound."""
 
 
 TRAINING_ITERATIONS, START_ITERATIONS = 2, 60
-"""Power iterations for each training step, and before the first."""
+"""Power iterations for each training step, and before the first step."""
 
 
 class SpectralCNN(CNN):
-    """The CNN with every kernel divided by its norm, times ``bound^(1 / layers)`` (15).
+    """A CNN with every kernel divided by its norm, times ``bound^(1 / layers)`` (15).
 
     Training divides by an estimate of the norm that follows the kernel and carries its gradient,
-    times the ratio of the proved bound to that estimate when :meth:`refresh` last looked. Within a
-    training step nothing changes, so all evaluations of one solve are of one operator.
+    times the ratio of proved bound to estimate at the last exact :meth:`refresh`. Nothing changes
+    within a training step, so all evaluations of one solve use the same operator.
 
     Parameters
     ----------
     bound
-        Proved Lipschitz constant of what :meth:`baked` returns.
+        Proved Lipschitz constant of the network that :meth:`baked` returns.
     features, layers, kernel_size, seed, channels
-        As for :class:`CNN`.
+        See :class:`CNN`.
     """
 
     def __init__(self, bound: float, **configuration: Any):
@@ -90,7 +91,7 @@ class SpectralCNN(CNN):
         self._remove_offset()
 
     def refresh(self, exact: bool = False, iterations: int = TRAINING_ITERATIONS) -> None:
-        """Follow the kernels; with ``exact``, renew the ratio of proved to estimated norm."""
+        """Update the estimates; with ``exact``, also the ratio of proved to estimated norm."""
         for layer, kernel in enumerate(self.kernels()):
             estimate: Any = self.estimates[layer]
             estimate.update(kernel, iterations)
@@ -105,12 +106,12 @@ class SpectralCNN(CNN):
         return kernel * scale
 
     def lipschitz_upper(self) -> float:
-        """That of the normalised kernels, which are used, and not of those that are learned."""
+        """The bound for the normalised kernels, which are used, not for the learned ones."""
         return super().lipschitz_upper() / BELOW
 
     @torch.no_grad()
     def baked(self) -> CNN:
-        """A plain CNN with the proved constant, the same function up to the last refresh."""
+        """A plain CNN with the proved constant; the same function up to the last refresh."""
         network = CNN(**self.config.model_dump(), gain=0.0).to(self.dtype)
         for layer, kernel in enumerate(self.kernels()):
             target: Any = network.convolutions[layer]
@@ -138,6 +139,7 @@ class SpectralCNN(CNN):
 
     @torch.no_grad()
     def _remove_offset(self) -> None:
+        """Subtract the response to zero, which is constant away from the border."""
         size = 4 * self.layers * self.kernel_size
         zero = torch.zeros((1, size, size), dtype=torch.complex64)
         middle = torch.view_as_real(self(zero)[0, size // 2, size // 2])
@@ -146,8 +148,8 @@ class SpectralCNN(CNN):
 
 
 RANDOM_FRACTION = 0.3
-"""Scale of the random channels beside those that carry the image."""
+"""Scale of the random channels next to those that carry the image."""
 
 
 BELOW = 1 - 1e-6
-"""Single-precision kernels are rounded after they were scaled."""
+"""Keeps the norm below its bound although kernels are rounded to single precision after scaling."""

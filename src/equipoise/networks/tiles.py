@@ -1,4 +1,4 @@
-"""H in tiles, exactly: memory that depends on the tile and not on the image."""
+"""Exact evaluation of H in tiles: the memory depends on the tile and not on the image."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,15 +17,15 @@ class Tiled(nn.Module):
     """``H(x)``, one tile after the other, each with a halo of the receptive field of H.
 
     An output pixel depends on the input within ``network.reach`` pixels along each axis. A tile
-    that is cut with that halo, or up to the border of the image where H itself pads by zeros, gives
-    the same output in its interior as the whole image does: nothing is blended, and every bound
-    holds as it is. With ``recompute`` the graph of a tile is built again where its gradient is
-    asked for, so that a gradient holds the activations of one tile.
+    that is cut with that halo, or up to the border of the image, where H itself pads with zeros,
+    gives the same output in its interior as the whole image. Nothing is blended, and every bound
+    holds unchanged. With ``recompute`` the graph of a tile is built again when its gradient is
+    needed, so a gradient holds the activations of one tile.
 
     Parameters
     ----------
     network
-        H, with a finite ``reach``; with ``part(y, x)`` where it is not the same everywhere.
+        H, with a finite ``reach``, and with ``part(y, x)`` if it depends on the position.
     tile
         Side of a tile in pixels, without the halo; None for one tile.
     recompute
@@ -35,7 +35,7 @@ class Tiled(nn.Module):
     Raises
     ------
     BadInputError
-        If tiles are asked for and the network has no ``reach``.
+        If a tile is given and the network has no ``reach``.
     """
 
     def __init__(self, network: Any, tile: int | None, recompute: bool = False):
@@ -43,7 +43,7 @@ class Tiled(nn.Module):
         if tile is not None and getattr(network, "reach", None) is None:
             raise BadInputError(
                 f"tile is {tile}, and the network does not say how far its receptive field "
-                "reaches: leave tile out, or give the network a whole number reach, in pixels"
+                "reaches: leave tile out, or give the network an integer `reach`, in pixels"
             )
         self.network, self.tile, self.recompute = network, tile, recompute
 
@@ -60,7 +60,7 @@ class Tiled(nn.Module):
         return lambda direction: self._assembled(of_a_piece, image, direction)
 
     def rounding(self, image: Image) -> PerSample | None:
-        """``sqrt(sum_t rho(x_t)^2)`` over the tiles x_t with their halos: each is an evaluation."""
+        """``sqrt(sum_t rho(x_t)^2)`` over the tiles x_t with their halos, each an evaluation."""
         if self.tile is None:
             return rounding_of(self.network, image)
         y_cuts, x_cuts = self._cuts_of(image)
@@ -94,20 +94,20 @@ class Tiled(nn.Module):
 
 
 def _part(network: Any, y: slice, x: slice) -> Any:
-    """H of a piece of the image, where H is not the same everywhere."""
+    """H for a piece of the image, if H depends on the position."""
     own: Callable[[slice, slice], Any] | None = getattr(network, "part", None)
     return network if own is None else own(y, x)
 
 
 class Cut(NamedTuple):
-    """A tile with its halo along one axis, and where the tile lies in that."""
+    """A tile with its halo along one axis, and the position of the tile within it."""
 
     outer: slice
     inner: slice
 
 
 def _cuts(n: int, tile: int, halo: int) -> list[Cut]:
-    """``0 .. n`` in pieces of nearly equal length, none longer than a tile, halos clipped to it."""
+    """``0 .. n`` in pieces of nearly equal length, none longer than a tile, with clipped halos."""
     count = -(-n // tile)
     cuts = []
     for i in range(count):

@@ -14,7 +14,10 @@ from equipoise.settings import checked
 from equipoise.shapes import Image
 
 POOLINGS = 2
+"""Number of poolings, each by a factor of two."""
+
 LARGEST_WIDTH = 128
+"""Most channels that a file or a configuration may ask for."""
 
 
 class UNetworkConfig(NetworkConfig):
@@ -44,7 +47,7 @@ class UNetworkConfig(NetworkConfig):
         return list(itertools.pairwise([2, *self.widths()]))
 
     def up(self) -> list[tuple[int, int]]:
-        """The same on the way back."""
+        """Channels in and out of each block on the way back."""
         widths = self.widths()
         levels = reversed(range(POOLINGS))
         return [(widths[level + 1] + widths[level], widths[level]) for level in levels]
@@ -91,7 +94,7 @@ class ResidualUNet(nn.Module):
 
     @property
     def reach(self) -> None:
-        """Every pixel may matter to every other within the two poolings: tiles are not exact."""
+        """None: the poolings align blocks of four pixels, so tiles are not exact."""
         return None
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
@@ -99,7 +102,7 @@ class ResidualUNet(nn.Module):
         return linearised_by_autograd(self, image)
 
     def lipschitz_upper(self) -> None:
-        """None: nothing bounds the norms of its convolutions in a useful way."""
+        """None: no useful bound is known."""
         return None
 
     def monotonicity(self) -> Monotonicity:

@@ -19,7 +19,7 @@ from equipoise.recon.coil_maps import transformed
 from equipoise.recon.maps_check import check_maps
 
 FULLY_SAMPLED = 0.7
-"""A scan with at least this share of its matrix measured can be undersampled in retrospect."""
+"""A scan with at least this share of its matrix measured can be undersampled retrospectively."""
 
 CALIBRATION = 24
 
@@ -39,7 +39,7 @@ def load_experiment(
     acceleration: float | None = None,
     seed: int = 0,
 ) -> Experiment:
-    """Read a scan, with coil maps and a mask from other files, or undersample it in retrospect.
+    """Read a scan, with coil maps and a mask from other files, or undersample it retrospectively.
 
     A volume becomes the stack of slices along its readout. Masks belong to those, maps to those or
     to the volume.

@@ -36,7 +36,7 @@ class ReconSettings:
     rtol
         Bound on ``||x - x*|| / ||x||`` that is to be reached; None is that of the model.
     acceleration, seed
-        Undersample a fully sampled scan in retrospect by a mask of this seed.
+        Undersample a fully sampled scan retrospectively by a mask of this seed.
     csm, mask
         Files of coil maps and of a sampling mask.
 

@@ -1,4 +1,4 @@
-"""A certificate as files: JSON with its schema, and the maps."""
+"""Certificates as files: JSON with its schema, and the maps."""
 
 import json
 import math
@@ -46,9 +46,10 @@ def certificate_schema() -> dict[str, Any]:
 
 
 def write_maps(path: Path, slices: list[CertifiedSlice]) -> None:
-    """``image`` (slices, y, x) and, where asked for, ``noise_std``, ``noise_error``, ``attack``.
+    """Write ``image`` (slices, y, x) and, if computed, ``noise_std``, ``noise_error``, ``attack``.
 
-    ``attack`` is the perturbation of the k-space, (slices, coil, y, x). All in units of the scan.
+    ``attack`` is the perturbation of the k-space, (slices, coil, y, x). All are in units of the
+    scan.
     """
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file["image"] = np.concatenate([s.image.numpy() for s in slices])

@@ -20,6 +20,7 @@ from equipoise.recon.reconstruct import Reconstruction, SliceResult
 from equipoise.report.page import Report, ReportSlice, number, write_report
 
 SENSE_RTOL = 1e-4
+"""Relative tolerance of the SENSE images: below what a picture of 8 bits shows."""
 
 
 def of_reconstruction(
@@ -31,7 +32,7 @@ def of_reconstruction(
     *,
     lam_given: bool = False,
 ) -> Report:
-    """The report of ``equipoise recon``; SENSE is solved here where there is no target."""
+    """The report of ``equipoise recon``; without a target, SENSE is solved here."""
     slices = []
     for s in result.slices:
         problem = slice_problem_with(experiment, result, s.index)
@@ -71,7 +72,7 @@ def of_reconstruction(
 def of_certificates(
     found: Sequence[CertifiedSlice], experiment: Experiment, model: str, command: str
 ) -> Report:
-    """The report of ``equipoise certify``: with statements and, where computed, noise maps."""
+    """The report of ``equipoise certify``, with statements and, if computed, noise maps."""
     slices = []
     for one in found:
         operator = one.problem.operator
@@ -90,16 +91,16 @@ def write_certificate_report(
     model: str,
     overwrite: bool = False,
 ) -> None:
-    """The page of certified reconstructions through your own A.
+    """Write the page of certified reconstructions with your own A.
 
     Parameters
     ----------
     path
-        A ``.html``, written atomically.
+        A file with the suffix ``.html``, written atomically.
     found
-        What :func:`equipoise.certify_slice` returned for each problem.
+        The results of :func:`equipoise.certify_slice`, one for each problem.
     name, model
-        What the data and the model are called on the page.
+        The names of the data and the model on the page.
     overwrite
         Replace a page that exists.
 
@@ -130,7 +131,7 @@ def write_certificate_report(
 
 
 def _measured(found: Sequence[CertifiedSlice]) -> str:
-    """The sizes of images and data, each once."""
+    """The different sizes of images and data."""
     sizes = {(*one.image.shape[1:], one.problem.sample_count): None for one in found}
     return ", ".join(f"{y} x {x} pixels from {count} measured numbers" for y, x, count in sizes)
 
@@ -165,7 +166,7 @@ def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice
 
 
 def _target(experiment: Experiment, one: CertifiedSlice) -> np.ndarray | None:
-    """The image of all samples of the slice, or that of the file."""
+    """The image from all samples of the slice, or the one in the file."""
     index, csm = one.certificate.index, one.problem.operator.csm
     found = target_of(experiment.acquisition, experiment.full, csm, index, one.unit)
     return None if found is None else np.asarray((found[0] * one.unit).numpy())
@@ -174,7 +175,7 @@ def _target(experiment: Experiment, one: CertifiedSlice) -> np.ndarray | None:
 def slice_problem_with(
     experiment: Experiment, result: Reconstruction, index: int
 ) -> Problem[SenseOp]:
-    """The problem of a slice with the coil maps that it was reconstructed with."""
+    """The problem of a slice with the coil maps of its reconstruction."""
     acquisition = experiment.acquisition
     csm = acquisition.csm if result.csm is None else result.csm
     return slice_problem(replace(acquisition, csm=csm), index)
@@ -204,7 +205,7 @@ def _report(
 ) -> Report:
     acquisition = experiment.acquisition
     _, coils, y, x = acquisition.kspace.shape
-    retrospective = "" if experiment.full is None else " in retrospect"
+    retrospective = "" if experiment.full is None else " retrospectively"
     estimated = "were estimated from the calibration region by ESPIRiT [3]"
     return Report(
         scan=str(acquisition.source),
@@ -228,6 +229,7 @@ def _not_converged(slices: list[ReportSlice]) -> list[int]:
 
 
 DONE = ("converged", "feed_forward")
+"""Outcomes that the page does not list as slices that did not converge."""
 
 
 def _noise(s: SliceResult) -> str:

@@ -1,4 +1,4 @@
-"""Pictures for the eye."""
+"""Figures of reconstructions and certificates."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from equipoise.recon.reconstruct import Reconstruction
 def comparison_figure(
     path: Path, result: Reconstruction, zero_filled: np.ndarray, title: str, index: int = 0
 ) -> None:
-    """Target, zero-filled, SENSE and MOL, their errors on one scale, the mask, the convergence.
+    """Draw target, zero-filled, SENSE and MOL, their errors on one scale, mask and convergence.
 
     Parameters
     ----------
     path
-        A ``.png``, ``.pdf`` or ``.svg``.
+        A file with the suffix ``.png``, ``.pdf`` or ``.svg``.
     result
         A reconstruction with a target.
     zero_filled
@@ -29,6 +29,7 @@ def comparison_figure(
     """
     import matplotlib
 
+    # A compute node has no display, and pyplot picks its backend when it is imported.
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -72,7 +73,7 @@ def comparison_figure(
 
 
 def certificate_figure(path: Path, found: CertifiedSlice) -> None:
-    """The image, its noise map, and what the attack did, each with its scale."""
+    """Draw the image, its noise map, and the change by the attack, each with its own scale."""
     import matplotlib
 
     matplotlib.use("Agg")

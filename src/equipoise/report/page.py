@@ -1,7 +1,7 @@
-"""The page of a report: HTML that needs no network.
+"""The page of a report: one HTML file that needs no network connection.
 
-Images are embedded as WebP, the residual curves as SVG. The page works without a mouse, in dark and
-light, and prints every slice.
+Images are embedded as WebP, residual curves as SVG. The page works without a mouse, in dark and in
+light mode, and prints every slice.
 """
 
 import base64
@@ -23,11 +23,13 @@ from equipoise.formats.replacing import replacing
 from equipoise.version import __version__
 
 QUALITY = 80
+"""Quality of WebP images, 0 to 100."""
+
 LARGEST_SIDE = 400
-"""Pixels of an embedded image along its longer side: twenty slices stay below 5 MB."""
+"""Pixels of an embedded image along its longer side; a page of twenty slices stays below 5 MB."""
 
 ERROR_SHARE = 0.15
-"""Error images end at this share of the largest target intensity."""
+"""The scale of error images ends at this share of the largest target intensity."""
 
 WHITE = 0.9
 """Images are white at this share of their largest intensity, as in the figures."""
@@ -47,9 +49,9 @@ CITATIONS = (
 class ReportSlice:
     """What the page shows of one slice; images are (y, x), ``csm`` is (coil, y, x).
 
-    Coil maps and mask are those of a scan; your own A has neither. ``history`` holds relative
-    residual and distance bound by iteration; ``facts`` are pairs of a name and a text;
-    ``sense_label`` says at which lam the least-squares image is.
+    Only a scan has coil maps and a mask; your own A has neither. ``history`` holds relative
+    residual and distance bound by iteration. ``facts`` are pairs of a name and a text.
+    ``sense_label`` states the lam of the least-squares image.
     """
 
     index: int
@@ -67,7 +69,7 @@ class ReportSlice:
 
 @dataclass
 class Report:
-    """The whole page; ``measured`` says what the data are, ``maps`` where coil maps come from."""
+    """The whole page; ``measured`` describes the data, ``maps`` the origin of the coil maps."""
 
     scan: str
     model: str
@@ -116,7 +118,9 @@ def _page() -> Template:
 
 
 def _slice(s: ReportSlice, position: int) -> str:
+    # All panels share the white of the target, or an error of scale would not show.
     reference = s.image if s.target is None else s.target
+    # An empty slice would divide by zero.
     white = float(np.abs(reference).max()) * WHITE or 1.0
     panels = [
         _panel(_grey(s.image, white), "reconstruction", "gray"),
@@ -129,6 +133,7 @@ def _slice(s: ReportSlice, position: int) -> str:
             error = np.abs(np.abs(image) - np.abs(s.target)) / limit
             panels.append(_panel(_coloured(error, "magma"), f"{name}, to {limit:.3g}"))
     if s.noise is not None:
+        # A few pixels at the edge of the maps are far noisier and would darken all others.
         limit = float(np.percentile(s.noise, 99.5)) or 1.0
         label = f"noise, standard deviation, to {limit:.3g}"
         panels.append(_panel(_coloured(s.noise / limit, "viridis"), label))
@@ -198,7 +203,7 @@ def _montage(csm: np.ndarray) -> str:
 
 
 def _embedded(colours: np.ndarray) -> str:
-    """As WebP, of large images the means of blocks of pixels."""
+    """A WebP image as a data URL; large images are averaged over blocks of pixels."""
     from PIL import Image
 
     content = io.BytesIO()
@@ -215,6 +220,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 420, 240, 52, 34
 
 def _curve(history: np.ndarray) -> str:
     """Residual and bound by iteration, logarithmic, as SVG."""
+    # The logarithm has no place for zeros and infinities: points without a bound are left out.
     values = np.where(np.isfinite(history) & (history > 0), history, np.nan)
     if len(values) < 2 or np.isnan(values).all():
         return ""
@@ -262,20 +268,21 @@ def _methods(report: Report) -> str:
         text += f"Coil sensitivity maps {report.maps}. "
     if report.method.startswith("mol"):
         text += (
-            "The image is the equilibrium of lam A^H (A x - b) + x - H(x) = 0, H a convolutional "
-            "network kept monotone (monotone operator learning [1]); lam "
-            f"{'was given' if report.lam_given else 'follows the noise of the scan'}. Iterations "
-            "are stopped by a bound on the relative distance to the equilibrium that rests on the "
-            f"monotonicity constant m = {first['m']}. "
+            "The image is the equilibrium of lam A^H (A x - b) + x - H(x) = 0, where H is a "
+            "convolutional network that is kept monotone (monotone operator learning [1]); lam "
+            f"{'was given' if report.lam_given else 'follows the noise of the scan'}. The "
+            "iteration is stopped by a bound on the relative distance to the equilibrium that "
+            f"rests on the monotonicity constant m = {first['m']}. "
         )
     if report.not_converged:
         text += f"Slices that did not converge: {', '.join(map(str, report.not_converged))}. "
-    least_squares = "SENSE images" if report.maps else "The images beside it"
-    return text + f"{least_squares} are regularised least-squares reconstructions [2]."
+    least_squares = "SENSE images" if report.maps else "The least-squares images beside it"
+    return text + f"{least_squares} are regularised by ||x||^2 [2]."
 
 
 def _citations(report: Report) -> tuple[str, ...]:
-    return CITATIONS if report.maps else CITATIONS[:-1]  # the last one is of coil maps
+    # The last one is about coil maps, which only a scan has.
+    return CITATIONS if report.maps else CITATIONS[:-1]
 
 
 def _count(report: Report) -> str:
@@ -284,5 +291,5 @@ def _count(report: Report) -> str:
 
 
 def number(value: float | None) -> str:
-    """A bound as text."""
+    """A bound as text; infinity and None are not available."""
     return "not available" if value is None or not math.isfinite(value) else f"{value:.3g}"

@@ -8,10 +8,11 @@ from rich.table import Table
 from equipoise.recon.reconstruct import Reconstruction
 
 MANY_SLICES = 12
+"""Most slices that a table lists."""
 
 
 def slice_table(result: Reconstruction) -> Table:
-    """One row a slice (the first few of a large volume), and the mean where there is a target."""
+    """One row for each slice (the first few of a large volume); with a target also the mean."""
     compared = result.target is not None
     table = Table(box=None, pad_edge=False)
     headings = ["slice", "outcome", "iterations", "evaluations", "lam", "bound", "seconds"]
@@ -33,25 +34,26 @@ def slice_table(result: Reconstruction) -> Table:
 
 
 def _changes(result: Reconstruction) -> str:
-    """What a change of the data can do, or that nothing is promised of it."""
+    """What a change of the data can do to the image, or that nothing is promised about it."""
     bounds = [s.perturbation_bound for s in result.slices]
     known = [bound for bound in bounds if bound is not None]
+    # One sentence speaks for all slices, so it promises only what holds for every one of them.
     if len(known) < len(bounds):
-        return "nothing is promised of a change of the data"
+        return "nothing is promised about a change of the data"
     noise = [s.noise_bound for s in result.slices if s.noise_bound is not None]
     of_noise = (
         f"the noise of this scan by at most {max(noise):.0%} of its norm"
         if len(noise) == len(bounds)
-        else "what the noise of this scan does is measured by `equipoise certify`"
+        else "`equipoise certify` measures what the noise of this scan does"
     )
     return (
-        f"a change d of the data moves that by at most {max(known):.3g} ||d|| at this lam, "
-        f"scale and these maps, {of_noise}"
+        f"a change d of the data moves the equilibrium by at most {max(known):.3g} ||d|| at this "
+        f"lam, this scale and these maps, {of_noise}"
     )
 
 
 def short_certificate(result: Reconstruction) -> str | None:
-    """One sentence on the worst slice and what it rests on; None without an equilibrium."""
+    """One sentence on the worst slice and the evidence; None without an equilibrium."""
     first, distances = result.slices[0], [s.distance_bound for s in result.slices]
     if first.m is None or not all(map(math.isfinite, distances)):
         return None
