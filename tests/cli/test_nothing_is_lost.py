@@ -146,3 +146,25 @@ def test_the_files_of_an_input_are_both_of_a_pair_and_those_of_a_folder(folder):
     assert {p.name for p in input_files(folder / "b.cfl").values()} == {"b.hdr", "b.cfl"}
     assert "p.png" in {p.name for p in input_files(folder).values()}
     assert input_files("mol-lr-brain-4x", None) == {}
+
+
+@pytest.mark.parametrize(("first", "second"), [(".nii", ".nii.gz"), (".nii.gz", ".nii")])
+def test_two_images_never_share_a_sidecar(tmp_path, scan_arrays, first, second):
+    scan, sidecar = tmp_path / "s.h5", tmp_path / "x.json"
+    with h5py.File(scan, "w") as file:
+        file["kspace"] = scan_arrays["kspace"]
+    (tmp_path / f"x{first}").write_text("an image")
+    sidecar.write_text("{}")
+    for target in (tmp_path / f"x{second}", tmp_path / "out"):
+        if target.name == "out":  # many scans: the name follows from the scan
+            target.mkdir()
+            (target / f"s{first}").write_text("an image")
+            (target / "s.json").write_text("{}")
+        before = contents(tmp_path)
+        result = run("recon", scan, "-o", target, "--overwrite", "--suffix", second)
+        assert result.exit_code == 1
+        assert "would share its sidecar" in " ".join(result.stderr.split())
+        assert contents(tmp_path) == before
+    (tmp_path / f"x{first}").unlink()
+    assert run("convert", scan, tmp_path / f"x{second}", "--overwrite").exit_code == 0
+    assert sidecar.read_text() != "{}"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -477,6 +478,10 @@ def test_where_memory_is_short_maps_are_dropped_and_the_image_is_the_same(
 
     acquisition, model = read(full_scan), load_model()
     monkeypatch.setattr(equipoise.recon.memory, "TILE", 32)
+    last = equipoise.recon.memory.bytes_of_a_pixel(model)
+    model.options = replace(model.options, exact=False)
+    assert last == 2 * equipoise.recon.memory.bytes_of_a_pixel(model) >= 64 * 26  # measured
+    model.options = replace(model.options, exact=True)
     estimates = [
         equipoise.recon.memory.estimate(acquisition, model, keep_maps=keep, tile=tile)
         for keep, tile in ((True, None), (False, None), (False, 32))

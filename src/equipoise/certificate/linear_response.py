@@ -7,7 +7,7 @@ from torch import Tensor
 
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
-from equipoise.methods.exact import without_tf32
+from equipoise.equilibrium.tf32 import without_tf32
 from equipoise.methods.mol import MOL
 from equipoise.networks.jacobian import Jacobian
 from equipoise.outcome import Solution

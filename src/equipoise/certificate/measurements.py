@@ -8,7 +8,7 @@ import torch
 from equipoise.certificate.linear_response import LinearResponse
 from equipoise.certificate.noise import white_noise
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.methods.exact import without_tf32
+from equipoise.equilibrium.tf32 import without_tf32
 from equipoise.methods.mol import MOL
 from equipoise.networks.jacobian import (
     Jacobian,

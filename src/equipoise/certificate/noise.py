@@ -139,7 +139,8 @@ TINY = torch.finfo(torch.float64).tiny
 
 def white_noise(like: Tensor, n: int, generator: torch.Generator, real: bool = False) -> Tensor:
     """n samples of white noise, ``E|n|^2 = 1``, circular complex or with no imaginary part."""
-    noise = torch.randn((n, *like.shape[1:]), dtype=torch.complex64, generator=generator)
+    shape = (n, *like.shape[1:])
+    noise = torch.randn(shape, dtype=torch.complex64, generator=generator).to(like.device)
     return noise.real * 2**0.5 + 0j if real else noise
 
 

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from equipoise.equilibrium.equation import MonotoneEquation, Step
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
+from equipoise.equilibrium.tf32 import without_tf32
 from equipoise.outcome import BackwardRecord
 from equipoise.physics.least_squares import solve_regularized
 from equipoise.vectors import inner, per_sample
@@ -77,6 +78,7 @@ class _Equilibrium(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_tf32()
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         problem: ImplicitProblem = ctx.problem
         x, adjoint_image = ctx.saved_tensors

@@ -81,7 +81,7 @@ def _motion(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """The head moves by several pixels while the upper half of k-space is measured."""
     shift = rng.uniform(4, 8)
     n = problem.data.shape[2]
-    frequency = (torch.arange(n) - n // 2) / n
+    frequency = (torch.arange(n, device=problem.data.device) - n // 2) / n
     turned = torch.exp(-2j * torch.pi * shift * frequency).to(problem.data.dtype)
     turned[: n // 2] = 1
     return _with_data(problem, problem.data * turned[:, None])
@@ -175,7 +175,8 @@ def _m_local(model: Method, problem: Scan, solution: Solution) -> float | None:
     image = solution.value / per_sample(solution.scale, solution.value).float()
     network = model.network_on(problem.operator.support(), network=solution.network)
     jacobian = Jacobian(network, image)
-    start = torch.randn(image.shape, dtype=image.dtype, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(image.shape, dtype=image.dtype, generator=generator).to(image.device)
     top = largest_symmetric_eigenvalue(jacobian, start, M_LOCAL_STEPS).value
     return 1 + model.shift - float(top[0])
 

@@ -141,7 +141,7 @@ def _reconstruct(name: str, method: Method | None, sample: Sample) -> tuple[Tens
 
 
 def _tikhonov(sample: Sample, lam: float) -> Tensor:
-    weight = torch.tensor([lam], dtype=torch.float64)
+    weight = torch.tensor([lam], dtype=torch.float64, device=sample.data.device)
     return tikhonov(sample.operator, sample.data, weight)
 
 

@@ -119,10 +119,11 @@ class TrajectoryEncoding:
 
         Samples beyond the matrix are left out.
         """
-        sizes = torch.tensor(self.matrix)
+        device = self.coordinates.device
+        sizes = torch.tensor(self.matrix, device=device)
         points = self.coordinates[0].flatten(0, 1).flip(-1).round().long() + sizes // 2
         inside = points[((points >= 0) & (points < sizes)).all(-1)]
-        grid = torch.zeros(self.matrix, dtype=torch.bool)
+        grid = torch.zeros(self.matrix, dtype=torch.bool, device=device)
         grid[tuple(inside.T)] = True
         return grid
 

@@ -1,7 +1,5 @@
 """From an iterate in the precision of the network to a bound that holds for computed numbers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -14,22 +12,6 @@ from equipoise.vectors import norm
 
 ROUNDINGS_OF_DELIVERY = 3
 """Of an image that is returned: its conversion, that of the scale, and their product."""
-
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Matrix products and convolutions on a card with all bits of single precision.
-
-    TF32 keeps 10 bits of each operand: solves then stagnate at bounds of about 1e-2. Rough
-    evaluations in bfloat16 are not touched.
-    """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def solve_with_rounding(

@@ -81,11 +81,12 @@ class FeedForward(Method):
         sense = data_consistency(operator, data_term, weight)
         image = self._reconstruct(operator, data_term, weight, sense)
         unknown = torch.full_like(weight, torch.inf)
+        steps = torch.full((len(scale),), self.steps, device=scale.device)
         solution = Solution(
             value=image * per_sample(scale, image).to(image.real.dtype),
             outcome=[Outcome.FEED_FORWARD] * len(scale),
-            iterations=torch.full((len(scale),), self.steps),
-            network_evaluations=torch.full((len(scale),), self.steps),
+            iterations=steps,
+            network_evaluations=steps,
             cg_iterations=0,
             relative_residual=unknown,
             distance_bound=unknown,

@@ -15,8 +15,9 @@ from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
 from equipoise.equilibrium.rounding import RoundingModel
+from equipoise.equilibrium.tf32 import without_tf32
 from equipoise.methods.edge import solve_arguments
-from equipoise.methods.exact import attainable, solve_with_rounding, with_delivery, without_tf32
+from equipoise.methods.exact import attainable, solve_with_rounding, with_delivery
 from equipoise.methods.method import Method, MethodConfig, relative_noise_of
 from equipoise.networks.cnn import CNN, SkipCNNConfig, in_bfloat16, in_double
 from equipoise.networks.measured import lipschitz_lower

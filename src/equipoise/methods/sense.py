@@ -26,7 +26,9 @@ def best_sense(operator: LinearOperator, kspace: Data, target: Image) -> SenseRe
 
     The choice looks at the target, which no real scan has: it is the most that SENSE can reach.
     """
-    best_psnr = torch.full((kspace.shape[0],), -torch.inf, dtype=torch.float64)
+    best_psnr = torch.full(
+        (kspace.shape[0],), -torch.inf, dtype=torch.float64, device=target.device
+    )
     image, best_lam = torch.zeros_like(target), torch.zeros_like(best_psnr)
     for lam, trial in zip(SENSE_LAMS, tikhonov_path(operator, kspace, SENSE_LAMS, rtol=1e-4)):
         weights = torch.full_like(best_psnr, lam)

@@ -30,7 +30,8 @@ def solve_slice(
         raise BadInputError(
             "the model is for photographs and a scan is complex: choose one of the -brain- models"
         )
-    weight = None if lam is None else torch.tensor([lam], dtype=torch.float64)
+    device = problem.data.device
+    weight = None if lam is None else torch.tensor([lam], dtype=torch.float64, device=device)
     return model.solve(
         problem.operator,
         problem.data,
@@ -51,7 +52,7 @@ def amplification_bound(model: Method, solution: Solution) -> float | None:
         or solution.outcome[0] is Outcome.DIVERGED
     ):
         return None
-    one = torch.ones(1, dtype=torch.float64)
+    one = torch.ones_like(solution.lam)
     return float(perturbation_bound(solution.lam, model.m, one)[0])
 
 

@@ -253,7 +253,7 @@ class CNN(nn.Module):
             weight: Tensor = convolution.weight  # type: ignore[assignment]
             fan_in = weight[0].numel()
             scale = math.sqrt(2 / fan_in) * (RANDOM_FRACTION if gain else 1.0)
-            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+            weight.copy_(torch.randn(weight.shape, generator=generator).to(weight) * scale)
             convolution.bias.zero_()  # type: ignore[operator]
         if gain:
             self._carry_identity(gain)

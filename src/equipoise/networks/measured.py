@@ -66,4 +66,4 @@ def one_sided_lipschitz_lower(
 
 def _random_like(image: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(image.shape, dtype=image.dtype, generator=generator)
+    return torch.randn(image.shape, dtype=image.dtype, generator=generator).to(image.device)

@@ -84,7 +84,9 @@ def _largest_eigenvalue_upper(kernel: Tensor, grid: int) -> float:
         return 0.0
     lags, cosines, sines = _correlation(kernel, grid)
     tau, n = 0.0, len(kernel)
-    for part in torch.split(torch.arange(len(cosines)), max(AT_ONCE // n**2, 1)):
+    for part in torch.split(
+        torch.arange(len(cosines), device=kernel.device), max(AT_ONCE // n**2, 1)
+    ):
         left = torch.complex(
             cosines[part] @ (lags + lags.mT).flatten(1), sines[part] @ (lags.mT - lags).flatten(1)
         ).reshape(-1, n, n)
@@ -107,10 +109,13 @@ def _correlation(kernel: Tensor, grid: int) -> tuple[Tensor, Tensor, Tensor]:
     height, width = kernel.shape[2:]
     correlation = conv2d(kernel, kernel, padding=(height - 1, width - 1)).flatten(2)
     lags = correlation.permute(2, 0, 1)[: correlation.shape[2] // 2 + 1]
+    device = kernel.device
     y, x = torch.meshgrid(
-        torch.arange(1 - height, height), torch.arange(1 - width, width), indexing="ij"
+        torch.arange(1 - height, height, device=device),
+        torch.arange(1 - width, width, device=device),
+        indexing="ij",
     )
-    frequency = 2 * torch.pi / grid * torch.arange(grid, dtype=torch.float64)
+    frequency = 2 * torch.pi / grid * torch.arange(grid, dtype=torch.float64, device=device)
     angle = frequency[:, None, None] * y.flatten() + frequency[: grid // 2 + 1, None] * x.flatten()
     angle = angle.flatten(0, 1)[:, : len(lags)]
     cosines, sines = torch.cos(angle), torch.sin(angle)

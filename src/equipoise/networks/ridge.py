@@ -370,11 +370,12 @@ def _between_blocks(kernel: Tensor) -> Tensor:
 
     The offset from pixel p of a block to pixel q of a block at distance b is ``4 b + q - p``.
     """
-    phase, block = torch.arange(BLOCK), torch.arange(3) - 1
+    device = kernel.device
+    phase, block = torch.arange(BLOCK, device=device), torch.arange(3, device=device) - 1
     offset = BLOCK * block + phase[:, None] - phase[:, None, None] + KERNEL // 2
     fits = (offset >= 0) & (offset < KERNEL)
-    index = offset.clamp(0, KERNEL - 1).flatten().to(kernel.device)
+    index = offset.clamp(0, KERNEL - 1).flatten()
     taken = kernel[:, 0, index][:, :, index].reshape(-1, BLOCK, BLOCK, 3, BLOCK, BLOCK, 3)
-    taken = taken * (fits[..., None, None, None] & fits).to(kernel.device)
+    taken = taken * (fits[..., None, None, None] & fits)
     order = taken.permute(0, 1, 4, 2, 5, 3, 6)
     return order.reshape(len(kernel) * BLOCK**2, BLOCK**2, 3, 3)

@@ -141,7 +141,7 @@ class SpectralCNN(CNN):
     def _remove_offset(self) -> None:
         """Subtract the response to zero, which is constant away from the border."""
         size = 4 * self.layers * self.kernel_size
-        zero = torch.zeros((1, size, size), dtype=torch.complex64)
+        zero = torch.zeros((1, size, size), dtype=torch.complex64, device=self.excess.device)
         middle = torch.view_as_real(self(zero)[0, size // 2, size // 2])
         last_convolution: Any = self.convolutions[-1]
         last_convolution.bias.sub_(middle[: self.channels])

@@ -65,7 +65,6 @@ class SenseOp(LinearOperator):
             raise BadInputError(
                 "the coil maps are zero everywhere: estimate them again, or give other maps"
             )
-        _warn_of_large_maps(csm)
         self.csm = csm
         self.mask = mask
         self.n_axes = csm.ndim - 2
@@ -76,6 +75,7 @@ class SenseOp(LinearOperator):
         # Along an axis on which M is constant, F^H M F is M, so whole lines need no transform.
         self._axes = tuple(a for a in axes if not _constant_along(corner_mask, a))
         self._weights = corner_mask.to(csm.real.dtype)
+        _warn_of_large_norm(float(self.norm_bound().value.max()))
 
     def __repr__(self) -> str:
         """Number of coils, matrix, acceleration and batch."""
@@ -154,12 +154,16 @@ class SenseOp(LinearOperator):
         relative error of at most ``TRANSFORM log2(4 n) u`` (Higham 2002, theorem 24.2, three times
         for a prime length). The products with the maps and the sum over coils add their own.
         """
-        root_sum_of_squares = self.csm.to(torch.complex128).abs().square().sum(1).sqrt()
-        largest = root_sum_of_squares.flatten(1).amax(1).expand(self.image_shape[0])
+        largest = self._largest_norm.expand(self.image_shape[0])
         n_coils, n_pixels = self.csm.shape[1], self.csm[0, 0].numel()
         operations = 2 * TRANSFORM * math.log2(4 * n_pixels) + n_coils + OF_MAPS
         rounding = operations * torch.finfo(torch.float64).eps / 2
         return NormBound(largest * (1 + rounding), True, rounding)
+
+    @cached_property
+    def _largest_norm(self) -> PerSample:
+        norms = self.csm.detach().to(torch.complex128).abs().square().sum(1).sqrt()
+        return norms.flatten(1).amax(1)
 
     def support(self) -> Mask | None:
         """Pixels where some coil map is not zero."""
@@ -187,7 +191,7 @@ class SenseOp(LinearOperator):
                 weights = torch.full_like(mask, 1, dtype=csm.real.dtype)
                 weights *= (mask.numel() / mask.sum()).sqrt()
             else:
-                weights = hann_window(mask.shape, region).to(csm.real)
+                weights = hann_window(mask.shape, region, mask.device).to(csm.real)
             images = kspace_to_image(weights * data[i] * mask, self.n_axes)
             scales.append(percentile((csm.conj() * images).sum(0).abs()[None], 0.99))
         return torch.cat(scales)
@@ -203,14 +207,13 @@ NORM_SLACK = 1e-3
 """The norm of maps may exceed 1 by this much without a warning, by rounding or interpolation."""
 
 
-def _warn_of_large_maps(csm: torch.Tensor) -> None:
+def _warn_of_large_norm(bound: float) -> None:
     """Warn of maps whose root sum of squares exceeds 1, so that ``||A||`` may exceed 1 too."""
-    largest = float(csm.detach().abs().square().sum(1).amax().sqrt())
-    if largest <= 1 + NORM_SLACK:
+    if bound <= 1 + NORM_SLACK:
         return
     warnings.warn(
-        f"the root sum of squares of the coil maps is {largest:.3g} at a pixel, so ||A|| may be "
-        f"{largest:.3g} instead of at most 1: lam acts up to {largest**2:.3g} times as strongly as "
+        f"||A|| is at most {bound:.3g}, the largest root sum of squares of the coil maps, and maps "
+        f"of norm 1 make it at most 1: lam acts up to {bound**2:.3g} times as strongly as "
         "in training, the network sees a different intensity, the bound lam / m of the paper is "
         "multiplied by ||A||, and gradient steps contract less. "
         "equipoise.normalize_csm(csm) divides the maps by their root sum of squares",
@@ -230,11 +233,11 @@ def _constant_along(mask: torch.Tensor, axis: int) -> bool:
     return bool((mask == mask.narrow(axis, 0, 1)).all())
 
 
-def hann_window(shape: torch.Size, region: tuple[int, ...]) -> torch.Tensor:
+def hann_window(shape: torch.Size, region: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Separable Hann window over the central ``region`` of a grid, zero outside."""
-    window = torch.ones(())
+    window = torch.ones((), device=device)
     for n, width in zip(shape, region):
-        distance = (torch.arange(n) - n // 2).abs() / (width / 2)
+        distance = (torch.arange(n, device=device) - n // 2).abs() / (width / 2)
         axis = torch.where(distance < 1, 0.5 + 0.5 * torch.cos(torch.pi * distance), 0.0)
         window = window[..., None] * axis
     return window

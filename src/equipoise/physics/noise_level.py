@@ -53,7 +53,7 @@ def noise_level(kspace: Array, mask: Array) -> Numbers:
     given = as_kspace(kspace)
     kspace = given.value
     mask = as_mask(mask, kspace.shape[2:], len(kspace))
-    distance = _radius(kspace.shape[2:])
+    distance = _radius(kspace.shape[2:], kspace.device)
     levels = []
     for i in range(kspace.shape[0]):
         # Exact zeros in every coil are padding, not measurements.
@@ -70,8 +70,8 @@ def noise_level(kspace: Array, mask: Array) -> Numbers:
     return given.like(torch.stack(levels))
 
 
-def _radius(shape: torch.Size) -> torch.Tensor:
-    axes = [(torch.arange(n) - n // 2) / max(n / 2, 1) for n in shape]
+def _radius(shape: torch.Size, device: torch.device) -> torch.Tensor:
+    axes = [(torch.arange(n, device=device) - n // 2) / max(n / 2, 1) for n in shape]
     grid = torch.meshgrid(*axes, indexing="ij")
     return torch.stack([g**2 for g in grid]).sum(0).sqrt()
 

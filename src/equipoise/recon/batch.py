@@ -18,7 +18,13 @@ from typing import Any
 import torch
 
 from equipoise.formats.writers.stamp import read_stamp
-from equipoise.formats.writers.target import check_files, check_target, companions, input_files
+from equipoise.formats.writers.target import (
+    check_files,
+    check_sidecar,
+    check_target,
+    companions,
+    input_files,
+)
 from equipoise.methods.method import Method
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.recon.memory import peak_memory
@@ -44,7 +50,8 @@ def plan(scans: Sequence[Path], folder: Path, suffix: str) -> list[Job]:
     Raises
     ------
     BadInputError
-        If a file of one scan would be written over that of another, or over a scan.
+        If a file of one scan would be written over that of another, over a scan, or over the
+        sidecar of another image.
     """
     jobs = [Job(scan, folder / f"{scan.stem}{suffix}") for scan in scans]
     inputs = input_files(*scans)
@@ -57,6 +64,7 @@ def plan(scans: Sequence[Path], folder: Path, suffix: str) -> list[Job]:
                     f"{other.scan} and {job.scan} would both be written to {path}: reconstruct "
                     "them into different folders"
                 )
+        check_sidecar(job.target)
         check_files([job.target, *companions(job.target)], overwrite=True, inputs=inputs)
     return jobs
 

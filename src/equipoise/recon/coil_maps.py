@@ -94,7 +94,7 @@ def calibrate_maps(
     """
     acquisition = as_slices(acquisition)
     kspace, mask = acquisition.kspace, acquisition.mask
-    transform = torch.eye(kspace.shape[1], dtype=torch.complex128)
+    transform = torch.eye(kspace.shape[1], dtype=torch.complex128, device=kspace.device)
     if whiten:
         transform = noise_whitening(kspace, mask)
         kspace = combine(transform, kspace)
@@ -122,7 +122,7 @@ def _examine(
             f"slice {index}: no pixel has an eigenvalue above the crop: lower --crop, the largest "
             f"is {float(eigenvalue.max()):.3f}"
         )
-    window = hann_window(mask.shape[1:], tuple(region))
+    window = hann_window(mask.shape[1:], tuple(region), mask.device)
     size = float(operator_norm(SenseOp(csm, mask)).max())
     if size > 1 + NORM_TOLERANCE:
         raise BadInputError(f"slice {index}: ||A|| is {size:.4f} by power iteration, above 1")

@@ -27,7 +27,7 @@ def simulate_scan(path: Path) -> None:
     csm = biot_savart_maps(SAMPLE_SHAPE, N_COILS, SEED)
     mask = make_mask("variable-density-2d", SAMPLE_SHAPE, ACCELERATION, CALIBRATION, SEED)
     operator = SenseOp(csm, mask)
-    noise = torch.randn(csm.shape, dtype=torch.complex64, generator=_generator()) * NOISE
+    noise = torch.randn(csm.shape, dtype=csm.dtype, generator=_generator()).to(csm.device) * NOISE
     kspace = operator.forward(image) + mask[:, None] * noise
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file["kspace"], file["target"] = kspace.numpy(), image.numpy()

@@ -200,7 +200,7 @@ def _luminance(
 ) -> tuple[Tensor, list[BlockResult]]:
     factor = blur.factor
     rows, columns = (_cuts(n, block) for n in small.shape[1:])
-    image = torch.zeros((1, *(n * factor for n in small.shape[1:])), dtype=small.dtype)
+    image = small.new_zeros((1, *(n * factor for n in small.shape[1:])))
     scale = percentile(small.abs(), 0.99).double()
     results = []
     for y in rows:
@@ -208,10 +208,10 @@ def _luminance(
             data = small[:, y.outer, x.outer]
             shape = (1, *(n * factor for n in data.shape[1:]))
             solution = model.solve(
-                blur.operator(torch.empty(shape)),
+                blur.operator(small.new_empty(shape)),
                 data,
-                noise_level=torch.tensor([noise], dtype=torch.float64),
-                lam=None if lam is None else torch.tensor([lam], dtype=torch.float64),
+                noise_level=scale.new_tensor([noise]),
+                lam=None if lam is None else scale.new_tensor([lam]),
                 scale=scale,
                 options=options,
             )

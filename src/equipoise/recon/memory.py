@@ -7,6 +7,8 @@ from equipoise.formats.acquisition import STACK, Acquisition
 from equipoise.formats.limits import available_memory, size_text
 from equipoise.formats.slices import stack_shape
 from equipoise.methods.method import Method
+from equipoise.methods.mol import MOL
+from equipoise.networks.ridge import Ridge
 from equipoise.outcome import BadInputError
 
 COMPLEX = 8
@@ -17,6 +19,15 @@ ESPIRIT_COPIES = 6
 
 SOLVER_IMAGES = 40
 """Images that the solver keeps: Anderson's history, conjugate gradients, the iterates."""
+
+BUFFERS = 5
+"""Layers that are alive at once in an evaluation: 3.2 were measured of a CNN and 4.1 of a ridge."""
+
+PARTS = 2
+"""A ridge has its features of the real and of the imaginary part."""
+
+SINGLE, DOUBLE = 4, 8
+"""Bytes of a real number."""
 
 TILE = 256
 """Side of the tiles that H is evaluated in where a whole image does not fit."""
@@ -48,19 +59,31 @@ def estimate(
     """Bytes that the reconstruction of a scan adds to those of the scan itself.
 
     The images of all slices, and with ``keep_maps`` their maps, are kept until they are written;
-    beside them one slice at a time is calibrated, and solved with a network of some number of
-    features a pixel of the tile. A volume is first transformed along its readout into a stack of
-    slices, of the size of its samples.
+    beside them one slice at a time is calibrated, and solved with a network that holds
+    :func:`bytes_of_a_pixel` for each pixel of the tile. A volume is first transformed
+    along its readout into a stack of slices, of the size of its samples.
     """
     slices, coils, y, x = stack_shape(acquisition)
     pixels = y * x
     kept = COMPLEX * slices * pixels * (3 + (coils if keep_maps else 0))
     calibration = 0 if acquisition.csm is not None else ESPIRIT_COPIES * COMPLEX * coils * pixels
-    features = max((p.shape[0] for p in model.parameters() if p.ndim == 4), default=1)
     at_once = pixels if tile is None else min(pixels, tile**2)
-    solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + 4 * 4 * features * at_once
+    solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + at_once * bytes_of_a_pixel(model)
     transformed = acquisition.samples.nbytes if acquisition.samples.ndim > len(STACK) else 0
     return kept + transformed + max(calibration, solve)
+
+
+def bytes_of_a_pixel(model: Method) -> int:
+    """What one evaluation of the network holds for each pixel.
+
+    Where rounding is bounded the last evaluation is in double precision, whatever the precision of
+    the network: that one is counted.
+    """
+    width = max((p.shape[0] for p in model.parameters() if p.ndim == 4), default=1)
+    if isinstance(getattr(model, "network", None), Ridge):
+        width *= PARTS
+    last = isinstance(model, MOL) and model.options.exact
+    return BUFFERS * width * (DOUBLE if last else SINGLE)
 
 
 def fit_memory(acquisition: Acquisition, model: Method) -> Plan:

@@ -190,7 +190,7 @@ def _sense(
 
 
 def _at_lam(problem: Problem[Any], lam: float) -> np.ndarray:
-    weight = torch.tensor([lam], dtype=torch.float64)
+    weight = torch.tensor([lam], dtype=torch.float64, device=problem.data.device)
     image = tikhonov(problem.operator, problem.data, weight, rtol=SENSE_RTOL)
     return np.asarray(image[0].numpy() * problem.unit)
 

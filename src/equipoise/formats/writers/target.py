@@ -15,6 +15,8 @@ from equipoise.outcome import BadInputError
 IMAGES = (".h5", ".npy", ".cfl", ".nii.gz", ".nii", ".dcm", ".mrd", ".png")
 """Formats of reconstructed images."""
 
+NIFTI = (".nii.gz", ".nii")
+
 MODELS = (".safetensors",)
 
 Identity: TypeAlias = tuple[int, int]
@@ -52,7 +54,7 @@ def identity_of(path: Path) -> Identity | None:
 def companions(path: Path) -> list[Path]:
     """The other files that are written beside a target: of NIfTI the phase and the sidecar."""
     suffix = suffix_of(path)
-    if suffix in (".nii", ".nii.gz"):
+    if suffix in NIFTI:
         stem = path.name.removesuffix(suffix)
         return [path.with_name(f"{stem}_phase{suffix}"), path.with_name(f"{stem}.json")]
     beside = [path.with_suffix(".hdr")] if suffix == ".cfl" else []
@@ -62,6 +64,28 @@ def companions(path: Path) -> list[Path]:
 def sidecar_of(path: Path) -> Path:
     """Where it is said how an image was made, if its format has no place for it."""
     return path.with_name(f"{path.name}.json")
+
+
+def check_sidecar(path: Path) -> None:
+    """Refuse to take the sidecar of another image, whether or not files may be replaced.
+
+    ``x.nii`` and ``x.nii.gz`` would both have ``x.json``, which says how one of them was made.
+
+    Raises
+    ------
+    BadInputError
+        If the other one exists.
+    """
+    suffix = suffix_of(path)
+    if suffix not in NIFTI:
+        return
+    stem = path.name.removesuffix(suffix)
+    for other in (path.with_name(f"{stem}{kind}") for kind in NIFTI if kind != suffix):
+        if os.path.lexists(other):
+            raise BadInputError(
+                f"{other} exists, and {path} would share its sidecar {stem}.json: give another "
+                "name with -o, or move that image away with its sidecar"
+            )
 
 
 def suffix_of(path: Path) -> str:
@@ -93,13 +117,14 @@ def check_target(
     ------
     BadInputError
         If the suffix is none of them, a file exists and is not to be replaced, one that is read
-        would be, or the folder cannot be written.
+        would be, an image has the same sidecar, or the folder cannot be written.
     """
     known = IMAGES if suffixes is None else suffixes
     if suffix_of(path) not in known:
         raise BadInputError(
             f"{path}: the suffix stands for no known format; the known ones are {', '.join(known)}"
         )
+    check_sidecar(path)
     check_files([path, *companions(path)], overwrite=overwrite, inputs=inputs)
     if path.is_dir() and (suffix_of(path) != ".dcm" or not dicom.is_series(path)):
         raise BadInputError(f"{path} is a folder with other files: give another name with -o")

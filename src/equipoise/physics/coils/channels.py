@@ -39,7 +39,9 @@ def noise_whitening(kspace: KSpace, mask: Mask) -> Tensor:
         If there are too few samples, or the channels are linearly dependent.
     """
     n_coils, shape = kspace.shape[1], kspace.shape[2:]
-    grids = torch.meshgrid(*((torch.arange(n) - n // 2) / n for n in shape), indexing="ij")
+    device = kspace.device
+    axes = ((torch.arange(n, device=device) - n // 2) / n for n in shape)
+    grids = torch.meshgrid(*axes, indexing="ij")
     radius = torch.stack(grids).square().sum(0).sqrt()
     found = []
     for i in range(len(kspace)):

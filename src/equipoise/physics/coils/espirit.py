@@ -97,7 +97,7 @@ def espirit(
         sampled = mask[i if len(mask) > 1 else 0]
         # With one coil the map is 1 everywhere: its phase belongs to the image.
         if kspace.shape[1] == 1:
-            found = torch.ones_like(kspace[i]), torch.ones(kspace.shape[2:])
+            found = torch.ones_like(kspace[i]), torch.ones_like(kspace[i, 0].real)
         else:
             found = _espirit(kspace[i], sampled, kernel, crop)
         maps.append(found[0])
@@ -149,7 +149,7 @@ def _espirit(
     """Maps (coil, y, x) and the eigenvalue map (y, x)."""
     calibration = _calibration_data(kspace, mask)
     width = min(kernel, (min(calibration.shape[1:]) + 1) // 2)
-    lowres = kspace_to_image(kspace * hann_window(mask.shape, calibration.shape[1:]))
+    lowres = kspace_to_image(kspace * hann_window(mask.shape, calibration.shape[1:], kspace.device))
     vectors, eigenvalue = _dominant_eigenvectors(_projector_kernel(calibration, width), lowres)
     vectors = vectors * _reference_phase(calibration, vectors)
     support = eigenvalue > (_otsu(eigenvalue, *SUPPORT_RANGE) if crop is None else crop)
@@ -186,9 +186,10 @@ def _projector_kernel(calibration: Tensor, width: int) -> Tensor:
     return (correlation / width**2).permute(2, 3, 0, 1).to(torch.complex64)
 
 
-def _fourier_sum(n: int, size: int) -> Tensor:
+def _fourier_sum(n: int, size: int, device: torch.device) -> Tensor:
     """``exp(2 pi i k (r - n // 2) / n)`` for pixels r and the ``size`` frequencies k about 0."""
-    pixels, frequencies = torch.arange(n) - n // 2, torch.arange(size) - size // 2
+    pixels = torch.arange(n, device=device) - n // 2
+    frequencies = torch.arange(size, device=device) - size // 2
     angle = 2 * torch.pi * torch.outer(pixels, frequencies).double() / n
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
@@ -197,8 +198,8 @@ def _dominant_eigenvectors(kernel: Tensor, start: Tensor) -> tuple[Tensor, Tenso
     """Unit vectors (coil, y, x) and eigenvalues (y, x) of the operator of every pixel."""
     size, n_coils = kernel.shape[0], kernel.shape[2]
     y, x = start.shape[1:]
-    along_y = _fourier_sum(y, size)
-    partial = torch.einsum("xq,pqab->pxab", _fourier_sum(x, size), kernel).flatten(1)
+    along_y = _fourier_sum(y, size, kernel.device)
+    partial = torch.einsum("xq,pqab->pxab", _fourier_sum(x, size, kernel.device), kernel).flatten(1)
     begin = start.to(torch.complex64).permute(1, 2, 0)
     # The offset keeps the iteration from starting at zero in pixels without signal.
     begin = begin / begin.abs().max() + 1e-6
@@ -240,7 +241,7 @@ def _otsu(values: Tensor, low: float, high: float) -> float:
     """The threshold that best separates two classes of values, within [low, high] (Otsu 1979)."""
     # Clipped, because the spread of the background far below the range must not move the threshold.
     clipped = values.flatten().double().clamp(low - 0.1, 1.0)
-    candidates = torch.linspace(low, high, 64, dtype=torch.float64)
+    candidates = torch.linspace(low, high, 64, dtype=torch.float64, device=values.device)
     best, best_score = low, -1.0
     for threshold in candidates:
         above = clipped > threshold

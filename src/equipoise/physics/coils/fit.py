@@ -53,7 +53,9 @@ def misfit(kspace: KSpace, mask: Mask, csm: CoilMaps) -> float | None:
 
 def _window(mask: Mask) -> Tensor | None:
     region = tuple(min(n, MAX_CALIBRATION) for n in calibration_region(mask[0]))
-    return None if min(region) < SMALLEST_REGION else hann_window(mask.shape[1:], region)
+    return (
+        None if min(region) < SMALLEST_REGION else hann_window(mask.shape[1:], region, mask.device)
+    )
 
 
 def fitting_order(kspace: KSpace, mask: Mask, csm: CoilMaps) -> list[int] | None:

@@ -41,7 +41,7 @@ class SuperResolution(Blur, Source):
         operator = self.operator(target)
         clean = operator.forward(target)
         noise = torch.from_numpy(rng.standard_normal(clean.shape).astype(np.float32))
-        level = torch.tensor([sigma], dtype=torch.float64)
+        level = torch.tensor([sigma], dtype=torch.float64, device=target.device)
         return Sample(operator, clean + sigma * noise, target, level)
 
     def batch(self, samples: Sequence[Sample]) -> Sample:

@@ -100,7 +100,8 @@ class Simulation(Source):
             maps = estimate_csm(noisy, mask)
             target = (maps.conj() * csm).sum(1) * image
             return Scan(SenseOp(maps, mask), noisy, target, noise_level(noisy, mask))
-        reading = torch.tensor([sigma * rng.uniform(*MISREADING)], dtype=torch.float64)
+        found = sigma * rng.uniform(*MISREADING)
+        reading = torch.tensor([found], dtype=torch.float64, device=noisy.device)
         return Scan(operator, noisy, target, reading)
 
     def _mask(self, shape: Shape, n_coils: int, rng: np.random.Generator) -> Tensor:
