@@ -366,7 +366,7 @@ def test_the_experiment_refuses_what_it_cannot_measure(tmp_path):
     Image.fromarray(np.full((15, 60), 99, np.uint8)).save(tmp_path / "a.png")
     done = run("experiment", "superres", "--data", tmp_path, "-o", tmp_path / "out")
     assert done.exit_code == 1
-    assert "sides of at least 36 are needed" in done.stderr
+    assert "sides must have at least 36" in done.stderr
 
 
 def read_photograph_of(luminance):

@@ -71,8 +71,8 @@ def photographs(paths: list[Path], factor: int) -> Iterator[tuple[Path, Tensor]]
         y, x = (n // factor * factor for n in luminance.shape)
         if min(y, x) < SMALLEST * factor:
             raise BadInputError(
-                f"{file} has {luminance.shape[0]} x {luminance.shape[1]} pixels: a factor of "
-                f"{factor} can be measured on sides of at least {SMALLEST * factor} only"
+                f"{file} has {luminance.shape[0]} x {luminance.shape[1]} pixels: to measure a "
+                f"factor of {factor}, its sides must have at least {SMALLEST * factor}"
             )
         yield file, luminance[:y, :x]
 

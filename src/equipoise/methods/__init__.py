@@ -1,1 +1,1 @@
-"""Data and A in, image out: every reconstruction behind one ``solve``."""
+"""From data and A to an image: every reconstruction behind one ``solve``."""

@@ -1,4 +1,4 @@
-"""The data weight lam as a monotone function of the noise of the scan."""
+"""The data weight lam, and the threshold scale, as monotone functions of the noise of the scan."""
 
 import math
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +22,7 @@ class NoiseWeightConfig(Settings):
     floor: float = Field(0.005, gt=0, le=1)
 
     def build(self) -> "DataWeight":
-        """The weight at its start."""
+        """The weight with its start values."""
         return DataWeight(**self.model_dump(exclude={"kind"}))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -37,7 +37,7 @@ class FixedWeightConfig(Settings):
     lam: float = Field(20.0, gt=0, description="start of lam")
 
     def build(self) -> "FixedWeight":
-        """The weight at its start."""
+        """The weight with its start value."""
         return FixedWeight(self.lam)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -46,7 +46,7 @@ class FixedWeightConfig(Settings):
 
 
 class ScanRuleConfig(Settings):
-    """See :class:`ScanRule`; whether it rises is said by what it is a rule of."""
+    """See :class:`ScanRule`; whether the rule rises depends on what it is used for."""
 
     kind: Literal["scan"] = "scan"
     value: float = Field(gt=0, description="start at a relative noise of 0.015, 4-fold")
@@ -54,7 +54,7 @@ class ScanRuleConfig(Settings):
     floor: float = Field(0.005, gt=0, le=1)
 
     def build(self, rising: bool = False) -> "ScanRule":
-        """The rule at its start."""
+        """The rule with its start values."""
         return ScanRule(self.value, rising, self.power, self.floor)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -71,10 +71,10 @@ else:
 class DataWeight(nn.Module):
     """``lam(s) = lam_1 (s^2 + s_0^2)^(-p)``, s the noise level relative to the image scale.
 
-    lam is positive and falls with s by construction. ``p = 1`` and ``s_0 = 0`` is the weight of
-    white Gaussian noise; ``s_0`` stands for the errors that do not fall with the noise (coil maps,
-    motion) and keeps lam finite. lam enters the data term alone, so it may follow the scan without
-    touching the network, its bounds or its monotonicity.
+    lam is positive and falls with s by construction. With ``p = 1`` and ``s_0 = 0`` it is the
+    weight for white Gaussian noise. ``s_0`` stands for errors that do not fall with the noise (coil
+    maps, motion) and keeps lam finite. lam occurs in the data term only, so it may follow the scan
+    without any effect on the network, its bounds or its monotonicity.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class DataWeight(nn.Module):
         self.config = checked(NoiseWeightConfig, "data weight", start)
         log_lam_1 = math.log(lam) + power * math.log(at**2 + floor**2)
         self.log_lam_1 = nn.Parameter(torch.tensor(log_lam_1, dtype=torch.float64))
-        # softplus(raw) = power
+        # softplus(raw) = power, which keeps the power positive during training.
         self.raw_power = nn.Parameter(
             torch.tensor(math.log(math.expm1(power)), dtype=torch.float64)
         )
@@ -124,10 +124,10 @@ class FixedWeight(nn.Module):
 class ScanRule(nn.Module):
     """A positive number for each scan: ``v (s^2 + s_0^2)^(q / 2) R^c``, in units of typical values.
 
-    s is the noise level relative to the image scale and R the acceleration, where it is known. The
-    data weight falls with the noise (q < 0) and a threshold scale rises with it (q > 0), by
-    construction; what R does is learned. Both enter where they do not touch monotonicity: lam the
-    data term alone, and thresholds by (22).
+    s is the noise level relative to the image scale and R the acceleration, if it is known. By
+    construction a data weight falls with the noise (q < 0) and a threshold scale rises with it
+    (q > 0). The effect of R is learned. Neither affects monotonicity: lam occurs in the data term
+    only, and thresholds may be scaled by (22).
 
     Parameters
     ----------
@@ -144,7 +144,8 @@ class ScanRule(nn.Module):
         given = {"value": value, "power": power, "floor": floor}
         self.config = checked(ScanRuleConfig, "rule", given)
         self.sign = 1 if rising else -1
-        raw_power = math.log(math.expm1(power))  # softplus of it is the power
+        # The softplus of it is the power, which stays positive during training.
+        raw_power = math.log(math.expm1(power))
         start = torch.tensor([math.log(value), raw_power, 0.0, math.log(floor)])
         self.coefficients = nn.Parameter(start.double())
 
@@ -162,3 +163,4 @@ class ScanRule(nn.Module):
 
 
 TYPICAL_NOISE, TYPICAL_ACCELERATION = 0.015, 4.0
+"""Units of s and R, in which v is a typical value and the coefficients are of order one."""

@@ -1,4 +1,4 @@
-"""What ``solve`` is given by a user, as batches of tensors; wrong types are refused by name."""
+"""The arguments of ``solve`` as batches of tensors; wrong types are refused by name."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class SolveArguments(NamedTuple):
     threshold: Tensor | None = None
 
     def returned(self, solution: Solution) -> Solution:
-        """The solution as the user asked for it: without the batch axis if the data had none."""
+        """The solution for the user, without the batch axis if the data had none."""
         value = Given(solution.value, self.single).like(solution.value)
         return replace(solution, value=value) if self.single else solution
 
@@ -36,16 +36,16 @@ def solve_arguments(
     start: Array | None = None,
     threshold: Number | None = None,
 ) -> SolveArguments:
-    """Check and convert what :meth:`~equipoise.methods.method.Method.solve` is given.
+    """Check and convert the arguments of :meth:`~equipoise.methods.method.Method.solve`.
 
     Raises
     ------
     BadInputError
-        If something has the wrong type or shape, or is negative or not finite.
+        If an argument has the wrong type or shape, or is negative or not finite.
     """
     if not isinstance(operator, LinearOperator):
         raise BadInputError(
-            f"the operator is a {type(operator).__name__}: a LinearOperator is needed, such as "
+            f"the operator is a {type(operator).__name__}: it must be a LinearOperator, such as "
             "SenseOp(csm, mask) or FunctionOp(forward, adjoint, image_shape)"
         )
     given = operator.given_data(data)
@@ -81,7 +81,7 @@ def in_order(first: Any, second: Any) -> tuple[LinearOperator, Array]:
     if sum(operators) != 1:
         names = " and ".join(type(one).__name__ for one in (first, second))
         raise BadInputError(
-            f"model(...) was given {names}: one LinearOperator and one array of data are needed, "
-            "in either order"
+            f"model(...) was given {names}: give one LinearOperator and one array of data, in "
+            "either order"
         )
     return (first, second) if operators[0] else (second, first)

@@ -1,4 +1,4 @@
-"""Methods of a fixed number of steps, and the data consistency that they are made of."""
+"""Methods with a fixed number of steps, and the data consistency that they consist of."""
 
 from abc import abstractmethod
 from typing import Any
@@ -17,21 +17,21 @@ from equipoise.shapes import Image, PerSample
 from equipoise.vectors import inner, per_sample
 
 CG_RTOL = {torch.complex64: 1e-4, torch.complex128: 1e-13}
-"""Of every data-consistency solve, relative to its right-hand side."""
+"""Tolerance of every data-consistency solve, relative to its right-hand side."""
 
 
 class _DataConsistency(torch.autograd.Function):
     """``x = (I + lam A^H A)^-1 rhs`` with its exact gradient, without a graph of the iterations.
 
-    The matrix is Hermitian: ``p = (I + lam A^H A)^-1 g`` is the gradient for rhs, and
-    ``-Re <p, A^H A x>`` that for lam. Both solves are by conjugate gradients.
+    The matrix is Hermitian, so ``p = (I + lam A^H A)^-1 g`` is the gradient for rhs, and
+    ``-Re <p, A^H A x>`` is the gradient for lam. Both solves use conjugate gradients.
     """
 
     @staticmethod
     def forward(
         ctx: Any, operator: LinearOperator, rhs: Tensor, lam: Tensor, start: Tensor | None
     ) -> Any:
-        """``x``, from a start that changes the iterations but not the solution."""
+        """``x``; the start changes the number of iterations but not the solution."""
         ones = torch.ones_like(lam)
         x = solve_regularized(operator, rhs, lam, ones, start=start, rtol=CG_RTOL[rhs.dtype]).value
         ctx.operator = operator
@@ -51,13 +51,13 @@ class _DataConsistency(torch.autograd.Function):
 def data_consistency(
     operator: LinearOperator, rhs: Image, lam: PerSample, start: Image | None = None
 ) -> Image:
-    """``(I + lam A^H A)^-1 rhs``, differentiable in rhs and lam, not in the start."""
+    """``(I + lam A^H A)^-1 rhs``, differentiable in rhs and lam, but not in the start."""
     start = None if start is None else start.detach()
     return _DataConsistency.apply(operator, rhs, lam, start)  # type: ignore[no-untyped-call]
 
 
 class FeedForward(Method):
-    """A method of a fixed number of steps: it has no equilibrium and promises no bound."""
+    """A method with a fixed number of steps; it has no equilibrium and promises no bound."""
 
     def solve(
         self,
@@ -70,7 +70,7 @@ class FeedForward(Method):
         options: SolverOptions | None = None,
         backward_rtol: float | None = None,
     ) -> Solution:
-        """The image; the outcome is ``feed_forward``, and solver options do not apply."""
+        """The image; the outcome is ``feed_forward``, and solver options have no effect."""
         given = solve_arguments(operator, data, noise_level, lam, scale)
         data = given.data
         scale = self._scale(operator, data, given.scale)
@@ -100,10 +100,10 @@ class FeedForward(Method):
     @property
     @abstractmethod
     def steps(self) -> int:
-        """Network evaluations."""
+        """Number of network evaluations."""
 
     @abstractmethod
     def _reconstruct(
         self, operator: LinearOperator, data_term: Image, lam: PerSample, sense: Image
     ) -> Image:
-        """The image from ``lam A^H b``, for data of intensity scale 1, and its SENSE image."""
+        """The image from ``lam A^H b`` and the SENSE image, for data of intensity scale 1."""

@@ -1,4 +1,4 @@
-"""What every learned reconstruction has in common: ``x = method(kspace, A)``."""
+"""The interface of every learned reconstruction: ``x = method(kspace, A)``."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
@@ -19,11 +19,12 @@ from equipoise.settings import Settings, checked
 from equipoise.shapes import Image, PerSample
 
 MODULE_CALL = 4
-"""From ``forward`` to the line of the user there are two calls of torch."""
+"""Stack level of a warning from ``forward``: torch adds two calls between it and the user's
+line."""
 
 
 class ParameterGroup(NamedTuple):
-    """Parameters, and their learning rate as a factor of that of the network, or of the rules."""
+    """Parameters, and their learning rate as a factor of the rate of the network or the rules."""
 
     parameters: list[nn.Parameter]
     factor: float = 1.0
@@ -31,16 +32,18 @@ class ParameterGroup(NamedTuple):
 
 
 class MethodConfig(Settings, ABC):
-    """What a method is built from, the ``model`` of a training configuration, and the header of a
-    model file: one class for each method, which knows no setting that the method does not have.
+    """The settings of a method, with one class for each method.
+
+    They are also the section ``model`` of a training configuration and the header of a model file.
+    A class has no setting that its method does not have.
 
     Attributes
     ----------
     method
-        The name of the method: a literal with itself as default.
+        The name of the method: a literal that is its own default.
     network, data_weight
-        What is trained: the fields that ``PARTS`` names have weights, and the method has a module
-        with a ``config`` under the name of each.
+        The trained parts. The fields that ``PARTS`` names have weights, and the method has a module
+        with a ``config`` under each of these names.
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ("network", "data_weight")
@@ -50,7 +53,7 @@ class MethodConfig(Settings, ABC):
     data_weight: AnyWeightConfig = NoiseWeightConfig()
 
     def shapes(self) -> Shapes:
-        """Names and shapes of all weights, as in the ``state_dict`` of what is saved."""
+        """Names and shapes of all weights, as in the ``state_dict`` of the saved method."""
         return {
             f"{part}.{name}": shape
             for part in self.PARTS
@@ -61,13 +64,13 @@ class MethodConfig(Settings, ABC):
 class Method(nn.Module, ABC):
     """A reconstruction with a network and a data weight.
 
-    The data are divided by their intensity scale before and the image is multiplied by it after,
-    so a reconstruction scales exactly with its data.
+    The data are divided by their intensity scale before the reconstruction, and the image is
+    multiplied by it afterwards, so a reconstruction scales exactly with its data.
 
     Attributes
     ----------
     name
-        The word by which configurations and model files call the method.
+        The name of the method in configurations and model files.
     Config
         Its configuration class.
     network
@@ -78,7 +81,7 @@ class Method(nn.Module, ABC):
     options
         Default solver options, for methods that iterate to an equilibrium.
     calibration
-        What is usual on validation scans, if that was measured.
+        The usual features of validation scans, if they were measured.
     """
 
     name: ClassVar[str]
@@ -93,7 +96,7 @@ class Method(nn.Module, ABC):
         self.options = options or SolverOptions()
 
     def __repr__(self) -> str:
-        """The method and what is claimed of it, and its network."""
+        """The method with its m and evidence, and its network."""
         m = "no equilibrium" if self.m is None else f"m {self.m:.3g} ({self.m_evidence})"
         network = self.network
         kind = repr(network) if isinstance(network, OwnNetwork) else type(network).__name__
@@ -102,7 +105,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def new(cls, config: Any, seed: int = 0) -> "Method":
-        """An untrained method, with random weights of a seed."""
+        """An untrained method with random weights."""
         return cls.around(cls.untrained(config, seed), config)
 
     @classmethod
@@ -117,7 +120,7 @@ class Method(nn.Module, ABC):
 
     @property
     def config(self) -> MethodConfig:
-        """What the method is built from; your own network is not part of it, see :attr:`own`.
+        """The settings of the method; your own network is not part of them, see :attr:`own`.
 
         Raises
         ------
@@ -139,13 +142,13 @@ class Method(nn.Module, ABC):
 
     @property
     def own(self) -> str | None:
-        """The class of your own network, which its user brings again; None of a known one."""
+        """The class of your own network, which must be passed again to load; else None."""
         network = self.network
         return name_of(network.module) if isinstance(network, OwnNetwork) else None
 
     @property
     def m(self) -> float | None:
-        """Monotonicity constant of F; None where nothing is monotone."""
+        """Monotonicity constant of F; None if the method is not monotone."""
         return None
 
     @property
@@ -163,11 +166,11 @@ class Method(nn.Module, ABC):
         return self.data_weight(relative_noise)
 
     def lam_for(self, operator: LinearOperator, relative_noise: PerSample) -> PerSample:
-        """The learned data weight for a scan: here that of its noise alone."""
+        """The learned data weight for a scan, which here depends on its noise only."""
         return self.lam(relative_noise)
 
     def rule(self, operator: LinearOperator, relative_noise: PerSample) -> dict[str, PerSample]:
-        """The weights that the learned rules give a scan, by their names in :meth:`solve`."""
+        """The weights of a scan by the learned rules, under their names in :meth:`solve`."""
         return {"lam": self.lam_for(operator, relative_noise)}
 
     def forward(
@@ -178,7 +181,7 @@ class Method(nn.Module, ABC):
     ) -> Tensor:
         """The image, differentiable in the data, lam and the weights.
 
-        ``model(A, data)`` and ``model(data, A)`` are the same: the operator is known by its type.
+        ``model(A, data)`` and ``model(data, A)`` are the same; the type tells the operator.
 
         Raises
         ------
@@ -188,10 +191,11 @@ class Method(nn.Module, ABC):
         Warns
         -----
         ConvergenceWarning
-            If a sample did not converge, outside of training (``eval()``).
+            If a sample did not converge, in ``eval()`` mode only.
         """
         a, b = in_order(data, operator)
         solution = self.solve(a, b, noise_level=noise_level)
+        # In training a loose solve is normal, and a warning in each step would hide all others.
         if not self.training:
             solution.warn_unless_converged("the solve", stacklevel=MODULE_CALL)
         return solution.value
@@ -212,11 +216,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def denoise(self, image: Image) -> Image:
-        """The image-domain part alone, for images of intensity scale 1: a warm-up trains it."""
+        """The image-domain part, for images of intensity scale 1; a warm-up trains it alone."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """The fields of the configuration beside its network and data weight."""
+        """The fields of the configuration other than its network and data weight."""
 
     def training_options(self, rtol: float, max_iter: int) -> SolverOptions | None:
         """How training solves for an equilibrium."""
@@ -225,28 +229,28 @@ class Method(nn.Module, ABC):
     def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
         """The measured constant that training keeps below ``1 - m``; None if nothing is measured.
 
-        At images of intensity scale 1, by an ascent of the given number of steps.
+        It is measured at images of intensity scale 1 by an ascent with the given number of steps.
         """
         return None
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What training learns, each with its learning rate."""
+        """The groups of parameters that training learns, with their learning rates."""
         return [
             ParameterGroup(list(self.network.parameters())),
             ParameterGroup(list(self.data_weight.parameters()), of_rules=True),
         ]
 
     def refresh(self, exact: bool = False) -> None:
-        """Called before a training step and, with ``exact``, before the weights are judged."""
+        """Called before each training step and, with ``exact``, before each validation."""
 
     def for_inference(self) -> "Method":
-        """The method with the weights that are saved."""
+        """The method with the weights as they are saved."""
         return self
 
     def _scale(self, operator: LinearOperator, data: Tensor, scale: Tensor | None) -> Tensor:
         if scale is None:
             scale = operator.intensity_scale(data)
-        # Zero data has no scale, and its image does not depend on one.
+        # Zero data have no scale, and their image does not depend on one.
         return torch.where(scale > 0, scale, 1.0).to(torch.float64)
 
     def _weight(

@@ -31,17 +31,17 @@ from equipoise.shapes import Data, Image, PerSample
 from equipoise.vectors import norm, per_sample
 
 CG_RTOL = 0.03
-"""Inner tolerance relative to the outer residual: Anderson extrapolates steps, so they must be more
-exact than Picard would need; measured, 0.1 costs a fifth more network evaluations."""
+"""Inner tolerance relative to the outer residual. Anderson extrapolates steps, so they must be more
+exact than Picard needs: 0.1 was measured to cost a fifth more network evaluations."""
 
 START_RTOL = 0.05
-"""Accuracy of the regularised SENSE image that the iteration starts from."""
+"""Accuracy of the regularised SENSE image from which the iteration starts."""
 
 
 class Conditioned(NamedTuple):
-    """H for one scan, the tensors beside its weights that it depends on, and a first iterate.
+    """H for one scan, the tensors other than weights that it depends on, and a first iterate.
 
-    ``first`` is the solution that H was read off, where there was one.
+    ``first`` is the solution of a first pass that determined H, if there was one.
     """
 
     network: Any
@@ -51,10 +51,10 @@ class Conditioned(NamedTuple):
 
 
 class SolvedConfig(MethodConfig):
-    """Of every method whose image is the equilibrium of a monotone operator."""
+    """Settings of every method whose image is the equilibrium of a monotone operator."""
 
     solver: SolverOptions = Field(
-        SolverOptions(), description="of reconstructions; fields left out are those of the method"
+        SolverOptions(), description="solver options; the method has defaults for all of them"
     )
 
     @field_validator("solver", mode="before")
@@ -65,7 +65,7 @@ class SolvedConfig(MethodConfig):
 
 
 class EquilibriumConfig(SolvedConfig):
-    """Of a method with a claimed m, see :class:`MOL`."""
+    """Settings of a method with a claimed m, see :class:`MOL`."""
 
     m: float = Field(0.02, gt=0, lt=1, description="monotonicity constant of I - H, T = 1 - m")
     shift: float = Field(0.0, ge=0, description="added multiple of the identity in F")
@@ -81,14 +81,14 @@ class MolConfig(EquilibriumConfig):
 class MOL(Method):
     """MOL-LR: ``x*`` with ``lam A^H (A x* - b) + F(x*) = 0``, ``F = (1 + shift) I - H`` (1).
 
-    Where A sees nothing (outside the coil maps) the image is zero, see :class:`OnSupport`.
+    Where A sees nothing, outside the coil maps, the image is zero, see :class:`OnSupport`.
 
     Parameters
     ----------
     network
-        H: one of this package, or any module that maps complex images (batch, y, x) to images of
-        the same shape, see :class:`~equipoise.networks.own.OwnNetwork`. Nothing is proved of such a
-        module: m is claimed until it is measured.
+        H: a network of this package, or any module that maps complex images (batch, y, x) to images
+        of the same shape, see :class:`~equipoise.networks.own.OwnNetwork`. Nothing is proved about
+        such a module: its m is claimed until it is measured.
     data_weight
         Module that gives lam, (batch,), from the relative noise level, (batch,).
     m
@@ -96,7 +96,7 @@ class MOL(Method):
     shift
         Added multiple of the identity in F; F is then (m + shift)-monotone.
     options
-        Default solver options; every call may bring its own.
+        Default solver options; a call may pass its own.
 
     Examples
     --------
@@ -113,7 +113,7 @@ class MOL(Method):
     Config: ClassVar[type[MethodConfig]] = MolConfig
     network: Any
     frozen = False
-    """Whether F is read off the data, so that (8) says nothing of a change of the data."""
+    """Whether F depends on the data, so that (8) says nothing about a change of the data."""
 
     def __init__(
         self,
@@ -129,8 +129,8 @@ class MOL(Method):
             raise BadInputError(f"m is {m}: it must lie between 0 and 1")
         if not 0 < m + shift < float("inf"):
             raise BadInputError(
-                f"m is {m} and shift {shift}: F is (m + shift)-monotone, and that must be "
-                "positive: no equilibrium and no bound follows otherwise"
+                f"m is {m} and shift is {shift}: F is (m + shift)-monotone, and the sum must be "
+                "positive, because otherwise neither an equilibrium nor a bound follows"
             )
         self.m_network, self.shift = m, shift
 
@@ -147,10 +147,11 @@ class MOL(Method):
 
     @property
     def m_evidence(self) -> str:
-        """``proved`` if the weights, as they are now, prove ``I - H`` m-monotone.
+        """``proved`` if the weights, as they are now, prove that ``I - H`` is m-monotone.
 
-        Else ``measured``: m is what training and validation claim; ``claimed`` of your own network,
-        until a certificate measures it at an image. Never read from a file.
+        Otherwise it is ``measured``, because m comes from training and validation, or ``claimed``
+        for your own network until a certificate measures m at an image. It is never read from a
+        file.
         """
         proved = monotonicity_of(self.network).value
         if proved is not None and proved >= self.m_network:
@@ -219,13 +220,14 @@ class MOL(Method):
         operator, data
             A and b; b with or without the batch axis.
         noise_level
-            Standard deviation of the complex noise in the data, for lam. Zero if not given.
+            Standard deviation of the complex noise in the data, from which lam follows. Zero if not
+            given.
         lam
             Data weight, instead of the learned one.
         scale
-            Intensity scale, instead of the one read off the data; 1 means normalised data.
+            Intensity scale, instead of the one estimated from the data; 1 means normalised data.
         threshold
-            Scale of the thresholds, instead of the learned one, where the network has thresholds.
+            Scale of the thresholds, instead of the learned one, if the network has thresholds.
         start
             First iterate in the units of the data; a regularised least-squares image if not given.
         options
@@ -233,31 +235,30 @@ class MOL(Method):
         adjoint
             ``adjoint`` solves (10); ``algorithm2`` is the Picard iteration of the supplement.
         backward_rtol
-            Tolerance of the adjoint solve, that of the forward solve if not given.
+            Tolerance of the adjoint solve; that of the forward solve if not given.
         cg_rtol
             Inner tolerance relative to the outer residual.
         adjoint_start
-            First iterate of the adjoint solve (10), as an earlier ``solution.backward.value``.
+            First iterate of the adjoint solve (10), such as an earlier ``solution.backward.value``.
 
         Returns
         -------
         Solution
-            With ``value`` attached to autograd where gradients are enabled: gradients for the
-            data (through the intensity scale too), lam and the weights; without the batch axis
-            if the data have none.
+            If gradients are enabled, ``value`` has gradients for the data (through the intensity
+            scale too), lam and the weights. It has no batch axis if the data have none.
 
         Raises
         ------
         BadInputError
-            If the data do not have the shape that A measures, lam is not positive, or a tensor of
-            the operator requires a gradient.
+            If the data do not have the shape that A measures, lam is not positive, a tensor of the
+            operator requires a gradient, or an option does not fit the network.
         """
         given = solve_arguments(operator, data, noise_level, lam, scale, start, threshold)
         data, options = given.data, options or self.options
         _refuse_operator_gradients(operator)
         scale = self._scale(operator, data, given.scale)
         weight = self._weight(operator, scale, given.noise_level, given.lam)
-        # In double precision: lam multiplies the rounding of A^H b.
+        # In double precision, because lam multiplies the rounding of A^H b.
         scaled = data.to(torch.complex128) / per_sample(scale, data)
         adjoint_image = operator.adjoint(scaled)
         noise = relative_noise_of(given.noise_level, scale)
@@ -327,6 +328,7 @@ class MOL(Method):
         )
         exact = replace(equation, network=network, rough_network=None, rounding=rounding)
         options = attainable(options, dtype)
+        # A network in double precision needs no second equation: all its bounds include rounding.
         if self.network.dtype == torch.float64:
             exact = replace(exact, rough_network=equation.rough_network)
             solution = solve_fixed_point(exact, first, options)
@@ -340,9 +342,9 @@ class MOL(Method):
         options: SolverOptions | None = None,
         network: nn.Module | None = None,
     ) -> nn.Module:
-        """H, restricted to the pixels that A can see, in the tiles that the options ask for.
+        """H, restricted to the pixels that A can see, in the tiles of the options.
 
-        ``network`` is that of a solution, where H depends on the scan.
+        ``network`` is the one of a solution, if H depends on the scan.
         """
         body = self.network if network is None else network
         return self._evaluated(body, support, options or self.options)
@@ -355,7 +357,7 @@ class MOL(Method):
         return evaluated if support is None else OnSupport(evaluated, support)
 
     def first_iterate(self, operator: LinearOperator, data: Data, lam: PerSample) -> Image:
-        """The regularised least-squares image that the iteration starts from, at scale 1."""
+        """The regularised least-squares image from which the iteration starts, at scale 1."""
         return tikhonov(operator, data, lam, rtol=START_RTOL)
 
     def _start(
@@ -373,13 +375,14 @@ class MOL(Method):
             image = self.first_iterate(operator, data.detach(), lam.detach())
         else:
             image = start / per_sample(scale, start)
+            # Outside the support the equilibrium is zero, and nothing would bring a start there.
             support = operator.support()
             image = image if support is None else support * image
         return image.to(torch.complex128)
 
 
 def _refuse_operator_gradients(operator: LinearOperator) -> None:
-    """The adjoint equation gives no gradient for A: better none than a wrong one."""
+    """Refuse to return a wrong gradient: the adjoint equation gives none for A."""
     for name, value in vars(operator).items():
         if isinstance(value, Tensor) and value.requires_grad:
             raise BadInputError(

@@ -1,4 +1,5 @@
-"""MOL in two passes: a first proved image says where the second one should keep what (23)."""
+"""MOL in two passes: the image of the first sets the thresholds of the second, pixel by pixel
+(23)."""
 
 import copy
 from typing import Any, ClassVar, Literal
@@ -18,7 +19,7 @@ from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, PerSample
 
 FIRST_RTOL = 0.03
-"""Certified accuracy of the first image: it is a guide."""
+"""Certified accuracy of the first image; it only guides the second pass."""
 
 
 class MolGuidedConfig(RidgeLikeConfig):
@@ -32,7 +33,7 @@ class MolGuidedConfig(RidgeLikeConfig):
 
     @classmethod
     def after(cls, guide: MolRidgeConfig, hidden: int) -> "MolGuidedConfig":
-        """Of two passes that start as one."""
+        """The configuration of two passes that start with equal weights."""
         parts = {name: getattr(guide, name) for name in RidgeLikeConfig.PARTS}
         adaptation = AdaptationConfig(features=guide.network.features, hidden=hidden)
         return cls(**parts, guide=guide, adaptation=adaptation)
@@ -50,13 +51,13 @@ class MolGuidedConfig(RidgeLikeConfig):
 
 
 class MolGuided(MolRidge):
-    """``lam A^H (A x* - b) + F(x*; y) = 0``, y the image of a :class:`MolRidge`, then fixed.
+    """``lam A^H (A x* - b) + F(x*; y) = 0``, with y the image of a :class:`MolRidge`, then fixed.
 
-    ``F(x; y) = m x + U^T s(U x; tau(y))``: the thresholds of the ridge times factors for every
-    channel and pixel that an :class:`Adaptation` reads off y. For a fixed y, F is m-strongly
-    monotone in x for every value of the weights, so the second equilibrium is unique and the
-    distance to it is certified like that of any other. What is *not* bounded here is how x* moves
-    with the data through y: (8) is about one fixed F.
+    ``F(x; y) = m x + U^T s(U x; tau(y))``: the thresholds of the ridge are multiplied by factors
+    for every channel and pixel that an :class:`Adaptation` derives from y. For a fixed y, F is
+    m-strongly monotone in x for every value of the weights, so the second equilibrium is unique and
+    the distance to it is certified like any other. The change of x* with the data through y is
+    *not* bounded here, because (8) is about one fixed F.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ class MolGuided(MolRidge):
     guide
         The method of the first pass.
     adaptation
-        The factors.
+        The network that gives the factors.
     data_weight, threshold_rule
         Rules of the second pass.
     options
@@ -106,7 +107,7 @@ class MolGuided(MolRidge):
         return cls(network, guide, config.adaptation.build(), *rules, options=config.solver)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Those of the second pass: the first one is trained before and stays as it is."""
+        """The groups of the second pass; the first pass is trained before and stays fixed."""
         return [*super().parameter_groups(), ParameterGroup(list(self.adaptation.parameters()))]
 
     def conditioned(
@@ -116,9 +117,9 @@ class MolGuided(MolRidge):
         relative_noise: PerSample,
         threshold: PerSample | None,
     ) -> Conditioned:
-        """The ridge with the thresholds that the first image asks for, and that image as a start.
+        """The ridge with the thresholds that follow from the first image, which is also the start.
 
-        Gradients go through the first pass too, so attacks and sensitivities see all of it.
+        Gradients pass through the first pass too, so attacks and sensitivities include it.
         """
         ridge = super().conditioned(operator, data, relative_noise, threshold)
         scale = torch.ones_like(relative_noise)

@@ -1,4 +1,4 @@
-"""MOL with the weakest constraint that its theory needs: F monotone, H not a contraction."""
+"""MOL with the weakest constraint that the theory needs: F is monotone, H need not contract."""
 
 from typing import Literal
 
@@ -20,22 +20,22 @@ class MolMConfig(EquilibriumConfig):
 class MOLM(MOL):
     """``mol-m``: the barrier (14) on the one-sided Lipschitz constant of H instead of Lip(H).
 
-    The equilibrium is unique, and (7), (7b) and (8) hold, if F is m-strongly monotone (5); that
-    H is a contraction is sufficient, not necessary. What is lost is the contraction factor (6): the
-    step (2) is sure to converge only for ``alpha < 2 m / Lip(F)^2``, which the safeguard of the
-    solver finds by halving alpha where the bound does not go down.
+    The equilibrium is unique, and (7), (7b) and (8) hold, if F is m-strongly monotone (5). It is
+    sufficient but not necessary that H is a contraction. Without it the contraction factor (6) is
+    lost: the step (2) is sure to converge only for ``alpha < 2 m / Lip(F)^2``. The safeguard of the
+    solver finds such an alpha by halving it when the bound does not decrease.
     """
 
     name = "mol-m"
     Config = MolMConfig
 
     def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
-        """``one_sided_lipschitz_lower`` of H, or the norm of its J less ``NORM_LIMIT - T``."""
+        """``one_sided_lipschitz_lower``, or the norm of J minus ``NORM_LIMIT - T`` if larger."""
         one_sided = one_sided_lipschitz_lower(self.network, image, steps=steps, seed=seed)
         norm = lipschitz_lower(self.network, image, steps=steps, seed=seed)
         return torch.maximum(one_sided, norm - (NORM_LIMIT - (1 - self.m_network)))
 
 
 NORM_LIMIT = 1.5
-"""Training keeps the norm of J below this, by the same barrier. (5) does not need it, the solver
-does: without it F grows stiff until no training step reaches its equilibrium any more."""
+"""Training keeps the norm of J below this, by the same barrier. (5) does not need it, but the
+solver does: without it F grows so stiff that training steps no longer reach their equilibrium."""

@@ -1,4 +1,4 @@
-"""MOL with the ridge network: proved for every image, thresholds and lam that follow the scan."""
+"""MOL with the ridge network: proved for every image; thresholds and lam follow the scan."""
 
 from typing import Any, ClassVar, Literal
 
@@ -14,18 +14,19 @@ from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, Image, PerSample
 
 FASTER = 10.0
-"""Thresholds are logarithms and kernels are not: at one rate they would hardly move."""
+"""Factor of the learning rate of thresholds and shares. They are learned as logarithms and would
+hardly move at the rate of the kernels."""
 
 WINDOW = 10
-"""Iterates that Anderson combines: 10 % fewer evaluations than with 5, at m = 0.01."""
+"""Number of iterates that Anderson combines: 10 % fewer evaluations than with 5, at m = 0.01."""
 
 
 LAM, THRESHOLD = 8.0, 0.03
-"""Start of the rules at a relative noise of 0.015 and 4-fold acceleration."""
+"""Start values of the rules at a relative noise of 0.015 and 4-fold acceleration."""
 
 
 class RidgeLikeConfig(SolvedConfig):
-    """Of methods with a ridge, see :class:`MolRidge`; m is a setting of it, which proves it."""
+    """Settings of methods with a ridge, see :class:`MolRidge`; the ridge has m and proves it."""
 
     PARTS: ClassVar[tuple[str, ...]] = ("network", "data_weight", "threshold_rule")
 
@@ -45,9 +46,9 @@ class MolRidge(MOL):
     """``lam A^H (A x* - b) + F_s(x*) = 0`` with F_s a ridge, s the scale of its thresholds (22).
 
     F_s is m-strongly monotone for every value of its weights and of s, so the equilibrium is unique
-    and every bound is proved, and x* minimises the convex function
-    ``lam ||A x - b||^2 / 2 + R_s(x)``, F_s the gradient of R_s. lam and s follow the relative noise
-    and the acceleration of the scan by learned rules; both may be given.
+    and every bound is proved. x* minimises the convex function ``lam ||A x - b||^2 / 2 + R_s(x)``,
+    with F_s the gradient of R_s. lam and s follow the relative noise and the acceleration of the
+    scan by learned rules; both may be given instead.
 
     Parameters
     ----------
@@ -88,11 +89,11 @@ class MolRidge(MOL):
         self.threshold_rule = threshold_rule or ScanRule(THRESHOLD, rising=True, power=0.5)
 
     def settings(self) -> dict[str, Any]:
-        """The solver options: m is that of the network."""
+        """The solver options; m is a setting of the network."""
         return {"solver": self.options}
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Kernels, thresholds and shares at ten times their rate, and both rules."""
+        """Kernels; thresholds and shares at ten times their rate; both rules."""
         body = self.network
         return [
             ParameterGroup([body.first, body.second]),
@@ -103,10 +104,10 @@ class MolRidge(MOL):
         ]
 
     def refresh(self, exact: bool = False) -> None:
-        """Nothing: the kernels are normalised where they are used."""
+        """Does nothing, because the kernels are normalised in every evaluation."""
 
     def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
-        """None: the constant is proved, there is nothing to measure."""
+        """None: the constant is proved, so nothing is measured."""
         return None
 
     def training_options(self, rtol: float, max_iter: int) -> SolverOptions:
@@ -138,7 +139,7 @@ class MolRidge(MOL):
         relative_noise: PerSample,
         threshold: PerSample | None,
     ) -> Conditioned:
-        """The ridge at the scale of the scan, or at the one given.
+        """The ridge at the threshold scale of the scan, or at the given one.
 
         Raises
         ------

@@ -12,11 +12,14 @@ from equipoise.networks.spectral import SpectralCNN
 from equipoise.shapes import Image, PerSample
 
 DEGRAD_RTOL = 1e-4
+"""Relative step at which the iteration of DE-GRAD stops."""
+
 STEP_RTOL = 0.1
-"""A step of the map (2) relative to the certified distance that it stands for."""
+"""Ratio of the step tolerance in training to the certified tolerance that it replaces."""
 
 DEGRAD_M = 1e-3
-"""Its layers have norm 1 in the paper; a product just below 1 keeps the equilibrium unique."""
+"""m of DE-GRAD. In the paper its layers have norm 1; a product just below 1 keeps the equilibrium
+unique."""
 
 
 class MolSnConfig(EquilibriumConfig):
@@ -45,15 +48,15 @@ class MOLSN(MOL):
 
     @classmethod
     def untrained(cls, config: EquilibriumConfig, seed: int) -> nn.Module:
-        """A network whose kernels are divided by their norms while it is trained."""
+        """A network whose kernels are divided by their norms during training."""
         return SpectralCNN(1 - config.m, **config.network.model_dump(), seed=seed)
 
     def constraint(self, image: Image, steps: int, seed: int = 0) -> PerSample | None:
-        """None: the constant is proved, there is nothing to measure."""
+        """None: the constant is proved, so nothing is measured."""
         return None
 
     def refresh(self, exact: bool = False) -> None:
-        """Let the norms follow the kernels; a network that was baked has nothing to follow."""
+        """Update the norms of the kernels; a baked network has none to update."""
         if isinstance(self.network, SpectralCNN):
             self.network.refresh(exact)
 
@@ -67,11 +70,11 @@ class MOLSN(MOL):
 class DEGRAD(MOLSN):
     """``x <- x - eta (lam A^H (A x - b) + R(x))``, R = I - S, S spectrally normalised.
 
-    Gilton, Ongie, Willett, IEEE Trans. Comput. Imaging 7:1123-1133, 2021, whose convergence
-    theorem asks that R - I be a contraction. Their step size does not enter the equilibrium, which
-    is the one of :class:`MOLSN` with a smaller m; the data weight stands where their R has a free
-    scale. Images are reached by their own step, accelerated by Anderson as theirs are, and stop by
-    their rule, the size of the step; training reaches the same equilibrium by the faster map (2).
+    See Gilton, Ongie, Willett, IEEE Trans. Comput. Imaging 7:1123-1133, 2021. Their convergence
+    theorem requires R - I to be a contraction. The equilibrium does not depend on their step size;
+    it is that of :class:`MOLSN` with a smaller m. The data weight replaces the free scale of their
+    R. Images are computed as in the paper, with its step, accelerated by Anderson, and its stopping
+    rule, the size of the step. Training reaches the same equilibrium by the faster map (2).
     """
 
     name = "de-grad"
@@ -82,5 +85,5 @@ class DEGRAD(MOLSN):
         super().__init__(network, data_weight, m, **settings)
 
     def training_options(self, rtol: float, max_iter: int) -> SolverOptions:
-        """The step rule: with its small m, certified tolerances would cost many more steps."""
+        """The step rule, because certified tolerances would cost many more steps at a small m."""
         return SolverOptions(rule="step", rtol=STEP_RTOL * rtol, max_iter=max_iter, exact=False)

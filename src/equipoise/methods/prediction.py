@@ -1,4 +1,4 @@
-"""Weights that belong to the scan, chosen by what they predict (25)."""
+"""The weights of a scan, chosen by how well they predict samples that were left out (25)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,20 +13,21 @@ from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.left_out import LeftOut, leave_out
 
 SHARE = 0.1
-"""Of the samples outside the calibration region that are left out."""
+"""Share of the samples outside the calibration region that are left out."""
 
 STEP = 10**0.5
-"""Ratio of neighbouring trials, along every weight."""
+"""Ratio of neighbouring trials, for every weight."""
 
 FARTHEST = 3
-"""Steps from the rule, each way."""
+"""Most steps away from the rule, in each direction."""
 
 MOST_TRIALS = 10
-"""Each is a loose, warm-started solve: half of the evaluations of a reconstruction, or fewer."""
+"""Most trials. Each is a loose, warm-started solve with at most half of the evaluations of a
+reconstruction."""
 
 LOOSE = 1e-2
-"""Certified accuracy of a trial: an error of the image of 1 % moves the prediction error, which is
-of the order of the noise, by far less than a step of the weights does."""
+"""Certified accuracy of a trial. An error of 1 % of the image changes the prediction error, which
+is of the order of the noise, by far less than a step of the weights does."""
 
 Position = tuple[int, ...]
 
@@ -40,10 +41,10 @@ class Trial:
     weights
         The weights by name.
     error
-        Mean squared error of the samples that were left out, in units of the noise variance where
-        that is known: 1 would be a perfect prediction.
+        Mean squared error of the samples that were left out, in units of the noise variance if that
+        is known; 1 is a perfect prediction.
     evaluations
-        Network evaluations that the trial cost.
+        Number of network evaluations of the trial.
     """
 
     weights: dict[str, float]
@@ -53,18 +54,18 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """The weights of a scan, and why.
+    """The weights of a scan, and why they were chosen.
 
     Attributes
     ----------
     weights
         Arguments of ``model.solve``: ``lam`` and, for networks that have one, ``threshold``.
     basis
-        ``prediction``, or ``rule`` where nothing can be predicted.
+        ``prediction``, or ``rule`` if nothing can be predicted.
     reason
-        In words.
+        The reason in words.
     trials
-        What was tried, in order.
+        The trials in their order.
     """
 
     weights: dict[str, float]
@@ -80,14 +81,14 @@ class Choice:
 
 @torch.no_grad()
 def choose_weights(problem: Problem[SenseOp], model: Method, *, seed: int = 0) -> Choice:
-    """The weights at which the samples that are left out are predicted best.
+    """The weights that best predict samples that were left out.
 
     A tenth of the measured samples, or lines, outside the calibration region is left out. The
     model reconstructs from the rest, starting with the weights of its learned rule, and the image
     predicts what was left out. One weight after the other then moves by factors of ``STEP``, for
     as long as the squared error falls by more than one standard error of the paired difference
     over the samples or lines. The expected error is that of the image plus the variance of the
-    noise, which is the same for all candidates, so that its differences are those of the images.
+    noise. The latter is the same for all candidates, so differences are those of the images.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ def choose_weights(problem: Problem[SenseOp], model: Method, *, seed: int = 0) -
     model
         An equilibrium model.
     seed
-        Of the samples that are left out.
+        Seed of the choice of samples that are left out.
     """
     operator = problem.operator
     scale = operator.intensity_scale(problem.data).double()
@@ -117,7 +118,7 @@ def choose_weights(problem: Problem[SenseOp], model: Method, *, seed: int = 0) -
 
 
 class _Predictor:
-    """From weights to the errors of what was left out, warm-started by the last image."""
+    """From weights to the errors of the samples left out, warm-started by the last image."""
 
     def __init__(
         self, problem: Problem[SenseOp], model: Method, parts: LeftOut, scale: Tensor
@@ -165,11 +166,11 @@ class _Search:
 
     @property
     def units(self) -> int:
-        """Over how many samples or lines the errors are compared."""
+        """Number of samples or lines over which the errors are compared."""
         return len(self.errors[self.origin])
 
     def weights_at(self, position: Position) -> dict[str, float]:
-        """The weights so many steps from those of the rule."""
+        """The weights at a number of steps from those of the rule."""
         return {
             name: value * STEP**steps for (name, value), steps in zip(self.rule.items(), position)
         }
@@ -189,7 +190,7 @@ class _Search:
         return here
 
     def _along(self, here: Position, axis: int, direction: int) -> Position:
-        """As far along an axis as the error falls."""
+        """The last position along an axis up to which the error falls."""
         while True:
             steps = here[axis] + direction
             there = (*here[:axis], steps, *here[axis + 1 :])
@@ -198,7 +199,7 @@ class _Search:
             here = there
 
     def _try(self, position: Position) -> bool:
-        """Whether the error at a position is known, after an attempt to find it."""
+        """Whether the error at a position is known, computing it if trials are left."""
         if position not in self.errors and len(self.trials) < MOST_TRIALS:
             weights = self.weights_at(position)
             self.errors[position], evaluations = self.predict(weights)

@@ -1,4 +1,5 @@
-"""Every trained method by its name: a method is one class with its configuration, and one line."""
+"""Every trained method by its name; a new method is one class with its configuration, and one
+line."""
 
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     AnyMethodConfig = MethodConfig
 else:
     AnyMethodConfig = one_of("method", MOL.name, *(kind.Config for kind in METHODS.values()))
-"""The configuration of one of the methods, for an annotation; without ``method`` of MOL-LR."""
+"""The configuration of one of the methods, for an annotation; without ``method``, of MOL-LR."""
 
 
 def new_method(config: MethodConfig, seed: int = 0) -> Method:
-    """An untrained method, with random weights of a seed."""
+    """An untrained method with random weights."""
     return METHODS[config.method].new(config, seed)
 
 

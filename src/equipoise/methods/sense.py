@@ -1,4 +1,4 @@
-"""SENSE: regularised least squares, at the weight that is best for a target."""
+"""SENSE: regularised least squares, with the weight that is best for a target."""
 
 from typing import NamedTuple
 
@@ -22,9 +22,10 @@ class SenseResult(NamedTuple):
 
 
 def best_sense(operator: LinearOperator, kspace: Data, target: Image) -> SenseResult:
-    """Regularised least squares (SENSE in MRI) at the lam of a grid that is best for the target.
+    """Regularised least squares (SENSE in MRI) with the lam of a grid that is best for the target.
 
-    The choice looks at the target, which no real scan has: it is the most that SENSE can reach.
+    The choice uses the target, which a real scan does not have, so the result is the best that
+    SENSE can reach.
     """
     best_psnr = torch.full(
         (kspace.shape[0],), -torch.inf, dtype=torch.float64, device=target.device

@@ -19,12 +19,12 @@ from equipoise.threads import suits_the_problem
 def solve_slice(
     problem: Problem[Any], model: Method, lam: float | None, options: SolverOptions | None
 ) -> Solution:
-    """The model's image of one slice, or of whatever your own A measures.
+    """Solve one slice, or a problem with your own A, with a model.
 
     Raises
     ------
     BadInputError
-        If the model is one for real images.
+        If the model is for real images and the problem is a scan.
     """
     if model.real and isinstance(problem.operator, SenseOp):
         raise BadInputError(
@@ -42,9 +42,9 @@ def solve_slice(
 
 
 def amplification_bound(model: Method, solution: Solution) -> float | None:
-    """(8): the most that ``||dx|| / ||db||`` can be; None where nothing is promised.
+    """(8): the largest possible ``||dx|| / ||db||``; None if nothing is promised.
 
-    (8) is about one F: nothing where F was read off the data by a first pass.
+    (8) is about one F, so nothing is promised if a first pass derived F from the data.
     """
     if (
         model.m is None
@@ -57,10 +57,10 @@ def amplification_bound(model: Method, solution: Solution) -> float | None:
 
 
 def noise_bound(amplification: float | None, noise_to_image: float) -> float | None:
-    """(8) for the noise of the scan, relative to the image; None where it promises nothing.
+    """(8) for the noise of the scan, relative to the image; None if it promises nothing.
 
-    Above 1 the bound is vacuous: what noise does to the image is then for
-    :func:`equipoise.certify_slice` to measure.
+    Above 1 the bound is vacuous; :func:`equipoise.certify_slice` then measures the effect of the
+    noise.
     """
     bound = None if amplification is None else amplification * noise_to_image
     return None if bound is None or bound > 1 else bound
@@ -73,11 +73,11 @@ def in_range(
     lam: float | None,
     options: SolverOptions | None,
 ) -> bool | None:
-    """Whether the slice looks like those of the calibration; None where that cannot be told.
+    """Whether the slice looks like those of the calibration; None if that cannot be decided.
 
     There must be a calibration, lam must follow the noise, and the solver options must be those of
-    the model but for what changes memory alone: ``lam`` and ``options`` are what the solve was
-    asked for.
+    the model, except for options that change memory only. ``lam`` and ``options`` are the
+    arguments of the solve.
     """
     if model.calibration is None or lam is not None or not _usual(model, options):
         return None

@@ -1,4 +1,4 @@
-"""UNET: a residual U-Net on the SENSE image, the method without data consistency."""
+"""UNET: a residual U-Net on the SENSE image, without data consistency."""
 
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ class UNet(FeedForward):
         return 1
 
     def settings(self) -> dict[str, Any]:
-        """Nothing."""
+        """No further settings."""
         return {}
 
     def denoise(self, image: Image) -> Image:

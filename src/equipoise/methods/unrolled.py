@@ -15,6 +15,7 @@ ARTEFACT_GAIN = 0.1
 """MoDL and ADMM-Net start with ``N = 0.1 x``, as MOL does with ``H = 0.9 x``."""
 
 MOST_BLOCKS = 100
+"""Most blocks that a file or a configuration may ask for."""
 
 
 class UnrolledConfig(MethodConfig):
@@ -42,7 +43,7 @@ class Unrolled(FeedForward):
     Parameters
     ----------
     network
-        N, which predicts what is to be removed from an image.
+        N, which predicts the part of an image that is to be removed.
     data_weight
         Module that gives lam from the relative noise level.
     iterations
@@ -67,7 +68,7 @@ class Unrolled(FeedForward):
 
     @property
     def steps(self) -> int:
-        """Blocks, each with one evaluation of N."""
+        """Number of blocks; each evaluates N once."""
         return self.iterations
 
     def settings(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from equipoise.vectors import norm, per_sample
 Features = dict[str, float]
 
 SMALLEST = 1e-12
-"""Features are compared on a logarithmic scale."""
+"""Smallest value of a feature, because features are compared on a logarithmic scale."""
 
 
 def features(
@@ -27,13 +27,13 @@ def features(
     noise_level: PerSample,
     sample_count: int,
 ) -> Features:
-    """What an image says about its scan without any further network evaluation; one slice.
+    """The features of the scan of one slice, without another network evaluation.
 
-    ``misfit`` is ``||A x - b|| / (sigma sqrt(n))``, about 1 where the data are explained up to
-    their noise; ``pull`` is ``lam ||A^H (A x - b)|| / ||x||``, at an equilibrium the size of
-    ``x - H(x)``: how much the network would like to change; ``evaluations`` those of the network
-    without the last one in double precision;
-    ``noise`` the noise level over the intensity scale.
+    ``misfit`` is ``||A x - b|| / (sigma sqrt(n))``, about 1 if the data are explained up to their
+    noise. ``pull`` is ``lam ||A^H (A x - b)|| / ||x||``, at an equilibrium the relative size of
+    ``x - H(x)``, the change that the network would make. ``evaluations`` counts network evaluations
+    without the last one in double precision. ``noise`` is the noise level divided by the intensity
+    scale.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def features(
     noise_level
         sigma, ``E|n|^2 = sigma^2``.
     sample_count
-        n, measured samples over all coils.
+        n, the number of measured samples over all coils.
     """
     image = solution.value.detach()
     misfit = operator.forward(image) - data
@@ -65,7 +65,7 @@ def _ratio(a: Tensor, b: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What features are usual, and the score above which a scan is called unlike them.
+    """The usual features, and the score above which a scan counts as unlike the calibration.
 
     Attributes
     ----------
@@ -73,11 +73,11 @@ class Calibration:
         Median and half of the central 80 % of the logarithm of each feature.
     threshold
         The conformal threshold: a scan drawn like the calibration scans is above it with a
-        probability of at most ``false_alarm_rate`` (Vovk et al., Algorithmic Learning in a Random
-        World, 2005), whatever the distribution. The probability is over the calibration too: that
-        of one calibration with n scans has a standard deviation of about ``sqrt(2 rate / n)``.
+        probability of at most ``false_alarm_rate`` for every distribution (Vovk et al., Algorithmic
+        Learning in a Random World, 2005). The probability is over the calibration too. The rate of
+        one calibration with n scans has a standard deviation of about ``sqrt(2 rate / n)``.
     false_alarm_rate
-        The rate that was asked for.
+        The requested rate.
     count
         Number of scans in the calibration.
     """
@@ -93,7 +93,7 @@ class Calibration:
         return max(self.deviation(found).values())
 
     def deviation(self, found: Features) -> Features:
-        """``|log f - centre| / spread`` of each feature; fewer evaluations than usual count 0."""
+        """``|log f - centre| / spread`` of each feature; fewer evaluations than usual are 0."""
         off = {
             key: (math.log(max(found[key], SMALLEST)) - centre) / self.spread[key]
             for key, centre in self.centre.items()
@@ -106,15 +106,15 @@ class Calibration:
 
 
 def calibrate(scans: Sequence[Features], false_alarm_rate: float = 0.05) -> Calibration:
-    """Fit to scans of validation data.
+    """Fit a calibration to scans of validation data.
 
-    The first half sets medians and spreads, the second half the threshold, so that the scores of
-    the second half and of a new scan are exchangeable.
+    One half of the scans sets medians and spreads, the other half the threshold, so the scores of
+    the other half and of a new scan are exchangeable.
 
     Raises
     ------
     BadInputError
-        If there are too few scans for the rate.
+        If the rate is not between 0 and 1, or there are too few scans for it.
     """
     if not 0 < false_alarm_rate < 1:
         raise BadInputError(f"the false-alarm rate is {false_alarm_rate:g}: it must lie in (0, 1)")
@@ -123,8 +123,8 @@ def calibrate(scans: Sequence[Features], false_alarm_rate: float = 0.05) -> Cali
     if rank > len(held):
         needed = 2 * (math.ceil(1 / false_alarm_rate) - 1)
         raise BadInputError(
-            f"{len(scans)} scans cannot give a false-alarm rate of {false_alarm_rate:g}: bring at "
-            f"least {needed}, or allow a higher rate"
+            f"{len(scans)} scans cannot give a false-alarm rate of {false_alarm_rate:g}: use at "
+            f"least {needed} scans, or allow a higher rate"
         )
     logs = {key: [math.log(max(f[key], SMALLEST)) for f in fit] for key in scans[0]}
     quantiles = {
@@ -135,7 +135,8 @@ def calibrate(scans: Sequence[Features], false_alarm_rate: float = 0.05) -> Cali
     }
     centre = {key: float(q[1]) for key, q in quantiles.items()}
     spread = {key: max(float(q[2] - q[0]) / 2, NARROWEST) for key, q in quantiles.items()}
-    if "evaluations" in centre:  # a whole number: one more is never far off
+    # Evaluations are whole numbers, and one more than usual is never far off.
+    if "evaluations" in centre:
         one_more = math.log1p(math.exp(-centre["evaluations"]))
         spread["evaluations"] = max(spread["evaluations"], one_more)
     unset = Calibration(centre, spread, math.inf, false_alarm_rate, len(scans))
@@ -144,11 +145,11 @@ def calibrate(scans: Sequence[Features], false_alarm_rate: float = 0.05) -> Cali
 
 
 NARROWEST = 0.02
-"""Least spread of a feature: 2 %."""
+"""Smallest spread of a feature, 2 %: equal scans would otherwise make every other one unusual."""
 
 
 def slice_features(problem: Problem[Any], solution: Solution) -> Features:
-    """What is compared with the calibration."""
+    """The features that are compared with the calibration."""
     return features(
         problem.operator,
         problem.data,
