@@ -256,7 +256,7 @@ class TestBadInput:
         kspace[..., ::2] = 0
         np.savez(tmp_path / "scan.npz", kspace=kspace)
         arguments = ("recon", tmp_path / "scan.npz", "-o", tmp_path / "o.h5", "--acceleration", "4")
-        self.fails(tmp_path, *arguments, match="undersampled already")
+        self.fails(tmp_path, *arguments, match="already undersampled")
 
     @pytest.mark.parametrize(
         "options",

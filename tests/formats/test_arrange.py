@@ -141,7 +141,7 @@ class TestMapsOfAnotherScan:
             "flipped": "flipped along y",
             "conjugated": "conjugated",
         }
-        assert f"they fit {fits[change]};" in str(error.value)
+        assert f"they fit when they are {fits[change]};" in str(error.value)
 
     def test_maps_between_right_and_wrong_are_warned_about(self, tmp_path, square):
         _, csm, kspace = square

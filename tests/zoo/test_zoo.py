@@ -227,7 +227,7 @@ class TestFiles:
         header = {"format": model_file.FORMAT, "configuration": model.config.model_dump_json()}
         bias = "network.convolutions.0.bias"
         for wrong, words in (
-            (torch.zeros(9), r"convolutions.0.bias is \(9,\), and \(8,\) is asked for"),
+            (torch.zeros(9), r"convolutions.0.bias is \(9,\) instead of \(8,\)"),
             (torch.zeros(8, dtype=torch.float64), "weights of float32, float64"),
             (torch.full((8,), torch.nan), "damaged: network.convolutions.0.bias is not finite"),
         ):
@@ -266,7 +266,7 @@ class TestNames:
         assert chosen_model("mol-sn") == "mol-sn-brain-4x"
         assert chosen_model("mol-lr", real=True) == "mol-lr-superres-3x"
         assert chosen_model("mol-lr", real=False) == "mol-lr-brain-4x"
-        both = "2 models of mol-lr: choose one of mol-lr-brain-4x, mol-lr-superres-3x"
+        both = "2 models of mol-lr: choose from mol-lr-brain-4x, mol-lr-superres-3x"
         with pytest.raises(BadInputError, match=both):
             find_model("mol-lr")
         with pytest.raises(BadInputError, match="no model of mol-sn for real images"):

@@ -1,4 +1,4 @@
-"""All bits of single precision on a card, for what is certified."""
+"""Full single precision on a GPU, for everything that is certified."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Matrix products and convolutions on a card with all bits of single precision.
+    """Let a GPU compute matrix products and convolutions with all bits of single precision.
 
-    TF32 keeps 10 bits of each operand: solves then stagnate at bounds of about 1e-2. Rough
-    evaluations in bfloat16 are not touched.
+    TF32 keeps 10 bits of each operand, and solves then stagnate at bounds of about 1e-2. Rough
+    evaluations in bfloat16 are not affected.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32

@@ -1,4 +1,4 @@
-"""From an iterate in the precision of the network to a bound that holds for computed numbers."""
+"""From iterates in the precision of the network to a bound that includes rounding."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from equipoise.outcome import Outcome, Solution
 from equipoise.vectors import norm
 
 ROUNDINGS_OF_DELIVERY = 3
-"""Of an image that is returned: its conversion, that of the scale, and their product."""
+"""Roundings of a returned number: the conversions of image and scale, and their product."""
 
 
 def solve_with_rounding(
@@ -19,9 +19,9 @@ def solve_with_rounding(
 ) -> Solution:
     """Iterate in the precision of the network, and end in double precision (24).
 
-    The last iterate of the first equation is the first one of the second, whose bounds include
-    rounding: where it is good enough, as it nearly always is, one evaluation is all that it costs.
-    Under the step rule it is evaluated once, for its bound alone.
+    The last iterate of the first equation is the first iterate of the second, whose bounds include
+    rounding. It is nearly always good enough, and then the second equation costs one evaluation.
+    Under the step rule it is evaluated only once, for its bound.
 
     Parameters
     ----------
@@ -29,8 +29,9 @@ def solve_with_rounding(
         The same equation with the network in its own precision, and in double precision with
         ``rounding``.
     start, options
-        As for :func:`solve_fixed_point`. The evaluations of both count.
+        See :func:`solve_fixed_point`. The evaluations of both equations count.
     """
+    # One evaluation is reserved for the exact equation, whatever the limit.
     limit = max(options.max_iter - 1, options.rough + 1)
     first = solve_fixed_point(working, start, replace(options, max_iter=limit))
     certified = options.rule == "certified"
@@ -52,7 +53,7 @@ def solve_with_rounding(
 
 
 def with_delivery(solution: Solution, equation: MonotoneEquation, dtype: torch.dtype) -> Solution:
-    """With the rounding of the image that is returned in its bound, and ``rounding`` filled in."""
+    """Add the rounding of the returned image to its bound, and fill in ``rounding``."""
     if equation.rounding is None:
         return solution
     size = norm(solution.value)
@@ -68,6 +69,7 @@ def with_delivery(solution: Solution, equation: MonotoneEquation, dtype: torch.d
 
 
 def attainable(options: SolverOptions, dtype: torch.dtype) -> SolverOptions:
-    """Options whose tolerance leaves room for the rounding of the image that is returned."""
+    """Options whose tolerance leaves room for the rounding of the returned image."""
     delivery = ROUNDINGS_OF_DELIVERY * torch.finfo(dtype).eps
+    # A tolerance near the roundoff would become zero or negative, and no iteration would end.
     return replace(options, rtol=max(options.rtol - delivery, options.rtol / 2))

@@ -1,1 +1,1 @@
-"""The story of one scan and of many: file, problems, images, file."""
+"""From the file of a scan to the file of its images, for one scan and for many."""

@@ -1,9 +1,10 @@
-"""Many scans: each written when it is complete, a bad one does not stop the others.
+"""Many scans: each is written when it is complete, and a failure does not stop the others.
 
-Whether a scan is done is asked of its output: the file says from which scan, with which model and
-how it was made, and whether it is whole. The manifest, one JSON object a line, is the log of what
-was begun, written and failed; only where an output says nothing, because it is damaged, its name in
-the manifest tells a rest of ours from a file of the user's.
+The output itself tells whether a scan is done: the file records from which scan, with which model
+and how it was made, and whether it is complete. The manifest, with one JSON object for each line,
+is the log of what was begun, written and failed. It is consulted only if an output is too damaged
+to tell: its name in the manifest then distinguishes a leftover of this package from a file of the
+user.
 """
 
 import json
@@ -33,25 +34,25 @@ from equipoise.recon.reconstruct_file import FileReconstruction, reconstruct_fil
 from equipoise.recon.settings import ReconSettings, fingerprint
 
 MANIFEST = "manifest.jsonl"
-REPLACED = "a file that was made from other settings, weights or data, or was not whole"
+REPLACED = "a file that was made from other settings, weights or data, or was incomplete"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scan and where its image goes."""
+    """One scan and the file of its image."""
 
     scan: Path
     target: Path
 
 
 def plan(scans: Sequence[Path], folder: Path, suffix: str) -> list[Job]:
-    """The output of each scan: its name with another suffix, in the folder.
+    """The output of each scan: a file in the folder, with the name of the scan and the suffix.
 
     Raises
     ------
     BadInputError
-        If a file of one scan would be written over that of another, over a scan, or over the
-        sidecar of another image.
+        If an output would overwrite the output of another scan, a scan, or the sidecar of another
+        image.
     """
     jobs = [Job(scan, folder / f"{scan.stem}{suffix}") for scan in scans]
     inputs = input_files(*scans)
@@ -70,16 +71,17 @@ def plan(scans: Sequence[Path], folder: Path, suffix: str) -> list[Job]:
 
 
 class Manifest:
-    """A file of one JSON object a line; a torn last line of a killed process does no harm."""
+    """A file with one JSON object for each line; a line cut off by a kill does no harm."""
 
     def __init__(self, folder: Path, num_parts: int = 1, part_id: int = 0) -> None:
         name = MANIFEST if num_parts == 1 else f"manifest-{part_id}-of-{num_parts}.jsonl"
         self.folder, self.path = folder, folder / name
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a line; it is on disk when this returns."""
+        """Add a line, which is on disk when this returns."""
         with self.path.open("a+b") as file:
             file.seek(0, 2)
+            # A process that was killed may have left half a line, which must not swallow this one.
             if file.tell():
                 file.seek(-1, 2)
                 torn = file.read(1) != b"\n"
@@ -90,7 +92,7 @@ class Manifest:
             os.fsync(file.fileno())
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The lines of all manifests of the folder: another run may have had other parts."""
+        """The lines of all manifests in the folder; earlier runs may have had other parts."""
         for path in sorted(self.folder.glob("manifest*.jsonl")):
             for line in path.read_text(errors="replace").splitlines():
                 try:
@@ -108,14 +110,14 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told what happens.
+    """Functions that are called as the work progresses.
 
     Attributes
     ----------
     on_record
-        Called with each record of the manifest and the number of jobs that were finished.
+        Called with each record of the manifest and the number of finished jobs.
     on_slice
-        Called with each slice that was reconstructed.
+        Called with each reconstructed slice.
     on_written
         Called with each scan when its image is on disk.
     """
@@ -136,28 +138,29 @@ def run(
     resume: bool,
     overwrite: bool,
 ) -> list[dict[str, Any]]:
-    """Reconstruct every job; returns the records of all, in order.
+    """Reconstruct every job; return the records of all jobs, in order.
 
     Parameters
     ----------
     jobs, model, settings, manifest
-        What to do and where to write it down.
+        What to do, and where to log it.
     callbacks
-        Who is told what happens.
+        Functions that are called as the work progresses.
     device
-        Where to solve.
+        The device of the solve.
     resume
-        Skip what is complete, make again what another run made otherwise or left unfinished.
+        Skip complete outputs; make outputs again that are incomplete or have other settings.
     overwrite
         Replace outputs that exist.
 
     Raises
     ------
     BadInputError
-        Before the work, if an output exists that is not to be replaced.
+        Before the work begins, if an output exists that must not be replaced.
     """
     states = _states(jobs, model, settings, manifest) if resume else {}
     inputs = input_files(*(job.scan for job in jobs), *settings.files())
+    # All targets are checked first: a refusal after hours of work would help nobody.
     for job in jobs:
         state = states.get(job.target)
         if state is not State.COMPLETE:
@@ -179,11 +182,11 @@ def run(
 
 
 class State(Enum):
-    """What is found under the name of an output.
+    """The file under the name of an output.
 
-    Complete: an image that says that it was made from this scan, by this model, in this way, and is
-    as it was written. Outdated: another image or a rest that this package made, which may be made
-    again. Foreign: a file that nothing says anything of.
+    Complete: an intact image that records that it was made from this scan, by this model, with
+    these settings. Outdated: another image, or a leftover, that this package made and may make
+    again. Foreign: a file of unknown origin, which is never replaced without being asked to.
     """
 
     COMPLETE = "complete"
@@ -194,7 +197,7 @@ class State(Enum):
 def _states(
     jobs: Sequence[Job], model: Method, settings: ReconSettings, manifest: Manifest
 ) -> dict[Path, State]:
-    """The state of every output of which there is a file."""
+    """The state of every output that exists."""
     noted, states = manifest.outputs(), {}
     for job in jobs:
         files = [job.target, *companions(job.target)]
@@ -204,9 +207,10 @@ def _states(
 
 
 def _state(job: Job, model: Method, settings: ReconSettings, noted: bool) -> State:
-    """The file is asked; only where it says nothing, whether a manifest knows its name."""
+    """The state by the record in the file or, if it cannot be read, by the manifest."""
     stamp = read_stamp(job.target)
     if stamp is None:
+        # An empty file holds nothing that could be lost.
         empty = job.target.is_file() and job.target.stat().st_size == 0
         return State.OUTDATED if noted or empty else State.FOREIGN
     current = stamp.whole and stamp.fingerprint == fingerprint(settings, model, job.scan)
@@ -216,13 +220,14 @@ def _state(job: Job, model: Method, settings: ReconSettings, noted: bool) -> Sta
 def _attempt(
     job: Job, model: Method, settings: ReconSettings, device: torch.device, callbacks: Callbacks
 ) -> dict[str, Any]:
-    """One scan; whatever is wrong with it is recorded and does not stop the others."""
+    """Reconstruct one scan; an error is recorded and does not stop the others."""
     started = time.perf_counter()
     try:
         found = _one(job, model, settings, device, callbacks)
     except (EquipoiseError, MemoryError) as error:
         found = {"event": "failed", "error": str(error) or "not enough memory for this scan"}
-    except Exception as error:  # the batch goes on: the record names what went wrong
+    # A batch runs for days without its user: no error of one scan may end it.
+    except Exception as error:
         found = {"event": "failed", "error": f"{job.scan}: {type(error).__name__}: {error}"}
     found["seconds"] = round(time.perf_counter() - started, 3)
     found["peak_memory_mb"] = round(peak_memory() / 1e6)

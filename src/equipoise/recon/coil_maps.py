@@ -1,4 +1,4 @@
-"""Coil maps of a scan as a file: what ``equipoise calib`` does."""
+"""Coil maps of a scan as a file, for ``equipoise calib``."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from equipoise.physics.sampling.masks import calibration_region
 
 SUFFIXES = (".h5", ".npy", ".cfl")
 NORM_TOLERANCE = 1e-4
-"""Rounding that a measured norm may exceed 1 by."""
+"""A measured norm may exceed 1 by this much, because of rounding."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class SliceMaps:
     """What is known about the maps of one slice; the names are those of the JSON output.
 
     ``unexplained`` is the null-space projection error on the low-resolution coil images,
-    ``operator_norm`` ``||A||`` by power iteration, ``eigenvalue`` the median in the support.
+    ``operator_norm`` is ``||A||`` by power iteration, ``eigenvalue`` is the median in the support.
     """
 
     index: int
@@ -80,17 +80,18 @@ def calibrate_maps(
     virtual
         Compress the channels to this many virtual coils.
     whiten
-        Whiten the channels by the noise at the edge of k-space. A file with a noise scan was
-        whitened when it was read.
+        Whiten the channels with the noise at the edge of k-space. A file with a noise scan was
+        already whitened when it was read.
     crop
-        Eigenvalue above which a pixel is in the support; found for each slice if not given.
+        Eigenvalue above which a pixel is in the support; chosen for each slice if not given.
     kernel
         Width of the kernel in samples.
 
     Raises
     ------
     BadInputError
-        If the scan has no usable calibration region, or ``||A||`` is found above 1.
+        If the scan has no usable calibration region, no pixel is in the support, or the measured
+        ``||A||`` is above 1.
     """
     acquisition = as_slices(acquisition)
     kspace, mask = acquisition.kspace, acquisition.mask
@@ -119,13 +120,16 @@ def _examine(
     inside = (csm[0] != 0).any(0)
     if not bool(inside.any()):
         raise BadInputError(
-            f"slice {index}: no pixel has an eigenvalue above the crop: lower --crop, the largest "
-            f"is {float(eigenvalue.max()):.3f}"
+            f"slice {index}: no pixel has an eigenvalue above the crop; the largest is "
+            f"{float(eigenvalue.max()):.3f}: lower --crop"
         )
     window = hann_window(mask.shape[1:], tuple(region), mask.device)
     size = float(operator_norm(SenseOp(csm, mask)).max())
     if size > 1 + NORM_TOLERANCE:
-        raise BadInputError(f"slice {index}: ||A|| is {size:.4f} by power iteration, above 1")
+        raise BadInputError(
+            f"slice {index}: ||A|| is {size:.4f} by power iteration and must be at most 1: use "
+            "another --crop or --kernel"
+        )
     return SliceMaps(
         index=index,
         calibration=tuple(region),
@@ -139,13 +143,13 @@ def _examine(
 def check_maps_target(
     path: Path, *, changed: bool, overwrite: bool, inputs: Inputs | None = None
 ) -> None:
-    """Whether :func:`save_maps` will be able to write.
+    """Check that :func:`save_maps` will be able to write.
 
     Raises
     ------
     BadInputError
-        If the format is unknown or cannot hold the matrix of the channels, the file exists, or it
-        is one of ``inputs``, which are read.
+        If the format is unknown or cannot hold the matrix of the channels, or the file exists or is
+        one of ``inputs``, the files that are read.
     """
     check_target(path, overwrite=overwrite, suffixes=SUFFIXES, inputs=inputs)
     if changed and path.suffix != ".h5":
@@ -155,8 +159,9 @@ def check_maps_target(
 
 
 def save_maps(path: Path, result: CoilMapResult) -> None:
-    """HDF5 with ``csm``, ``eigenvalue`` and ``transform``, or the maps alone as npy or cfl."""
+    """Write HDF5 with ``csm``, ``eigenvalue`` and ``transform``, or the maps as npy or cfl."""
     if path.suffix == ".cfl":
+        # BART order: x, y, z, coil, maps, ..., with slices along dimension 13.
         maps = result.csm.numpy().transpose(3, 2, 1, 0)[:, :, None]
         text, data = cfl_bytes(maps.reshape(*maps.shape[:4], *[1] * 9, maps.shape[4]))
         with replacing_set([path, path.with_suffix(".hdr")]) as (temporary, beside):
@@ -175,14 +180,15 @@ def save_maps(path: Path, result: CoilMapResult) -> None:
 
 
 def transformed(acquisition: Acquisition, maps: Path) -> Acquisition | None:
-    """The scan in the channels that a file of :func:`save_maps` belongs to.
+    """The scan in the virtual channels of a file of :func:`save_maps`.
 
-    None if the file names no channels: its maps then belong to those of the scanner.
+    It is None if the file has no ``transform``; its maps then belong to the channels of the
+    scanner.
 
     Raises
     ------
     BadInputError
-        If the scan has another number of channels.
+        If the transform is not a complex matrix, or the scan has another number of channels.
     """
     if not is_hdf5(maps):
         return None

@@ -1,4 +1,4 @@
-"""An 8-coil scan simulated from a real head: no file, no network."""
+"""An 8-coil scan simulated from a real head, without a download."""
 
 from pathlib import Path
 
@@ -19,9 +19,10 @@ ACCELERATION, CALIBRATION = 4.0, 24
 
 
 def simulate_scan(path: Path) -> None:
-    """An 8-coil 4-fold undersampled scan of the head with noise, in the fastMRI layout.
+    """Write an 8-coil 4-fold undersampled scan of the head with noise, in the fastMRI layout.
 
-    ``kspace`` (1, coil, y, x), ``mask`` (y, x) and, for comparison, ``target`` (1, y, x).
+    The file holds ``kspace`` (1, coil, y, x), ``mask`` (y, x) and, for comparison, ``target``
+    (1, y, x).
     """
     image = head_slice()
     csm = biot_savart_maps(SAMPLE_SHAPE, N_COILS, SEED)

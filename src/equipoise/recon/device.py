@@ -1,4 +1,4 @@
-"""Where the equations are solved: the processor, or a graphics card."""
+"""The device on which the equations are solved: CPU or GPU."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,19 +12,19 @@ NO_DOUBLE = "mps"
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` (a CUDA card if there is one), ``cpu``, ``cuda`` or ``cuda:N``, ``mps``.
+    """The device of a name: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises
     ------
     BadInputError
-        If there is no such device here, or it cannot compute the bounds.
+        If there is no such device, or it cannot compute the bounds in double precision.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise BadInputError(f"--device is {name!r}: it must be auto, cpu, cuda:N or mps") from error
+        raise BadInputError(f"--device is {name!r}: it must be auto, cpu or cuda:N") from error
     if device.type == NO_DOUBLE:
         raise BadInputError(f"--device {name}: it has no float64 for the bounds; use cpu")
     count = torch.cuda.device_count() if device.type == "cuda" else 0
@@ -37,5 +37,6 @@ def pick_device(name: str) -> torch.device:
 
 
 def creating_on(device: torch.device) -> AbstractContextManager[Any]:
-    """New tensors go to the device; on the processor they do so anyway, without a function mode."""
+    """A context in which new tensors are created on the device."""
+    # The CPU is the default, and a function mode of torch would slow every operation down.
     return nullcontext() if device.type == "cpu" else device

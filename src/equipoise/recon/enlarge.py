@@ -1,4 +1,4 @@
-"""Enlarging a photograph: the equilibrium of the luminance, block by block where it is large."""
+"""Enlarging a photograph: the equilibrium of the luminance, in blocks if the image is large."""
 
 import itertools
 import logging
@@ -26,19 +26,19 @@ log = logging.getLogger(__name__)
 DEFAULT_MODEL = "mol-lr-superres-3x"
 
 BLOCK = 256
-"""Side, in pixels of the small image, of the blocks that a large image is solved in."""
+"""Side of the blocks in which a large image is solved, in pixels of the small image."""
 
 OVERLAP = 24
-"""Pixels of the small image that neighbouring blocks share; they are cut in the middle."""
+"""Pixels of the small image that neighbouring blocks share; the seam lies in their middle."""
 
 
 @dataclass
 class BlockResult:
-    """One equilibrium; the names are those of the JSON output.
+    """The equilibrium of one block; the names are those of the JSON output.
 
-    ``top`` and ``left`` are pixels of the small image. ``distance_bound`` bounds
-    ``||x - x*|| / ||x||`` over the block, ``perturbation_bound`` bounds ``||dx|| / ||db||`` for any
-    change of its data (8); both rest on ``m_evidence``.
+    ``top`` and ``left`` are in pixels of the small image. ``distance_bound`` bounds
+    ``||x - x*|| / ||x||`` over the block. ``perturbation_bound`` bounds ``||dx|| / ||db||`` for any
+    change of its data (8). Both rest on m with the evidence ``m_evidence``.
     """
 
     top: int
@@ -55,7 +55,7 @@ class BlockResult:
 
 @dataclass
 class Enlargement:
-    """The larger photograph and how it was reached."""
+    """The larger photograph, and how each block was reached."""
 
     photograph: Photograph
     factor: int
@@ -65,13 +65,13 @@ class Enlargement:
 
     @property
     def outcome(self) -> Outcome:
-        """Converged if every block did, else the outcome of the first that did not."""
+        """Converged if every block converged, else the outcome of the first that did not."""
         bad = [b.outcome for b in self.blocks if b.outcome != Outcome.CONVERGED.value]
         return Outcome(bad[0]) if bad else Outcome.CONVERGED
 
     @property
     def distance_bound(self) -> float | None:
-        """The largest of the blocks."""
+        """The largest bound of the blocks; None if a block has none."""
         bounds = [b.distance_bound for b in self.blocks]
         return None if None in bounds else max(b for b in bounds if b is not None)
 
@@ -107,11 +107,11 @@ def blur_of(model: str | Path) -> Blur:
 
 
 OUTPUT_BYTES = 80
-"""Of each pixel of the larger image until it is written: solution, colours, and their copies."""
+"""Bytes for each pixel of the larger image until it is written: solution, colours, and copies."""
 
 
 def check_fits(photograph: Photograph, factor: int) -> None:
-    """Whether the larger image fits into memory, before it is made.
+    """Check that the larger image will fit into memory.
 
     Raises
     ------
@@ -140,20 +140,20 @@ def enlarge(
 ) -> Enlargement:
     """A photograph with ``factor`` times as many pixels along each axis.
 
-    The luminance is the equilibrium of the model, colour and transparency are interpolated.
+    The luminance is the equilibrium of the model. Colour and transparency are interpolated.
 
     Parameters
     ----------
     photograph
         The small image.
     model
-        A model of one channel.
+        A model with one channel, for real images.
     blur
         A: factor, kernel and border.
     noise
         Standard deviation of the noise of the small image relative to white; it sets lam.
     lam
-        Data weight instead of the one that follows the noise.
+        Data weight, instead of the one that follows the noise.
     options
         Solver options.
     block
@@ -162,7 +162,8 @@ def enlarge(
     Raises
     ------
     BadInputError
-        If the image is smaller than the kernel, or the larger one does not fit into memory.
+        If the image is smaller than the kernel, the larger image does not fit into memory, or it
+        is not finite.
 
     Warns
     -----
@@ -175,7 +176,7 @@ def enlarge(
     image, blocks = _luminance(small, model, blur, noise, lam, options, block)
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise BadInputError(
-            "the larger image holds NaN or Inf: lower --lam, or leave it to the noise (auto)"
+            "the larger image holds NaN or Inf: lower --lam, or let it follow the noise (auto)"
         )
     shape = (image.shape[1], image.shape[2])
     larger = Photograph(
@@ -201,6 +202,7 @@ def _luminance(
     factor = blur.factor
     rows, columns = (_cuts(n, block) for n in small.shape[1:])
     image = small.new_zeros((1, *(n * factor for n in small.shape[1:])))
+    # One scale for all blocks: with scales of their own, seams would show in flat regions.
     scale = percentile(small.abs(), 0.99).double()
     results = []
     for y in rows:
@@ -242,7 +244,7 @@ def _block_result(top: int, left: int, solution: Solution, model: Method) -> Blo
 
 @dataclass(frozen=True)
 class _Cut:
-    """What a block reads along one axis, and what of it is kept, in small pixels."""
+    """What a block reads along one axis, and the part of it that is kept, in small pixels."""
 
     outer: slice
     kept: slice

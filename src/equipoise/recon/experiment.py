@@ -1,4 +1,4 @@
-"""A scan to reconstruct: read, with maps and masks from other files, or undersampled."""
+"""The scan to reconstruct: as read, with maps and masks from other files, or undersampled."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +22,11 @@ FULLY_SAMPLED = 0.7
 """A scan with at least this share of its matrix measured can be undersampled retrospectively."""
 
 CALIBRATION = 24
+"""Side of the calibration region of a drawn mask."""
 
 
 class Experiment(NamedTuple):
-    """A scan to reconstruct, and the fully sampled one that it was undersampled from, if any."""
+    """A scan to reconstruct, and the fully sampled scan from which it was drawn, if any."""
 
     acquisition: Acquisition
     full: Acquisition | None
@@ -41,15 +42,15 @@ def load_experiment(
 ) -> Experiment:
     """Read a scan, with coil maps and a mask from other files, or undersample it retrospectively.
 
-    A volume becomes the stack of slices along its readout. Masks belong to those, maps to those or
-    to the volume.
+    A volume becomes the stack of slices along its readout. Masks belong to the slices; maps belong
+    to the slices or to the volume.
 
     Raises
     ------
     BadInputError
-        If a file cannot be used, holds what is not solved (see
-        :func:`equipoise.formats.slices.why_not_solved`), or if an undersampled scan is to be
-        undersampled again; if the coil maps do not belong to the scan.
+        If a file cannot be used or holds data that cannot be solved (see
+        :func:`equipoise.formats.slices.why_not_solved`), if the scan is already undersampled and an
+        acceleration is given, or if the coil maps do not belong to the scan.
 
     Warns
     -----
@@ -72,12 +73,13 @@ def load_experiment(
 
 
 def _with_maps(slices: Acquisition, scanned: Acquisition, csm: Path) -> Acquisition:
-    """The slices with the maps of a file, in the channels that those belong to."""
+    """The slices with the maps of a file, in the channels of these maps."""
     found = read_array(csm, "csm")
     combined = transformed(slices, csm)
     if combined is not None:
         maps = as_maps(found, tuple(combined.kspace.shape), str(csm))
         return replace(combined, csm=torch.from_numpy(maps))
+    # Maps of other programs are those of the volume; maps of this package those of its slices.
     of_slices = found.shape[-3:] == slices.kspace.shape[1:]
     if scanned is not slices and not of_slices:
         of_volume = as_maps(found, tuple(scanned.samples.shape), str(csm))
@@ -95,7 +97,7 @@ def undersample(
     Raises
     ------
     BadInputError
-        If the scan is undersampled already.
+        If the scan is already undersampled, or no sample would be left.
 
     Examples
     --------
@@ -107,7 +109,7 @@ def undersample(
     """
     if not is_fully_sampled(acquisition):
         raise BadInputError(
-            f"{acquisition.source} is undersampled already ({acquisition.acceleration:.2f}-fold): "
+            f"{acquisition.source} is already undersampled ({acquisition.acceleration:.2f}-fold): "
             "leave out --acceleration to reconstruct it as it is"
         )
     y, x = acquisition.kspace.shape[2:]
@@ -123,15 +125,21 @@ def undersample(
         excess = mask.numel() / float(mask.sum()) / acceleration
         if abs(excess - 1) < 0.01 or drawn_at / excess < 1:
             break
-        drawn_at /= excess  # part of the matrix was not measured: draw more of the rest
+        # Part of the matrix was not measured, so more of the rest must be drawn.
+        drawn_at /= excess
     return apply_mask(acquisition, mask)
 
 
 def apply_mask(acquisition: Acquisition, mask: Tensor) -> Acquisition:
     """Keep the samples of a mask (1 or slices, y, x).
 
-    From a fully sampled scan the image combined from all samples becomes the target, once the
-    coil maps are known.
+    The image combined from all samples of a fully sampled scan becomes the target, once the coil
+    maps are known.
+
+    Raises
+    ------
+    BadInputError
+        If the mask selects no measured sample.
     """
     sampled = mask & acquisition.mask
     if not bool(sampled.flatten(1).any(1).all()):

@@ -1,4 +1,4 @@
-"""Coil maps that do not belong to a scan are refused or warned about, with what would fit."""
+"""Coil maps that do not belong to a scan are refused or warned about, with advice."""
 
 import warnings
 
@@ -10,11 +10,12 @@ from equipoise.physics.coils.espirit import normalize_csm
 from equipoise.physics.coils.fit import fitting_order, fitting_turn, misfit
 
 DOUBTFUL, WRONG = 0.12, 0.35
-"""Right maps of simulated scans leave less than 0.05 of the calibration region unexplained beyond
-its noise (:func:`equipoise.physics.coils.fit.misfit`), transposed ones 0.45."""
+"""Shares of the calibration region that maps leave unexplained beyond its noise
+(:func:`equipoise.physics.coils.fit.misfit`), above which they are doubtful or wrong. In simulated
+scans correct maps leave less than 0.05, and transposed maps 0.45."""
 
 FAINT = 0.05
-"""Energy of a slice, relative to the largest of the scan, below which it says nothing of maps."""
+"""A slice with less than this share of the largest energy of the scan does not judge maps."""
 
 
 def check_maps(acquisition: Acquisition, source: str) -> None:
@@ -28,14 +29,14 @@ def check_maps(acquisition: Acquisition, source: str) -> None:
     Warns
     -----
     InputWarning
-        If they leave more than ``DOUBTFUL`` of one.
+        If they leave more than ``DOUBTFUL`` of a slice unexplained.
     """
     if acquisition.csm is None or acquisition.kspace.shape[1] == 1:
         return
     energy = acquisition.kspace.abs().square().flatten(1).sum(1)
     worst, worst_slice = 0.0, 0
     for index in range(len(acquisition.kspace)):
-        # A slice beside the object holds noise and the tails of its neighbours: no map fits those.
+        # A slice beside the object holds noise and the tails of its neighbours, which no map fits.
         if energy[index] < FAINT * energy.max():
             continue
         left = misfit(*_slice(acquisition, index))
@@ -45,7 +46,7 @@ def check_maps(acquisition: Acquisition, source: str) -> None:
         return
     text = (
         f"{source}: the coil maps leave {worst:.0%} of the calibration region of slice "
-        f"{worst_slice} unexplained beyond its noise, right ones less than {DOUBTFUL:.0%}: "
+        f"{worst_slice} unexplained beyond its noise; correct maps leave less than {DOUBTFUL:.0%}: "
         f"{_advice(acquisition, worst_slice)}"
     )
     if worst > WRONG:
@@ -68,8 +69,11 @@ def _advice(acquisition: Acquisition, index: int) -> str:
         left = misfit(kspace, mask, csm[:, order])
         if left is not None and left < DOUBTFUL:
             numbers = ", ".join(map(str, order))
-            return f"they fit in the coil order {numbers}; put them into that order"
+            return f"they fit in the coil order {numbers}; reorder them accordingly"
     turned = fitting_turn(kspace, mask, csm, DOUBTFUL)
     if turned is not None:
-        return f"they fit {turned}; change the file so"
-    return "they belong to another scan or other channels; make them with `equipoise calib`"
+        return f"they fit when they are {turned}; change the file accordingly"
+    return (
+        "they belong to another scan or other channels; make maps of this scan with "
+        "`equipoise calib`"
+    )

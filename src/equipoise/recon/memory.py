@@ -1,4 +1,4 @@
-"""How much memory a reconstruction takes, before and after."""
+"""The memory of a reconstruction: estimated before it, and measured after it."""
 
 import sys
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ COMPLEX = 8
 """Bytes of a complex64 number."""
 
 ESPIRIT_COPIES = 6
-"""Arrays (coil, y, x) that are alive while coil maps are estimated."""
+"""Number of arrays (coil, y, x) in memory while coil maps are estimated."""
 
 SOLVER_IMAGES = 40
-"""Images that the solver keeps: Anderson's history, conjugate gradients, the iterates."""
+"""Number of images in memory during a solve: Anderson's history, conjugate gradients, iterates."""
 
 BUFFERS = 5
-"""Layers that are alive at once in an evaluation: 3.2 were measured of a CNN and 4.1 of a ridge."""
+"""Number of layers in memory during an evaluation; 3.2 were measured for a CNN, 4.1 for a ridge."""
 
 PARTS = 2
-"""A ridge has its features of the real and of the imaginary part."""
+"""A ridge has its features for the real and for the imaginary part."""
 
 SINGLE, DOUBLE = 4, 8
 """Bytes of a real number."""
 
 TILE = 256
-"""Side of the tiles that H is evaluated in where a whole image does not fit."""
+"""Side of the tiles in which H is evaluated if a whole image does not fit."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a scan fits: whether the maps of all slices are kept for the output, and H in tiles.
+    """How a scan fits into memory: whether all maps are kept for the output, and the tile of H.
 
-    ``needed`` is the estimate in bytes, beside the scan itself.
+    ``needed`` is the estimate in bytes, in addition to the scan itself.
     """
 
     needed: int
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def note(self) -> str | None:
-        """What is done differently, None if nothing."""
+        """What is done differently to save memory; None if nothing."""
         if self.keep_maps:
             return None
         tiles = f" and H is evaluated in tiles of {self.tile}" if self.tile else ""
@@ -56,12 +56,12 @@ class Plan:
 def estimate(
     acquisition: Acquisition, model: Method, *, keep_maps: bool = True, tile: int | None = None
 ) -> int:
-    """Bytes that the reconstruction of a scan adds to those of the scan itself.
+    """Estimated bytes that the reconstruction of a scan takes in addition to the scan itself.
 
-    The images of all slices, and with ``keep_maps`` their maps, are kept until they are written;
-    beside them one slice at a time is calibrated, and solved with a network that holds
-    :func:`bytes_of_a_pixel` for each pixel of the tile. A volume is first transformed
-    along its readout into a stack of slices, of the size of its samples.
+    The images of all slices, and with ``keep_maps`` their maps, are kept until they are written.
+    One slice at a time is calibrated and solved; the network needs :func:`bytes_of_a_pixel` for
+    each pixel of the tile. A volume is first transformed along its readout into a stack of slices,
+    of the size of its samples.
     """
     slices, coils, y, x = stack_shape(acquisition)
     pixels = y * x
@@ -74,10 +74,10 @@ def estimate(
 
 
 def bytes_of_a_pixel(model: Method) -> int:
-    """What one evaluation of the network holds for each pixel.
+    """Bytes that one evaluation of the network needs for each pixel.
 
-    Where rounding is bounded the last evaluation is in double precision, whatever the precision of
-    the network: that one is counted.
+    If rounding is bounded, the last evaluation is in double precision, whatever the precision of
+    the network, and it is the one that counts.
     """
     width = max((p.shape[0] for p in model.parameters() if p.ndim == 4), default=1)
     if isinstance(getattr(model, "network", None), Ridge):
@@ -87,12 +87,12 @@ def bytes_of_a_pixel(model: Method) -> int:
 
 
 def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
-    """The first way that fits: all at once, without keeping maps, with H in tiles.
+    """The first plan that fits: everything at once, without keeping maps, or also in tiles.
 
     Raises
     ------
     BadInputError
-        If none does, or if the scan holds what is not solved.
+        If no plan fits, or the scan holds data that cannot be solved.
     """
     slices, coils, y, x = stack_shape(acquisition)
     free = available_memory()
@@ -102,16 +102,18 @@ def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
             return Plan(needed, keep_maps, tile)
     raise BadInputError(
         f"{acquisition.source}: {slices} slices of {y} x {x} with {coils} coils need about "
-        f"{size_text(needed)} of memory, {size_text(free or 0)} are free: split the file by "
+        f"{size_text(needed)} of memory, and {size_text(free or 0)} are free: split the file by "
         "slices, compress its coils (`equipoise calib --coils`), or use a machine with more memory"
     )
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has had resident; 0 where the system does not say."""
+    """Peak resident memory of this process in bytes; 0 if the system does not report it."""
+    # Windows does not have this module.
     try:
         import resource
     except ImportError:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS reports bytes, Linux kilobytes.
     return peak if sys.platform == "darwin" else peak * 1024

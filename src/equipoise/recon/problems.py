@@ -1,4 +1,4 @@
-"""From a scan to the problems that are solved, one an image."""
+"""From a scan to the problems that are solved, one for each image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ class ScanProblem(Problem[SenseOp]):
     Attributes
     ----------
     index
-        Its place among the images of the scan, from 0.
+        Its position among the images of the scan, from 0.
     label
-        What the scan says of it: slice, phase, repetition, contrast, ...; may be empty.
+        The labels of the scan for it: slice, phase, repetition, contrast, ...; may be empty.
     """
 
     index: int = 0
@@ -31,25 +31,26 @@ class ScanProblem(Problem[SenseOp]):
 
 
 def problems(acquisition: Acquisition) -> Iterator[ScanProblem]:
-    """What is to be solved, one image at a time, in the order of the images of the scan.
+    """The problems to be solved, one for each image, in the order of the images of the scan.
 
-    Slices and the frames of a series are 2D problems of their own; a volume is one for each sample
-    of its readout (:func:`equipoise.formats.as_slices`). Each problem is made when it is asked
-    for: its coil maps are estimated then, if the scan brings none.
+    Each slice and each frame of a series is a 2D problem. A volume gives one problem for each
+    sample of its readout (:func:`equipoise.formats.as_slices`). A problem is made when the iterator
+    reaches it; its coil maps are estimated then, if the scan has none.
 
     Raises
     ------
     BadInputError
-        If the scan holds what is not solved: a trajectory, or a volume that was not read out whole
-        along any axis.
+        If the scan cannot be solved: a trajectory, or a volume that was not fully sampled along
+        any axis.
     """
     slices = as_slices(acquisition)
     return (slice_problem(slices, index) for index in range(len(slices.kspace)))
 
 
 def slice_problem(acquisition: Acquisition, index: int) -> ScanProblem:
-    """One slice of a stack, with its coil maps (estimated if it brings none) and noise level."""
+    """One slice of a stack, with its coil maps (estimated if it has none) and noise level."""
     kspace = acquisition.kspace[index : index + 1]
+    # Raw data come at any scale; the unit keeps single precision away from its limits.
     unit = float(kspace.abs().max()) or 1.0
     kspace, mask = kspace / unit, _of_slice(acquisition.mask, index)
     if acquisition.csm is None:
@@ -68,7 +69,7 @@ def _of_slice(array: Tensor, index: int) -> Tensor:
 def target_of(
     acquisition: Acquisition, full: Acquisition | None, csm: Tensor, index: int, unit: float
 ) -> Tensor | None:
-    """What a slice should be, (1, y, x), divided by its unit; None where nothing says so."""
+    """The target of a slice, (1, y, x), divided by its unit; None if there is none."""
     if full is not None:
         coil_images = kspace_to_image(full.kspace[index : index + 1] / unit)
         return (csm.conj() * coil_images).sum(1)

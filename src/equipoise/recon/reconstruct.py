@@ -1,4 +1,4 @@
-"""Every slice of a scan by one method: images, bounds, and how each was reached."""
+"""Reconstruction of every slice of a scan by one method: images and bounds."""
 
 import logging
 import math
@@ -33,10 +33,10 @@ class SliceResult:
     """What is known about one reconstructed slice; the names are those of the JSON output.
 
     ``perturbation_bound`` bounds ``||dx*|| / ||db||`` for any change of the data at this lam,
-    intensity scale and these maps (8): of exact equilibria, two delivered images differ by their
-    distance bounds more. ``noise_bound`` is that times ``||n|| / ||x||`` for the
-    estimated noise of the scan. ``m_evidence`` is ``measured`` where m was checked in validation;
-    ``equipoise certify`` checks it at the image itself.
+    intensity scale and these maps (8). It is about exact equilibria; two delivered images may
+    differ by the sum of their distance bounds in addition. ``noise_bound`` is this bound times
+    ``||n|| / ||x||`` for the estimated noise of the scan. ``m_evidence`` is ``measured`` if m was
+    checked in validation; ``equipoise certify`` checks it at the image itself.
     """
 
     index: int
@@ -58,7 +58,7 @@ class SliceResult:
     sense_ssim: float | None = None
 
     def __repr__(self) -> str:
-        """How the slice ended, and its PSNR where there is a target."""
+        """How the slice ended, and its PSNR if there is a target."""
         psnr = "" if self.psnr is None else f", PSNR {self.psnr:.2f} dB"
         return (
             f"SliceResult {self.index}: {self.outcome}, lam {self.lam:.3g}, "
@@ -68,11 +68,11 @@ class SliceResult:
 
 @dataclass(repr=False)
 class Reconstruction:
-    """The images of a scan and how each was reached.
+    """The images of a scan, and how each was reached.
 
-    ``image`` and, with a target, ``target`` and ``sense`` are (slices, y, x) complex64; ``csm``
-    is (slices, coils, y, x), None where the maps were not kept; ``history`` holds, for each slice,
-    the relative residual and the distance bound by iteration, (iterations + 1, 2).
+    ``image`` and, with a target, ``target`` and ``sense`` are (slices, y, x) complex64. ``csm`` is
+    (slices, coils, y, x), or None if the maps were not kept. ``history`` holds the relative
+    residual and the distance bound of each slice by iteration, (iterations + 1, 2).
     """
 
     image: Tensor
@@ -86,7 +86,7 @@ class Reconstruction:
     header: Header = field(default_factory=Header)
 
     def __repr__(self) -> str:
-        """How the scan ended in a line, and what it says of its images in another."""
+        """How the scan ended in one line, and its lam, bounds and PSNR in another."""
         count = counted(len(self.slices), "slice")
         bounds = span([s.distance_bound for s in self.slices], ".1e")
         lams = span([s.lam for s in self.slices])
@@ -99,7 +99,7 @@ class Reconstruction:
 
     @property
     def outcome(self) -> Outcome:
-        """Converged if every slice did, else the outcome of the first that did not."""
+        """Converged if every slice converged, else the outcome of the first that did not."""
         bad = [s.outcome for s in self.slices if s.outcome != Outcome.CONVERGED.value]
         return Outcome(bad[0]) if bad else Outcome.CONVERGED
 
@@ -114,7 +114,7 @@ class Reconstruction:
 
 
 def _json_numbers(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: a bound that is not finite is null."""
+    """Replace numbers that are not finite by null, because JSON has no infinity."""
     return {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
     }
@@ -136,27 +136,27 @@ def reconstruct(
     Parameters
     ----------
     acquisition
-        The scan as it is to be reconstructed.
+        The scan to reconstruct.
     model
         The model.
     full
-        The fully sampled scan that the acquisition was undersampled from; with it (or with a
-        target in the file) SENSE is reconstructed too, at the best lam for the target.
+        The fully sampled scan from which the acquisition was drawn. With it, or with a target in
+        the file, SENSE is reconstructed too, at the best lam for the target.
     lam
-        Data weight instead of the one that follows the noise of the scan.
+        Data weight, instead of the one that follows the noise of the scan.
     options
         Solver options.
     on_slice
         Called with each slice when it is reconstructed.
     device
-        Where to solve; maps and comparisons stay on the processor.
+        The device of the solve; maps and comparisons stay on the CPU.
     keep_maps
         Return the coil maps of all slices.
 
     Raises
     ------
     BadInputError
-        If the image of a slice is not finite.
+        If the scan cannot be solved, or the image of a slice is not finite.
 
     Warns
     -----
@@ -203,7 +203,8 @@ def reconstruct(
         _log(result, len(acquisition.kspace))
         if on_slice is not None:
             on_slice(result)
-        started = time.perf_counter()  # the next problem is made, and its maps estimated, with it
+        # The loop then makes the next problem, whose coil maps count as its time.
+        started = time.perf_counter()
     return Reconstruction(
         image=torch.cat(images),
         csm=torch.cat(maps) if keep_maps else None,
@@ -221,7 +222,8 @@ def _check_finite(image: Tensor, index: int, source: str, result: SliceResult) -
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise BadInputError(
             f"{source}: the image of slice {index} holds NaN or Inf ({result.outcome}, lam "
-            f"{result.lam:.3g}): nothing is written. Lower --lam, or leave it to the noise (auto)"
+            f"{result.lam:.3g}), so nothing is written: lower --lam, or let it follow the noise "
+            "(auto)"
         )
 
 

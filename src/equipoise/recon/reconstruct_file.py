@@ -1,7 +1,7 @@
-"""The story of one scan: read, experiment, fit memory, solve, save.
+"""Reconstruction of one file: read, prepare, fit into memory, solve, save.
 
-One scan, many, the demo and whoever else reconstructs tell it here. Nothing is printed: what there
-is to say comes back in the result, or through callbacks while it happens.
+The commands for one scan and for many, and the demo, all use these functions. Nothing is printed:
+results are returned, and progress is reported through callbacks.
 """
 
 import time
@@ -30,11 +30,11 @@ class Prepared:
     Attributes
     ----------
     experiment
-        The scan as it is reconstructed, and the fully sampled one that it was drawn from.
+        The scan to reconstruct, and the fully sampled scan from which it was drawn, if any.
     plan
         How it fits into memory.
     options
-        Solver options that follow from model, settings and memory.
+        Solver options from model, settings and memory.
     """
 
     experiment: Experiment
@@ -49,15 +49,15 @@ class FileReconstruction:
     Attributes
     ----------
     scan, target
-        The file that was read, and the one that was written, None if none was.
+        The file that was read, and the file that was written, or None.
     settings, fingerprint
-        How it was made; the fingerprint is in the file too.
+        How the images were made; the fingerprint is in the file too.
     prepared, result
-        What was solved, and the images with how each was reached.
+        The scan that was solved, and the images with their outcomes.
     method
         The method of the model.
     seconds
-        From opening the scan to the file on disk.
+        Time from opening the scan to the file on disk.
     """
 
     scan: Path
@@ -81,26 +81,26 @@ def reconstruct_file(
     on_ready: Callable[[Prepared], None] = lambda prepared: None,
     on_slice: Callable[[SliceResult], None] = lambda result: None,
 ) -> FileReconstruction:
-    """Reconstruct a scan of a file, and write the images where a target is given.
+    """Reconstruct the scan of a file, and write the images if a target is given.
 
     Parameters
     ----------
     scan
         A file of any known format.
     settings
-        How; the packaged model with its own options if not given.
+        How to reconstruct; the default model with its own options if not given.
     device
-        Where to solve: a device, or ``auto``, ``cpu``, ``cuda:N``; the processor if not given.
+        The device of the solve, or ``auto``, ``cpu``, ``cuda:N``; the CPU if not given.
     target
-        Where the images go, in the format of the suffix.
+        File for the images, in the format of its suffix.
     overwrite
         Replace a target that exists.
     model
-        The model of the settings, if it was loaded already.
+        The model of the settings, if it was loaded before.
     on_ready
-        Called before the first slice is solved, with what was read and how it fits into memory.
+        Called before the first slice is solved, with the scan and how it fits into memory.
     on_slice
-        Called with each slice that was reconstructed.
+        Called with each reconstructed slice.
 
     Raises
     ------
@@ -116,10 +116,12 @@ def reconstruct_file(
     started = time.perf_counter()
     scan, settings = Path(scan), settings or ReconSettings()
     target = None if target is None else Path(target)
+    # Before anything is solved: an output that cannot be written must not cost an hour.
     if target is not None:
         inputs = input_files(scan, *settings.files())
         check_target(target, overwrite=overwrite, inputs=inputs)
     model = load_model(settings.model) if model is None else model
+    # Taken before the scan is read, so that a file that changes meanwhile does not look unchanged.
     made_from = fingerprint(settings, model, scan)
     prepared = prepare(scan, settings, model)
     on_ready(prepared)
@@ -134,12 +136,12 @@ def reconstruct_file(
 
 
 def prepare(scan: Path, settings: ReconSettings, model: Method) -> Prepared:
-    """Read a scan and find out how it fits into memory.
+    """Read a scan and plan how it fits into memory.
 
     Raises
     ------
     BadInputError
-        If it cannot be used, or does not fit.
+        If the scan cannot be used, or does not fit.
     """
     experiment = load_experiment(
         scan,
@@ -160,7 +162,7 @@ def solve(
     device: torch.device | None = None,
     on_slice: Callable[[SliceResult], None] = lambda result: None,
 ) -> Reconstruction:
-    """The images of a scan that was prepared, wherever it came from."""
+    """The images of a prepared scan."""
     return reconstruct(
         prepared.experiment.acquisition,
         model,

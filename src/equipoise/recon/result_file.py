@@ -19,9 +19,9 @@ def save(
     *,
     overwrite: bool,
 ) -> None:
-    """Write the images, cut to the matrix that the scan names, and how they were reached.
+    """Write the images, cut to the reconstructed matrix of the scan, and how they were reached.
 
-    The fingerprint says from what: :func:`equipoise.recon.settings.fingerprint`.
+    ``fingerprint`` is that of :func:`equipoise.recon.settings.fingerprint`.
 
     Raises
     ------

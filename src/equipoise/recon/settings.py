@@ -1,4 +1,4 @@
-"""All that decides an image beside the scan, and the fingerprint of an image that was made so."""
+"""The settings that determine an image together with the scan, and the fingerprint of an image."""
 
 import functools
 import hashlib
@@ -18,14 +18,15 @@ from equipoise.version import __version__
 from equipoise.zoo.find import DEFAULT_MODEL
 
 BLOCKS, BLOCK = 16, 1 << 16
-"""A scan is known again by this many blocks of this many bytes, spread over the file."""
+"""A scan is recognised by this number of blocks of this number of bytes, spread over the file."""
 
 CHUNK = 1 << 20
+"""Bytes that are read at a time."""
 
 
 @dataclass(frozen=True)
 class ReconSettings:
-    """How scans are reconstructed: the same for one and for many.
+    """How scans are reconstructed, the same for one scan and for many.
 
     Attributes
     ----------
@@ -34,9 +35,9 @@ class ReconSettings:
     lam
         Data weight; None lets it follow the noise of the scan.
     rtol
-        Bound on ``||x - x*|| / ||x||`` that is to be reached; None is that of the model.
+        Bound on ``||x - x*|| / ||x||`` that ends the iteration; None uses that of the model.
     acceleration, seed
-        Undersample a fully sampled scan retrospectively by a mask of this seed.
+        Undersample a fully sampled scan retrospectively with a mask of this seed.
     csm, mask
         Files of coil maps and of a sampling mask.
 
@@ -60,23 +61,23 @@ class ReconSettings:
             if value is not None and not 0 < value < math.inf:
                 raise BadInputError(f"{name} is {value}: it must be positive and finite")
         if self.mask is not None and self.acceleration is not None:
-            raise BadInputError("mask and acceleration exclude each other: leave one out")
+            raise BadInputError("mask and acceleration exclude each other: leave out one of them")
         for name in ("csm", "mask"):
             given = getattr(self, name)
             object.__setattr__(self, name, None if given is None else Path(given))
 
     def files(self) -> list[Path]:
-        """The files that are read beside the scan: maps, mask, a model that is given by file."""
+        """The files that are read besides the scan: maps, mask, and a model given as a file."""
         model = self.model if Path(self.model).is_file() else None
         return [Path(p) for p in (self.csm, self.mask, model) if p is not None]
 
 
 def fingerprint(settings: ReconSettings, model: Method, scan: Path) -> str:
-    """Equal for images that are made from the same scan by the same model in the same way.
+    """A text that is equal for images from the same scan, model and settings.
 
-    SHA-256 of the version of the package, the weights and settings of the model (whatever its name
-    or file is), every option, the content of the maps and of the mask, and the identity of the
-    scan: size, time, and blocks of its content.
+    It is the SHA-256 of the version of the package, the weights and settings of the model (not its
+    name or file), every option, the content of maps and mask, and the identity of the scan: size,
+    time, and blocks of its content.
     """
     parts: dict[str, Any] = asdict(settings) | {
         "version": __version__,
@@ -89,7 +90,7 @@ def fingerprint(settings: ReconSettings, model: Method, scan: Path) -> str:
 
 
 def model_checksum(model: Method) -> str:
-    """SHA-256 of what a model computes with: configuration, options, calibration, weights."""
+    """SHA-256 of everything that a model computes with: settings, calibration and weights."""
     calibration = None if model.calibration is None else asdict(model.calibration)
     model = model.for_inference()
     parts = [model.name, _configuration(model), asdict(model.options), calibration]
@@ -101,7 +102,7 @@ def model_checksum(model: Method) -> str:
 
 
 def _configuration(model: Method) -> Any:
-    """All settings; those of the method alone where the network is the user's own."""
+    """All settings; only those of the method if a part of it is the user's own."""
     try:
         return model.config.model_dump()
     except BadInputError:
@@ -109,10 +110,10 @@ def _configuration(model: Method) -> Any:
 
 
 def scan_identity(scan: Path) -> list[list[Any]]:
-    """Size, time and sampled content of the files of a scan; the cost is that of 1 MB a file.
+    """Size, time and sampled content of the files of a scan, at the cost of 1 MB for each file.
 
-    Another scan under the same name differs in one of them; archives give every file one time, and
-    one protocol gives every scan one size.
+    Another scan under the same name differs in one of them. None is enough alone: archives give all
+    files the same time, and a protocol gives all scans the same size.
     """
     found = []
     for path in sorted(input_files(scan).values()):
@@ -128,7 +129,7 @@ def scan_identity(scan: Path) -> list[list[Any]]:
 
 
 def _checksum(path: Path | str | None) -> list[str]:
-    """Of all bytes of a file of maps or of a mask, and of the header beside it."""
+    """Checksums of all bytes of a file of maps or of a mask, and of the header beside it."""
     files = sorted(input_files(path).values())
     for file in files:
         check_regular(file)
@@ -137,7 +138,7 @@ def _checksum(path: Path | str | None) -> list[str]:
 
 @functools.lru_cache
 def _content(path: Path, size: int, changed: int) -> str:
-    """SHA-256 of a file, found once while its size and time stay as they are."""
+    """SHA-256 of a file, computed once as long as its size and time do not change."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

@@ -1,1 +1,1 @@
-"""Models as files: written, read, verified, found, described."""
+"""Model files: writing, reading, verifying, finding."""

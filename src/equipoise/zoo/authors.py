@@ -12,7 +12,7 @@ from equipoise.networks.cnn import CNN
 from equipoise.outcome import BadInputError
 
 AUTHORS_SHIFT = 0.1
-"""The authors' code solves with 1.001 I at alpha = 0.01: a term 0.1 x in F."""
+"""The authors' code solves with 1.001 I at alpha = 0.01, which is a term 0.1 x in F."""
 
 
 AUTHORS_M = 0.02
@@ -25,11 +25,11 @@ def import_authors_checkpoint(path: Path, shift: float = AUTHORS_SHIFT) -> MOL:
     Parameters
     ----------
     path
-        A zipped torch file with ``state_dict`` holding ``f.dw.net.{i}.conv.{weight,bias}`` and
-        ``f.lam``. Nothing in it is executed.
+        A zipped torch file whose ``state_dict`` holds ``f.dw.net.{i}.conv.{weight,bias}`` and
+        ``f.lam``. No code in it is executed.
     shift
-        0.1 for the model that they trained (their solver adds 0.1 x to F), 0 for the equation of
-        the paper.
+        0.1 for the model that the authors trained (their solver adds 0.1 x to F), 0 for the
+        equation of the paper.
 
     Raises
     ------
@@ -53,7 +53,8 @@ def import_authors_checkpoint(path: Path, shift: float = AUTHORS_SHIFT) -> MOL:
             }
         )
         lam = float(state["f.lam"])
-    except Exception as error:  # torch.load raises many kinds for a foreign file
+    # torch.load raises exceptions of many types for a foreign file.
+    except Exception as error:
         raise BadInputError(
             f"{path} is not a checkpoint of the released MOL code (a torch zip file with "
             f"state_dict, f.dw.net.*.conv.* and f.lam): {error}"

@@ -1,7 +1,7 @@
-"""Proved bounds of the kernels of model files, kept from one process to the next.
+"""Proved bounds on the kernels of model files, cached across processes.
 
-A bound is found again by the checksum of the kernel that it is a bound of, so a file whose bytes
-changed has none. The bounds of a file are never read from that file.
+A bound is stored under the checksum of its kernel, so it is never reused for a kernel that changed.
+Bounds are never read from a model file.
 """
 
 import json
@@ -15,14 +15,14 @@ from equipoise.methods.method import Method
 from equipoise.networks.proved import known_norms
 
 WORTH_KEEPING = 100_000
-"""Weights of a model whose bounds take seconds."""
+"""Number of weights above which the bounds of a model take seconds."""
 
 MOST_KEPT = 5000
-"""Kernels."""
+"""Most kernels in the cache."""
 
 
 def cache_file() -> Path:
-    """Where bounds are kept: in ``EQUIPOISE_CACHE``, or in the user's cache folder."""
+    """The file of the cache, in ``EQUIPOISE_CACHE`` or in the user's cache folder."""
     given = os.environ.get("EQUIPOISE_CACHE")
     if given:
         return Path(given) / "norms.json"
@@ -32,7 +32,7 @@ def cache_file() -> Path:
 
 
 def compute_evidence(model: Method) -> str:
-    """``model.m_evidence``, with the bounds that were computed for these weights before."""
+    """``model.m_evidence``, using cached bounds of these weights."""
     if sum(p.numel() for p in model.parameters()) < WORTH_KEEPING:
         return model.m_evidence
     path = cache_file()
@@ -46,7 +46,7 @@ def compute_evidence(model: Method) -> str:
 
 
 def _kept(path: Path) -> dict[str, float]:
-    """What was kept; nothing where the file is missing or damaged: it is computed again."""
+    """The cached bounds; nothing if the file is missing or damaged, which costs a recomputation."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -61,7 +61,8 @@ def _kept(path: Path) -> dict[str, float]:
 
 
 def _keep(path: Path) -> None:
-    """Add what is known now; a folder that cannot be written costs the seconds again."""
+    """Add the bounds that are known now; a folder that cannot be written is no error."""
+    # Read again, because another process may have added its bounds in the meantime.
     known = {**_kept(path), **known_norms}
     newest = dict(list(known.items())[-MOST_KEPT:])
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where model files lie, and how they are found by name."""
+"""Where model files are stored, and how they are found by name."""
 
 import os
 from contextlib import suppress
@@ -24,7 +24,7 @@ def available_models() -> list[str]:
 
 
 def user_folder() -> Path:
-    """Where models are installed: ``EQUIPOISE_MODELS``, or the user's data folder."""
+    """The folder of installed models: ``EQUIPOISE_MODELS``, or the user's data folder."""
     given = os.environ.get("EQUIPOISE_MODELS")
     if given:
         return Path(given)
@@ -42,15 +42,15 @@ def _names(folder: Path) -> list[str]:
 
 
 def find_model(name: str | Path) -> Path:
-    """Path of a model: by its name, by that of its method if it has one model, or by its path.
+    """The path of a model, given its name, the name of a method with one model, or its path.
 
-    What has a folder in it is a path and nothing else. A name is looked for in the package, then
-    among the installed models, then as a method, then in the working folder.
+    A value that contains a folder is always a path. A name is looked up in the package, then among
+    the installed models, then as a method, then in the working folder.
 
     Raises
     ------
     BadInputError
-        If there is no such model, or a method has several.
+        If there is no such model, or a method has several models.
     """
     text = chosen_model(str(name))
     if _is_bare(text):
@@ -68,20 +68,21 @@ def find_model(name: str | Path) -> Path:
 
 
 def chosen_model(name: str, *, real: bool | None = None) -> str:
-    """The name of the model that the name of a method stands for; any other name as it is.
+    """The name of the model if a method is given; any other name unchanged.
 
     Parameters
     ----------
     name
         Name, method or path.
     real
-        Whether the model is to be one for real images, or for complex ones; either if None.
+        Whether the model must be for real images (True) or complex images (False); any if None.
 
     Raises
     ------
     BadInputError
-        If the method has no model, or several.
+        If the method has no model, or several models.
     """
+    # A model or file that has the name of a method was named so by its user.
     if name not in METHODS or name in available_models() or Path(name).is_file():
         return name
     names = models_of(name, real)
@@ -91,15 +92,15 @@ def chosen_model(name: str, *, real: bool | None = None) -> str:
     if not names:
         raise BadInputError(
             f"there is no model of {name}{images}: train one with `equipoise train`, or choose "
-            f"one of {', '.join(available_models())}"
+            f"from {', '.join(available_models())}"
         )
     raise BadInputError(
-        f"there are {len(names)} models of {name}{images}: choose one of {', '.join(names)}"
+        f"there are {len(names)} models of {name}{images}: choose from {', '.join(names)}"
     )
 
 
 def models_of(method: str, real: bool | None = None) -> list[str]:
-    """Names of the available models of a method; a file that cannot be read is of none."""
+    """Names of the available models of a method; files that cannot be read are skipped."""
     found = []
     for name in available_models():
         with suppress(BadInputError), opened(find_model(name)) as (header, _):

@@ -20,7 +20,10 @@ from equipoise.settings import Settings, checked
 from equipoise.zoo.upgrade import upgraded
 
 FORMAT = "equipoise-2"
+"""The format that is written."""
+
 OLD_FORMAT = "equipoise-1"
+"""The format that is read too, see :func:`equipoise.zoo.upgrade.upgraded`."""
 
 
 class _Content(Settings):
@@ -29,18 +32,18 @@ class _Content(Settings):
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says of itself; the weights are looked at elsewhere.
+    """What a model file says about itself, without the weights.
 
     Attributes
     ----------
     config
-        What the model is built from.
+        The configuration of the model.
     provenance
-        Where the weights come from.
+        The origin of the weights.
     checksum
-        What was written, None in the oldest files.
+        The checksum that was written; None in the oldest files.
     metadata
-        The texts as they are stored.
+        The stored texts.
     """
 
     config: MethodConfig
@@ -50,14 +53,14 @@ class Header:
 
     @property
     def own(self) -> str | None:
-        """The class of a network that the user brings; ``config.network`` then means nothing."""
+        """The class of the user's own network; ``config.network`` is then meaningless."""
         return self.metadata.get("own_network")
 
 
 def checksum(metadata: dict[str, str], state: dict[str, Tensor]) -> str:
-    """SHA-256 over everything that a model file holds: weights, configuration, provenance.
+    """SHA-256 of everything that a model file holds: weights, configuration, provenance.
 
-    It shows damage, not forgery: whoever changes a file on purpose can renew it.
+    It reveals damage, not forgery, because somebody who changes a file can also update it.
     """
     digest = hashlib.sha256()
     for key, text in sorted(metadata.items()):
@@ -71,20 +74,20 @@ def checksum(metadata: dict[str, str], state: dict[str, Tensor]) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Header, Any]]:
-    """The header of a model file and the open file, of which no weight is read yet.
+    """The header of a model file, and the open file from which weights can be read.
 
     Raises
     ------
     BadInputError
-        If the file is not a model, or one of another version.
+        If the file is not a model, or has another version.
     """
     try:
         with safe_open(path, framework="pt") as file:
             yield _header(path, file), file
     except (SafetensorError, OSError) as error:
         raise BadInputError(
-            f"{path} is not a model file ({error}); checkpoints of other software are brought in "
-            "with `equipoise import-model`"
+            f"{path} is not a model file ({error}): convert checkpoints of other software with "
+            "`equipoise import-model`"
         ) from error
 
 
@@ -94,7 +97,7 @@ def _header(path: Path, file: Any) -> Header:
     if version not in (FORMAT, OLD_FORMAT):
         raise BadInputError(
             f"{path} is a safetensors file but not a model of this package: its format is "
-            f"{version!r}, and {FORMAT!r} or {OLD_FORMAT!r} is known"
+            f"{version!r}; the known formats are {FORMAT!r} and {OLD_FORMAT!r}"
         )
     try:
         content = json.loads(metadata["configuration"])
@@ -103,7 +106,7 @@ def _header(path: Path, file: Any) -> Header:
         provenance = dict(json.loads(metadata.get("provenance", "{}")))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise BadInputError(
-            f"{path} is not a model of this version, its header cannot be read: {error!r}"
+            f"{path} is not a model of this version: its header cannot be read: {error!r}"
         ) from error
     what = f"{path} is not a model of this version"
     config = checked(_Content, what, {"configuration": content}).configuration
@@ -111,7 +114,7 @@ def _header(path: Path, file: Any) -> Header:
 
 
 def _fixed_lam(file: Any) -> float | None:
-    """The fixed data weight of an older file, whose header does not have it."""
+    """The fixed data weight of an older file, which is not in its header."""
     key = "data_weight.log_lam"
     if key not in file.keys() or file.get_slice(key).get_shape():  # noqa: SIM118
         return None

@@ -1,4 +1,4 @@
-"""Model files come to a machine, and leave it."""
+"""Installing and copying model files."""
 
 import shutil
 from pathlib import Path
@@ -11,24 +11,25 @@ from equipoise.zoo.model_file import load_model, verify
 
 
 def install_model(path: Path, name: str | None = None, *, overwrite: bool = False) -> Path:
-    """Copy a model file to where it is found by name, on this machine; its checksum is verified.
+    """Verify a model file and copy it to the folder where models are found by name.
 
     Raises
     ------
     BadInputError
-        If the file is not a model or is damaged, or the name is taken.
+        If the file is not a model or is damaged, or the name is taken or not allowed.
     """
     path = find_model(path)
     load_model(path)
     verify(path)
     name = name or path.name.removesuffix(SUFFIX)
     target = user_folder() / f"{name}{SUFFIX}"
+    # A name with a folder could escape the folder of models; a packaged name would never be found.
     if Path(name).name != name or name in packaged_models():
         raise BadInputError(
-            f"{name!r} cannot be the name of an installed model: choose another with --name"
+            f"{name!r} cannot be the name of an installed model: choose another name with --name"
         )
     if target.exists() and not overwrite:
-        raise BadInputError(f"{target} exists: give another --name, or --overwrite")
+        raise BadInputError(f"{target} exists: use another --name, or --overwrite")
     check_files([target], overwrite=overwrite, inputs=input_files(path))
     copy_model(path, target)
     return target

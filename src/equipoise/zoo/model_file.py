@@ -1,4 +1,4 @@
-"""Model files: safetensors with the configuration and the provenance in the header, no pickle."""
+"""Model files: safetensors, without pickle; the header has the configuration and provenance."""
 
 import json
 from dataclasses import asdict
@@ -24,15 +24,15 @@ PRECISIONS = (torch.float32, torch.float64)
 
 
 def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
-    """Write the model, with its calibration if it has one, atomically.
+    """Write a model, with its calibration if it has one, atomically.
 
     Parameters
     ----------
     path
-        Target, usually ``.safetensors``.
+        The file, usually with the suffix ``.safetensors``.
     model
-        The model. Its ``config`` is the header of the file, so nothing of it is lost; of your own
-        network the file holds the weights and the name of its class, never code.
+        The model. Its ``config`` is stored in the header, so no setting is lost. For your own
+        network the file holds the weights and the name of its class, but no code.
     provenance
         Data, split, seed, metrics, version: anything that JSON can hold.
 
@@ -52,7 +52,8 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
     if calibration is not None:
         metadata["calibration"] = json.dumps(asdict(calibration))
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
-    if model.own is not None:  # weights that share memory are stored twice
+    # safetensors refuses tensors that share memory, as tied weights of an own network do.
+    if model.own is not None:
         state = {k: v.clone() for k, v in state.items()}
     metadata["checksum"] = checksum(metadata, state)
     if not path.parent.is_dir():
@@ -62,7 +63,7 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
 
 
 def verify(name: str | Path) -> str:
-    """The checksum of a model that is as it was written.
+    """The checksum of a model file, after a comparison with its content.
 
     Raises
     ------
@@ -77,14 +78,14 @@ def verify(name: str | Path) -> str:
     found = checksum(header.metadata, state)
     if found != header.checksum:
         raise BadInputError(
-            f"{path} is damaged: its checksum is {found[:16]}..., and {header.checksum[:16]}... "
-            "was written: copy it again"
+            f"{path} is damaged: its checksum is {found[:16]}... instead of "
+            f"{header.checksum[:16]}...: copy it again"
         )
     return found
 
 
 def damage(name: str | Path) -> str | None:
-    """What :func:`verify` finds wrong, None if nothing."""
+    """The problem that :func:`verify` finds; None if there is none."""
     try:
         verify(name)
     except BadInputError as error:
@@ -93,24 +94,24 @@ def damage(name: str | Path) -> str | None:
 
 
 def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = None) -> Any:
-    """A model by its name, the name of its method, or the path of its file.
+    """Load a model by its name, the name of its method, or the path of its file.
 
-    The weights that the configuration asks for are compared with those that are stored before
-    anything is built. The evidence for m is computed from the weights.
+    The stored weights are compared with those of the configuration before anything is built. The
+    evidence for m is computed from the weights.
 
     Parameters
     ----------
     name
-        A name, or a path.
+        A name or a path.
     network
-        The network that the weights of the file are filled into, where it is your own: a module
-        of the class that was saved. It is changed in place.
+        Your own network, if the model has one: a module of the class that was saved. Its weights
+        are replaced in place.
 
     Raises
     ------
     BadInputError
-        If there is no such model, or the file is not a model; if a network is needed and was not
-        given, given and not needed, or not the one that was saved.
+        If there is no such model, the file is not a model, or it is damaged; if ``network`` is
+        missing, not needed, or of another class.
 
     Examples
     --------
@@ -131,7 +132,7 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = 
     else:
         model = METHODS[header.config.method].around(body, header.config)
     _check_finite(path, state)
-    # Your own network gets the precision of each stored weight.
+    # Assigned instead of copied, so that an own network gets the precision of each stored weight.
     model.load_state_dict(state, assign=body is not None)
     model.calibration = _calibration(path, header)
     compute_evidence(model)
@@ -139,12 +140,12 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = 
 
 
 def model_config(name: str | Path = DEFAULT_MODEL) -> MethodConfig:
-    """What a model is built from, without its weights.
+    """The configuration of a model, without loading its weights.
 
     Raises
     ------
     BadInputError
-        If there is no such model, or its network is not one of this package.
+        If there is no such model, or its network is the user's own.
     """
     path = find_model(name)
     with opened(path) as (header, _):
@@ -154,33 +155,33 @@ def model_config(name: str | Path = DEFAULT_MODEL) -> MethodConfig:
 
 
 def provenance(name: str | Path = DEFAULT_MODEL) -> dict[str, Any]:
-    """Where the weights come from: data, split, seed, metrics, version."""
+    """The origin of the weights of a model: data, split, seed, metrics, version."""
     with opened(find_model(name)) as (header, _):
         return header.provenance
 
 
 def _check_shapes(path: Path, wanted: Shapes, stored: Shapes, own: str | None) -> None:
     wrong = [
-        f"{key} is {stored.get(key, 'missing')}, and {wanted.get(key, 'nothing')} is asked for"
+        f"{key} is {stored.get(key, 'missing')} instead of {wanted.get(key, 'absent')}"
         for key in sorted({*wanted, *stored})
         if wanted.get(key) != stored.get(key)
     ]
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        where, advice = "its configuration", "It was changed after it was written: get it again"
+        where, advice = "its configuration", "It was changed after it was written: copy it again"
         if own is not None:
-            where, advice = f"this {own}", "Give one that is built as the one that was saved"
+            where, advice = f"this {own}", "Build the network exactly as the one that was saved"
         raise BadInputError(
             f"{path} does not hold the weights of {where}: {wrong[0]}{more}. {advice}"
         )
 
 
 def _precision(path: Path, state: dict[str, Tensor]) -> torch.dtype:
-    """The precision of the network; all of its weights have it."""
+    """The precision of the network, which all of its weights must have."""
     found = {tensor.dtype for key, tensor in state.items() if key.startswith("network.")}
     if len(found) != 1 or not found <= {*PRECISIONS}:
         kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
-        raise BadInputError(f"{path} holds weights of {kinds}: all float32 or all float64 is known")
+        raise BadInputError(f"{path} holds weights of {kinds}: all must be float32, or all float64")
     return found.pop()
 
 

@@ -1,4 +1,4 @@
-"""Model files whose network is not one of this package: its user brings it."""
+"""Model files whose network is the user's own and must be passed to load them."""
 
 from pathlib import Path
 
@@ -11,32 +11,32 @@ from equipoise.outcome import BadInputError
 
 
 def needs_network(path: Path, own: str) -> BadInputError:
-    """What to do where only the weights of a network are at hand."""
+    """The error for a file that holds only the weights of an own network."""
     return BadInputError(
-        f"{path} holds the weights of {own}, which is not a network of this package: bring it from "
-        f"Python, with equipoise.load_model(file, network={own.split('(')[0]}(...))"
+        f"{path} holds the weights of {own}, which is not a network of this package: load it in "
+        f"Python with equipoise.load_model(file, network={own.split('(')[0]}(...))"
     )
 
 
 def own_body(path: Path, own: str | None, network: nn.Module | None) -> OwnNetwork | None:
-    """The network that weights are filled into; None where the file says how it is built.
+    """The user's network that receives the weights; None if the file describes the network.
 
     Raises
     ------
     BadInputError
-        If a network is needed and was not given, given and not needed, or of another class.
+        If the network is missing, not needed, or of another class.
     """
     if own is None and network is None:
         return None
     if own is None:
-        raise BadInputError(f"{path} says itself what its network is: leave network out")
+        raise BadInputError(f"{path} describes its network itself: leave network out")
     if network is None:
         raise needs_network(path, own)
     given = network.module if isinstance(network, OwnNetwork) else network
     if name_of(given) != own:
         raise BadInputError(
-            f"{path} holds the weights of {own}, and the network given is {name_of(given)}: give "
-            "one of the class that was saved"
+            f"{path} holds the weights of {own}, but the network is {name_of(given)}: pass a "
+            "network of the class that was saved"
         )
     return OwnNetwork(given)
 

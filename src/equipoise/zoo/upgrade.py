@@ -1,26 +1,27 @@
-"""Headers of older model files, as this version writes them."""
+"""Conversion of the headers of older model files to the present format."""
 
 from typing import Any
 
 SCAN_LAM = 8.0
-"""Start of lam of MOL-RIDGE, which those files do not have; the weights hold where it ended."""
+"""Start of lam of MOL-RIDGE, which older files do not record; the weights hold its final value."""
 
 METHODS_WITH_SKIP = ("mol-lr", "mol-m")
+"""Methods whose network has the setting ``skip``."""
 
 
 def upgraded(old: dict[str, Any], fixed_lam: float | None) -> dict[str, Any]:
-    """The configuration of a file of the format equipoise-1 as one of equipoise-2.
+    """Convert a configuration of the format equipoise-1 to equipoise-2.
 
-    What those files claim of the evidence for m is left out: it is computed. They hold no solver
-    options, so those of the method apply.
+    Claims of older files about the evidence for m are dropped, because the evidence is computed.
+    Older files hold no solver options, so the defaults of the method apply.
 
     Parameters
     ----------
     old
         ``network``, ``data_weight`` (``noise``, ``fixed`` or ``scan``), and ``method`` with
-        ``settings``; the first files hold MOL-LR only, and its settings beside the network.
+        ``settings``. The oldest files hold MOL-LR only, with its settings beside the network.
     fixed_lam
-        The data weight that is stored, if it is a fixed one.
+        The stored data weight, if it is fixed.
 
     Raises
     ------
@@ -38,7 +39,8 @@ def upgraded(old: dict[str, Any], fixed_lam: float | None) -> dict[str, Any]:
         weight["value"] = SCAN_LAM
     if fixed_lam is not None:
         weight["lam"] = fixed_lam
-    if "guide" in settings:  # two passes: their networks were described, not their methods
+    # Older files describe the networks of the two passes; the present format describes methods.
+    if "guide" in settings:
         settings["guide"] = {"network": settings["guide"]}
         hidden = settings.pop("hidden")
         settings["adaptation"] = {"features": network["features"], "hidden": hidden}
