@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 # Threads that meet after every operation on a small tensor wait for each other longer than they
 # work, and for a processor that others keep busy. Processes that a test starts inherit this.
@@ -10,7 +11,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where more threads are as
 
 from jaxtyping import install_import_hook
 
-hook = install_import_hook("equipoise", "typecheck.checker")
+PACKAGE = Path(__file__).parents[1] / "src" / "equipoise"
+# These run thousands of times in a solve. Checking them too doubles the time of the tests, and
+# what reaches them was checked by their callers.
+INNERMOST = {"vectors", "physics.least_squares"}
+names = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py")}
+checked = [f"equipoise.{n}" for n in names - INNERMOST if not n.endswith("__init__")]
+hook = install_import_hook(checked, "typecheck.checker")
 
 os.environ["EQUIPOISE_CACHE"] = tempfile.mkdtemp(prefix="equipoise-tests-")
 

@@ -119,7 +119,7 @@ def test_every_method_learns(method, config_file, tmp_path):
     lam = "value" if method == "mol-ridge" else "lam"
     model = {**model_section(method), "data_weight": {lam: 1.0}}
     untrained = {"model": model, "steps": 1, "warmup_steps": 0, "learning_rate": 1e-9}
-    trained = {"model": model, "steps": 60, "validate_every": 40, "weight_learning_rate": 0.1}
+    trained = {"model": model, "steps": 20, "validate_every": 15, "weight_learning_rate": 0.3}
     before, after = (
         provenance(training.train(load_config(write(tmp_path, changes)), tmp_path / name))
         for name, changes in (("untrained", untrained), ("trained", trained))
