@@ -69,8 +69,8 @@ class TestVerbosity:
         brief = run(*command, tmp_path / "a.npy").stderr
         more = run(*command, tmp_path / "b.npy", "-v").stderr
         assert "torch" in more
-        assert "memory beside the scan" in more
-        assert "memory beside the scan" not in brief
+        assert "memory in addition to the scan" in more
+        assert "memory in addition to the scan" not in brief
         assert "slice 0 of 1: converged" in run("-v", *command, tmp_path / "out").stderr
 
     def test_a_traceback_only_with_debug(self, tmp_path):

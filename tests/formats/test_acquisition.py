@@ -513,7 +513,7 @@ class TestInfo:
     def test_a_series(self, cine):
         text, found = self.invoke(cine[0])
         assert "5 times" in text
-        assert "each of 5 points in time by itself" in text
+        assert "each of 5 points in time independently" in text
         assert found["labels"] == {"time": 5}
 
     def test_a_trajectory(self, tmp_path):

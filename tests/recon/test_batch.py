@@ -337,7 +337,7 @@ class TestParts:
         task = {"COUNT": "3", "ID": "2", "MIN": "1", "MAX": "6", "STEP": "1"}
         task = {f"SLURM_ARRAY_TASK_{name}": value for name, value in task.items()}
         assert part_of(None, None, task, 3) == (1, 0)
-        with pytest.raises(typer.BadParameter, match="evenly numbered"):
+        with pytest.raises(typer.BadParameter, match="evenly spaced"):
             part_of(AUTO, None, task, 3)
 
     def test_a_part_with_nothing_to_do_says_so(self, scans, tmp_path):
@@ -384,7 +384,7 @@ class TestParts:
         result = subprocess.run(
             command, capture_output=True, text=True, env=environment, check=True, timeout=900
         )
-        assert "2 parts submitted (no SLURM here: local processes)" in result.stderr
+        assert "2 parts submitted (local processes, as there is no SLURM)" in result.stderr
         deadline = time.monotonic() + 900
         expected = {f"s.{i}.h5" for i in range(4)}
 

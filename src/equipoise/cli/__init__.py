@@ -1,1 +1,1 @@
-"""The command ``equipoise``, one file a command; :mod:`equipoise.cli.app` registers them."""
+"""The command ``equipoise``; :mod:`equipoise.cli.app` registers its subcommands, one a file."""

@@ -1,7 +1,7 @@
-"""The command ``equipoise``. Heavy imports live inside the commands: ``--help`` is instant.
+"""The command ``equipoise``. Commands import heavy modules when they run, so ``--help`` is fast.
 
 Exit codes: 0 done; 1 bad input or failure; 2 usage; 3 with ``--strict`` when a slice did not
-converge; 4 when some of many scans failed. Results for machines go to standard output, everything
+converge; 4 when some of many scans failed. Results for scripts go to standard output, everything
 else to standard error.
 """
 
@@ -38,9 +38,11 @@ app.command("import-model")(import_model)
 
 @app.callback()
 def _verbosity(
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="only errors and warnings")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="more on the way")] = False,
-    debug: Annotated[bool, typer.Option(help="a traceback where a command fails")] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Print only errors and warnings.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print more details.")] = False,
+    debug: Annotated[bool, typer.Option(help="Print a traceback when a command fails.")] = False,
 ) -> None:
     """MRI reconstruction at an equilibrium, with a bound on its error."""
     verbosity.quiet, verbosity.verbose, verbosity.debug = quiet, verbose, debug

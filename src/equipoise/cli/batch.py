@@ -1,4 +1,4 @@
-"""``equipoise recon`` of many scans: progress, parts, a SLURM array, and what failed at the end."""
+"""``equipoise recon`` of many scans: progress, parts, SLURM arrays, and a list of failures."""
 
 import json
 import os
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from equipoise.recon.settings import ReconSettings
 
 SOME_FAILED = 4
+"""Exit code if some of many scans failed."""
+
 NOT_CONVERGED = 3
+"""Exit code with ``--strict`` if a slice did not converge."""
 
 
 class BatchOptions(NamedTuple):
-    """What belongs to many scans only."""
+    """The options for many scans."""
 
     suffix: str
     resume: bool
@@ -39,7 +42,8 @@ class BatchOptions(NamedTuple):
 
 
 def is_batch(scans: Sequence[Path], output: Path | None, options: BatchOptions) -> bool:
-    """Several scans, or one into a folder, or an option that only many scans know."""
+    """Whether there are several scans, a folder as output, or an option for many scans."""
+    # A DICOM series is a folder too, but the output of one scan.
     into_folder = (
         output is not None and output.suffix != ".dcm" and (output.is_dir() or not output.suffix)
     )
@@ -62,12 +66,12 @@ def recon_many(
     overwrite: bool,
     strict: bool,
 ) -> None:
-    """Reconstruct scans into a folder; exit 4 if one failed, 3 if strict and not converged."""
+    """Reconstruct scans into a folder; exit with 4 if one failed, with 3 if strict requires it."""
     num_parts, part_id = part_of(
         options.num_parts, options.part_id, os.environ, len(scans), options.slurm
     )
     if folder is None:
-        raise typer.BadParameter("several scans need a folder for their images: -o DIR")
+        raise typer.BadParameter("several scans need a folder for their images: use -o DIR")
     with failures():
         from equipoise.formats.replacing import make_folder
         from equipoise.outcome import ConvergenceWarning
@@ -92,7 +96,8 @@ def recon_many(
             )
         on_written = _reporting(options.reports, jobs, overwrite or options.resume)
         with _Display(len(jobs), as_json) as display, warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the line of the scan says it
+            # The line of each scan already says how it ended.
+            warnings.simplefilter("ignore", ConvergenceWarning)
             records = run(
                 jobs,
                 model,
@@ -109,7 +114,7 @@ def recon_many(
 def _reporting(
     folder: Path | None, jobs: "Sequence[Job]", overwrite: bool
 ) -> "Callable[[FileReconstruction], None]":
-    """What writes the page of each scan into a folder, if one is given."""
+    """A function that writes the page of each scan into a folder, if one is given."""
     from equipoise.formats.replacing import make_folder
     from equipoise.formats.writers.target import input_files
 
@@ -127,15 +132,15 @@ def _page_of(scan: Path, folder: Path) -> Path:
 
 
 AUTO = 0
-"""Number of parts that stands for that of the SLURM array."""
+"""Stands for the number of tasks of the SLURM array."""
 
 
 def parse_parts(text: str | None) -> int | None:
-    """A positive number, ``AUTO`` for ``auto``, or None."""
+    """The value of ``--num-parts``: a positive number, ``AUTO`` for ``auto``, or None."""
     if text is None or text == "auto":
         return None if text is None else AUTO
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise typer.BadParameter(f"--num-parts is {text!r}: a positive number or auto")
+        raise typer.BadParameter(f"--num-parts is {text!r}: it must be a positive number or auto")
     return int(text)
 
 
@@ -146,16 +151,16 @@ def part_of(
     n_scans: int,
     submits: bool = False,
 ) -> tuple[int, int]:
-    """How many parts there are and which this is.
+    """The number of parts, and the part of this process.
 
-    A SLURM array task is a part of the work where that was asked for (``--num-parts auto``, or a
-    number without ``--part-id``) or where the array has as many tasks as there are scans. Other
-    tasks name their scans themselves and do all of them. The command that submits is no part.
+    A SLURM array task does a part of the work if that is requested (``--num-parts auto``, or a
+    number without ``--part-id``) or if the array has as many tasks as there are scans. Other tasks
+    list their own scans and do all of them. The command that submits does no part itself.
 
     Raises
     ------
     typer.BadParameter
-        If the numbers do not fit, or the array does not say which part its task is.
+        If the numbers do not fit, or the array does not tell the part of its task.
     """
     if submits:
         if part_id is not None:
@@ -169,14 +174,14 @@ def part_of(
     if not num_parts or part_id is None or not 0 <= part_id < num_parts:
         given = "auto" if num_parts == AUTO else num_parts
         raise typer.BadParameter(
-            f"--num-parts is {given} and --part-id {part_id}: expected both, with part ids from "
-            "0 to the number of parts less one, or an array of evenly numbered SLURM tasks"
+            f"--num-parts is {given} and --part-id is {part_id}: give both, with a part id from 0 "
+            "to the number of parts minus one, or use a SLURM array with evenly spaced task numbers"
         )
     return num_parts, part_id
 
 
 def _array_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """Tasks of the SLURM array and which this is, from 0; None where the numbers do not tell."""
+    """The number of tasks of the SLURM array, and this task, from 0; None if they are unknown."""
     names = ("COUNT", "ID", "MIN", "MAX", "STEP")
     given = {n: environment.get(f"SLURM_ARRAY_TASK_{n}", "") for n in names}
     number = {n: int(text) for n, text in given.items() if text.isascii() and text.isdigit()}
@@ -186,14 +191,15 @@ def _array_task(environment: Mapping[str, str]) -> tuple[int, int] | None:
     step = number.get("STEP", 1)
     if count > 1 and "MAX" in number:
         step, rest = divmod(number["MAX"] - first, count - 1)
-        if rest:  # a list of tasks, as 1,2,7
+        # A list of tasks such as 1,2,7 does not tell the position of a task.
+        if rest:
             return None
     index, rest = divmod(number["ID"] - first, max(step, 1))
     return (count, index) if rest == 0 and 0 <= index < count else None
 
 
 def _finish(records: list[dict[str, Any]], strict: bool) -> None:
-    """Count, list what failed, and choose the exit code."""
+    """Print the counts and the failures, and choose the exit code."""
     count = {e: sum(r["event"] == e for r in records) for e in ("written", "skipped", "failed")}
     console.print(", ".join(f"{n} {event}" for event, n in count.items() if n), markup=False)
     for record in records:
@@ -206,7 +212,7 @@ def _finish(records: list[dict[str, Any]], strict: bool) -> None:
 
 
 class _Display:
-    """A bar on a terminal; otherwise one plain line a scan, on standard error."""
+    """A progress bar on a terminal, else one plain line for each scan, on standard error."""
 
     def __init__(self, total: int, as_json: bool) -> None:
         self.total, self.as_json, self.started = total, as_json, time.perf_counter()
@@ -229,13 +235,14 @@ class _Display:
         self.bar.stop()
 
     def on_slice(self, result: "SliceResult") -> None:
-        """Say on the bar which slice was last."""
+        """Show the last slice on the bar."""
         text = f"slice {result.index}: {result.iterations} iterations"
         self.bar.update(self.task, description=text)
 
     def report(self, record: dict[str, Any], done: int) -> None:
-        """One line: how it ended, and how long the rest will take."""
+        """Print one line: how the scan ended, and how long the rest will take."""
         self.bar.update(self.task, completed=done, description="scans")
+        # Skipped scans take no time and would make the estimate far too short.
         if record["event"] != "skipped":
             self.worked += 1
         elapsed = time.perf_counter() - self.started
@@ -250,7 +257,7 @@ class _Display:
 def _line(record: dict[str, Any]) -> str:
     name = Path(record["scan"]).name
     if record["event"] == "skipped":
-        return f"{name}: complete already"
+        return f"{name}: already complete"
     tail = f"{record['seconds']:.1f} s, peak {record['peak_memory_mb']} MB"
     if record["event"] == "failed":
         return f"{name}: failed, {tail}"
@@ -273,7 +280,7 @@ def _duration(seconds: float) -> str:
 
 
 def _submit(folder: Path, parts: int, slurm_options: Sequence[str]) -> None:
-    """The same command once for each part, as one array; without SLURM as local processes."""
+    """Submit the command once for each part, as one array; without SLURM, as local processes."""
     from equipoise.optional import need
 
     submitit = need("submitit", "slurm", "--slurm")
@@ -284,18 +291,21 @@ def _submit(folder: Path, parts: int, slurm_options: Sequence[str]) -> None:
             executor.submit(submitit.helpers.CommandFunction(part_command(sys.argv, parts, k)))
             for k in range(parts)
         ]
-    where = "SLURM" if executor.cluster == "slurm" else "no SLURM here: local processes"
+    where = "SLURM" if executor.cluster == "slurm" else "local processes, as there is no SLURM"
     console.print(f"{parts} parts submitted ({where}): {', '.join(j.job_id for j in jobs)}")
-    console.print(f"logs: {folder / 'slurm'}; afterwards run the same with --resume", markup=False)
+    console.print(
+        f"logs: {folder / 'slurm'}; afterwards run the same command with --resume", markup=False
+    )
 
 
 def _slurm_parameters(given: Sequence[str]) -> dict[str, Any]:
-    """``partition=gpu`` and the like, under the names of submitit."""
+    """Options such as ``partition=gpu``, under the names of submitit."""
     parameters: dict[str, Any] = {"timeout_min": 24 * 60}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
-            raise typer.BadParameter(f"--slurm-option is {text!r}: expected NAME=VALUE")
+            raise typer.BadParameter(f"--slurm-option is {text!r}: it must be NAME=VALUE")
+        # submitit names these itself; all others go to SLURM with its prefix.
         known = name in ("timeout_min", "cpus_per_task", "mem_gb", "gpus_per_node", "name")
         key = name if known else f"slurm_{name}"
         parameters[key] = int(value) if value.isdigit() else value
@@ -303,7 +313,7 @@ def _slurm_parameters(given: Sequence[str]) -> dict[str, Any]:
 
 
 def part_command(arguments: Sequence[str], parts: int, part: int) -> list[str]:
-    """This command line for one part of it: without the submission, and resumable."""
+    """This command line for one of its parts: without the submission, and with ``--resume``."""
     kept, skip = [], False
     for argument in arguments[1:]:
         name = argument.split("=")[0]

@@ -11,23 +11,25 @@ from equipoise.cli.terminal import console, failures
 
 
 def calib(
-    scan: Annotated[Path, typer.Argument(help="a scan of any known format")],
+    scan: Annotated[Path, typer.Argument(help="A scan of any known format.")],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help=".h5 (with eigenvalue and channels), .npy or .cfl"),
+        typer.Option(
+            "-o", "--output", help="File: .h5 (with eigenvalues and channels), .npy or .cfl."
+        ),
     ],
     coils: Annotated[
-        int | None, typer.Option(min=1, help="compress to this many virtual coils (SVD)")
+        int | None, typer.Option(min=1, help="Compress to this number of virtual coils (SVD).")
     ] = None,
     whiten: Annotated[
-        bool, typer.Option(help="whiten the channels by the noise at the edge of k-space")
+        bool, typer.Option(help="Whiten the channels with the noise at the edge of k-space.")
     ] = False,
     crop: Annotated[
-        str, typer.Option(help="eigenvalue where the maps end, or auto: for each slice")
+        str, typer.Option(help="Eigenvalue below which maps are zero; auto chooses it per slice.")
     ] = "auto",
-    kernel: Annotated[int, typer.Option(min=2, help="width in k-space samples")] = 6,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
+    kernel: Annotated[int, typer.Option(min=2, help="Width of the kernel in k-space samples.")] = 6,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
 ) -> None:
     """Estimate coil maps (ESPIRiT) from the calibration region, for `recon --csm`."""
     threshold = _threshold(crop)
@@ -67,7 +69,9 @@ def _threshold(crop: str) -> float | None:
     try:
         value = float(crop)
     except ValueError as error:
-        raise typer.BadParameter(f"--crop is {crop!r}: a number below 1, or auto") from error
+        raise typer.BadParameter(
+            f"--crop is {crop!r}: it must be a number between 0 and 1, or auto"
+        ) from error
     if not 0 <= value < 1:
         raise typer.BadParameter(f"--crop is {crop}: it must lie between 0 and 1")
     return value

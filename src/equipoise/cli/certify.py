@@ -1,4 +1,4 @@
-"""``equipoise certify`` and ``equipoise calibrate``: what an image can be trusted for."""
+"""``equipoise certify`` and ``equipoise calibrate``: how far an image can be trusted."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +33,7 @@ SHOWN = (
 
 
 def certify(
-    scan: Annotated[Path, typer.Argument(help="a scan, as for recon")],
+    scan: Annotated[Path, typer.Argument(help="A scan of any known format.")],
     model: Model = "mol-lr-brain-4x",
     csm: Maps = None,
     mask: MaskFile = None,
@@ -43,26 +43,29 @@ def certify(
     rtol: Rtol = None,
     noise: Annotated[
         float | None,
-        typer.Option(min=0, help="standard deviation in units of the scan; estimated if not given"),
+        typer.Option(
+            min=0, help="Standard deviation of the noise in units of the scan [estimated]."
+        ),
     ] = None,
     noise_map: Annotated[
-        bool, typer.Option("--noise-map", help="standard deviation of every pixel")
+        bool, typer.Option("--noise-map", help="Compute the noise of every pixel.")
     ] = False,
-    probes: Annotated[int, typer.Option(min=2, help="of the noise map")] = 128,
+    probes: Annotated[int, typer.Option(min=2, help="Number of probes of the noise map.")] = 128,
     worst_case: Annotated[
-        float | None, typer.Option(help="attack with ||d|| = EPS ||b||", metavar="EPS")
+        float | None, typer.Option(help="Attack the data with ||d|| = EPS ||b||.", metavar="EPS")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="ascent steps of the attack")] = 10,
-    starts: Annotated[int, typer.Option(min=1, help="random starts of the attack")] = 2,
-    probe_seed: Annotated[int, typer.Option(min=0, help="of probes and attacks")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Number of ascent steps of the attack.")] = 10,
+    starts: Annotated[int, typer.Option(min=1, help="Number of random starts of the attack.")] = 2,
+    probe_seed: Annotated[int, typer.Option(min=0, help="Seed of probes and attacks.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="folder [SCAN_certificate]")
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the results [SCAN_certificate]."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="page of the result, .html")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    overwrite: Annotated[bool, typer.Option(help="replace results that exist")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the results as a .html page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
 ) -> None:
-    """Say what the image of each slice can be trusted for, and on which evidence."""
+    """Certify how far the image of each slice can be trusted, and on which evidence."""
     weight = parse_lam(lam)
     check_scan_options(mask, acceleration, seed, rtol)
     if worst_case is not None and not 0 < worst_case < 1:
@@ -113,7 +116,8 @@ def certify(
                     )
                 _print(certified.certificate)
                 found.append(certified)
-        finally:  # a slice that fails does not take the others with it
+        # If a slice fails, the certificates of the slices before it are kept.
+        finally:
             if found:
                 content = _write(folder, found, str(scan), model)
         if report is not None:
@@ -131,7 +135,7 @@ WRITTEN = (CERTIFICATE, MAPS, PICTURE)
 
 
 def _print(c: "Certificate") -> None:
-    """One minute's reading for a slice."""
+    """Print the certificate of a slice in a form that takes a minute to read."""
     console.print(f"slice {c.index}: {c.outcome}, {c.model}, lam {c.lam:.3g}", style="bold")
     for name in SHOWN:
         statement = c.statements[name]
@@ -158,23 +162,23 @@ def _print(c: "Certificate") -> None:
         )
     if c.measured_amplification is not None:
         console.print(
-            f"  attack: moves the image by {c.measured_amplification:.3g} times its norm "
-            f"(measured), random noise of that norm by {c.random_amplification:.3g}"
+            f"  attack: moves the image by {c.measured_amplification:.3g} times the norm of the "
+            f"attack (measured); random noise of that norm by {c.random_amplification:.3g} times"
         )
     if c.in_range is None:
-        console.print("  in range: not known (no calibration, or another --lam or --rtol)")
+        console.print("  in range: not known (no calibration, or --lam or --rtol was given)")
     elif c.deviations is not None:
         size, worst = max((d or 0.0, key) for key, d in c.deviations.items())
         verdict = "like" if c.in_range else "UNLIKE"
         console.print(
             f"  the scan is {verdict} those of the validation (false alarms: "
-            f"{c.false_alarm_rate:.0%}); furthest off: {worst}, {size:.1f} spreads",
+            f"{c.false_alarm_rate:.0%}); largest deviation: {worst}, {size:.1f} spreads",
             style="" if c.in_range else "bold yellow",
         )
 
 
 def _write(folder: Path, found: "list[CertifiedSlice]", scan: str, model: str) -> str:
-    """``certificate.json``, ``maps.h5`` and ``certificate.png``; returns the JSON."""
+    """Write ``certificate.json``, ``maps.h5`` and ``certificate.png``; return the JSON."""
     from equipoise.report.certificate_file import certificate_json, write_maps
     from equipoise.report.figures import certificate_figure
 
@@ -189,20 +193,22 @@ def _write(folder: Path, found: "list[CertifiedSlice]", scan: str, model: str) -
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="model file to calibrate")],
-    data: Annotated[list[Path], typer.Option(help="validation images")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="model file, .safetensors")],
+    model: Annotated[Path, typer.Argument(help="The model file to calibrate.")],
+    data: Annotated[list[Path], typer.Option(help="File or folder of validation images.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Model file to write, .safetensors.")
+    ],
     coils: Annotated[
-        Path | None, typer.Option(help="measured coil maps, where training had them")
+        Path | None, typer.Option(help="Measured coil maps, if training used them.")
     ] = None,
     rate: Annotated[
-        float, typer.Option(min=0, max=1, help="false alarms on scans like these")
+        float, typer.Option(min=0, max=1, help="Rate of false alarms on scans like these.")
     ] = 0.05,
-    scans: Annotated[int, typer.Option(min=4, help="simulated scans")] = 120,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    overwrite: Annotated[bool, typer.Option(help="replace a model that exists")] = False,
+    scans: Annotated[int, typer.Option(min=4, help="Number of simulated scans.")] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace a model that exists.")] = False,
 ) -> None:
-    """Learn what is usual on validation data, so that `in_range` can be told."""
+    """Measure what is usual on validation data, so that `in_range` can be computed."""
     with failures():
         from equipoise.formats.writers.target import MODELS, check_target, input_files
         from equipoise.training.calibrate import calibrate_model, simulation_of

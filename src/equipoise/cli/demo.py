@@ -12,10 +12,10 @@ SCAN, IMAGE, PICTURE = "scan.h5", "reconstruction.h5", "demo.png"
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("-o", "--output", help="folder for the results")] = Path(
+    folder: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path(
         "demo"
     ),
-    overwrite: Annotated[bool, typer.Option(help="replace results that exist")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
 ) -> None:
     """Simulate a scan of a real head, reconstruct it, and show the result."""
     scan, image, picture = (folder / name for name in (SCAN, IMAGE, PICTURE))

@@ -1,4 +1,4 @@
-"""``equipoise doctor``: does it work on this machine, and what is missing."""
+"""``equipoise doctor``: whether the package works on this machine, and what is missing."""
 
 import json
 from math import isfinite
@@ -35,9 +35,9 @@ CORE = (
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Versions, devices, memory, and a phantom reconstructed on each device."""
+    """Show versions, devices and memory, and reconstruct a phantom on each device."""
     found = examine()
     if as_json:
         print(json.dumps(found, allow_nan=False))
@@ -48,7 +48,7 @@ def doctor(
 
 
 def examine() -> dict[str, Any]:
-    """What ``doctor`` prints; ``problems`` are those that the core does not work with."""
+    """The results that ``doctor`` prints; ``problems`` lists what keeps the core from working."""
     import platform
     import shutil
     import tempfile
@@ -115,7 +115,7 @@ def _devices(problems: list[str]) -> dict[str, Any]:
             }
         )
         if outcome != "converged" or not same:
-            problems.append(f"{name}: {outcome}, {difference:.1e} from the processor's image")
+            problems.append(f"{name}: {outcome}, {difference:.1e} from the image of the CPU")
     return {
         "threads": torch.get_num_threads(),
         "memory_free": available_memory(),
@@ -124,11 +124,12 @@ def _devices(problems: list[str]) -> dict[str, Any]:
 
 
 SAME = 2e-3
-"""Two images certified to 1e-3 each differ by no more."""
+"""Largest difference of two images that are both certified to 1e-3."""
 
 
 def _tried(device: str) -> tuple[Any, float, str] | str:
-    """What :func:`_phantom` gives, or what went wrong: one card must not end the report."""
+    """The result of :func:`_phantom`, or its error as text."""
+    # Drivers fail in many ways, and one broken device must not end the report.
     try:
         return _phantom(device)
     except Exception as error:
@@ -179,10 +180,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
         for d in found["devices"]:
             lines.append(
                 f"phantom on {d['device']}: {d['outcome']} in {d['seconds']:.2f} s, "
-                f"{d['difference'] or 0:.1e} from that of the processor"
+                f"{d['difference'] or 0:.1e} from the image of the CPU"
             )
         if len(found["devices"]) == 1:
-            lines.append("no CUDA device that torch can use: everything runs on the processor")
+            lines.append("there is no CUDA device that torch can use: everything runs on the CPU")
     for extra, there in found["extras"].items():
         what = EXTRAS[extra][1]
         mend = "" if there else f"pip install 'equipoise[{extra}]'"

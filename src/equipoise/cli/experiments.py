@@ -18,21 +18,21 @@ app = typer.Typer(help="Reproduce a table or figure of the paper.", no_args_is_h
 Data = Annotated[
     list[Path] | None,
     typer.Option(
-        help="scan or image file, or folder of them; repeat for more [a head of the package]"
+        help="Scan or image file, or a folder of them; may be repeated [the sample head]."
     ),
 ]
 Names = Annotated[
     str | None,
     typer.Option(
-        help="comma-separated names, or model files as NAME=FILE [sense and all of the package]",
+        help="Comma-separated methods, or model files as NAME=FILE [sense and all of the package].",
         metavar="LIST",
     ),
 ]
-Acceleration = Annotated[float, typer.Option(min=1)]
-Seeds = Annotated[int, typer.Option(min=1, help="masks for each slice")]
-Folder = Annotated[Path, typer.Option("-o", "--output", help="folder for the results")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
-Overwrite = Annotated[bool, typer.Option(help="replace results that exist")]
+Acceleration = Annotated[float, typer.Option(min=1, help="Acceleration of the drawn masks.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of masks for each slice.")]
+Folder = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace results that exist.")]
 
 
 @app.command()
@@ -66,11 +66,11 @@ def robustness(
     methods: Names = None,
     acceleration: Acceleration = 4.0,
     seeds: Seeds = 1,
-    steps: Annotated[int, typer.Option(min=1, help="ascent steps of each attack")] = 8,
-    starts: Annotated[int, typer.Option(min=1, help="random starts of each attack")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Number of ascent steps of each attack.")] = 8,
+    starts: Annotated[int, typer.Option(min=1, help="Number of random starts of each attack.")] = 2,
     epsilon: Annotated[
         list[float] | None,
-        typer.Option(help="||d|| / ||b|| of an attack; repeat for more [0.01 0.02 0.05 0.1]"),
+        typer.Option(help="||d|| / ||b|| of an attack; may be repeated [0.01 0.02 0.05 0.1]."),
     ] = None,
     output: Folder = Path("robustness"),
     as_json: AsJson = False,
@@ -102,8 +102,8 @@ def robustness(
 
 @app.command()
 def memory(
-    size: Annotated[int, typer.Option(min=16, help="side of the image")] = 128,
-    coils: Annotated[int, typer.Option(min=1)] = 8,
+    size: Annotated[int, typer.Option(min=16, help="Side of the image in pixels.")] = 128,
+    coils: Annotated[int, typer.Option(min=1, help="Number of coils.")] = 8,
     output: Folder = Path("memory"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -123,18 +123,22 @@ def memory(
 def superres(
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="photograph, or folder of them [one of the plotting library]"),
+        typer.Option(help="Photograph, or a folder of them [one of the plotting library]."),
     ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
-            help="comma-separated names, or model files as NAME=FILE [bicubic, tikhonov and all "
-            "of the package]",
+            help="Comma-separated methods, or model files as NAME=FILE [bicubic, tikhonov and all "
+            "of the package].",
             metavar="LIST",
         ),
     ] = None,
-    factor: Annotated[int, typer.Option(min=2, help="the models are trained for 3")] = 3,
-    noise: Annotated[float, typer.Option(min=0, help="of the small image, white is 1")] = 0.01,
+    factor: Annotated[
+        int, typer.Option(min=2, help="Ratio of the pixel sizes; the models are trained for 3.")
+    ] = 3,
+    noise: Annotated[
+        float, typer.Option(min=0, help="Standard deviation of the added noise; white is 1.")
+    ] = 0.01,
     output: Folder = Path("superres"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -167,19 +171,25 @@ def superres(
 
 @app.command()
 def detection(
-    model: Annotated[str, typer.Option(help="calibrated model, name or file")] = "mol-lr-brain-4x",
-    data: Annotated[list[Path] | None, typer.Option(help="images like those calibrated on")] = None,
-    others: Annotated[list[Path] | None, typer.Option(help="images unlike them")] = None,
-    coils: Annotated[
-        Path | None, typer.Option(help="measured coil maps, as in the calibration")
+    model: Annotated[
+        str, typer.Option(help="Name or file of a calibrated model.")
+    ] = "mol-lr-brain-4x",
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Images like those of the calibration.")
     ] = None,
-    scans: Annotated[int, typer.Option(min=1, help="of each kind")] = 20,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    others: Annotated[
+        list[Path] | None, typer.Option(help="Images unlike those of the calibration.")
+    ] = None,
+    coils: Annotated[
+        Path | None, typer.Option(help="Measured coil maps, as in the calibration.")
+    ] = None,
+    scans: Annotated[int, typer.Option(min=1, help="Number of scans of each kind.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
     output: Folder = Path("detection"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Features and `in_range` of scans with artefacts, wrong maps, attacks, other images."""
+    """Features and `in_range` of scans with artefacts, wrong maps, attacks and other images."""
     with failures():
         from equipoise.experiments import detection as experiment
         from equipoise.formats.sample_head import head_slice
@@ -209,20 +219,21 @@ def detection(
 
 
 ORDER = ("sense", "unet", "de-grad", "mol-sn", "mol-lr", "mol-m", "admm-net", "modl")
-"""Rows of Table I."""
+"""Rows of Table I, in order."""
 
 
 SUPERRES_ORDER = ("bicubic", "tikhonov", "mol-lr", "modl")
+"""Rows of the table of super-resolution, in order."""
 
 
 class _Chosen(NamedTuple):
-    """Methods by name, None where none is trained, and the provenance of those that are."""
+    """Methods by name, None for untrained ones, and the provenance of the trained ones."""
 
     loaded: dict[str, "Method | None"]
     origins: dict[str, dict[str, Any]]
 
     def seen(self, data: list[Path] | None) -> list[str]:
-        """Sentences on data that the models have seen."""
+        """Sentences about data that the models have seen."""
         from equipoise.experiments.subjects import seen_before
 
         return seen_before(self.origins, data or [])
@@ -231,7 +242,7 @@ class _Chosen(NamedTuple):
 def _check(
     folder: Path, files: Sequence[str], overwrite: bool, data: list[Path] | None = None
 ) -> None:
-    """Refuse, before the work, to replace a file of the folder or one that is read."""
+    """Refuse, before the work begins, to replace a result that exists or a file that is read."""
     from equipoise.formats.writers.target import check_files, input_files
 
     inputs = input_files(*(data or []))
@@ -261,7 +272,7 @@ def _load(
     for entry in names.split(","):
         name, _, file = entry.strip().partition("=")
         if name in found.loaded or not name:
-            raise BadInputError(f"--methods is {names!r}: each method needs a name of its own")
+            raise BadInputError(f"--methods is {names!r}: each method needs a different name")
         model = None if name in untrained else file or f"{name}{suffix}"
         found.loaded[name] = None if model is None else load_model(model)
         if model is not None:

@@ -1,4 +1,4 @@
-"""``equipoise info`` and ``equipoise convert``: what a file holds, and its other forms."""
+"""``equipoise info`` and ``equipoise convert``: the content of a file, and its other formats."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from equipoise.cli.terminal import console, failures, say
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="a scan of any known format")],
+    file: Annotated[Path, typer.Argument(help="A scan of any known format.")],
     trajectory: Annotated[
-        Path | None, typer.Option(help="of BART k-space: .cfl (3, sample, readout)")
+        Path | None, typer.Option(help="Trajectory of BART k-space: .cfl (3, sample, readout).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what a scan holds: shapes, sampling, noise, orientation, and what was assumed."""
+    """Show what a scan holds: shapes, sampling, noise, orientation, and what was assumed."""
     with failures():
         from equipoise.formats import read
         from equipoise.formats.describe import describe, plane_of_samples
@@ -34,21 +34,22 @@ def info(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="a scan, or .h5 of images")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A scan, or an .h5 of images.")],
     target: Annotated[
         Path,
         typer.Argument(
-            metavar="OUT", help=".h5, .nii.gz, .dcm (a folder), .mrd, .cfl, .npy or .png"
+            metavar="OUT",
+            help="The output: .h5, .nii.gz, .dcm (a folder), .mrd, .cfl, .npy or .png.",
         ),
     ],
     kspace: Annotated[
-        bool, typer.Option("--kspace", help="write the k-space: .h5 (fastMRI), .npz or .cfl")
+        bool, typer.Option("--kspace", help="Write the k-space as .h5 (fastMRI), .npz or .cfl.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
 ) -> None:
-    """Write images (or k-space) of a file in another format, with position and orientation.
+    """Write the images (or k-space) of a file in another format, with position and orientation.
 
-    A scan becomes the image of its samples, combined without a model.
+    The image of a scan is combined from its samples, without a model.
     """
     with failures():
         from equipoise.formats import read
@@ -80,7 +81,7 @@ def convert(
 
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The text of ``info``, a heading and a value a line."""
+    """The lines of ``info``, each a heading and a value."""
     axes = " ".join("zyx"[-found["dimensions"] :])
     labels = ", ".join(f"{n} {name}s" for name, n in found["labels"].items() if n > 1)
     kind = "volumes" if found["dimensions"] == 3 else "images"
@@ -102,7 +103,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         *(("assumed", text) for text in found["assumed"]),
     ]
     if (found["masks"] or 0) > 1:
-        lines.append(("assumed", "masks differ between images: that of the first is drawn"))
+        lines.append(("assumed", "masks differ between images; the drawing shows the first"))
     if found["ignored"]:
         lines.append(("ignored", ", ".join(found["ignored"])))
     return lines
@@ -120,7 +121,7 @@ def _sampling(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _along(trajectory: dict[str, Any]) -> list[tuple[str, str]]:
     frames = trajectory["frames"]
-    own = "the same in all frames" if frames == 1 else f"another in each of {frames} frames"
+    own = "the same in all frames" if frames == 1 else f"different in each of {frames} frames"
     extent = " x ".join(f"{v:.4g}" for v in trajectory["extent"])
     return [
         ("trajectory", f"{trajectory['name']}, {own}"),
@@ -132,14 +133,14 @@ def _along(trajectory: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _solved(found: dict[str, Any]) -> str:
-    """What ``recon`` makes of the scan."""
+    """How ``recon`` solves the scan."""
     if found["not_solved"]:
         return f"no: {found['not_solved']}"
     if found["dimensions"] == 3:
         return f"as {found['problems']} 2D problems along the readout {found['readout']}"
     text = f"as {found['problems']} 2D problem{'s' * (found['problems'] != 1)}"
     n = found["frames_in_time"]
-    return text + (f": each of {n} points in time by itself" if n > 1 else "")
+    return text + (f": each of {n} points in time independently" if n > 1 else "")
 
 
 def _by(numbers: list[int]) -> str:

@@ -9,14 +9,16 @@ from equipoise.cli.terminal import console, failures
 
 
 def import_model(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint of the released MOL code")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="model file, .safetensors")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of the released MOL code.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Model file to write, .safetensors.")
+    ],
     shift: Annotated[
-        float, typer.Option(help="0.1: the model as trained; 0: the equation of the paper")
+        float, typer.Option(help="0.1 for the model as trained, 0 for the equation of the paper.")
     ] = 0.1,
-    overwrite: Annotated[bool, typer.Option(help="replace a model that exists")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a model that exists.")] = False,
 ) -> None:
-    """Bring the checkpoint that the authors of MOL released into a model file."""
+    """Convert the checkpoint that the authors of MOL released to a model file."""
     if not 0 <= shift < float("inf"):
         raise typer.BadParameter(f"--shift is {shift}: it must be 0 or positive")
     with failures():

@@ -1,4 +1,4 @@
-"""``equipoise models``: what there is, where it comes from, and how it gets to another machine."""
+"""``equipoise models``: list, show, verify, export and install model files."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ from equipoise.cli.terminal import CleanConsole, console, errors, failures, say
 
 
 class _ListByDefault(TyperGroup):
-    """``models`` alone is ``models list``."""
+    """``models`` without a subcommand is ``models list``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the command in where there is none."""
+        """Insert ``list`` if there is no subcommand."""
         alone = not args or args[0] == "--json"
         return super().parse_args(ctx, ["list", *args] if alone else args)
 
@@ -27,14 +27,14 @@ app = typer.Typer(
 )
 LICENCE = "Apache-2.0"
 
-Name = Annotated[str, typer.Argument(help="name or file")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
-Overwrite = Annotated[bool, typer.Option(help="replace a file that exists")]
+Name = Annotated[str, typer.Argument(help="Name or file of a model.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace a file that exists.")]
 
 
 @app.command("list")
 def models(as_json: AsJson = False) -> None:
-    """The models of the package and those that were installed."""
+    """List the models of the package and those that were installed."""
     with failures():
         from equipoise.zoo.find import available_models
         from equipoise.zoo.model_file import damage
@@ -61,7 +61,7 @@ def models(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(name: Name, as_json: AsJson = False) -> None:
-    """Everything that a model file says of itself."""
+    """Show everything that a model file says about itself."""
     with failures():
         summary = _summary(name)
     if as_json:
@@ -75,9 +75,11 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="names or files [all]")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names or files of models [all].")
+    ] = None,
 ) -> None:
-    """Compare the checksum of models with the one that was written into them."""
+    """Compare the checksums of models with the stored ones."""
     with failures():
         from equipoise.zoo.find import available_models
         from equipoise.zoo.model_file import damage
@@ -96,10 +98,10 @@ def verify(
 @app.command()
 def export(
     name: Name,
-    output: Annotated[Path, typer.Option("-o", "--output", help="file, .safetensors")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, .safetensors.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model as a single file, to be installed on a machine without a network."""
+    """Write a model as one file, to install it on a machine without a network connection."""
     with failures():
         from equipoise.formats.writers.target import MODELS, check_target, input_files
         from equipoise.zoo.find import find_model
@@ -115,11 +117,13 @@ def export(
 
 @app.command()
 def install(
-    file: Annotated[Path, typer.Argument(help="a model file")],
-    name: Annotated[str | None, typer.Option(help="the name it gets [that of the file]")] = None,
+    file: Annotated[Path, typer.Argument(help="A model file.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the installed model [name of the file].")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Copy a model file to where it is found by its name; its checksum is verified first."""
+    """Verify a model file and copy it to the folder where models are found by name."""
     with failures():
         from equipoise.zoo.install import install_model
 

@@ -1,4 +1,4 @@
-"""``equipoise recon``: file in, image and its error bound out."""
+"""``equipoise recon``: from the file of a scan to its images and their error bounds."""
 
 import json
 from pathlib import Path
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 def recon(
-    scans: Annotated[list[Path], typer.Argument(help="one scan, or many with -o FOLDER")],
+    scans: Annotated[list[Path], typer.Argument(help="One scan, or many with -o FOLDER.")],
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            help=".h5, .nii.gz, .dcm, .mrd, .cfl, .npy or .png, or a folder [SCAN_mol.h5]",
+            help="File (.h5, .nii.gz, .dcm, .mrd, .cfl, .npy, .png) or folder [SCAN_mol.h5].",
         ),
     ] = None,
     model: Model = "mol-lr-brain-4x",
@@ -45,30 +45,37 @@ def recon(
     seed: Seed = None,
     lam: Lam = "auto",
     rtol: Rtol = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
-    strict: Annotated[bool, typer.Option(help="exit 3 if a slice did not converge")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
+    strict: Annotated[bool, typer.Option(help="Exit with 3 if a slice did not converge.")] = False,
     report: Annotated[
-        Path | None, typer.Option(help="page of the result, .html; many: a folder of pages")
+        Path | None, typer.Option(help="Write a .html page, or for many scans a folder of pages.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:N or mps")] = "auto",
-    suffix: Annotated[str, typer.Option(help="many: format of the images")] = ".h5",
+    device: Annotated[str, typer.Option(help="Device: auto, cpu or cuda:N.")] = "auto",
+    suffix: Annotated[str, typer.Option(help="Many scans: format of the images.")] = ".h5",
     resume: Annotated[
-        bool, typer.Option(help="many: make only what is not there and up to date")
+        bool, typer.Option(help="Many scans: skip images that are complete and up to date.")
     ] = False,
     num_parts: Annotated[
         str | None,
-        typer.Option(metavar="N|auto", help="many: parts of the work; auto: of the SLURM array"),
+        typer.Option(
+            metavar="N|auto",
+            help="Many scans: number of parts of the work; auto takes that of the SLURM array.",
+        ),
     ] = None,
     part_id: Annotated[
-        int | None, typer.Option(min=0, help="many: the part to do, from 0 [SLURM array task]")
+        int | None,
+        typer.Option(min=0, help="Many scans: part to do, from 0 [the SLURM array task]."),
     ] = None,
-    slurm: Annotated[bool, typer.Option(help="many: submit the parts as a SLURM array")] = False,
+    slurm: Annotated[
+        bool, typer.Option(help="Many scans: submit the parts as a SLURM array.")
+    ] = False,
     slurm_option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="as partition=gpu")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Option for SLURM, such as partition=gpu."),
     ] = None,
 ) -> None:
-    """Reconstruct scans: file in, image and its error bound out."""
+    """Reconstruct scans, with a bound on the error of each image."""
     weight = parse_lam(lam)
     check_scan_options(mask, acceleration, seed, rtol)
     options = BatchOptions(
@@ -82,7 +89,7 @@ def recon(
         settings = ReconSettings(model, weight, rtol, acceleration, seed or 0, csm, mask)
     if is_batch(scans, output, options):
         if report is not None and report.suffix == ".html":
-            raise typer.BadParameter("--report of many scans is a folder of pages")
+            raise typer.BadParameter("--report must be a folder for many scans: use --report DIR")
         flags = {"as_json": as_json, "overwrite": overwrite, "strict": strict}
         recon_many(scans, output, settings, options, **flags)
         return
@@ -107,7 +114,7 @@ def recon(
 def recon_one(
     scan: Path, settings: "ReconSettings", target: Path, *, overwrite: bool, device: str = "auto"
 ) -> "FileReconstruction":
-    """Reconstruct a scan, saying on the console what is assumed and how far it is."""
+    """Reconstruct a scan, with notes and progress on the console."""
     from equipoise.recon.device import pick_device
     from equipoise.recon.reconstruct_file import reconstruct_file
 
@@ -126,7 +133,7 @@ def recon_one(
 
 
 def say_what_is_assumed(prepared: "Prepared", device: "torch.device") -> None:
-    """The notes of the reader, and what is done differently because memory is short."""
+    """Print the notes of the reader, and what is done differently because memory is short."""
     acquisition = prepared.experiment.acquisition
     if verbosity.verbose:
         say_more(prepared.plan.needed, device)
@@ -137,7 +144,7 @@ def say_what_is_assumed(prepared: "Prepared", device: "torch.device") -> None:
 
 
 def say_more(needed: int, device: "torch.device") -> None:
-    """What ``-v`` adds: versions, where it runs, and the memory that it is thought to take."""
+    """Print what ``-v`` adds: versions, device, threads, and the estimated memory."""
     import platform
 
     import torch
@@ -147,7 +154,7 @@ def say_more(needed: int, device: "torch.device") -> None:
 
     console.print(
         f"equipoise {__version__}, python {platform.python_version()}, torch {torch.__version__}, "
-        f"{device}, {torch.get_num_threads()} threads; memory beside the scan: about "
+        f"{device}, {torch.get_num_threads()} threads; memory in addition to the scan: about "
         f"{size_text(needed)}",
         style="dim",
         markup=False,
@@ -155,7 +162,7 @@ def say_more(needed: int, device: "torch.device") -> None:
 
 
 def announce(done: "FileReconstruction", as_json: bool) -> None:
-    """Say how each slice ended, what is promised, and where the image is."""
+    """Print how each slice ended, what is promised, and where the image is."""
     from equipoise.outcome import Outcome
     from equipoise.report.tables import short_certificate, slice_table
 
@@ -165,7 +172,7 @@ def announce(done: "FileReconstruction", as_json: bool) -> None:
     if certificate is not None:
         console.print(certificate, markup=False, soft_wrap=True)
     if result.target is not None:
-        console.print("SENSE is at the lam that is best for the target.", style="dim")
+        console.print("SENSE uses the lam that is best for the target.", style="dim")
     if result.outcome is Outcome.FEED_FORWARD:
         console.print(f"note: {result.outcome.advice}", style="yellow", markup=False)
     console.print(f"written: {done.target}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``--report``: the page of a result, for ``recon`` and ``certify``."""
+"""``--report``: the page of the results of ``recon`` and ``certify``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def check_report_target(
     report: Path | None, overwrite: bool, inputs: "Inputs | None" = None
 ) -> None:
-    """Refuse a page that cannot be written, before the work."""
+    """Refuse a page that cannot be written, before the work begins."""
     if report is None:
         return
     from equipoise.formats.writers.target import check_target
@@ -20,7 +20,7 @@ def check_report_target(
 
 
 def write_recon_report(path: Path, done: "FileReconstruction") -> None:
-    """The page of a scan that was reconstructed."""
+    """Write the page of a reconstructed scan."""
     from equipoise.report.content import of_reconstruction
     from equipoise.report.page import write_report
 
@@ -36,7 +36,7 @@ def write_recon_report(path: Path, done: "FileReconstruction") -> None:
 
 
 def command_line() -> str:
-    """What was typed, as it can be typed again."""
+    """The command line, quoted so that it can be typed again."""
     import shlex
     import sys
 

@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 
 
 def superres(
-    image: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF, grey or colour")],
-    output: Annotated[Path, typer.Option("-o", "--output", help=".png, .jpg or .tif")],
+    image: Annotated[Path, typer.Argument(help="A PNG, JPEG, TIFF or BMP, grey or colour.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File to write: .png, .jpg or .tif.")
+    ],
     model: Model = "mol-lr-superres-3x",
     noise: Annotated[
-        float, typer.Option(min=0, help="its standard deviation relative to white; sets lam")
+        float,
+        typer.Option(min=0, help="Standard deviation of the noise relative to white; it sets lam."),
     ] = 0.01,
     lam: Lam = "auto",
     rtol: Rtol = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
-    overwrite: Annotated[bool, typer.Option(help="replace an output that exists")] = False,
-    strict: Annotated[bool, typer.Option(help="exit 3 if a block did not converge")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
+    strict: Annotated[bool, typer.Option(help="Exit with 3 if a block did not converge.")] = False,
 ) -> None:
-    """Enlarge a photograph: the luminance by the model, colour and transparency interpolated."""
+    """Enlarge a photograph: its luminance by a model, colour and transparency by interpolation."""
     weight = parse_lam(lam)
     check_scan_options(None, None, None, rtol)
     with failures():

@@ -1,4 +1,4 @@
-"""The console, how much it says (``-q``, ``-v``, ``--debug``), and how a command fails."""
+"""The console, its verbosity (``-q``, ``-v``, ``--debug``), and the failure of a command."""
 
 import logging
 import os
@@ -19,41 +19,41 @@ CONTROLS = {
     **{i: f"\\x{i - 0xDC00:02x}" for i in range(0xDC80, 0xDD00)},
     **{i: f"\\u{i:04x}" for i in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
 }
-"""What is shown as an escape: control characters but tab and newline, which could command the
-terminal, marks that turn the direction of writing, and bytes of names that are not UTF-8."""
+"""Characters that are shown as escapes: control characters other than tab and newline, which could
+command the terminal, marks that change the direction of text, and bytes that are not UTF-8."""
 
 
 def cleaned(text: str) -> str:
-    """Text that does nothing to a terminal: names and metadata of files hold what others wrote."""
+    """Text without effect on a terminal, because names and metadata of files are not trusted."""
     return text.translate(CONTROLS)
 
 
 def say(text: str = "") -> None:
-    """A line of a result, on standard output."""
+    """Print a line of a result on standard output."""
     print(cleaned(text))
 
 
 class CleanConsole(Console):
-    """A console that cleans all text that it is given, in tables too."""
+    """A console that cleans all of its text, also in tables."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Turn text into what is printed."""
+        """The text as it is printed."""
         return super().render_str(cleaned(text), **options)
 
 
 FLAGS = ("-q", "--quiet", "-v", "--verbose", "--debug")
 
-# Away from a terminal (a log, a pipe) tables keep their full width.
+# In a log or a pipe, which has no width, tables must not be squeezed.
 console = CleanConsole(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty() else 140)
-"""What is said on the way; silent with ``-q``. Results for machines go to standard output."""
+"""For progress and notes; silent with ``-q``. Results for scripts go to standard output."""
 
 errors = CleanConsole(stderr=True, soft_wrap=True)
-"""What is said even with ``-q``."""
+"""For errors and warnings, which are printed even with ``-q``."""
 
 
 @dataclass
 class Verbosity:
-    """How much is said."""
+    """How much is printed."""
 
     quiet: bool = False
     verbose: bool = False
@@ -64,19 +64,20 @@ verbosity = Verbosity()
 
 
 ENDINGS: tuple[type[BaseException], ...] = (typer.BadParameter.__mro__[2], typer.Exit, typer.Abort)
-"""Ends that the command line knows; the first is ClickException, of click or of typer's copy."""
+"""Exceptions that the command line handles itself. The first is ClickException, of click or of
+typer's own copy of it."""
 
 
 class VerboseGroup(TyperGroup):
-    """Takes the flags from anywhere in the line, and ends what nobody foresaw in one line."""
+    """Accepts the flags anywhere in the line, and reports unexpected errors in one line."""
 
     def make_context(self, *args: Any, **more: Any) -> Any:
-        """Read the command line; a complaint about it repeats what was typed, cleaned."""
+        """Read the command line; an error message repeats the typed text, cleaned."""
         with _clean_complaints():
             return super().make_context(*args, **more)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Move the flags before the command; what follows ``--`` is left alone."""
+        """Move the flags before the command, except those after ``--``."""
         end = args.index("--") if "--" in args else len(args)
         flags = [a for a in args[:end] if a in FLAGS]
         rest = [a for a in args[:end] if a not in FLAGS]
@@ -90,15 +91,16 @@ class VerboseGroup(TyperGroup):
         except ENDINGS:
             raise
         except BrokenPipeError as error:
-            # The reader, as `head`, has seen enough; nothing is to be flushed at the end.
+            # The reader of the pipe, such as `head`, has ended. Without this, Python would try to
+            # flush the rest at exit and fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
         except Exception as error:
             if verbosity.debug:
                 raise
             errors.print(
-                f"error: unexpected {type(error).__name__}: {error}. This is a fault of the "
-                "program: --debug shows where",
+                f"error: unexpected {type(error).__name__}: {error}. This is a bug in equipoise; "
+                "--debug shows where it happened",
                 style="bold red",
                 markup=False,
             )
@@ -106,17 +108,17 @@ class VerboseGroup(TyperGroup):
 
 
 class _OnConsole(logging.Handler):
-    """What the package logs, as lines of the console."""
+    """Prints the log of the package as lines of the console."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the message; the time and the place are of no use here."""
+        """Print the message without time and place, which are useless here."""
         style = "dim" if record.levelno < logging.WARNING else "yellow"
         console.print(record.getMessage(), style=style, markup=False, highlight=False)
 
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Say warnings of the package, even with ``-q``, and with ``-v`` what it logs."""
+    """Print warnings of the package, even with ``-q``, and its log with ``-v``."""
     from equipoise.outcome import ConvergenceWarning, InputWarning
 
     log, handler = logging.getLogger("equipoise"), _OnConsole()
@@ -129,6 +131,7 @@ def telling() -> Iterator[None]:
             warnings.simplefilter("always", InputWarning)
             show = warnings.showwarning
 
+            # Only warnings that are meant for users; those of libraries take their usual way.
             def tell(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
                 if issubclass(category, ConvergenceWarning | InputWarning):
                     errors.print(f"warning: {message}", style="yellow", markup=False)
@@ -154,7 +157,7 @@ def _clean_complaints() -> Iterator[None]:
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Failures that the user can act on end in one line and exit code 1."""
+    """Report failures that the user can act on in one line, and exit with code 1."""
     from equipoise.outcome import EquipoiseError
 
     try:

@@ -9,11 +9,11 @@ from equipoise.cli.terminal import console, failures
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML configuration")],
+    config: Annotated[Path, typer.Argument(help="A YAML configuration.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="folder of the run [runs/NAME]")
+        Path | None, typer.Option("-o", "--output", help="Folder of the run [runs/NAME].")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="continue a run that was stopped")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue a run that was stopped.")] = False,
 ) -> None:
     """Train a model on simulated scans of images."""
     with failures():
