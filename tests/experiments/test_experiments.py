@@ -84,7 +84,7 @@ def test_table1_takes_fully_sampled_scans(full_scan, models, tmp_path):
 
 @pytest.mark.parametrize(
     ("methods", "message"),
-    [("sense,sense", "a name of its own"), ("nothing", "there is no model")],
+    [("sense,sense", "a different name"), ("nothing", "there is no model")],
 )
 def test_methods_that_do_not_exist_are_refused(methods, message, tmp_path):
     result = invoke("table1", "--methods", methods, "-o", tmp_path / "o")

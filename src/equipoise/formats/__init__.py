@@ -1,4 +1,4 @@
-"""Files in, files out. One file a format; :func:`read` recognises a scan from its content."""
+"""Reading and writing files, one module for each format; :func:`read` recognises the content."""
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.readers.registry import read

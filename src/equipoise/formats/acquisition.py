@@ -1,4 +1,4 @@
-"""One scan, whatever file it came from."""
+"""One scan, independent of the format of its file."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
@@ -17,16 +17,16 @@ from equipoise.outcome import BadInputError
 
 @dataclass(frozen=True, repr=False)
 class Acquisition:
-    """Multi-coil k-space: where its samples lie, the samples, and what each frame of them is.
+    """Multi-coil k-space: where its samples lie, the samples, and what each frame is.
 
     Attributes
     ----------
     encoding
         The points of a matrix with a mask, or a trajectory.
     samples
-        complex64, (frame, coil, y, x) or (frame, coil, z, y, x) of a Cartesian scan, DC at index
-        ``n // 2``, zero where nothing was measured; (frame, coil, readout, sample) of a
-        trajectory. See :attr:`axes`.
+        complex64. Of a Cartesian scan, (frame, coil, y, x) or (frame, coil, z, y, x), with DC at
+        index ``n // 2`` and zeros where nothing was measured; of a trajectory, (frame, coil,
+        readout, sample). See :attr:`axes`.
     csm
         Coil maps (1 or frames, coil, matrix) if the file has them.
     target
@@ -36,7 +36,7 @@ class Acquisition:
     notes
         What the reader assumed or left out.
     header
-        Geometry, labels, crop, noise covariance: what the file says beside its samples.
+        Everything else in the file: geometry, labels, crop, noise covariance.
     """
 
     encoding: Encoding
@@ -64,17 +64,17 @@ class Acquisition:
         kspace
             (slices, coils, y, x), or (coils, y, x) of one slice; DC at index ``n // 2``.
         mask
-            Where it was measured, (1 or slices, y, x), (y, x) or (x,); where any coil is not zero
-            if not given.
+            Where it was measured, (1 or slices, y, x), (y, x) or (x,). If not given, it is where
+            any coil is not zero.
         csm
             Coil maps, (1 or slices, coils, y, x) or (coils, y, x); estimated if not given.
         target
-            What the images should be, (slices, y, x) or (y, x).
+            The true images, (slices, y, x) or (y, x).
 
         Raises
         ------
         BadInputError
-            If the arrays are not those of one scan, hold NaN or Inf, or are zero everywhere.
+            If the arrays do not belong to one scan, hold NaN or Inf, or are zero everywhere.
         """
         samples = _numpy(as_kspace(kspace).value)
         wanted = None if target is None else _numpy(as_images(target, "the target").value)
@@ -88,7 +88,7 @@ class Acquisition:
         )
 
     def __repr__(self) -> str:
-        """Its samples and where they lie, and where it comes from."""
+        """The samples, their encoding, and the file."""
         sizes = ", ".join(f"{axis} {n}" for axis, n in zip(self.axes, self.samples.shape))
         brings = {"coil maps": self.csm, "a target": self.target}
         known = " and ".join(name for name, array in brings.items() if array is not None)
@@ -104,7 +104,7 @@ class Acquisition:
 
     @property
     def labels(self) -> list[dict[str, int]]:
-        """What each frame is: its slice, time, phase, repetition, contrast, average, set."""
+        """The labels of each frame: slice, time, phase, repetition, contrast, average, set."""
         return self.header.labels
 
     @property
@@ -114,7 +114,7 @@ class Acquisition:
         Raises
         ------
         BadInputError
-            If this is a volume or a trajectory: those are in :attr:`samples`.
+            If this is a volume or a trajectory, whose samples are in :attr:`samples`.
         """
         self._need_slices("kspace")
         return self.samples
@@ -126,25 +126,31 @@ class Acquisition:
         Raises
         ------
         BadInputError
-            If this is a volume or a trajectory: see :attr:`encoding`.
+            If this is a volume or a trajectory, see :attr:`encoding`.
         """
         return self._need_slices("mask").mask
 
     def _need_slices(self, name: str) -> CartesianEncoding:
         if self.axes != STACK or not isinstance(self.encoding, CartesianEncoding):
             raise BadInputError(
-                f"{self.source}: {name} is that of a stack of 2D slices, and this scan has the "
-                f"axes {self.axes}: `equipoise.formats.as_slices` makes a stack of a volume whose "
-                "readout is fully sampled; the samples as they are lie in `samples`"
+                f"{self.source}: only a stack of 2D slices has {name}, and this scan has the axes "
+                f"{self.axes}: `equipoise.formats.as_slices` makes a stack from a volume whose "
+                "readout is fully sampled; the original samples are in `samples`"
             )
         return self.encoding
 
     @property
     def acceleration(self) -> float:
-        """Samples of the matrix for each measured one, of a Cartesian scan."""
+        """Samples of the matrix divided by measured samples, for a Cartesian scan.
+
+        Raises
+        ------
+        BadInputError
+            If this is a trajectory.
+        """
         if isinstance(self.encoding, CartesianEncoding):
             return self.encoding.acceleration
-        raise BadInputError(f"{self.source}: a trajectory has no samples of a matrix to count")
+        raise BadInputError(f"{self.source}: a trajectory has no matrix, hence no acceleration")
 
     def with_kspace(self, kspace: Tensor, mask: Tensor | None = None) -> "Acquisition":
         """The same scan with other samples, and another mask if given."""
@@ -157,7 +163,7 @@ def _numpy(array: Tensor) -> np.ndarray:
 
 
 STACK = ("frame", "coil", "y", "x")
-"""The axes of a stack of 2D slices, the form that is solved."""
+"""The axes of a stack of 2D slices, the form in which scans are solved."""
 
 
 def make_acquisition(
@@ -174,15 +180,15 @@ def make_acquisition(
 ) -> Acquisition:
     """Check arrays of a file and build the acquisition of a Cartesian scan.
 
-    Samples that are zero in every coil are not measured, whatever a mask says (padding). Frames
-    without labels are numbered as slices.
+    Samples that are zero in every coil are padding and count as not measured, whatever the mask
+    says. Frames without labels are numbered as slices.
 
     Raises
     ------
     BadInputError
-        If k-space is not complex (slices, coils, y, x), or with ``volume`` (frames, coils, z, y,
-        x), holds NaN or Inf, is zero everywhere or in a whole slice, or if mask, maps or target do
-        not have its matrix.
+        If k-space is not complex with the axes (slices, coils, y, x), or with ``volume`` (frames,
+        coils, z, y, x); if it holds NaN or Inf, or is zero everywhere or in a whole slice; or if
+        mask, maps or target do not fit its matrix.
 
     Warns
     -----
@@ -259,7 +265,8 @@ def make_trajectory_acquisition(
 
 
 FITTING = (0.5, 1.1)
-"""Largest coordinate over half the matrix: less is another matrix or unit, as is much more."""
+"""Range of the largest coordinate, relative to half the matrix, in which matrix and unit are
+plausible."""
 
 
 def _beyond(encoding: TrajectoryEncoding) -> list[str]:

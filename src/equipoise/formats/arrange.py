@@ -1,8 +1,8 @@
-"""Arrays without a header, whose axes and centre only the data can tell.
+"""The axes and the centre of arrays without a header, inferred from the data.
 
-K-space holds most of its energy about one point, and coils hold theirs evenly: that says which
-axis is which, and where DC lies. What is certain is put right with a note, the rest is left as it
-is.
+K-space concentrates its energy about one point, while coils share it evenly. This tells which axis
+is which, and where DC lies. A certain mistake is corrected with a note; everything else is left
+unchanged.
 """
 
 import warnings
@@ -12,36 +12,37 @@ import numpy as np
 from equipoise.outcome import BadInputError, InputWarning
 
 CERTAIN, DIFFERENT = 0.8, 0.6
-"""Shares of the energy in a quarter of an axis: more than the first is k-space, less than the
-second is not. Heads and knees have 0.9 and more, noise 0.25."""
+"""Shares of the energy in a quarter of an axis. An axis with more than the first is one of k-space;
+an axis with less than the second is not. Heads and knees have 0.9 and more, noise has 0.25."""
 
 MAX_COILS, MIN_MATRIX = 128, 16
+"""Most coils, and smallest matrix, for which axes are told apart."""
 
 OFF_CENTRE = 1 / 8
-"""Of the matrix: further off than this lies no echo, however the scan was shimmed."""
+"""Share of the matrix by which an echo is never off centre, however the scan was shimmed."""
 
 PROMINENT = 20
-"""Energy of the largest sample over the mean, below which there is no peak to speak of."""
+"""Smallest ratio of the energy of the largest sample to the mean that counts as a peak."""
 
 
 def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) -> np.ndarray:
-    """Complex (slices, coils, y, x) with DC at ``n // 2``, from what the data say.
+    """Complex k-space (slices, coils, y, x) with DC at ``n // 2``, inferred from the data.
 
     Parameters
     ----------
     kspace
-        The array; any but one of four axes is returned as it is.
+        The array; it is returned unchanged unless it has four axes.
     alone
-        Whether there is nothing beside it (mask, maps, target) that follows the same order.
+        Whether no other array (mask, maps, target) follows the same order.
     source
         The file.
     notes
-        Receives what was changed.
+        Receives a note for each change.
 
     Raises
     ------
     BadInputError
-        If it should be changed, but is not alone.
+        If DC must be moved but other arrays follow the same order.
     """
     if kspace.ndim != 4 or not np.iscomplexobj(kspace) or 0 in kspace.shape:
         return kspace
@@ -59,15 +60,16 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
         return kspace
     if not alone:
         raise BadInputError(
-            f"{source}: the energy of the k-space lies in the corner of the matrix, DC belongs at "
-            "the centre (index n // 2): apply fftshift to k-space and mask, and transform maps to "
-            "match"
+            f"{source}: the energy of the k-space lies in the corner of the matrix, but DC must be "
+            "at the centre (index n // 2): apply fftshift to k-space and mask, and shift maps and "
+            "target to match"
         )
     return _from_corner(kspace, notes)
 
 
 def _power(kspace: np.ndarray) -> np.ndarray | None:
     """Energy summed over slices; None if it is not finite or zero."""
+    # Scaled first: squares of large or tiny samples would overflow or vanish in single precision.
     with np.errstate(over="ignore", invalid="ignore"):
         scale = float(np.abs(kspace).max())
         if not np.isfinite(scale) or scale == 0:
@@ -86,7 +88,7 @@ def _share(power: np.ndarray, axis: int, corner: bool = False) -> float:
 
 
 def _coils_are_last(power: np.ndarray) -> bool:
-    """``power`` is (axis 1, axis 2, axis 3) of the array."""
+    """Whether the last of the axes (1, 2, 3) of an array is that of the coils."""
     rows, _, last = power.shape
     if last > MAX_COILS or min(power.shape[:2]) < MIN_MATRIX or last >= rows:
         return False
@@ -103,9 +105,9 @@ def _in_corner(power: np.ndarray) -> bool:
 
 
 def _from_corner(kspace: np.ndarray, notes: list[str]) -> np.ndarray:
-    """From numpy's transform without shifts to the centred one.
+    """Convert k-space of a transform without shifts to that of the centred transform.
 
-    The image is where the object is: in the middle if its own origin was the corner too.
+    The object tells whether the origin of the image was in the corner too; it ends in the middle.
     """
     axes = (-2, -1)
     images = np.fft.ifft2(kspace, axes=axes, norm="ortho")
@@ -115,15 +117,15 @@ def _from_corner(kspace: np.ndarray, notes: list[str]) -> np.ndarray:
         images = np.fft.ifftshift(images, axes=axes)
     centred = np.fft.fftshift(np.fft.fft2(images, axes=axes, norm="ortho"), axes=axes)
     notes.append(
-        "the energy lay in the corner of the matrix: DC is moved to the centre, as of a transform "
-        "without shifts" + (" of a shifted image" if moved else "")
+        "the energy lay in the corner of the matrix: DC was moved to the centre, assuming a "
+        "transform without shifts" + (" of a shifted image" if moved else "")
     )
     measured = np.fft.fftshift(kspace.any(1, keepdims=True), axes=axes)
     return (centred * measured).astype(kspace.dtype)
 
 
 def warn_off_centre(kspace: np.ndarray, source: str) -> None:
-    """Say so if the energy of a stack of slices peaks far from where DC is taken to be.
+    """Warn if the energy of a stack of slices peaks far from the assumed position of DC.
 
     Warns
     -----
@@ -142,8 +144,8 @@ def warn_off_centre(kspace: np.ndarray, source: str) -> None:
         centre = tuple(n // 2 for n in power.shape)
         warnings.warn(
             f"{source}: the energy of the k-space peaks at {tuple(int(p) for p in peak)} (y, x), "
-            f"DC is taken to be at {centre}: if that is wrong, so is the image. Give the matrix "
-            "and the encoding limits of the whole k-space, or pad it with zeros",
+            f"but DC is assumed at {centre}: if that is wrong, the image is wrong too. Give the "
+            "matrix and the encoding limits of the whole k-space, or pad it with zeros",
             InputWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Single arrays beside a scan: coil maps and masks given by the user."""
+"""Single arrays from files: coil maps and masks that a user gives with a scan."""
 
 from pathlib import Path
 
@@ -20,7 +20,8 @@ def read_array(path: Path, name: str) -> np.ndarray:
     path
         The file.
     name
-        The dataset or member that is meant (``csm`` or ``mask``); if there is just one, that one.
+        The dataset or member to read (``csm`` or ``mask``). If the file holds only one array, that
+        one is read.
 
     Raises
     ------
@@ -36,7 +37,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
             return read_complex(file[_choose(names, name, path)])
     kind = kind_of(path)
     if kind is not None and not npz.recognizes(path):
-        raise BadInputError(f"{path} is {kind}; read are npy, npz, HDF5 and cfl")
+        raise BadInputError(f"{path} is {kind}; use npy, npz, HDF5 or cfl")
     arrays, others = read_arrays(path, (name,))
     if name not in arrays:
         chosen = _choose(set(others), name, path)
@@ -46,7 +47,7 @@ def read_array(path: Path, name: str) -> np.ndarray:
 
 
 def _from_cfl(array: np.ndarray, path: Path) -> np.ndarray:
-    """(slices, coils, y, x), or (slices, y, x) where there is no coil axis; the first map set."""
+    """(slices, coils, y, x), or (slices, y, x) without a coil axis; of map sets the first."""
     order = (SLICE, COIL, 2, 1, 0, MAPS)
     other = [d for d in range(array.ndim) if d not in order]
     if any(array.shape[d] > 1 for d in other):

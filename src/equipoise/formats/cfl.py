@@ -15,7 +15,7 @@ LABELS = {15: "set", 14: "average", 5: "contrast", 11: "phase", 10: "time", SLIC
 
 
 def recognizes(path: Path) -> bool:
-    """True for a ``.cfl`` or ``.hdr``, or their common stem, whose header says ``# Dimensions``."""
+    """True for a ``.cfl`` or ``.hdr``, or their stem, if the header begins ``# Dimensions``."""
     header = _beside(path, ".hdr")
     if not header.is_file():
         return False
@@ -25,7 +25,7 @@ def recognizes(path: Path) -> bool:
 
 
 def read_cfl(path: Path) -> np.ndarray:
-    """The array of a cfl in BART's order of dimensions, always 16 of them.
+    """The array of a cfl in BART's order of dimensions, always with 16 dimensions.
 
     Raises
     ------
@@ -43,12 +43,12 @@ def read_cfl(path: Path) -> np.ndarray:
     if len(dimensions) > N_DIMENSIONS or min(dimensions) < 1:
         raise BadInputError(
             f"{header} gives the dimensions {tuple(dimensions)}; expected at most "
-            f"{N_DIMENSIONS} positive ones"
+            f"{N_DIMENSIONS} positive numbers"
         )
     if stored != math.prod(dimensions) * np.dtype(np.complex64).itemsize:
         raise BadInputError(
-            f"{content} holds {stored / 8:g} numbers, its header says {math.prod(dimensions)} "
-            f"{tuple(dimensions)}: the file is truncated or the header belongs to another"
+            f"{content} holds {stored / 8:g} numbers, but its header says {math.prod(dimensions)} "
+            f"{tuple(dimensions)}: the file is truncated, or the header belongs to another file"
         )
     check_size(str(content), stored, stored)
     data = np.fromfile(content, dtype=np.complex64)
@@ -56,7 +56,7 @@ def read_cfl(path: Path) -> np.ndarray:
 
 
 def frames_of(array: np.ndarray) -> np.ndarray:
-    """(frame, coil, dim 2, dim 1, dim 0) of an array that read_cfl gave: slices vary fastest."""
+    """(frame, coil, dim 2, dim 1, dim 0) of an array of :func:`read_cfl`; slices vary fastest."""
     rest = [d for d in range(N_DIMENSIONS) if d not in (0, 1, 2, COIL, *LABELS)]
     moved = array.transpose(*LABELS, COIL, 2, 1, 0, *rest)
     sizes = [array.shape[d] for d in (COIL, 2, 1, 0)]
@@ -84,6 +84,6 @@ def cfl_bytes(array: np.ndarray) -> tuple[bytes, bytes]:
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    """The header or the data of a pair that is named by either or by its common stem."""
+    """The header or the data of a pair, given either file or their common stem."""
     stem = path.with_suffix("") if path.suffix in (".cfl", ".hdr") else path
     return stem.with_name(stem.name + suffix)

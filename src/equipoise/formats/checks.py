@@ -6,15 +6,15 @@ from equipoise.outcome import BadInputError
 
 
 def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
-    """A mask file or dataset as (1 or slices, matrix) bool; (x,) means whole columns.
+    """The mask of a file as (1 or slices, matrix) bool; (x,) means whole columns.
 
-    (y, 1) means whole rows, and so does (y,) where it cannot mean columns: the matrix is not
-    square, or columns would leave out samples that are there and rows would leave out none.
+    (y, 1) means whole rows. (y,) means rows too if it cannot mean columns: if the matrix is not
+    square, or if columns would leave out existing samples and rows would not.
 
     Raises
     ------
     BadInputError
-        If it does not fit the matrix of the k-space, or selects nothing.
+        If the mask does not fit the matrix of the k-space, is not finite, or selects nothing.
     """
     n_slices, _, *matrix = kspace.shape
     x = matrix[-1]
@@ -39,7 +39,7 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
 
 
 def _lines(selected: np.ndarray, kspace: np.ndarray) -> np.ndarray:
-    """A mask of whole lines on the matrix; one that does not fit is returned as it is."""
+    """A mask of whole lines on the matrix; a mask that does not fit is returned unchanged."""
     matrix = kspace.shape[2:]
     y, x = matrix[-2:]
     if selected.shape == (y,) and len(matrix) == 2 and (x != y or _are_rows(selected, kspace)):
@@ -49,7 +49,7 @@ def _lines(selected: np.ndarray, kspace: np.ndarray) -> np.ndarray:
 
 
 def _are_rows(selected: np.ndarray, kspace: np.ndarray) -> bool:
-    """Whether the zeros of k-space say that a mask (n,) of an (n, n) matrix means rows."""
+    """Whether the zeros of k-space tell that a mask (n,) of an (n, n) matrix means rows."""
     sampled = np.asarray(kspace.any(axis=(0, 1)))
     return not sampled[~selected].any() and bool(sampled[:, ~selected].any())
 
@@ -64,7 +64,7 @@ def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
     """
     maps = np.asarray(csm)
     if not np.issubdtype(maps.dtype, np.number):
-        raise BadInputError(f"{source}: the coil maps have the type {maps.dtype}; needed: complex")
+        raise BadInputError(f"{source}: the coil maps have the type {maps.dtype}; expected complex")
     maps = maps[None] if maps.ndim == len(shape) - 1 else maps
     if maps.shape not in (tuple(shape), (1, *shape[1:])):
         raise BadInputError(
@@ -82,7 +82,7 @@ def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
 
 
 def check_samples(samples: np.ndarray, source: str, axes: str) -> None:
-    """Whether k-space is complex with the named axes, finite, and not zero in a whole frame.
+    """Check that k-space is complex with the named axes, finite, and not zero in a whole frame.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def check_samples(samples: np.ndarray, source: str, axes: str) -> None:
 
 
 def check_target(target: np.ndarray, needed: tuple[int, ...], source: str) -> None:
-    """Whether a target has the shape needed and holds finite numbers.
+    """Check that a target has the needed shape and holds finite numbers.
 
     Raises
     ------

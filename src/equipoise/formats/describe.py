@@ -1,4 +1,4 @@
-"""What a reader understood of a scan: the content of ``equipoise info``."""
+"""What a reader understood about a scan: the content of ``equipoise info``."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling.masks import calibration_region
 
 TIMES = ("time", "phase", "repetition")
-"""Labels whose values follow each other in time."""
+"""Labels whose values are points in time."""
 
 
 def describe(acquisition: Acquisition) -> dict[str, Any]:
     """Shapes, sampling, noise, centre and orientation of a scan, for JSON.
 
-    ``shape`` is that of the samples with the names ``axes``. ``problems`` is the number of 2D
-    problems that the scan is reconstructed as, 0 with a reason in ``not_solved``.
-    ``centre_by_energy`` is the sample of most energy over frames and coils, ``centre`` where the
-    package takes DC to be; both are (y, x), of volumes (z, y, x). ``noise_level`` is the standard
-    deviation of a complex k-space sample, the median over frames. What a trajectory does not have
-    is null, and so is ``trajectory`` for Cartesian scans.
+    ``shape`` is the shape of the samples, ``axes`` are the names of its axes. ``problems`` is the
+    number of 2D problems of the scan; if it is 0, ``not_solved`` gives the reason.
+    ``centre_by_energy`` is the sample with the largest energy over frames and coils, ``centre`` is
+    where the package assumes DC; both are (y, x), or (z, y, x) of a volume. ``noise_level`` is the
+    standard deviation of a complex k-space sample, as the median over frames. Entries that a
+    trajectory does not have are null, and so is ``trajectory`` for Cartesian scans.
     """
     header, encoding = acquisition.header, acquisition.encoding
     reason, geometry = why_not_solved(acquisition), header.geometry
@@ -65,7 +65,7 @@ def _field_of_view(geometry: Geometry, matrix: list[int]) -> list[float]:
 def _sampling(
     acquisition: Acquisition, encoding: CartesianEncoding | TrajectoryEncoding
 ) -> dict[str, Any]:
-    """What can be said of the samples of a matrix; null for a trajectory."""
+    """The entries about the samples of a matrix; null for a trajectory."""
     if isinstance(encoding, TrajectoryEncoding):
         names = ("readout", "acceleration", "calibration_region", "masks", "noise_level")
         return dict.fromkeys((*names, "centre", "centre_by_energy"))
@@ -84,7 +84,7 @@ def _sampling(
 
 
 def _along(encoding: TrajectoryEncoding) -> dict[str, Any]:
-    """The trajectory: coordinates are cycles per field of view, the extent is (y, x)."""
+    """The entries of a trajectory; the extent is (y, x) in cycles per field of view."""
     frames, readouts, samples, _ = encoding.coordinates.shape
     return {
         "name": encoding.name,
@@ -98,21 +98,22 @@ def _along(encoding: TrajectoryEncoding) -> dict[str, Any]:
 
 
 def _ranges(labels: list[dict[str, int]]) -> dict[str, int]:
-    """How many values each label takes."""
+    """The number of different values of each label."""
     names = sorted({name for label in labels for name in label})
     return {name: len({label.get(name) for label in labels}) for name in names}
 
 
 def _frames_in_time(labels: list[dict[str, int]]) -> int:
-    """How many points in time a series has; 1 without one."""
+    """The number of points in time of a series; 1 without a series."""
     return len({tuple(label.get(name) for name in TIMES) for label in labels})
 
 
 def plane_of_samples(acquisition: Acquisition) -> torch.Tensor:
-    """The sampling pattern of the first frame as a plane: of a volume that across its readout.
+    """The sampling pattern of the first frame as a plane.
 
-    Of a volume without a readout along which it was fully sampled, the share of each line along x;
-    of a trajectory, the points of the matrix that it visits, of 3D ones along z.
+    For a volume it is the pattern across its readout or, without a fully sampled readout, the share
+    of each line along x. For a trajectory it is the points of the matrix that it visits, averaged
+    along z in 3D.
     """
     encoding = acquisition.encoding
     if isinstance(encoding, TrajectoryEncoding):

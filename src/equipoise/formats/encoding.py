@@ -1,4 +1,4 @@
-"""Where the samples of a scan lie in k-space: on the points of a matrix, or along a trajectory."""
+"""Where the samples of a scan lie in k-space: on a Cartesian matrix, or along a trajectory."""
 
 import math
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ AXES = ("z", "y", "x")
 """The axes of a matrix; an image in two dimensions has the last two."""
 
 MAX_GAPS = 0.01
-"""Share of the samples of a line that may be missing inside it: data of a few bits have zeros."""
+"""Share of the samples that may be missing inside lines, because data with few bits contain
+zeros."""
 
 
 @dataclass(frozen=True, repr=False)
 class CartesianEncoding:
-    """Samples on the points of a matrix.
+    """Samples on the points of a Cartesian matrix.
 
     Attributes
     ----------
@@ -46,27 +47,27 @@ class CartesianEncoding:
 
     @property
     def acceleration(self) -> float:
-        """Samples of the matrix for each measured one."""
+        """Samples of the matrix divided by measured samples."""
         return self.mask.numel() / max(int(self.mask.sum()), 1)
 
     @cached_property
     def readout(self) -> str | None:
-        """The axis along which whole lines were measured, x before y before z; None if none.
+        """The first of x, y and z along which whole lines were measured; None if there is none.
 
-        A line is whole if its samples are one stretch that holds DC: an inverse transform along
-        the axis then splits the problem, exactly where the stretch is the whole axis, and with
-        zeros for the rest after a partial echo.
+        A line counts as whole if its samples form one stretch that contains DC. An inverse
+        transform along the axis then splits the problem. This is exact if the stretch is the whole
+        axis; after a partial echo the missing samples are taken as zero.
         """
         whole = (name for name in reversed(self.axes) if _whole_lines(self.lines(name)))
         return next(whole, None)
 
     def lines(self, axis: str) -> Tensor:
-        """The mask with one axis as its last, (1 or frames, the other axes, axis)."""
+        """The mask with one axis moved to the end, (1 or frames, the other axes, axis)."""
         return self.mask.movedim(1 + self.axes.index(axis), -1)
 
 
 def _whole_lines(lines: Tensor) -> bool:
-    """Whether each line that holds samples is one stretch through DC, up to ``MAX_GAPS``."""
+    """Whether each line with samples is one stretch through DC, up to ``MAX_GAPS``."""
     lines = lines.flatten(0, -2)
     lines = lines[lines.any(-1)].to(torch.uint8)
     n = lines.shape[-1]
@@ -79,17 +80,17 @@ def _whole_lines(lines: Tensor) -> bool:
 
 @dataclass(frozen=True, repr=False)
 class TrajectoryEncoding:
-    """Samples anywhere in k-space, in readouts: spokes, spiral arms.
+    """Samples at any points of k-space, grouped in readouts such as spokes or spiral arms.
 
     Attributes
     ----------
     coordinates
         (1 or frames, readout, sample, 2 or 3) real, in the order x, y, z, in cycles per field of
-        view: neighbouring samples of a full matrix of n points lie 1 apart, from -n/2 to n/2.
+        view: neighbouring samples of a full matrix of n points are 1 apart, from -n/2 to n/2.
     matrix
-        (y, x) or (z, y, x) of the image that they are meant for.
+        The matrix (y, x) or (z, y, x) of the image.
     name
-        What the file calls it: radial, spiral, ...
+        The name in the file: radial, spiral, ...
     density
         (1 or frames, readout, sample) real, the weight of each sample in the adjoint, if given.
     """
@@ -115,7 +116,7 @@ class TrajectoryEncoding:
         return tuple(float(v) for v in largest.flip(0))
 
     def visited(self) -> Tensor:
-        """The points of the matrix that a sample of the first frame is nearest to, (matrix) bool.
+        """The points of the matrix nearest to the samples of the first frame, (matrix) bool.
 
         Samples beyond the matrix are left out.
         """
@@ -129,28 +130,31 @@ class TrajectoryEncoding:
 
 
 PER_SAMPLE = 0.55
-"""Coordinates up to here are cycles per sample, whose largest is 0.5, and some rounding."""
+"""Coordinates up to this number are in cycles per sample, whose largest is 0.5 plus rounding."""
 
 
 def in_cycles(points: np.ndarray, matrix: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """Coordinates (..., x y [z]) in cycles per field of view, and what was assumed of their unit.
+    """Coordinates (..., x y [z]) in cycles per field of view, and the assumption about their unit.
 
-    Files do not name the unit: coordinates within -0.5 to 0.5 are cycles per sample.
+    Files do not name the unit; coordinates within -0.5 to 0.5 are taken as cycles per sample.
     """
     if np.abs(points).max(initial=0) > PER_SAMPLE:
         return points, "assumed: the coordinates are cycles per field of view"
     scaled = points * np.array(matrix[::-1], np.float32)
-    return scaled, "coordinates within -0.5 to 0.5 are cycles per sample: times the matrix"
+    return scaled, (
+        "assumed: coordinates within -0.5 to 0.5 are cycles per sample; they were multiplied by "
+        "the matrix"
+    )
 
 
 COORDINATE_ROUNDING = 1e-3
-"""Of coordinates in single precision that end at half the matrix."""
+"""Rounding of coordinates in single precision that end at half the matrix."""
 
 
 def holding_matrix(points: np.ndarray) -> tuple[int, ...]:
     """The smallest even matrix that holds coordinates (..., x y [z]) in cycles per field of view.
 
-    It is that which `bart nufft` takes.
+    `bart nufft` uses the same rule.
     """
     largest = np.nan_to_num(np.abs(points)).reshape(-1, points.shape[-1]).max(0)[::-1]
     return tuple(max(2 * math.ceil(float(v) - COORDINATE_ROUNDING), 1) for v in largest)

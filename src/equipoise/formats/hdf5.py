@@ -1,7 +1,7 @@
-"""What the HDF5 layouts share: opening, reading datasets, and naming what is wrong.
+"""Opening HDF5 files and reading their datasets, with errors that name what is wrong.
 
-Every HDF5 file of a user is opened and every dataset read here: scans, maps, masks, images and
-training data alike.
+Every HDF5 file of a user is opened here, and every dataset is read here: scans, maps, masks, images
+and training data.
 """
 
 import math
@@ -19,10 +19,10 @@ from equipoise.formats.limits import check_size
 from equipoise.outcome import BadInputError
 
 BUSY = ("unable to lock file", "already open")
-"""What HDF5 says of a file that another program writes, or of a file system without locks."""
+"""Parts of HDF5's messages about a file that is being written, or a file system without locks."""
 
 FILTERS = ("required filter", "plugin")
-"""What HDF5 says where a filter is not there."""
+"""Parts of HDF5's messages about a filter that is not installed."""
 
 PLUGIN = (
     "install the filter plug-ins (`pip install hdf5plugin`) and set HDF5_PLUGIN_PATH to what "
@@ -32,13 +32,13 @@ PLUGIN = (
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open for reading; damage found at any time becomes a :class:`BadInputError`.
+    """Open for reading; damage that is found at any time becomes a :class:`BadInputError`.
 
     Raises
     ------
     BadInputError
-        If the file is missing, no regular file, open elsewhere, damaged, or leads out of its folder
-        (:func:`equipoise.formats.hdf5_links.check_links`).
+        If the file is missing, not a regular file, open elsewhere or damaged, or if it refers to
+        files outside its folder (:func:`equipoise.formats.hdf5_links.check_links`).
     """
     check_regular(path)
     try:
@@ -78,12 +78,12 @@ def dataset_names(path: Path) -> set[str]:
 
 
 def load(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
-    """The whole of a dataset, after a look at its size and its filters.
+    """The whole dataset, after a check of its size and filters.
 
     Raises
     ------
     BadInputError
-        If the name stands for a group, a filter is not installed, or the file does not hold what
+        If the name belongs to a group, a filter is not installed, or the file does not hold what
         the dataset declares.
     """
     check_dataset(dataset)
@@ -91,7 +91,7 @@ def load(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
 
 
 def check_dataset(dataset: h5py.Dataset | h5py.Group) -> None:
-    """Whether :func:`load` will be able to read a dataset.
+    """Check that :func:`load` will be able to read a dataset.
 
     Raises
     ------
@@ -107,12 +107,12 @@ def check_dataset(dataset: h5py.Dataset | h5py.Group) -> None:
 
 
 def check_filters(dataset: h5py.Dataset, name: str) -> None:
-    """Whether what a dataset is compressed with is installed.
+    """Check that the filters of a dataset, such as its compression, are installed.
 
     Raises
     ------
     BadInputError
-        If a filter is not, with what to install.
+        If a filter is missing; the message says what to install.
     """
     creation = dataset.id.get_create_plist()
     for i in range(creation.get_nfilters()):
@@ -134,18 +134,19 @@ def _stored_bytes(dataset: h5py.Dataset) -> int:
 
 
 def read_complex(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
-    """A dataset as it is, but compound (real, imag) pairs as complex numbers.
+    """A dataset, with compound (real, imag) pairs converted to complex numbers.
 
     Raises
     ------
     BadInputError
-        If the name stands for a group, or the file cannot hold what the dataset declares.
+        If the name belongs to a group, or the file cannot hold what the dataset declares.
     """
     array = load(dataset)
     names = array.dtype.names
     if names is not None and len(names) == 2:
         kind = np.result_type(array.dtype[0], np.complex64)
-        found = np.empty(array.shape, kind)  # no arithmetic: NaN stays as it is
+        # Filled in instead of computed: real + 1j * imag would spread a NaN to both parts.
+        found = np.empty(array.shape, kind)
         found.real, found.imag = array[names[0]], array[names[1]]
         return found
     return array

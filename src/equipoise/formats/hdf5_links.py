@@ -1,7 +1,8 @@
-"""What an HDF5 file takes from other files, and whether it may.
+"""Check of the references of an HDF5 file to other files.
 
 Links, virtual datasets and external storage can name any file of the machine, whose content would
-end in the output. They are followed to HDF5 files in the folder of the file, or below it.
+then end up in the output. They are followed only to HDF5 files in the folder of the file, or below
+it.
 """
 
 import os
@@ -15,20 +16,22 @@ from equipoise.formats.inputs import check_regular
 from equipoise.outcome import BadInputError
 
 MAX_LINKS, MAX_DEPTH = 10_000, 64
-"""Links of a file and of those that it leads to, and groups inside groups; scans have some ten."""
+"""Most links of a file and of those that it refers to, and deepest nesting of groups. Scans have
+about ten."""
 
 MAX_FILES = 100
-"""Files that one file leads to."""
+"""Most files that one file may refer to."""
 
 
 def check_links(path: Path) -> None:
-    """Walk over all links and datasets of a file and of those that it leads to.
+    """Check all links and datasets of a file, and of the files that it refers to.
 
     Raises
     ------
     BadInputError
-        If a link or virtual dataset leads out of the folder of the file, to what is missing or is
-        no regular file; if a dataset stores its samples in another file; if there are too many.
+        If a link or virtual dataset leads out of the folder of the file, or to something that is
+        missing or not a regular file; if a dataset stores its samples in another file; or if there
+        are too many links or files.
     """
     resolved = path.resolve()
     stat = resolved.stat()
@@ -37,12 +40,12 @@ def check_links(path: Path) -> None:
 
 @lru_cache(maxsize=64)
 def _check(path: Path, size: int, modified: int) -> None:
-    """Once for each file, however many readers look at it."""
+    """The check, cached because several readers look at the same file."""
     _Walk(path).file(path)
 
 
 def virtual_sources(dataset: h5py.h5d.DatasetID) -> Iterator[tuple[bytes, bytes]]:
-    """The files and datasets that a virtual dataset is put together from."""
+    """The files and datasets of which a virtual dataset consists."""
     creation = dataset.get_create_plist()
     if creation.get_layout() == h5py.h5d.VIRTUAL:
         for i in range(creation.get_virtual_count()):
@@ -51,11 +54,13 @@ def virtual_sources(dataset: h5py.h5d.DatasetID) -> Iterator[tuple[bytes, bytes]
 
 
 def target_of(path: Path, name: bytes) -> Path:
-    """The file that a link or virtual dataset in a file means; ``.`` is the file itself."""
+    """The file to which a link or virtual dataset refers; ``.`` is the file itself."""
     return path if name in (b"", b".") else (path.parent / os.fsdecode(name)).resolve()
 
 
 class _Walk:
+    """One walk through a file and the files that it refers to."""
+
     def __init__(self, path: Path) -> None:
         self.root, self.folder = path, path.parent
         self.seen: set[Path] = set()
@@ -78,7 +83,7 @@ class _Walk:
 
         def visit(name: bytes, info: h5py.h5l.LinkInfo) -> bool | None:
             found.append((name, info.type))
-            # An error that is raised here would crash HDF5: True ends the visit.
+            # An exception inside the callback would crash HDF5; True ends the visit instead.
             return True if len(found) > left or name.count(b"/") > MAX_DEPTH else None
 
         file.id.links.visit(visit, info=True)
@@ -118,18 +123,19 @@ class _Walk:
                 if not isinstance(part, h5py.Dataset) or part.is_virtual:
                     raise self.refusal(
                         path,
-                        f"the virtual dataset {name!r} is put together from {os.fsdecode(inner)!r} "
-                        f"of {target.name}, which is not a dataset that holds samples",
+                        f"the virtual dataset {name!r} refers to {os.fsdecode(inner)!r} in "
+                        f"{target.name}, which is not a dataset that holds samples",
                     )
 
     def inside(self, path: Path, what: str, name: bytes) -> Path:
         """The target of a link, if it may be read."""
         target = target_of(path, name)
+        # HDF5 replaces %b in the names of virtual datasets, so the real target is not known here.
         if b"%" in name or not target.is_relative_to(self.folder):
             raise self.refusal(
                 path,
-                f"{what} leads to {os.fsdecode(name)}, outside the folder of the scan: it is not "
-                "followed; copy the data into the file, or the other file beside it",
+                f"{what} leads to {os.fsdecode(name)}, outside the folder of the scan, and is not "
+                "followed: copy the data into the file, or the other file next to it",
             )
         try:
             check_regular(target)

@@ -1,4 +1,4 @@
-"""What a scan file says beside its samples: where the pixels lie, what each image of a stack is."""
+"""The metadata of a scan: where the pixels lie, and what each image of a stack is."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,9 +11,12 @@ from equipoise.outcome import BadInputError
 Vector = tuple[float, float, float]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""DICOM and MRD count to the left, back and head of the patient; NIfTI right, front and head."""
+"""In DICOM and MRD the axes point to the left, back and head of the patient; in NIfTI to the right,
+front and head."""
 
 PLANES = {0: "sagittal", 1: "coronal", 2: "axial"}
+"""Planes by the patient axis of their normal."""
+
 OBLIQUE = 0.95
 """Cosine between the slice normal and a patient axis below which a plane is called oblique."""
 
@@ -27,12 +30,12 @@ class Geometry:
     spacing
         Distance of neighbouring pixels along the slice, y and x index.
     slice_dir, y_dir, x_dir
-        Unit vectors in which these three indices grow.
+        Unit vectors along which these three indices grow.
     centres
-        Position of pixel ``n // 2`` (the centre of the Fourier transform) of each image; of a
-        volume that of its voxel ``n // 2``.
+        Position of pixel ``n // 2``, the centre of the Fourier transform, of each image; of a
+        volume, the position of its voxel ``n // 2``.
     oriented
-        False where the file says nothing of directions: then x, y, z are assumed.
+        False if the file has no directions; then x, y, z are assumed.
     """
 
     spacing: Vector
@@ -49,7 +52,7 @@ class Geometry:
         return np.asarray(np.array(self.centres[index]) - offset)
 
     def affine(self, shape: tuple[int, int], indices: list[int]) -> np.ndarray:
-        """(x, y, slice, 1) to LPS mm, (4, 4), of the images named by their index in the stack."""
+        """The map of (x, y, slice, 1) to LPS mm, (4, 4), for images given by their indices."""
         matrix = np.eye(4)
         matrix[:3, 0] = self.spacing[2] * np.array(self.x_dir)
         matrix[:3, 1] = self.spacing[1] * np.array(self.y_dir)
@@ -58,7 +61,7 @@ class Geometry:
         return matrix
 
     def step(self, indices: list[int]) -> np.ndarray:
-        """From one slice to the next, mm: from the positions, or the spacing of a single slice."""
+        """The step from slice to slice, mm, from the positions or, for one slice, the spacing."""
         if len(indices) > 1:
             first, last = np.array(self.centres[indices[0]]), np.array(self.centres[indices[-1]])
             if np.linalg.norm(last - first) > 0:
@@ -66,7 +69,7 @@ class Geometry:
         return self.spacing[0] * np.array(self.slice_dir)
 
     def equidistant(self, indices: list[int]) -> bool:
-        """Whether the slices lie one step apart, to a tenth of it: what one affine can say."""
+        """Whether the slices are equidistant to a tenth of a step, as one affine map requires."""
         centres, step = np.array([self.centres[i] for i in indices]), self.step(indices)
         expected = centres[0] + np.arange(len(indices))[:, None] * step
         return bool(np.abs(centres - expected).max() <= 0.1 * np.linalg.norm(step))
@@ -88,7 +91,7 @@ class Geometry:
 
     @property
     def plane(self) -> str:
-        """axial, coronal, sagittal, or oblique with the nearest of them."""
+        """axial, coronal or sagittal, or oblique with the nearest of them."""
         normal = np.abs(np.cross(self.x_dir, self.y_dir))
         nearest = PLANES[int(normal.argmax())]
         return nearest if normal.max() >= OBLIQUE else f"oblique, nearest {nearest}"
@@ -100,7 +103,7 @@ def as_vector(numbers: Any) -> Vector:
     Raises
     ------
     ValueError
-        If they are none.
+        If they are not.
     """
     x, y, z = (float(v) for v in numbers)
     if not np.isfinite([x, y, z]).all():
@@ -110,29 +113,29 @@ def as_vector(numbers: Any) -> Vector:
 
 @dataclass
 class Header:
-    """What is known of a scan; everything may be missing.
+    """What is known about a scan; everything may be missing.
 
     Attributes
     ----------
     geometry
         Position, orientation and pixel size.
     crop
-        The matrix (y, x), of a volume (z, y, x), that images are cut to about their centre:
-        oversampling removed.
+        The matrix (y, x), or (z, y, x) of a volume, to which images are cut about their centre to
+        remove oversampling.
     centre
-        Where the file says that DC lies, (y, x) or (z, y, x), before the samples were placed on
-        the matrix.
+        The position of DC according to the file, (y, x) or (z, y, x), before the samples were
+        placed on the matrix.
     labels
-        For each image of the stack its slice, and where they vary its time, phase, repetition,
-        contrast, average or set.
+        The slice of each image of the stack, and its time, phase, repetition, contrast, average or
+        set if they vary.
     noise_covariance
         (coil, coil), of the noise readouts.
     whitening
-        The matrix that k-space was multiplied with; maps from elsewhere need the same.
+        The matrix with which k-space was multiplied; maps from other sources need the same.
     system
-        Vendor, field strength, sequence and the like, as the file names them.
+        Vendor, field strength, sequence and so on, as named in the file.
     ignored
-        What the file holds and the reader did not use.
+        Content of the file that the reader did not use.
     """
 
     geometry: Geometry | None = None
@@ -145,13 +148,13 @@ class Header:
     ignored: list[str] = field(default_factory=list)
 
     def whitened(self, maps: np.ndarray) -> np.ndarray:
-        """Coil maps (..., coil, y, x) from elsewhere, for the whitened coils of this scan."""
+        """Coil maps (..., coil, y, x) of other sources, for the whitened coils of this scan."""
         if self.whitening is None:
             return maps
         return np.einsum("ij,...jyx->...iyx", self.whitening, maps).astype(np.complex64)
 
     def as_json(self) -> dict[str, Any]:
-        """What belongs to the images, for files that can carry it."""
+        """The metadata of the images, for files that can store it."""
         return {
             "geometry": None if self.geometry is None else asdict(self.geometry),
             "crop": self.crop,
@@ -166,7 +169,7 @@ class Header:
         if crop is not None and not (
             isinstance(crop, list | tuple) and len(crop) in (2, 3) and min(int(n) for n in crop) > 0
         ):
-            raise ValueError(f"the images are to be cut to {crop}: expected positive numbers")
+            raise ValueError(f"the crop is {crop}: expected 2 or 3 positive numbers")
         return cls(
             geometry=None if found is None else Geometry.from_json(found),
             crop=None if crop is None else tuple(int(n) for n in crop),
@@ -178,7 +181,7 @@ class Header:
         )
 
     def volumes(self, n_images: int) -> list[list[int]]:
-        """Indices of the images that form one volume: all labels equal but the slice."""
+        """Indices of the images of each volume, whose labels are equal except for the slice."""
         labels = self.labels if len(self.labels) == n_images else [{}] * n_images
         groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
         for index, label in enumerate(labels):
@@ -188,7 +191,7 @@ class Header:
 
 
 def cut(images: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    """The centre of (..., y, x); pixel ``n // 2`` stays the centre pixel."""
+    """The central part of (..., y, x); pixel ``n // 2`` remains the centre pixel."""
     if shape is None:
         return images
     start = [max(n // 2 - c // 2, 0) for n, c in zip(images.shape[-2:], shape)]
@@ -196,12 +199,12 @@ def cut(images: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
 
 
 def stored_header(text: Any, n_images: int, source: str) -> Header:
-    """The header that a file of this package carries as JSON.
+    """The header that a file of this package stores as JSON.
 
     Raises
     ------
     BadInputError
-        If it is none, or belongs to another number of images.
+        If it cannot be used, or belongs to another number of images.
     """
     if text is None:
         return Header()

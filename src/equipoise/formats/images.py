@@ -1,4 +1,4 @@
-"""Images of a file: those that it holds, or those of its k-space without a model."""
+"""Images of a file: the stored ones, or those of its k-space without a model."""
 
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import kspace_to_image
 
 IMAGES = ("image", "reconstruction")
-"""Datasets of an HDF5 file of images, the complex one first."""
+"""Datasets of an HDF5 file of images; the complex one comes first."""
 
 
 def read_images(path: Path) -> dict[str, Any]:
-    """The content that :func:`equipoise.formats.writers.write.write_image` takes.
+    """The content of a file, for :func:`equipoise.formats.writers.write.write_image`.
 
-    From HDF5 files of images (those of this package, and fastMRI submissions) the images; from a
-    scan those of its samples, zero where nothing was measured: combined with the coil maps that
-    the file brings, else the root of the sum of squares over the coils.
+    An HDF5 file of images (of this package, or a fastMRI submission) gives its images. A scan gives
+    the images of its samples, with zeros where nothing was measured; they are combined with the
+    coil maps of the file, else by the root sum of squares over the coils.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def read_images(path: Path) -> dict[str, Any]:
 
 
 def combine(acquisition: Acquisition) -> tuple[np.ndarray, str]:
-    """Images (slices, y, x) of the measured samples, and in words how coils were combined."""
+    """Images (slices, y, x) of the measured samples, and how the coils were combined, in words."""
     coils = kspace_to_image(acquisition.kspace)
     if acquisition.csm is not None:
         return (acquisition.csm.conj() * coils).sum(1).numpy(), "coil maps"

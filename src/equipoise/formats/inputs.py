@@ -1,11 +1,11 @@
-"""What is looked at before a file is opened: whether it is one, and whether its kind is read."""
+"""Checks before a file is opened: that it is a regular file, and of a kind that can be read."""
 
 from pathlib import Path
 
 from equipoise.outcome import BadInputError
 
 BEGINNING = 144
-"""Bytes that are enough to tell the kinds apart: DICOM's mark ends at byte 132."""
+"""Number of bytes that tell the kinds apart; DICOM's mark ends at byte 132."""
 
 KINDS = (
     (0, b"MATLAB 5.0", "a MATLAB 5 file: save it again with `save(..., '-v7.3')`"),
@@ -20,11 +20,11 @@ KINDS = (
     (0, b"\x89PNG", "a PNG picture"),
     (0, b"\xff\xd8\xff", "a JPEG picture"),
 )
-"""Where the mark of a kind that is not read stands, the mark, and what to say."""
+"""Kinds of files that are not read: offset of the mark, the mark, and the words for the message."""
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is not a regular file: opening a pipe or a device could wait for ever.
+    """Refuse anything but a regular file, because opening a pipe or a device could wait forever.
 
     Raises
     ------
@@ -35,19 +35,20 @@ def check_regular(path: Path) -> None:
         if path.is_file():
             return
         missing, folder = not path.exists(), path.is_dir()
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+    # A name that is too long, or contains a zero byte, cannot even be looked up.
+    except (OSError, ValueError) as error:
         raise BadInputError(f"{str(path)[:200]} cannot be opened: {error}") from error
     if missing:
         raise BadInputError(f"{path} does not exist")
     if folder:
-        raise BadInputError(f"{path} is a folder; name one file")
+        raise BadInputError(f"{path} is a folder: give one file")
     raise BadInputError(
         f"{path} is a pipe, socket or device, not a file: write its content to a file first"
     )
 
 
 def kind_of(path: Path) -> str | None:
-    """What a file is, in words, if it is of a known kind that is not read here."""
+    """The kind of a file in words, if it is a known kind that cannot be read; else None."""
     with path.open("rb") as file:
         beginning = file.read(BEGINNING)
     for start, mark, words in KINDS:

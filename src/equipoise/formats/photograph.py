@@ -1,4 +1,4 @@
-"""Photographs: PNG, JPEG, TIFF and BMP, as luminance and what goes with it."""
+"""Photographs (PNG, JPEG, TIFF and BMP) as luminance, chroma and transparency."""
 
 import struct
 import warnings
@@ -21,34 +21,34 @@ TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.
 
 READ = ("PNG", "JPEG", "TIFF", "BMP")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError)
-"""What Pillow raises for damaged files."""
+"""Exceptions that Pillow raises for damaged files."""
 
 JPEG_QUALITY, JPEG_SIDE = 95, 65500
 GRAY_16 = ("I;16", "I;16B", "I;16L", "I")
 WHITE_16 = 2**16 - 1
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
-"""The TIFF tag that says what 0 stands for, and its value for film that was scanned as a negative;
-Pillow inverts 8 bits and leaves 16."""
+"""The TIFF tag that defines the meaning of 0, and its value for film that was scanned as a
+negative. Pillow inverts such images with 8 bits, but not those with 16."""
 
 MAX_PIXELS = 25_000_000
-"""Of a photograph that is read: about 25 bytes a pixel are held, and nine times as many pixels are
-made of it."""
+"""Most pixels of a photograph that is read. Each takes about 25 bytes, and the result has nine
+times as many."""
 
 
 @dataclass
 class Photograph:
-    """An image as luminance and what goes with it.
+    """An image as luminance, chroma and transparency.
 
     Attributes
     ----------
     luminance
-        (y, x), 0 black to 1 white, in the encoding of the file (not linear light).
+        (y, x), from 0 (black) to 1 (white), in the encoding of the file (not linear light).
     chroma
         Cb and Cr, (2, y, x) about 0; None for a grey image.
     alpha
-        (y, x), 0 to 1, or None.
+        (y, x), from 0 to 1, or None.
     bits
-        8 or 16, of each channel.
+        Bits of each channel, 8 or 16.
     profile
         ICC profile, if the file has one.
     notes
@@ -64,12 +64,12 @@ class Photograph:
 
 
 def read_photograph(path: Path) -> Photograph:
-    """Read a photograph, turned upright as its EXIF tag says.
+    """Read a photograph, turned upright according to its EXIF tag.
 
     Raises
     ------
     BadInputError
-        If the file does not exist, is not an image, or is broken.
+        If the file does not exist, is not an image, is too large, or is damaged.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -86,7 +86,7 @@ def read_photograph(path: Path) -> Photograph:
                 ImageOps.exif_transpose(image, in_place=True)
     except UnidentifiedImageError as error:
         kind = kind_of(path) or "not an image that can be read"
-        raise BadInputError(f"{path} is {kind}; read are {', '.join(READ)}: convert it") from error
+        raise BadInputError(f"{path} is {kind}: convert it to one of {', '.join(READ)}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadInputError(f"{path} is too large: {error}") from error
     except (*DAMAGE, struct.error) as error:
@@ -97,11 +97,11 @@ def read_photograph(path: Path) -> Photograph:
 
 
 def _check_pixels(size: tuple[int, int], path: Path) -> None:
-    """Before they are unpacked: a small file can stand for a large picture."""
+    """Refuse too many pixels before they are unpacked, because a small file can hold many."""
     if size[0] * size[1] > MAX_PIXELS:
         raise BadInputError(
-            f"{path} is too large: it has {size[0]} x {size[1]} pixels, at most "
-            f"{MAX_PIXELS / 1e6:g} million are read: cut it into parts, or scale it down"
+            f"{path} is too large: it has {size[0]} x {size[1]} pixels, and at most "
+            f"{MAX_PIXELS / 1e6:g} million can be read: cut it into parts, or scale it down"
         )
 
 
@@ -114,7 +114,8 @@ def _ignored(file: Any) -> list[str]:
     if file.mode in ("RGB", "RGBA", "LA") and "16" in str(rawmode):
         notes.append("channels of 16 bits are read with 8")
         clear = file.info.get("transparency")
-        if isinstance(clear, tuple):  # as the pixels
+        # The transparent colour must be reduced to 8 bits like the pixels that it is compared with.
+        if isinstance(clear, tuple):
             file.info["transparency"] = tuple(v >> 8 for v in clear)
     return notes
 
@@ -124,8 +125,8 @@ def _split_16(image: Any, negative: bool, notes: list[str]) -> Photograph:
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > WHITE_16:
         raise BadInputError(
-            f"the image has values from {low:g} to {high:g}: integers of 16 bits are the most that "
-            "can be used"
+            f"the image has values from {low:g} to {high:g}: convert it to integers of at most 16 "
+            "bits"
         )
     clear, profile = image.info.get("transparency"), image.info.get("icc_profile")
     alpha = None
@@ -144,6 +145,7 @@ def _split(image: Any, notes: list[str]) -> Photograph:
     has_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA", "La")
     wanted = ("LA" if grey else "RGBA") if has_alpha else ("L" if grey else "RGB")
+    # The profile of a CMYK image does not apply to the RGB values that it is converted to.
     if image.mode == "CMYK":
         profile = None
     array = np.atleast_3d(np.asarray(image if image.mode == wanted else image.convert(wanted)))
@@ -166,25 +168,27 @@ def check_photograph_target(
     overwrite: bool,
     inputs: Inputs | None = None,
 ) -> None:
-    """Whether :func:`write_photograph` will be able to write, before the work is done.
+    """Check that :func:`write_photograph` will be able to write, before the work begins.
 
     Raises
     ------
     BadInputError
-        If the format is not one that is written or cannot hold the image, the file exists, or it
-        is one of ``inputs``, which are read.
+        If the format is unknown or cannot hold the image, or the file exists or is one of
+        ``inputs``, the files that are read.
     """
     known = [suffix for suffix in (*WRITTEN, path.suffix) if suffix.lower() in WRITTEN]
     check_target(path, overwrite=overwrite, suffixes=known, inputs=inputs)
     if photograph.alpha is not None and WRITTEN[path.suffix.lower()] == "JPEG":
-        raise BadInputError(f"{path}: JPEG has no alpha channel, the image has one: use .png")
+        raise BadInputError(
+            f"{path}: the image has an alpha channel, and JPEG cannot store it: use .png"
+        )
     side = factor * max(photograph.luminance.shape)
     if side > JPEG_SIDE and WRITTEN[path.suffix.lower()] == "JPEG":
         raise BadInputError(f"{path}: a side of {side} pixels is too long for JPEG: use .png")
 
 
 def write_photograph(path: Path, photograph: Photograph) -> None:
-    """Write atomically, clipped to 0 to 1, with the bits that the format can hold.
+    """Write a photograph atomically, clipped to the range 0 to 1, with the bits of the format.
 
     Raises
     ------

@@ -1,8 +1,9 @@
 """Files appear under their name only when they are complete and on disk.
 
-A file is written under a name of its own beside the target, flushed, and renamed. The name holds
-the machine, the process and a random number, so that neither two threads nor two hosts share one,
-and says whose it is: what a killed process left is removed by the next that writes into the folder.
+A file is written under a temporary name next to the target, flushed, and renamed. The temporary
+name contains the machine, the process and a random number, so two threads or two hosts never share
+one. It also tells the owner: files that a killed process left behind are removed by the next
+process that writes into the folder.
 """
 
 import contextlib
@@ -23,27 +24,30 @@ from pathlib import Path
 from equipoise.outcome import BadInputError
 
 TEMPORARY = re.compile(r"\.equipoise-([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.tmp\..*", re.DOTALL)
-"""Machine, process and random number of a temporary name."""
+"""A temporary name, with the machine and the process as groups."""
 
 ABANDONED = 24 * 3600
 """Seconds without a change after which a temporary of another machine counts as left behind."""
 
 LONGEST_TAIL = 30
-"""Characters of the target that a temporary name ends with: names have at most 255 bytes."""
+"""Last characters of the target that are part of a temporary name, because names have at most 255
+bytes."""
 
 LOCK_SECONDS, LOCK_PAUSE = 5.0, 0.01
+"""Longest time to wait for a lock, and time between attempts."""
+
 ATTEMPTS = 20
-"""Tries to put a folder where others put theirs at the same time."""
+"""Attempts to rename a folder to a name that other processes use at the same time."""
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside the target that takes its place when the block ends well.
+    """A temporary path next to the target, which it replaces when the block ends without an error.
 
-    A block that writes nothing changes nothing. A folder replaces a folder. The file has the
-    permissions that the umask gives, and is on disk when the block has ended.
+    A block that writes nothing changes nothing. A folder replaces a folder. The file gets the
+    permissions of the umask and is on disk when the block has ended.
     """
     with replacing_set([path]) as (temporary,):
         yield temporary
@@ -51,10 +55,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_set(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Temporary paths of files of one folder that belong together; the first is the main one.
+    """Temporary paths of files that belong together in one folder; the first is the main file.
 
-    All are complete on disk before the first of them takes its place; the main one is the last. A
-    companion of an older set that the block does not write is removed with it.
+    All of them are complete on disk before the first is renamed, and the main file is renamed last.
+    A companion of an older set that the block does not write is removed.
     """
     folder = paths[0].parent
     temporaries = [_temporary(path) for path in paths]
@@ -74,12 +78,13 @@ def replacing_set(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left in a folder, and nothing else.
+    """Remove the temporary files that killed processes left in a folder, and nothing else.
 
-    That is: temporaries of processes of this machine that are gone, and those of other machines
-    that nobody has written to for a day.
+    These are the files of processes of this machine that no longer exist, and the files of other
+    machines that have not changed for a day.
     """
-    with suppress(OSError):  # a folder that cannot be listed is found out where it is written to
+    # A folder that cannot be listed gives a better error when it is written to.
+    with suppress(OSError):
         for entry in list(os.scandir(folder)):
             name = TEMPORARY.fullmatch(entry.name)
             if name is not None and _is_left(Path(entry), name[1], int(name[2])):
@@ -93,12 +98,12 @@ def make_folder(folder: Path) -> None:
     Raises
     ------
     BadInputError
-        If a file stands in the way, or it may not be created.
+        If a file has that name, or the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInputError(f"{folder} cannot be made a folder: {error.strerror}") from error
+        raise BadInputError(f"the folder {folder} cannot be created: {error.strerror}") from error
 
 
 def _temporary(path: Path) -> Path:
@@ -108,7 +113,7 @@ def _temporary(path: Path) -> Path:
 
 @functools.cache
 def _machine() -> str:
-    """One word for the process numbers that can be asked here: host, boot and their namespace."""
+    """A word that identifies host, boot and namespace, within which process numbers are unique."""
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
@@ -129,28 +134,32 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it belongs to another user
+    # A process of another user may not be signalled, but it exists.
+    except OSError:
         return True
     return True
 
 
 def _finish(path: Path) -> None:
-    """Give a file, or the files of a folder, the usual permissions and wait until it is on disk."""
+    """Give a file, or the files of a folder, the usual permissions, and flush them to disk."""
     if path.is_dir():
         for inner in path.iterdir():
             _finish(inner)
         _flush_folder(path)
     elif path.exists():
         usual = _usual_permissions(path)
-        if stat.S_IMODE(path.stat().st_mode) != usual:  # safetensors lets only the owner read
-            with suppress(OSError):  # a file system may know no permissions
+        # safetensors writes files that only their owner may read.
+        if stat.S_IMODE(path.stat().st_mode) != usual:
+            # Some file systems have no permissions.
+            with suppress(OSError):
                 path.chmod(usual)
         with path.open("rb+") as file:
             os.fsync(file.fileno())
 
 
 def _usual_permissions(path: Path) -> int:
-    """Those of a new file in the folder of the path: asking the umask would change it meanwhile."""
+    """The permissions of a new file in the folder of the path."""
+    # The umask can only be read by changing it, which other threads would notice.
     probe = _temporary(path)
     try:
         probe.touch(exist_ok=False)
@@ -160,7 +169,7 @@ def _usual_permissions(path: Path) -> int:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Wait until the names of a folder are on disk; some file systems do not offer it."""
+    """Flush the names of a folder to disk; some file systems do not support it."""
     with suppress(OSError), _opened(folder) as number:
         os.fsync(number)
 
@@ -176,7 +185,7 @@ def _opened(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def _alone(folder: Path, needed: bool) -> Iterator[None]:
-    """Nobody else renames a set of files in the folder, where the file system can lock."""
+    """Keep others from renaming sets of files in the folder, if the file system has locks."""
     with contextlib.ExitStack() as stack:
         if needed:
             with suppress(OSError, ImportError):
@@ -188,7 +197,8 @@ def _alone(folder: Path, needed: bool) -> Iterator[None]:
 
 
 def _locked(number: int) -> bool:
-    import fcntl  # not on Windows
+    # Windows does not have this module.
+    import fcntl
 
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,9 +217,10 @@ def _take_place(temporary: Path, path: Path) -> None:
 
 
 def _folder_takes_place(temporary: Path, path: Path) -> None:
-    """A folder cannot be renamed over another: the old one steps aside, and comes back on failure.
+    """Replace a folder, which cannot be renamed over another: the old one is moved aside first.
 
-    Its name aside is not that of a temporary, so that nobody removes it should this process die.
+    It is moved back on failure. Its name aside is not a temporary one, so it is never removed as a
+    leftover if this process is killed.
     """
     for attempt in range(1, ATTEMPTS + 1):
         aside = path.with_name(f"{path.name}.replaced-{secrets.token_hex(8)}")
@@ -217,7 +228,8 @@ def _folder_takes_place(temporary: Path, path: Path) -> None:
             path.rename(aside)
         try:
             temporary.rename(path)
-        except OSError:  # another process was faster, or it is not possible at all
+        # Another process was faster, or renaming is not possible at all.
+        except OSError:
             if attempt == ATTEMPTS or not path.exists():
                 with suppress(OSError):
                     aside.rename(path)

@@ -1,4 +1,4 @@
-"""A real head, T1-weighted, that comes with matplotlib as sample data."""
+"""A real T1-weighted head that comes with matplotlib as sample data."""
 
 import gzip
 from pathlib import Path
@@ -12,7 +12,7 @@ SAMPLE_SHAPE = (256, 256)
 
 
 def head_slice() -> Tensor:
-    """The head, (1, y, x) complex64 with a smooth phase, 99th percentile about 1."""
+    """The head, (1, y, x) complex64, with a smooth phase and a 99th percentile of about 1."""
     from matplotlib.cbook import get_sample_data
 
     path = get_sample_data(SAMPLE, asfileobj=False)

@@ -1,4 +1,4 @@
-"""A scan as the stack of 2D problems that are solved, or why it cannot be one."""
+"""A scan as a stack of 2D problems, or the reason why this is not possible."""
 
 from dataclasses import replace
 
@@ -14,20 +14,20 @@ from equipoise.physics.fourier import kspace_to_image
 
 
 def why_not_solved(acquisition: Acquisition) -> str | None:
-    """What keeps a scan from being reconstructed and what can be done; None if nothing does."""
+    """Why a scan cannot be reconstructed, and what can be done; None if it can."""
     encoding = acquisition.encoding
     if isinstance(encoding, TrajectoryEncoding):
         _, readouts, samples, _ = encoding.coordinates.shape
         return (
             f"the k-space is not Cartesian (trajectory {encoding.name}, {readouts} readouts of "
-            f"{samples} samples): it is read and described, not reconstructed. Grid it first, for "
-            "instance with `bart nufft -i` and `bart fft -u`, and reconstruct the result"
+            f"{samples} samples): it is read and described, but not reconstructed. Grid it first, "
+            "for instance with `bart nufft -i` and `bart fft -u`, and reconstruct the result"
         )
     if len(encoding.matrix) == 3 and encoding.readout is None:
         shares = ", ".join(f"{_share(encoding.lines(a)):.0%} along {a}" for a in encoding.axes)
         return (
             f"3D k-space (z, y, x) = {encoding.matrix} in which no axis is fully sampled (of the "
-            f"lines that hold samples, {shares} were measured): it is read and described, not "
+            f"lines that hold samples, {shares} were measured): it is read and described, but not "
             "reconstructed. A volume is solved as 2D problems, after an inverse transform along a "
             "readout that is fully sampled; for undersampling along all three axes use other "
             "software, for instance `bart pics`"
@@ -40,7 +40,7 @@ def _share(lines: Tensor) -> float:
 
 
 def stack_shape(acquisition: Acquisition) -> tuple[int, int, int, int]:
-    """(images, coils, y, x) of :func:`as_slices`, without its work.
+    """The shape (images, coils, y, x) of :func:`as_slices`, without computing it.
 
     Raises
     ------
@@ -63,12 +63,11 @@ def _solvable(acquisition: Acquisition) -> CartesianEncoding:
 
 
 def as_slices(acquisition: Acquisition) -> Acquisition:
-    """The scan as a stack of 2D problems, the form that everything is solved in.
+    """The scan as a stack of 2D problems, the form in which everything is solved.
 
-    A stack of slices and frames is returned as it is. A volume becomes one 2D problem for each
-    sample of the inverse transform along its readout. This is exact: with a mask that is constant
-    along the readout, ``F_1D^-1 (M F_3D S x) = M F_2D S x`` slice by slice, and ``F_1D`` is
-    unitary.
+    A stack of slices and frames is returned unchanged. A volume becomes one 2D problem for each
+    sample of the inverse transform along its readout. This is exact: if the mask is constant along
+    the readout, ``F_1D^-1 (M F_3D S x) = M F_2D S x`` slice by slice, and ``F_1D`` is unitary.
 
     Raises
     ------
@@ -103,7 +102,7 @@ def _stack(array: Tensor) -> Tensor:
 
 
 def cut_along(array: Tensor, volume: Acquisition) -> Tensor:
-    """Maps or images (1 or frames, ..., z, y, x) of a volume as those of its slices."""
+    """Maps or images (1 or frames, ..., z, y, x) of a volume, cut into those of its slices."""
     frames, axis = len(volume.samples), _readout_axis(volume)
     return _stack(array.movedim(axis - 3, -1).expand(frames, *(-1,) * (array.ndim - 1)))
 
@@ -115,9 +114,9 @@ def _readout_axis(volume: Acquisition) -> int:
 
 
 def join_slices(array: Tensor, volume: Acquisition) -> Tensor:
-    """An array of the image domain of the slices of a volume, (images, coil, ., .), as a volume.
+    """Images or maps of the slices of a volume, (images, coil, ., .), joined to a volume.
 
-    The inverse of :func:`cut_along`: (frame, coil, z, y, x).
+    This is the inverse of :func:`cut_along`; the result is (frame, coil, z, y, x).
     """
     slices = array.reshape(len(volume.samples), -1, *array.shape[1:])
     return slices.movedim(1, 2 + _readout_axis(volume))
@@ -128,12 +127,12 @@ def _notes(readout: str, lines: Tensor) -> list[str]:
     measured = lines.flatten(0, -2).any(0)
     if bool(measured.all()):
         return [across]
-    return [across, f"the readout holds {int(measured.sum())} of {len(measured)} samples: zeros "
-            "are taken for the others"]  # fmt: skip
+    return [across, f"the readout holds {int(measured.sum())} of {len(measured)} samples: the "
+            "others are taken as zero"]  # fmt: skip
 
 
 def _header(header: Header, axis: int, matrix: tuple[int, ...]) -> Header:
-    """What is known of the slices of volumes."""
+    """The header of the slices of volumes."""
     n, several = matrix[axis], len({label.get("slice") for label in header.labels}) > 1
     labels = [
         {k: v for k, v in label.items() if k != "slice"}
@@ -155,7 +154,7 @@ def _pair(numbers: tuple[int, ...] | None, axis: int) -> tuple[int, int] | None:
 
 
 def _geometry(volume: Geometry, axis: int, n: int) -> Geometry:
-    """Slices across one of the axes (slice, y, x) of a volume, its centre being voxel n // 2."""
+    """The geometry of slices across an axis (slice, y, x) of a volume with its centre at n // 2."""
     across, first, second = (axis, *(i for i in range(3) if i != axis))
     directions = (volume.slice_dir, volume.y_dir, volume.x_dir)
     step = volume.spacing[across] * np.array(directions[across])
