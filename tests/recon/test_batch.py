@@ -115,7 +115,7 @@ class TestFailures:
         assert records == [r for r in lines_of(tmp_path / "out") if r["event"] == "written"]
 
     def test_a_scan_that_did_not_converge_fails_only_when_strict(self, scans, tmp_path):
-        arguments = ("recon", *scans[:2], "--acceleration", 2, "--rtol", 1e-12, "-o")
+        arguments = ("recon", *scans[::2], "--acceleration", 2, "--rtol", 1e-12, "-o")
         assert run(*arguments, tmp_path / "a").exit_code == 0
         assert run(*arguments, tmp_path / "b", "--strict").exit_code == 3
 
