@@ -77,7 +77,12 @@ def model_section(method: str) -> dict:
     """That of the tiny run, for a method."""
     settings = {"m": 0.01, "iterations": 3}
     known = METHODS[method].Config.model_fields
-    networks = {"unet": {"features": 4}, "mol-ridge": {"features": 4, "basis": 2}}
+    networks = {
+        "unet": {"features": 4},
+        "mol-ridge": {"features": 4, "basis": 2},
+        "mol-layered": {"features": 4, "basis": 2},
+        "mol-composed": {"features": 4, "width": 4, "layers": 2},
+    }
     network = networks.get(method, TINY["model"]["network"])
     kept = {key: value for key, value in settings.items() if key in known}
     return {"method": method, "network": network, **kept}
@@ -116,7 +121,7 @@ def test_a_killed_run_resumes_to_the_same_weights(method, config_file, tmp_path,
 @pytest.mark.parametrize("method", FROM_NOTHING)
 def test_every_method_learns(method, config_file, tmp_path):
     """From a data weight that is far too low."""
-    lam = "value" if method == "mol-ridge" else "lam"
+    lam = "value" if "threshold_rule" in METHODS[method].Config.model_fields else "lam"
     model = {**model_section(method), "data_weight": {lam: 1.0}}
     untrained = {"model": model, "steps": 1, "warmup_steps": 0, "learning_rate": 1e-9}
     trained = {"model": model, "steps": 20, "validate_every": 15, "weight_learning_rate": 0.3}

@@ -87,6 +87,8 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     Config: ClassVar[type[MethodConfig]]
     calibration: Calibration | None = None
+    by_construction: ClassVar[bool] = False
+    """Whether every value of the weights proves m, so that weights which do not are damaged."""
 
     def __init__(
         self, network: nn.Module, data_weight: nn.Module, options: SolverOptions | None = None

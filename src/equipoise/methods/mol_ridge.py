@@ -6,8 +6,9 @@ import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import ScanRule, ScanRuleConfig
-from equipoise.methods.method import ParameterGroup
+from equipoise.methods.method import MethodConfig, ParameterGroup
 from equipoise.methods.mol import MOL, Conditioned, SolvedConfig
+from equipoise.networks.conditioned import ConditionedNetwork
 from equipoise.networks.ridge import Ridge, RidgeConfig
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import LinearOperator
@@ -25,15 +26,20 @@ LAM, THRESHOLD = 8.0, 0.03
 """Start values of the rules at a relative noise of 0.015 and 4-fold acceleration."""
 
 
-class RidgeLikeConfig(SolvedConfig):
-    """Settings of methods with a ridge, see :class:`MolRidge`; the ridge has m and proves it."""
+class ConditionedConfig(SolvedConfig):
+    """Settings of methods whose network has thresholds with a scale, and an m that it proves."""
 
     PARTS: ClassVar[tuple[str, ...]] = ("network", "data_weight", "threshold_rule")
 
-    network: RidgeConfig = RidgeConfig()
     data_weight: ScanRuleConfig = ScanRuleConfig(value=LAM)  # type: ignore[assignment]
     threshold_rule: ScanRuleConfig = ScanRuleConfig(value=THRESHOLD, power=0.5)
     solver: SolverOptions = SolverOptions(window=WINDOW)
+
+
+class RidgeLikeConfig(ConditionedConfig):
+    """Of methods with a ridge."""
+
+    network: RidgeConfig = RidgeConfig()
 
 
 class MolRidgeConfig(RidgeLikeConfig):
@@ -53,7 +59,7 @@ class MolRidge(MOL):
     Parameters
     ----------
     network
-        The ridge, with its m.
+        The ridge, with its m, or another network with thresholds that proves one.
     data_weight
         Rule for lam.
     threshold_rule
@@ -63,8 +69,9 @@ class MolRidge(MOL):
     """
 
     name = "mol-ridge"
-    Config: ClassVar[type[RidgeLikeConfig]] = MolRidgeConfig
-    network: Ridge
+    Config: ClassVar[type[MethodConfig]] = MolRidgeConfig
+    by_construction = True
+    network: Any
 
     @classmethod
     def around(cls, network: Any, config: Any) -> "MolRidge":
@@ -74,7 +81,7 @@ class MolRidge(MOL):
 
     def __init__(
         self,
-        network: Ridge,
+        network: Ridge | ConditionedNetwork,
         data_weight: ScanRule | None = None,
         threshold_rule: ScanRule | None = None,
         *,
@@ -96,7 +103,7 @@ class MolRidge(MOL):
         """Kernels; thresholds and shares at ten times their rate; both rules."""
         body = self.network
         return [
-            ParameterGroup([body.first, body.second]),
+            ParameterGroup(body.kernels()),
             ParameterGroup([body.log_threshold, body.share], factor=FASTER),
             ParameterGroup(
                 [*self.data_weight.parameters(), *self.threshold_rule.parameters()], of_rules=True

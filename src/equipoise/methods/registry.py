@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from equipoise.methods.method import Method, MethodConfig
 from equipoise.methods.mol import MOL
 from equipoise.methods.mol_guided import MolGuided
+from equipoise.methods.mol_layered import MolComposed, MolLayered
 from equipoise.methods.mol_m import MOLM
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_sn import DEGRAD, MOLSN
@@ -21,6 +22,8 @@ METHODS: dict[str, type[Method]] = {
         MOLSN,
         DEGRAD,
         MolRidge,
+        MolLayered,
+        MolComposed,
         MolGuided,
         MoDL,
         ADMMNet,

@@ -132,6 +132,34 @@ AT_ONCE = 2**22
 """Matrix entries that are held at once: 64 MiB."""
 
 
+def one_input_norm_squared(kernel: Tensor, grid: int = GRID) -> Tensor:
+    """Proved bound on ``||U||^2`` of a convolution with one input, differentiable.
+
+    The symbol has one column, so its squared norm is a trigonometric polynomial. It is bounded
+    between grid points as in :func:`convolution_norm_upper`.
+    """
+    symbol = torch.fft.rfft2(kernel[:, 0], s=(grid, grid))
+    largest = symbol.abs().square().sum(0).amax()
+    return largest / math.cos((kernel.shape[-1] - 1) * math.pi / grid) ** 2
+
+
+def convolution_norm(kernel: Tensor, grid: int = GRID) -> Tensor:
+    """The bound of :func:`convolution_norm_upper`, differentiable in the kernel.
+
+    Its gradient is that of the largest singular value on a coarse grid of frequencies.
+    """
+    upper = convolution_norm_upper(kernel, grid)
+    if not (torch.is_grad_enabled() and kernel.requires_grad):
+        return torch.full((), upper, dtype=kernel.dtype, device=kernel.device)
+    symbol = torch.fft.rfft2(kernel, s=(COARSE, COARSE)).permute(2, 3, 0, 1)
+    largest = torch.linalg.svdvals(symbol)[..., 0].amax()
+    return largest * (upper / largest.detach()) if upper else largest
+
+
+COARSE = 16
+"""Frequencies per axis at which a gradient looks for the largest singular value."""
+
+
 def lipschitz_upper(kernels: list[Tensor], grid: int = GRID, *, skip: float = 0.0) -> float:
     """Proved bound on the Lipschitz constant of convolutions with ReLU between them (13).
 

@@ -10,21 +10,29 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from equipoise.networks.blocks import (
+    BLOCK,
+    KERNEL,
+    PRODUCTS,
+    analysed,
+    between_blocks,
+    synthesised,
+    whole_blocks,
+)
 from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
-from equipoise.networks.proved import GRID, convolution_norm_upper
+from equipoise.networks.proved import convolution_norm_upper, one_input_norm_squared
 from equipoise.networks.rounding import shrinkage_rounding
+from equipoise.networks.shrinkage import (
+    Slopes,
+    inverse_modulus,
+    slopes,
+    start_of_thresholds,
+)
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
 
 HALF = 5
 """Side of the two kernels whose composition has the side ``KERNEL``."""
-
-KERNEL = 2 * HALF - 1
-"""Side of the kernels of U."""
-
-BLOCK = 4
-"""Side of the blocks of pixels that become channels. CPUs convolve 16 channels faster than one, and
-three blocks hold a kernel of 9. The transposed convolution was measured to take half the time."""
 
 BELOW = 1 - 1e-6
 """Keeps the norm below its bound although kernels are rounded after they were normalised."""
@@ -114,8 +122,7 @@ class Ridge(nn.Module):
         second = torch.randn((features, basis, HALF, HALF), generator=generator)
         self.first = nn.Parameter(first)
         self.second = nn.Parameter(second / (HALF * math.sqrt(basis)))
-        spread = torch.linspace(-SPREAD, SPREAD, clips) if clips > 1 else torch.zeros(1)
-        self.log_threshold = nn.Parameter(spread[:, None].repeat(1, features))
+        self.log_threshold = nn.Parameter(start_of_thresholds(clips, features))
         self.share = nn.Parameter(torch.zeros(clips, features))
 
     @property
@@ -128,13 +135,14 @@ class Ridge(nn.Module):
         """Largest distance, in pixels, of the input of an output pixel, through U and U^T."""
         return KERNEL - 1
 
+    def kernels(self) -> list[nn.Parameter]:
+        """Both factors of the kernels."""
+        return [self.first, self.second]
+
     def kernel(self) -> Tensor:
         """U as it is used: zero mean, normalised, (features, 1, 9, 9) in double precision."""
-        first = self.first.double()
-        first = first - first.mean((2, 3), keepdim=True)
-        second = self.second.double().flip(2, 3)
-        kernel = F.conv2d(first.transpose(0, 1), second, padding=HALF - 1).transpose(0, 1)
-        return kernel * torch.sqrt(2 * (1 - self.m) / _norm_squared(kernel)) * BELOW
+        kernel = zero_mean_kernels(self.first.double(), self.second.double())
+        return kernel * torch.sqrt(2 * (1 - self.m) / one_input_norm_squared(kernel)) * BELOW
 
     def used(self) -> Used:
         """Kernels, thresholds and shares of an evaluation, differentiable in the weights."""
@@ -143,7 +151,7 @@ class Ridge(nn.Module):
         size = kernel.square().sum((1, 2, 3)).sqrt()
         thresholds = self.log_threshold.exp() * size.to(self.dtype)
         shares = torch.softmax(self.share, 0)
-        return Used(_between_blocks(kernel.to(self.dtype)), thresholds, shares)
+        return Used(between_blocks(kernel.to(self.dtype)), thresholds, shares)
 
     def at(self, threshold: PerSample, factors: Tensor | None = None) -> "RidgeAt":
         """H with every threshold multiplied by a scale for each sample, (batch,) (22).
@@ -157,8 +165,8 @@ class Ridge(nn.Module):
 
     def coefficients(self, image: Image, threshold: PerSample) -> Tensor:
         """``|U x|`` in units of its thresholds (their geometric mean), (batch, features, y, x)."""
-        used, network = self.used(), self.at(threshold)
-        z = network.analysed(image, used)
+        used = self.used()
+        z = analysed(image, used.blocks, self.channels)
         size = z.square().sum(1).add(torch.finfo(z.dtype).tiny ** 0.5).sqrt().flatten(1, 2)
         planes = F.pixel_shuffle(size, BLOCK)[..., : image.shape[-2], : image.shape[-1]]
         unit = used.thresholds.log().mean(0).exp()[:, None, None]
@@ -193,7 +201,8 @@ class Ridge(nn.Module):
         """m, by construction (19); nothing for weights that are NaN or Inf, or m outside (0, 1)."""
         upper = self.lipschitz_upper()
         if not 0 < self.m < 1 or math.isinf(upper):
-            return Monotonicity(None, "none", f"m is {self.m}, or a weight is NaN or Inf")
+            found = f"m is {self.m}, and the bound of Lip(H) is {upper}: kernels without a norm"
+            return Monotonicity(None, "none", found)
         reason = f"F - {self.m:.4g} I = U^T s(U x) with s increasing; Lip(H) <= {upper:.4g}"
         return Monotonicity(self.m, "proved", reason)
 
@@ -201,12 +210,8 @@ class Ridge(nn.Module):
         """A proved bound on the rounding of one evaluation, for every threshold scale."""
         with torch.no_grad():
             kernel = self.kernel().to(self.dtype)
-        terms = 9 * BLOCK**2 + 1, 9 * BLOCK**2 * self.features + 1
+        terms = PRODUCTS + 1, PRODUCTS * self.features + 1
         return shrinkage_rounding(kernel, terms, image, self.dtype)
-
-
-SPREAD = 1.2
-"""Logarithm of the largest threshold of a channel at the start; the smallest has its negative."""
 
 
 class RidgeAt(nn.Module):
@@ -267,9 +272,8 @@ class RidgeAt(nn.Module):
     def forward(self, image: Image) -> Image:
         """``H(x) = (1 - m) x - U^T s(U x)``, computed in the precision of the weights."""
         used = self._used()
-        z = self.analysed(image, used)
-        weight, _ = self._weights(z, used)
-        return self._kept(image) - self._synthesised(z * weight, image, used)
+        z = analysed(image, used.blocks, self.channels)
+        return self._kept(image) - synthesised(z * self._slopes(z, used).weight, image, used.blocks)
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
         """The symmetric Jacobian at an image as ``d -> J d``; a product costs one evaluation.
@@ -277,17 +281,16 @@ class RidgeAt(nn.Module):
         Along z the slope of s is ``sum_j a_j [|z| < tau_j]``; across z it is ``s(|z|) / |z|``.
         """
         with torch.no_grad():
-            z = self.analysed(image, self._fixed)
-            weight, drop = self._weights(z, self._fixed)
-            direction = z * _inverse_modulus(z)
+            z = analysed(image, self._fixed.blocks, self.channels)
+            weight, drop = self._slopes(z, self._fixed)
+            direction = z * inverse_modulus(z)
 
         def product(change: Image) -> Image:
             used = self._used()
-            v = self.analysed(change, used)
+            v = analysed(change, used.blocks, self.channels)
             along = (direction * v).sum(1, keepdim=True)
-            return self._kept(change) - self._synthesised(
-                v * weight - direction * (drop * along), change, used
-            )
+            moved = v * weight - direction * (drop * along)
+            return self._kept(change) - synthesised(moved, change, used.blocks)
 
         return product
 
@@ -295,87 +298,30 @@ class RidgeAt(nn.Module):
         """Fixed during a solve, but built again when the weights may need a gradient."""
         return self.ridge.used() if torch.is_grad_enabled() else self._fixed
 
-    def _weights(self, z: Tensor, used: Used) -> tuple[Tensor, Tensor]:
-        """``s(|z|) / |z|``, and the part of it that is missing from the slope along z."""
-        inverse = _inverse_modulus(z)
+    def _slopes(self, z: Tensor, used: Used) -> Slopes:
+        """The slopes of s at coefficients, each with the factors of its pixel."""
         scale = self.threshold.to(self.dtype).reshape(-1, 1, 1, 1, 1, 1)
         if self.factors is not None:
-            blocks = F.pixel_unshuffle(_whole_blocks(self.factors.to(self.dtype)), BLOCK)
+            blocks = F.pixel_unshuffle(whole_blocks(self.factors.to(self.dtype)), BLOCK)
             scale = scale * blocks.reshape(len(blocks), 1, *z.shape[2:])
-        inverse = inverse * scale
-        weight = drop = torch.zeros(())
-        for threshold, share in zip(used.thresholds, used.shares):
-            ratio = threshold[:, None, None, None] * inverse
-            weight = weight + share[:, None, None, None] * ratio.clamp(max=1)
-            drop = drop + share[:, None, None, None] * torch.where(ratio < 1, ratio, 0)
-        return weight, drop
+        return slopes(z, used.thresholds, used.shares, scale)
 
     def _kept(self, image: Image) -> Image:
         """``(1 - m) x``; for real images, of the real part only."""
         image = image.real + 0j if self.channels == 1 else image
         return (1 - self.ridge.m) * image
 
-    def analysed(self, image: Image, used: Used) -> Tensor:
-        """``U x`` inside the image, (batch, part, feature, 16, blocks, blocks)."""
-        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
-        parts = torch.view_as_real(image.to(complex_dtype))[..., : self.channels].to(self.dtype)
-        parts = parts.permute(0, 3, 1, 2).flatten(0, 1)[:, None]
-        z = F.conv2d(F.pixel_unshuffle(_whole_blocks(parts), BLOCK), used.blocks, padding=1)
-        shape = (len(image), self.channels, self.ridge.features, BLOCK**2, *z.shape[-2:])
-        z = z.reshape(shape)
-        # U ends at the border of the image; the padding to whole blocks must hold no coefficients.
-        if image.shape[-2] % BLOCK or image.shape[-1] % BLOCK:
-            inside = _whole_blocks(torch.ones_like(parts[:1]))
-            z = z * F.pixel_unshuffle(inside, BLOCK)[:, None, None]
-        return z
 
-    def _synthesised(self, z: Tensor, image: Image, used: Used) -> Image:
-        """``U^T z`` as an image of the shape and precision of ``image``."""
-        flat = z.reshape(len(image) * self.channels, -1, *z.shape[-2:])
-        planes = F.pixel_shuffle(F.conv_transpose2d(flat, used.blocks, padding=1), BLOCK)
-        planes = planes[..., : image.shape[-2], : image.shape[-1]]
-        parts = planes.reshape(len(image), self.channels, *image.shape[-2:]).permute(0, 2, 3, 1)
-        if self.channels == 1:
-            parts = torch.cat([parts, torch.zeros_like(parts)], -1)
-        return torch.view_as_complex(parts.contiguous()).to(image.dtype)
+def zero_mean_kernels(first: Tensor, second: Tensor) -> Tensor:
+    """Kernels of 9 x 9 with zero mean, each composed of two of 5 x 5, (features, 1, 9, 9).
 
-
-def _inverse_modulus(z: Tensor) -> Tensor:
-    """``1 / |z|`` over real and imaginary part; large but finite where z is 0.
-
-    The number added under the root keeps s increasing, its slopes in [0, 1], and its powers finite.
+    Parameters
+    ----------
+    first
+        Kernels of the basis, (basis, 1, 5, 5); their means are removed.
+    second
+        How they are combined, (features, basis, 5, 5).
     """
-    return torch.rsqrt(z.square().sum(1, keepdim=True) + torch.finfo(z.dtype).tiny ** 0.5)
-
-
-def _norm_squared(kernel: Tensor) -> Tensor:
-    """Proved bound on ``||U||^2`` of a convolution with one input, differentiable.
-
-    The symbol has one column, so its squared norm is a trigonometric polynomial. It is bounded
-    between grid points as in :func:`~equipoise.networks.proved.convolution_norm_upper`.
-    """
-    symbol = torch.fft.rfft2(kernel[:, 0], s=(GRID, GRID))
-    largest = symbol.abs().square().sum(0).amax()
-    return largest / math.cos((KERNEL - 1) * math.pi / GRID) ** 2
-
-
-def _whole_blocks(planes: Tensor) -> Tensor:
-    """Planes with zeros added below and to the right, up to whole blocks."""
-    y, x = (-n % BLOCK for n in planes.shape[-2:])
-    return F.pad(planes, (0, x, 0, y)) if x or y else planes
-
-
-def _between_blocks(kernel: Tensor) -> Tensor:
-    """A kernel (features, 1, 9, 9) as a kernel between images of blocks, (features 16, 16, 3, 3).
-
-    The offset from pixel p of a block to pixel q of a block at distance b is ``4 b + q - p``.
-    """
-    device = kernel.device
-    phase, block = torch.arange(BLOCK, device=device), torch.arange(3, device=device) - 1
-    offset = BLOCK * block + phase[:, None] - phase[:, None, None] + KERNEL // 2
-    fits = (offset >= 0) & (offset < KERNEL)
-    index = offset.clamp(0, KERNEL - 1).flatten()
-    taken = kernel[:, 0, index][:, :, index].reshape(-1, BLOCK, BLOCK, 3, BLOCK, BLOCK, 3)
-    taken = taken * (fits[..., None, None, None] & fits)
-    order = taken.permute(0, 1, 4, 2, 5, 3, 6)
-    return order.reshape(len(kernel) * BLOCK**2, BLOCK**2, 3, 3)
+    first = first - first.mean((2, 3), keepdim=True)
+    flipped = second.flip(2, 3)
+    return F.conv2d(first.transpose(0, 1), flipped, padding=HALF - 1).transpose(0, 1)

@@ -90,9 +90,7 @@ def chain_rounding(
     of the weights. The bound holds for sums in any order. It does not hold for convolutions by
     Winograd's algorithm or by Fourier transforms, which double precision does not use here.
     """
-    size = norm(image) * UPWARDS
-    narrows = torch.finfo(image.dtype).eps < torch.finfo(dtype).eps
-    error = size * unit_roundoff(dtype) if narrows else torch.zeros_like(size)
+    size, error = _at_the_start(image, dtype)
     pixels = math.sqrt(image[0].numel())
     image_size = size
     for layer in layers:
@@ -136,15 +134,105 @@ def shrinkage_rounding(
     weights = kernel.detach().double()
     absolute = float(weights.abs().sum((1, 2, 3)).square().sum().sqrt()) * UPWARDS
     upper = convolution_norm_upper(weights)
-    size = norm(image) * UPWARDS
-    narrows = torch.finfo(image.dtype).eps < torch.finfo(dtype).eps
-    error = size * unit_roundoff(dtype) if narrows else torch.zeros_like(size)
+    size, error = _at_the_start(image, dtype)
     analysed = upper * error + gamma(terms[0], dtype) * absolute * (size + error)
     largest = upper * size
     shrunk = analysed + gamma(SHRINKAGE_OPERATIONS, dtype) * (largest + analysed)
     back = upper * shrunk + gamma(terms[1], dtype) * absolute * (largest + shrunk)
     last = gamma(SKIP_OPERATIONS, image.dtype) * (size + upper * largest + back)
     return (back + last) * UPWARDS
+
+
+@torch.no_grad()
+def layered_rounding(
+    kernel: Tensor,
+    between: Sequence[Tensor],
+    terms: tuple[int, int],
+    image: Image,
+    dtype: torch.dtype,
+) -> PerSample:
+    """Bound of ``||fl(H(x)) - H(x)||`` for ``H(x) = k x - U^T z`` of layers.
+
+    With ``z_k = s(W_k z_(k-1) + U_k x)``, as in :func:`shrinkage_rounding`, with
+    ``||U_k|| <= ||U||`` and sums over the layers; ``t_k >= ||z_k||`` and e_k its error::
+
+        t_k = ||U|| X + ||W_k|| t_(k-1)
+        v_k = e_U + ||W_k|| e_(k-1) + gamma || |W_k| || (t_(k-1) + e_(k-1)) + u t_k
+        e_k = v_k + gamma_s (t_k + v_k)
+
+    Parameters
+    ----------
+    kernel
+        Those of all U_k, (layers features, 1, k, k).
+    between
+        Those of W_k.
+    terms
+        Products that a coefficient of U x and a pixel of U^T z are the sums of.
+    image, dtype
+        x, and the precision of the weights.
+    """
+    weights = kernel.detach().double()
+    absolute = float(weights.abs().sum((1, 2, 3)).square().sum().sqrt()) * UPWARDS
+    upper = convolution_norm_upper(weights)
+    size, error = _at_the_start(image, dtype)
+    of_u = upper * error + gamma(terms[0], dtype) * absolute * (size + error)
+    layer_size = torch.zeros_like(size)
+    layer_error = torch.zeros_like(size)
+    all_sizes, all_errors = torch.zeros_like(size), torch.zeros_like(size)
+    for k in range(len(between) + 1):
+        of_v = of_u
+        before, layer_size = layer_size, upper * size
+        if k:
+            found = layer_rounding(between[k - 1], torch.zeros(1))
+            fresh = gamma(found.terms, dtype) * found.absolute_norm * (before + layer_error)
+            of_v = of_u + found.norm * layer_error + fresh
+            layer_size = layer_size + found.norm * before
+            of_v = of_v + gamma(1, dtype) * (layer_size + of_v)
+        layer_error = of_v + gamma(SHRINKAGE_OPERATIONS, dtype) * (layer_size + of_v)
+        all_sizes = all_sizes + layer_size.square()
+        all_errors = all_errors + layer_error.square()
+    sizes, errors = all_sizes.sqrt(), all_errors.sqrt()
+    back = upper * errors + gamma(terms[1], dtype) * absolute * (sizes + errors)
+    last = gamma(SKIP_OPERATIONS, image.dtype) * (size + upper * sizes + back)
+    return (back + last) * UPWARDS
+
+
+@torch.no_grad()
+def composed_rounding(kernels: Sequence[Tensor], image: Image, dtype: torch.dtype) -> PerSample:
+    """Bound of ``||fl(H(x)) - H(x)||`` for layers ``h - W^T s(W h)`` one after the other.
+
+    Every layer keeps 0 and has a Lipschitz constant of at most ``l = max(1, ||W||^2 - 1)``; what it
+    adds at its input of norm ``S <= size + error`` is bounded as in :func:`shrinkage_rounding`.
+
+    Parameters
+    ----------
+    kernels
+        Those of W, (features, width, k, k).
+    image, dtype
+        x, and the precision of the weights.
+    """
+    size, error = _at_the_start(image, dtype)
+    for kernel in kernels:
+        found = layer_rounding(kernel, torch.zeros(1))
+        taps = kernel.shape[0] * kernel[0, 0].numel()
+        given = size + error
+        wide = gamma(found.terms, dtype) * found.absolute_norm * given
+        coefficients = found.norm * given
+        shrunk = wide + gamma(SHRINKAGE_OPERATIONS, dtype) * (coefficients + wide)
+        back = found.norm * shrunk
+        back = back + gamma(taps, dtype) * found.absolute_norm * (coefficients + shrunk)
+        taken = gamma(1, dtype) * (given + found.norm * coefficients + back)
+        expands = max(1.0, found.norm**2 - 1)
+        size, error = expands * size, expands * error + back + taken
+    last = gamma(SKIP_OPERATIONS, image.dtype) * (size + error)
+    return (error + last) * UPWARDS
+
+
+def _at_the_start(image: Image, dtype: torch.dtype) -> tuple[PerSample, PerSample]:
+    """``||x||``, and the rounding of x to the precision of the weights."""
+    size = norm(image) * UPWARDS
+    narrows = torch.finfo(image.dtype).eps < torch.finfo(dtype).eps
+    return size, size * unit_roundoff(dtype) if narrows else torch.zeros_like(size)
 
 
 SHRINKAGE_OPERATIONS = 40

@@ -25,7 +25,8 @@ class Tiled(nn.Module):
     Parameters
     ----------
     network
-        H, with a finite ``reach``, and with ``part(y, x)`` if it depends on the position.
+        H, with a finite ``reach``, with ``part(y, x)`` if it depends on the position, and with
+        ``grid`` if only shifts by multiples of that leave it the same.
     tile
         Side of a tile in pixels, without the halo; None for one tile.
     recompute
@@ -85,7 +86,8 @@ class Tiled(nn.Module):
 
     def _cuts_of(self, image: Tensor) -> list[list["Cut"]]:
         assert self.tile is not None
-        return [_cuts(n, self.tile, self.network.reach) for n in image.shape[-2:]]
+        grid = getattr(self.network, "grid", 1)
+        return [_cuts(n, self.tile, self.network.reach, grid) for n in image.shape[-2:]]
 
     def _evaluate(self, network: Any, image: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
@@ -106,12 +108,16 @@ class Cut(NamedTuple):
     inner: slice
 
 
-def _cuts(n: int, tile: int, halo: int) -> list[Cut]:
-    """``0 .. n`` in pieces of nearly equal length, none longer than a tile, with clipped halos."""
+def _cuts(n: int, tile: int, halo: int, grid: int = 1) -> list[Cut]:
+    """``0 .. n`` in pieces of nearly equal length, none longer than a tile, with clipped halos.
+
+    Pieces with their halos begin at multiples of ``grid``.
+    """
     count = -(-n // tile)
     cuts = []
     for i in range(count):
         start, stop = n * i // count, n * (i + 1) // count
-        outer = slice(max(start - halo, 0), min(stop + halo, n))
+        first = max(start - halo, 0) // grid * grid
+        outer = slice(first, min(stop + halo, n))
         cuts.append(Cut(outer, slice(start - outer.start, stop - outer.start)))
     return cuts

@@ -175,7 +175,8 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if self._diverged(mse.item(), gradient_norm.item()):
+        of_image = (samples.target / units).abs().square().mean().item()
+        if self._diverged(mse.item(), of_image, gradient_norm.item()):
             return None
         self.optimizer.step()
         self._follow()
@@ -251,10 +252,11 @@ class _Run:
             rate = c.weight_learning_rate if own.of_rules else c.learning_rate
             group["lr"] = rate * own.factor * decay
 
-    def _diverged(self, mse: float, gradient_norm: float) -> bool:
+    def _diverged(self, mse: float, of_image: float, gradient_norm: float) -> bool:
+        """Not finite, or far above the mean and above zero images: hard scans alone are not."""
         if not (np.isfinite(mse) and np.isfinite(gradient_norm)):
             return True
-        return bool(self.mean_loss) and mse > DIVERGENCE_FACTOR * self.mean_loss
+        return bool(self.mean_loss) and mse > max(DIVERGENCE_FACTOR * self.mean_loss, of_image)
 
     # ---- validation ----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from equipoise.formats.replacing import replacing
 from equipoise.methods.method import Method, MethodConfig
 from equipoise.methods.registry import METHODS, stored_method
 from equipoise.methods.usual import Calibration
-from equipoise.networks.network import Shapes
+from equipoise.networks.network import Shapes, monotonicity_of
 from equipoise.outcome import BadInputError
 from equipoise.zoo.evidence import compute_evidence
 from equipoise.zoo.find import DEFAULT_MODEL, find_model
@@ -136,6 +136,7 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = 
     model.load_state_dict(state, assign=body is not None)
     model.calibration = _calibration(path, header)
     compute_evidence(model)
+    _check_proof(path, model)
     return model.eval()
 
 
@@ -189,6 +190,17 @@ def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
     for key, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise BadInputError(f"{path} is damaged: {key} is not finite")
+
+
+def _check_proof(path: Path, model: Method) -> None:
+    """Refuse weights that break what their method promises of all weights."""
+    if not model.by_construction or model.m_evidence == "proved":
+        return
+    found = monotonicity_of(model.network).reason
+    raise BadInputError(
+        f"{path} is damaged: {model.name} is proved for every value of its weights, and not for "
+        f"these: {found}. Get the file again"
+    )
 
 
 def _calibration(path: Path, header: Header) -> Calibration | None:

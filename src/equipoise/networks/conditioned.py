@@ -1,0 +1,183 @@
+"""Networks whose thresholds follow the noise of a scan: ``F_s(x) = s F(x / s)`` (22).
+
+For positively homogeneous layers with thresholds, F_s is F with every threshold times s. It is
+monotone with the same m, and H_s has the Lipschitz constant of H.
+"""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.networks.network import Monotonicity, NetworkConfig
+from equipoise.networks.shrinkage import Shrunk
+from equipoise.shapes import Image, PerSample
+
+Used = tuple[Tensor, ...]
+"""What an evaluation uses of the weights: kernels that are normalised, thresholds, shares."""
+
+
+class ConditionedNetwork(nn.Module, ABC):
+    """H with shrinkage of learned thresholds, at any scale of them.
+
+    Attributes
+    ----------
+    m
+        Monotonicity constant of ``F = I - H``.
+    channels
+        2 for complex images, 1 for real ones: the imaginary part is then zero.
+    log_threshold, share
+        Thresholds and shares of the shrinkage, (clip, feature) in their last axes.
+    """
+
+    m: float
+    channels: int
+    config: NetworkConfig
+    log_threshold: nn.Parameter
+    share: nn.Parameter
+
+    @abstractmethod
+    def used(self) -> Used:
+        """What evaluations use, differentiable in the weights."""
+
+    @abstractmethod
+    def moved(self, image: Image, scale: PerSample, used: Used) -> tuple[Image, list[Shrunk]]:
+        """H at a threshold scale, and the shrinkage of every layer."""
+
+    @abstractmethod
+    def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
+        """The Jacobian of H times a change of the image."""
+
+    @abstractmethod
+    def lipschitz_upper(self) -> float:
+        """Proved bound of Lip(H), from the kernels as they are used; infinite for NaN or Inf."""
+
+    @abstractmethod
+    def rounding(self, image: Image) -> PerSample:
+        """A proved bound of the rounding of one evaluation, at any threshold scale."""
+
+    @abstractmethod
+    def monotonicity(self) -> Monotonicity:
+        """m, by construction; nothing where a hypothesis fails, with the value that was found."""
+
+    @abstractmethod
+    def kernels(self) -> list[nn.Parameter]:
+        """The trained kernels."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Real dtype of the weights."""
+        return self.log_threshold.dtype
+
+    def at(self, threshold: PerSample) -> "AtScale":
+        """H with every threshold times a scale for each sample, (batch,) (22)."""
+        return AtScale(self, threshold)
+
+    def forward(self, image: Image) -> Image:
+        """``H(x)`` at the threshold scale 1."""
+        return self._at_one(image)(image)
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The Jacobian at an image as ``d -> J d``, at the threshold scale 1."""
+        return self._at_one(image).linearised(image)
+
+    def _at_one(self, image: Image) -> "AtScale":
+        return self.at(torch.ones(len(image), dtype=self.dtype, device=image.device))
+
+    def finite(self) -> bool:
+        """Whether no weight is NaN or Inf."""
+        return all(bool(torch.isfinite(w).all()) for w in self.parameters())
+
+    def unproved(self, reason: str) -> Monotonicity:
+        """Nothing, and why."""
+        return Monotonicity(None, "none", reason)
+
+
+class AtScale(nn.Module):
+    """H of a :class:`ConditionedNetwork` at one threshold scale for each sample."""
+
+    def __init__(self, network: ConditionedNetwork, threshold: PerSample):
+        super().__init__()
+        self.network, self.threshold = network, threshold
+        with torch.no_grad():
+            self._fixed = network.used()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AtScale":
+        """A copy that depends on nothing else: no gradient goes back from it to a rule."""
+        return AtScale(copy.deepcopy(self.network, memo), self.threshold.detach().clone())
+
+    def double(self) -> "AtScale":
+        """The same function in double precision, of the kernels and thresholds as they are."""
+        exact = AtScale(self.network.double(), self.threshold)
+        exact._fixed = tuple(tensor.double() for tensor in self._fixed)
+        return exact
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Real dtype of the weights."""
+        return self.network.dtype
+
+    @property
+    def channels(self) -> int:
+        """That of the network."""
+        return self.network.channels
+
+    @property
+    def reach(self) -> Any:
+        """That of the network."""
+        return self.network.reach
+
+    @property
+    def grid(self) -> int:
+        """That of the network: where it may be cut."""
+        return getattr(self.network, "grid", 1)
+
+    @property
+    def config(self) -> NetworkConfig:
+        """That of the network."""
+        return self.network.config
+
+    def lipschitz_upper(self) -> float:
+        """That of the network: it does not depend on the thresholds."""
+        return self.network.lipschitz_upper()
+
+    def monotonicity(self) -> Monotonicity:
+        """That of the network: it does not depend on the thresholds."""
+        return self.network.monotonicity()
+
+    def rounding(self, image: Image) -> PerSample:
+        """That of the network."""
+        return self.network.rounding(image)
+
+    def forward(self, image: Image) -> Image:
+        """``H(x)`` in the precision of the weights, as that of x."""
+        return self.network.moved(image, self.threshold, self._used())[0]
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The Jacobian at an image as ``d -> J d``, each at the price of one evaluation."""
+        with torch.no_grad():
+            _, layers = self.network.moved(image, self.threshold, self._fixed)
+        return lambda change: self.network.product(change, layers, self._used())
+
+    def _used(self) -> Used:
+        """Fixed for a solve, built again where a gradient for the weights may be asked for."""
+        return self.network.used() if torch.is_grad_enabled() else self._fixed
+
+
+def kept(image: Image, m: float, channels: int) -> Image:
+    """``(1 - m) x``, of the real part alone for real images."""
+    return (1 - m) * (image.real + 0j if channels == 1 else image)
+
+
+def limited(kernel: Tensor, norm: Tensor, limit: float) -> Tensor:
+    """A kernel whose norm is at most a limit: smaller ones stay as they are."""
+    return kernel * (limit / norm.clamp(min=limit))
+
+
+def largest_norm_between_layers(layers: int, delta: float) -> float:
+    """``(1 - delta) / cos(pi / (L + 1))``: what (20) allows the kernels between layers."""
+    return (1 - delta) / math.cos(math.pi / (layers + 1))

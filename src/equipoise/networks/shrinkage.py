@@ -1,0 +1,81 @@
+"""The activation of proved networks: it shrinks the modulus of complex coefficients.
+
+``s(z) = z sum_j a_j min(1, tau_j / |z|)`` with ``a_j >= 0`` and ``sum_j a_j = 1`` is the gradient
+of a convex function, a sum of Huber functions of ``|z|``, and 1-Lipschitz; so
+``<s(u) - s(v), u - v> >= ||s(u) - s(v)||^2`` (Baillon and Haddad 1977).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equipoise.shapes import PerSample
+
+
+class Slopes(NamedTuple):
+    """``s(|z|) / |z|``, and the part of it that is missing from the slope along z."""
+
+    weight: Tensor
+    drop: Tensor
+
+
+def inverse_modulus(z: Tensor) -> Tensor:
+    """``1 / |z|`` over real and imaginary part; large but finite where z is 0.
+
+    The number added under the root keeps s increasing, its slopes in [0, 1], and its powers finite.
+    """
+    return torch.rsqrt(z.square().sum(1, keepdim=True) + torch.finfo(z.dtype).tiny ** 0.5)
+
+
+def slopes(z: Tensor, thresholds: Tensor, shares: Tensor, scale: Tensor | None = None) -> Slopes:
+    """The slopes of s at coefficients (batch, part, feature, ...).
+
+    Parameters
+    ----------
+    z
+        Coefficients.
+    thresholds, shares
+        ``tau_j`` and ``a_j``, (clip, feature).
+    scale
+        Factor of the thresholds that broadcasts to z.
+    """
+    inverse = inverse_modulus(z)
+    inverse = inverse if scale is None else inverse * scale
+    shape = (-1, *(1,) * (z.ndim - 3))
+    weight = drop = torch.zeros(())
+    for threshold, share in zip(thresholds, shares):
+        a, ratio = share.reshape(shape), threshold.reshape(shape) * inverse
+        weight = weight + a * ratio.clamp(max=1)
+        drop = drop + a * torch.where(ratio < 1, ratio, 0)
+    return Slopes(weight, drop)
+
+
+class Shrunk(NamedTuple):
+    """s at coefficients z: its value, and its derivative along a change of them."""
+
+    value: Tensor
+    slopes: Slopes
+    direction: Tensor
+
+    def change(self, v: Tensor) -> Tensor:
+        """``s'(z) v``: along z the slope of s, across it ``s(|z|) / |z|``."""
+        along = (self.direction * v).sum(1, keepdim=True)
+        return v * self.slopes.weight - self.direction * (self.slopes.drop * along)
+
+
+def shrunk(z: Tensor, thresholds: Tensor, shares: Tensor, scale: PerSample) -> Shrunk:
+    """s at coefficients, its thresholds times a scale for each sample, (batch,)."""
+    factor = scale.to(z.dtype).reshape(-1, *(1,) * (z.ndim - 1))
+    found = slopes(z, thresholds, shares, factor)
+    return Shrunk(z * found.weight, found, z * inverse_modulus(z))
+
+
+def start_of_thresholds(clips: int, features: int) -> Tensor:
+    """Logarithms of thresholds, (clips, features), spread around 1."""
+    spread = torch.linspace(-SPREAD, SPREAD, clips) if clips > 1 else torch.zeros(1)
+    return spread[:, None].repeat(1, features)
+
+
+SPREAD = 1.2
+"""Logarithm of the largest threshold of a channel at the start; the smallest has its negative."""
