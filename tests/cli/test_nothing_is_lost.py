@@ -72,7 +72,7 @@ def test_what_is_read_is_never_written_over(command, folder, monkeypatch):
     before = contents(folder)
     result = run(*command, "--overwrite")
     assert result.exit_code == 1, result.stderr
-    assert "is read and would be written over" in " ".join(result.stderr.split())
+    assert "is read and would be overwritten" in " ".join(result.stderr.split())
     assert contents(folder) == before
 
 

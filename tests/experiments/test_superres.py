@@ -327,7 +327,7 @@ class TestCommand:
         Image.fromarray(np.full((9, 9), 99, np.uint8)).save(good)
         self.fails(tmp_path, tiny, "out.png", "too small")
         self.fails(tmp_path, clear, "out.jpg", "JPEG cannot store it")
-        self.fails(tmp_path, good, "out.xyz", "the suffix stands for no known format")
+        self.fails(tmp_path, good, "out.xyz", "the suffix has no known format")
         self.fails(tmp_path, good, "nowhere/out.png", "is not a folder")
         self.fails(tmp_path, tmp_path / "missing.png", "out.png", "does not exist")
         (tmp_path / "out.png").write_bytes(b"mine")

@@ -42,7 +42,7 @@ class TestXml:
             "flat": (start + end) * MAX_ELEMENTS,
             "combs": (start * (MAX_DEPTH - 2) + end * (MAX_DEPTH - 2)) * (MAX_ELEMENTS // 25),
         }[shape]
-        with pytest.raises(BadInputError, match="elements, or 32 inside each other"):
+        with pytest.raises(BadInputError, match="elements, or a depth above 32"):
             parse(header(inside), "s.h5")
 
     def test_what_is_just_allowed_is_searched_quickly(self):
@@ -71,7 +71,7 @@ class TestNumpy:
                 file.writestr("kspace.npy", content)
         else:
             path.write_bytes(content[: 2**16])
-        with pytest.raises(BadInputError, match=f"says that it has {size} bytes"):
+        with pytest.raises(BadInputError, match=f"declares {size} bytes"):
             read_arrays(path, ("kspace",))
 
     def test_a_directory_that_lies_about_the_stored_size_does_not_help(self, tmp_path):

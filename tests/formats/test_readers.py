@@ -205,7 +205,7 @@ class TestIsmrmrd:
         found = read(tmp_path / "s.h5")
         assert close(found.kspace[:, :, missing:], kspace[:1, :, missing:])
         assert not found.mask[:, :missing].any()
-        assert any("holds the most energy" in note for note in found.notes)
+        assert any("has the most energy" in note for note in found.notes)
 
     @pytest.mark.parametrize("phase", [0.0, 0.5])
     def test_an_echo_planar_scan_is_warned_about_with_the_level_of_its_ghosts(
@@ -413,7 +413,7 @@ class TestFastMri:
         for name in ("s.h5", "t.h5"):
             found = read(tmp_path / name)
             assert found.header.geometry is None
-            assert any("header is left out" in note for note in found.notes)
+            assert any("header is ignored" in note for note in found.notes)
 
 
 class TestTwix:

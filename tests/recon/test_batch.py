@@ -175,7 +175,7 @@ class TestFailures:
         content = (tmp_path / "a" / "scan.h5").read_bytes()
         result = run("recon", tmp_path / "a" / "scan.h5", "-o", tmp_path / "a", "--overwrite")
         assert result.exit_code == 1
-        assert "written over" in result.stderr
+        assert "overwritten" in result.stderr
         assert (tmp_path / "a" / "scan.h5").read_bytes() == content
 
 

@@ -58,7 +58,7 @@ def test_a_scan_goes_from_file_to_file_and_nothing_is_printed(
     assert torch.equal(again.result.image, done.result.image)
     with pytest.raises(BadInputError, match="exists"):
         reconstruct_file(full_scan, settings, target=done.target)
-    with pytest.raises(BadInputError, match="is read and would be written over"):
+    with pytest.raises(BadInputError, match="is read and would be overwritten"):
         reconstruct_file(full_scan, settings, target=full_scan, overwrite=True)
 
 

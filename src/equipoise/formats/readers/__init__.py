@@ -1,1 +1,1 @@
-"""Files in, one a format."""
+"""Readers of scans, one module for each format."""

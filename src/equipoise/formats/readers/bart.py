@@ -22,10 +22,12 @@ from equipoise.outcome import BadInputError
 
 
 def read(path: Path) -> Acquisition:
-    """Read Cartesian k-space; coil maps are another cfl, given with ``--csm``."""
+    """Read Cartesian k-space; coil maps are in another cfl and given with ``--csm``."""
     array = read_cfl(path)
     labels = _labels(array, path)
-    frames = frames_of(array)  # (frame, coil, dim 2, dim 1, dim 0): the byte order of the cfl
+    # (frame, coil, dim 2, dim 1, dim 0), the byte order of the cfl. A spatial dimension of 1 makes
+    # the scan 2D, whichever it is.
+    frames = frames_of(array)
     flat = next((axis for axis in (2, 4, 3) if frames.shape[axis] == 1), None)
     return make_acquisition(
         frames if flat is None else frames.squeeze(flat),
@@ -40,13 +42,13 @@ def read(path: Path) -> Acquisition:
 def read_along(path: Path, trajectory: Path) -> Acquisition:
     """Read k-space (1, sample, readout, coil) with its trajectory (3, sample, readout).
 
-    The matrix is not in these files: it is the smallest even one that holds the coordinates, as
-    `bart nufft` takes it.
+    The matrix is not in these files. It is the smallest even one that holds the coordinates, which
+    is the rule of `bart nufft`.
 
     Raises
     ------
     BadInputError
-        If the two do not belong together.
+        If the two files do not belong together.
     """
     array, points = read_cfl(path), read_cfl(trajectory)
     labels = _labels(array, path)
@@ -70,13 +72,13 @@ def read_along(path: Path, trajectory: Path) -> Acquisition:
         ),
         str(path),
         "BART",
-        notes=[f"the matrix is that which holds the coordinates of {trajectory}"],
+        notes=[f"the matrix is the smallest that holds the coordinates of {trajectory}"],
         header=Header(labels=labels),
     )
 
 
 def _labels(array: np.ndarray, path: Path) -> list[dict[str, int]]:
-    """What each frame is, in the order of :func:`frames_of`."""
+    """The labels of the frames, in the order of :func:`frames_of`."""
     known = (0, 1, 2, COIL, *LABELS)
     other = [d for d in range(N_DIMENSIONS) if array.shape[d] > 1 and d not in known]
     if other:

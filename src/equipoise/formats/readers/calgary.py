@@ -1,8 +1,8 @@
 """Calgary-Campinas HDF5: ``kspace`` (slices, y, x, 2 coils), real and imaginary interleaved.
 
-The readout is already inverse-transformed, DC lies at the corner, and the transform is numpy's
-unnormalised one: ``image = ifft2(kspace)`` with no shift. It is brought to the centred orthonormal
-convention. Columns that were filled with zeros (the last 15 % of kz) are not sampled.
+The readout is already inverse-transformed, DC lies in the corner, and the transform is numpy's
+unnormalised one without a shift, ``image = ifft2(kspace)``. The reader converts it to the centred
+orthonormal convention. Columns that were filled with zeros (the last 15 % of kz) are not sampled.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from equipoise.formats.hdf5 import dataset_names, load, open_hdf5
 from equipoise.physics.fourier import image_to_kspace
 
 MAX_COILS = 64
-"""A longer last axis is a matrix of real numbers, not interleaved coils."""
+"""Most interleaved coils; a longer last axis is one of the matrix."""
 
 
 def recognizes(path: Path) -> bool:

@@ -1,9 +1,9 @@
 """CMRxRecon: MATLAB 7.3 files (HDF5) with ``kspace_full`` or ``kspace_sub04``, ``08``, ``10``.
 
-Those of 2024 and later call it ``kspace`` or ``kus``.
-MATLAB's (kx, ky, coil, slice, time) is (time, slice, coil, ky, kx) here, numbers are compound
-(real, imag). Single-coil files lack the coil axis, other contrasts the time. A ``mask`` (ky, kx) is
-read where it lies in the same file; k-space that is zero everywhere counts as not measured.
+Files of 2024 and later call it ``kspace`` or ``kus``. MATLAB's (kx, ky, coil, slice, time) is
+(time, slice, coil, ky, kx) here, and numbers are compound (real, imag). Single-coil files lack the
+coil axis, and other contrasts lack the time. A ``mask`` (ky, kx) in the same file is used. K-space
+that is zero in all coils counts as not measured.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ def _saved_by_matlab(path: Path) -> bool:
 
 
 def read(path: Path) -> Acquisition:
-    """Read a CMRxRecon file; frames and slices are one stack, their labels keep them apart."""
+    """Read a CMRxRecon file; frames and slices become one stack, with labels to tell them apart."""
     with open_hdf5(path) as file:
         named = [n for n in ("kspace", UNDERSAMPLED) if n in file]
         name = (named or sorted(n for n in file if n.startswith(PREFIX)))[0]
@@ -52,7 +52,7 @@ def read(path: Path) -> Acquisition:
         masks = sorted(n for n in file if n.startswith("mask"))
         mask = read_complex(file[masks[0]]) if masks else None
         ignored = sorted(n for n in file if n not in {name, *masks[:1]} and n[0] != "#")
-    notes = [f"{name}: the readout is x; the file says nothing of pixel size and orientation"]
+    notes = [f"{name}: the readout is x; pixel size and orientation are not in the file"]
     if "single" in name:
         array = array[..., None, :, :]
         notes.append("single-coil file: treated as one coil")

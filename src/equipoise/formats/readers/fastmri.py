@@ -1,12 +1,12 @@
 """fastMRI HDF5: ``kspace`` (slices, coils, y, x) complex, optional ``mask``; M4Raw is the same.
 
-The readout is y here (the first axis of each matrix), the phase encoding x. ``ismrmrd_header``
-gives field of view, the matrix that images are cut to, and which columns are padding: with the
-encoding limits, columns from ``n // 2 - centre`` on, as many as there are encoding steps, were
-measured. Its XML is often not a valid ISMRMRD header (M4Raw), and is read leniently.
+The readout is y here (the first axis of each matrix), the phase encoding is x. ``ismrmrd_header``
+gives the field of view, the matrix to which images are cut, and the columns that are padding:
+according to the encoding limits, columns from ``n // 2 - centre`` on were measured, as many as
+there are encoding steps. Its XML is often not a valid ISMRMRD header (M4Raw) and is read leniently.
 
-Also read where they are present: ``csm`` (slices, coils, y, x) and ``target`` (slices, y, x), so
-that what the package writes can be read back. Single-coil files (slices, y, x) become one coil.
+``csm`` (slices, coils, y, x) and ``target`` (slices, y, x) are read if they are present, so files
+that the package wrote can be read back. Single-coil files (slices, y, x) become one coil.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
 
 
 def recognizes(path: Path) -> bool:
-    """True for every HDF5 file: the last of the HDF5 readers, it names what is missing."""
+    """True for every HDF5 file, because this is the last HDF5 reader and names what is missing."""
     return is_hdf5(path)
 
 
@@ -53,6 +53,7 @@ def read(path: Path) -> Acquisition:
     if kspace.ndim == 3:
         kspace = kspace[:, None]
         notes.append("single-coil file: treated as one coil")
+    # A header defines axes and centre; without one the data must tell them.
     if xml is None and own is None and kspace.ndim == 4:
         alone = not optional and not stored
         kspace = arranged(kspace, alone=alone, source=str(path), notes=notes)
@@ -67,7 +68,7 @@ def read(path: Path) -> Acquisition:
         optional |= _without_padding(xml, kspace, optional.get("mask"), notes)
     if stored and kspace.ndim == 4 and tuple(stored[0]) != kspace.shape[2:]:
         header.crop = _no_larger(stored[0], kspace.shape)
-        notes.append(f"images are cut to {_text(header.crop)}, as the reconstruction in the file")
+        notes.append(f"images are cut to {_text(header.crop)}, like the reconstruction in the file")
     return make_acquisition(
         kspace,
         str(path),
@@ -81,18 +82,18 @@ def read(path: Path) -> Acquisition:
 
 
 SERIES = ("average", "repetition", "phase", "contrast", "set")
-"""Counters of a header that the first of five axes may be."""
+"""Counters of the header that the first of five axes can stand for."""
 
 
 def _series(
     kspace: np.ndarray, xml: XmlHeader | None, source: str
 ) -> tuple[np.ndarray, list[dict[str, int]]]:
-    """(frame, coil, y, x) of (series, slice, coil, y, x), and the labels of the frames.
+    """Convert (series, slice, coil, y, x) to (frame, coil, y, x), with the labels of the frames.
 
     Raises
     ------
     BadInputError
-        If the header does not say what the series is.
+        If the header does not tell what the series is.
     """
     n, n_slices = kspace.shape[:2]
     limits = {} if xml is None else xml.limits
@@ -101,8 +102,8 @@ def _series(
         raise BadInputError(
             f"{source}: kspace has the shape {kspace.shape}, five axes: the first may be averages, "
             f"repetitions or contrasts, and no encoding limit of the header tells ({n} values of "
-            f"{' or '.join(names) or 'none'}). Give each as a file of its own, (slices, coils, y, "
-            "x), for instance kspace[0]; averages may also be averaged first, kspace.mean(0)"
+            f"{' or '.join(names) or 'none'}). Write each into a file of its own, (slices, coils, "
+            "y, x), for instance kspace[0]; averages may also be averaged first, kspace.mean(0)"
         )
     labels = [{names[0]: i, "slice": s} for i in range(n) for s in range(n_slices)]
     return kspace.reshape(-1, *kspace.shape[2:]), labels
@@ -113,7 +114,7 @@ def _is_stack(found: object) -> bool:
 
 
 def _xml(file: h5py.File, source: str, notes: list[str]) -> XmlHeader | None:
-    """The header, or None with a note: k-space can be reconstructed without it."""
+    """The header, or None with a note, because k-space can be reconstructed without it."""
     found = file.get("ismrmrd_header")
     if not isinstance(found, h5py.Dataset) or found.shape not in ((), (1,)):
         return None
@@ -123,7 +124,7 @@ def _xml(file: h5py.File, source: str, notes: list[str]) -> XmlHeader | None:
             raise BadInputError(f"ismrmrd_header is {type(content).__name__}, not text")
         return parse(content, source)
     except BadInputError as error:
-        notes.append(f"the header is left out: {error}")
+        notes.append(f"the header is ignored: {error}")
         return None
 
 
@@ -137,7 +138,7 @@ def _header(
             header.crop = _no_larger(wanted, shape)
             notes.append(f"images are cut to {_text(header.crop)}, the reconstructed matrix")
     if xml.encoded is not None and min(xml.encoded.fov) > 0:
-        # The pixel of an image of the whole k-space: the encoded field of view over its matrix.
+        # The pixel size of an image of the whole k-space, which is cropped but not interpolated.
         y, x = xml.encoded.fov[0] / shape[2], xml.encoded.fov[1] / shape[3]
         slices = [label["slice"] for label in labels]
         n_slices = max(slices) + 1
@@ -147,12 +148,14 @@ def _header(
             centres=[(0.0, 0.0, thickness * (i - n_slices // 2)) for i in slices],
             oriented=False,
         )
-        notes.append("orientation and slice distance are not in the file: touching axial slices")
+        notes.append(
+            "orientation and slice distance are not in the file: touching axial slices are assumed"
+        )
     return header
 
 
 def _no_larger(wanted: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:
-    """Some files are narrower than the matrix that they name: those keep their width."""
+    """The matrix to cut to; files that are narrower than the matrix they name keep their width."""
     return min(int(wanted[0]), shape[2]), min(int(wanted[1]), shape[3])
 
 
@@ -163,7 +166,7 @@ def _text(matrix: tuple[int, int]) -> str:
 def _without_padding(
     xml: XmlHeader, kspace: np.ndarray, mask: np.ndarray | None, notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """The mask of the columns that the encoding limits say were measured, if it says anything."""
+    """The mask of the columns that were measured according to the encoding limits, if they tell."""
     limit = xml.limits.get("kspace_encoding_step_1")
     width = kspace.shape[3]
     if limit is None or not 0 <= limit.center <= limit.maximum < width:
@@ -176,11 +179,14 @@ def _without_padding(
         return {}
     power = np.square(np.abs(kspace)).sum((0, 1, 2), dtype=float)
     if power[~columns].sum() > MAX_PADDING_POWER * power.sum():
-        notes.append(f"the header calls columns outside {left}:{right} padding, they hold signal")
+        notes.append(
+            f"the header calls columns outside {left}:{right} padding, but they hold signal"
+        )
         return {}
     notes.append(f"columns outside {left}:{right} are padding, not samples")
     return {"mask": columns if mask is None else np.asarray(mask != 0) & columns}
 
 
 MAX_PADDING_POWER = 0.01
-"""More signal than this in columns that a header calls padding, and the header is wrong."""
+"""If columns that a header calls padding hold more than this share of the energy, the header is
+wrong."""

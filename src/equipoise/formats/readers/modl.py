@@ -1,8 +1,8 @@
-"""The MoDL data set: images, maps and masks, no k-space.
+"""The MoDL data set: images, maps and masks, without k-space.
 
-``tstOrg`` (slices, y, x), ``tstCsm`` (slices, coils, y, x) and ``tstMask`` (slices, y, x), or the
-same with ``trn``. The masks have DC at the corner. K-space is ``mask F(csm org)``, as in the code
-of Aggarwal, Mani and Jacob (IEEE TMI 2019), without the noise that it adds.
+The file holds ``tstOrg`` (slices, y, x), ``tstCsm`` (slices, coils, y, x) and ``tstMask`` (slices,
+y, x), or the same with ``trn``. The masks have DC in the corner. K-space is ``mask F(csm org)``, as
+in the code of Aggarwal, Mani and Jacob (IEEE TMI 2019), without the noise that it adds.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def recognizes(path: Path) -> bool:
 
 
 def read(path: Path) -> Acquisition:
-    """Read a MoDL file; the test set where there are both."""
+    """Read a MoDL file; if it holds both sets, the test set."""
     with open_hdf5(path) as file:
         prefix = next(p for p in PREFIXES if f"{p}Org" in file)
         names = [f"{prefix}{part}" for part in ("Org", "Csm", "Mask")]
@@ -43,7 +43,8 @@ def read(path: Path) -> Acquisition:
             f"{path}: {names[0]} has the type {image.dtype} and {names[1]} {csm.dtype}; expected "
             "numbers"
         )
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are named below
+    # NaN and Inf are reported by name when the acquisition is made.
+    with np.errstate(invalid="ignore", over="ignore"):
         coil_images = torch.from_numpy((csm * image[:, None]).astype(np.complex64))
     return make_acquisition(
         image_to_kspace(coil_images).numpy(),

@@ -1,9 +1,9 @@
-"""ISMRMRD (MRD version 1) HDF5: a group with ``xml`` and ``data``, one record a readout.
+"""ISMRMRD (MRD version 1) HDF5: a group with ``xml`` and ``data``, one record for each readout.
 
-All readouts are read at once: one by one takes 37 times as long. Each has a header with flags
-(numbered from 1), counters and the index of its centre sample; ``encodingLimits`` says which
-counter is the centre of k-space. :mod:`equipoise.formats.readers.readouts` puts them on the matrix,
-:mod:`equipoise.formats.readers.mrd_trajectory` keeps them where their coordinates say they lie.
+All readouts are read at once, because one by one takes 37 times as long. Each has a header with
+flags (numbered from 1), counters and the index of its centre sample. ``encodingLimits`` tells which
+counter is the centre of k-space. :mod:`equipoise.formats.readers.readouts` puts the readouts on the
+matrix; :mod:`equipoise.formats.readers.mrd_trajectory` keeps them at their stored coordinates.
 """
 
 from collections.abc import Iterator
@@ -29,6 +29,8 @@ from equipoise.formats.slices import as_slices, join_slices
 from equipoise.outcome import BadInputError
 
 NOISE, CALIBRATION, CALIBRATION_AND_IMAGING, REVERSE = 19, 20, 21, 22
+"""Numbers of flags in the ISMRMRD standard."""
+
 NOT_IMAGES = {
     23: "navigator",
     24: "phase correction",
@@ -77,12 +79,12 @@ def read(path: Path) -> Acquisition:
 
 
 def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Headers, samples and coordinates of all readouts, after a look at what headers declare."""
+    """Headers, samples and coordinates of all readouts, after a check of the declared sizes."""
     fields = data.dtype["head"].names or ()
     missing = [name for name in NEEDED if name not in fields]
     if missing or data.ndim != 1 or not len(data):
         raise BadInputError(
-            f"{path}: {data.name} has shape {data.shape}, its headers lack {missing or 'nothing'}; "
+            f"{path}: {data.name} has shape {data.shape}; its headers lack {missing or 'nothing'}; "
             "expected a list of at least one readout with ISMRMRD headers"
         )
     check_filters(data, f"{path}: {data.name}")
@@ -95,14 +97,14 @@ def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray, np
     for i, values in enumerate(samples):
         if np.size(values) != 2 * declared[i]:
             raise BadInputError(
-                f"{path}: readout {i} holds {np.size(values)} numbers, its header says "
+                f"{path}: readout {i} holds {np.size(values)} numbers, but its header says "
                 f"{2 * int(declared[i])} (real and imaginary parts): the file is damaged"
             )
     return heads, samples, _coordinates(data, heads)
 
 
 def _coordinates(data: h5py.Dataset, heads: np.ndarray) -> np.ndarray | None:
-    """The stored coordinates of each readout, flat; None where there are none."""
+    """The stored coordinates of each readout, flat; None if there are none."""
     names = {*(data.dtype.names or ()), *(heads.dtype.names or ())}
     if not {"traj", "trajectory_dimensions"} <= names or not heads["trajectory_dimensions"].any():
         return None
@@ -143,7 +145,7 @@ def _acquisition(
         scale = _dwell_ratio(heads, chosen, xml)
         whitening, covariance = whitening_of(noise, lines.coils, scale, notes)
     if _siemens(xml):
-        notes.append("Siemens: conjugated, its directions belong to the forward transform")
+        notes.append("Siemens: conjugated, because its directions assume the other Fourier sign")
         lines.conjugate()
     if whitening is not None:
         lines.whiten(whitening)
@@ -180,7 +182,7 @@ def _acquisition(
 def _points(
     heads: np.ndarray, coordinates: np.ndarray | None, chosen: np.ndarray, source: str
 ) -> list[np.ndarray] | None:
-    """The coordinates of the chosen readouts, (sample, dimension) each; None if some have none."""
+    """The coordinates of the chosen readouts, (sample, dimension) each; None if any lacks them."""
     if coordinates is None:
         return None
     dimensions = heads["trajectory_dimensions"]
@@ -190,8 +192,8 @@ def _points(
         needed = int(heads["number_of_samples"][i]) * int(dimensions[i])
         if np.size(coordinates[i]) != needed:
             raise BadInputError(
-                f"{source}: readout {i} holds {np.size(coordinates[i])} coordinates, its header "
-                f"says {needed}: the file is damaged"
+                f"{source}: readout {i} holds {np.size(coordinates[i])} coordinates, but its "
+                f"header says {needed}: the file is damaged"
             )
     return [np.asarray(coordinates[i], float).reshape(-1, dimensions[i]) for i in chosen]
 
@@ -219,6 +221,7 @@ def _choose(
         flags, CALIBRATION_AND_IMAGING
     )
     calibration = np.zeros(0, int)
+    # Calibration lines of an embedded scan are samples of the image; separate ones are not.
     if xml.calibration_mode in SEPARATE:
         calibration = np.flatnonzero(used & only_calibration)
         used &= ~only_calibration
@@ -235,7 +238,7 @@ def _matrix(values: np.ndarray, head: Any) -> np.ndarray:
 
 
 def readouts(heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray, source: str) -> Readouts:
-    """The chosen readouts with what places them."""
+    """The chosen readouts with their counters, centres and directions."""
     found = heads[chosen]
     coils = np.unique(found["active_channels"])
     if len(coils) != 1 or coils[0] == 0:
@@ -257,15 +260,17 @@ def readouts(heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray, source:
 
 
 def _dwell_ratio(heads: np.ndarray, chosen: np.ndarray, xml: XmlHeader) -> float:
-    """Noise variance of the images over that of the noise scan: it goes with the bandwidth.
+    """Noise variance of the images divided by that of the noise scan, by their bandwidths.
 
-    A noise scan of dwell time t sees ``bandwidth / t`` of the noise, a readout of the images all of
-    its ``1 / t``; ``relativeReceiverNoiseBandwidth`` is the share that the receiver lets through.
+    A noise scan with dwell time t sees ``bandwidth / t`` of the noise, while a readout of the
+    images sees all of its ``1 / t``. ``relativeReceiverNoiseBandwidth`` is the share that passes
+    the receiver.
     """
     if "sample_time_us" not in (heads.dtype.names or ()):
         return 1.0
     noise = heads["sample_time_us"][is_flag_set(heads["flags"], NOISE)]
     times = float(np.median(noise)), float(np.median(heads["sample_time_us"][chosen]))
+    # Converters often write 0 or nonsense; without usable numbers equal bandwidths are assumed.
     ratio = times[0] / times[1] if min(times) > 0 else 1.0
     bandwidth = xml.noise_bandwidth or 1.0
     bandwidth = bandwidth if BANDWIDTHS[0] <= bandwidth <= BANDWIDTHS[1] else 1.0
@@ -273,7 +278,7 @@ def _dwell_ratio(heads: np.ndarray, chosen: np.ndarray, xml: XmlHeader) -> float
 
 
 BANDWIDTHS = (0.1, 2.0)
-"""Relative noise bandwidths that a receiver can have; Siemens converters write 0.79."""
+"""Plausible relative noise bandwidths of a receiver; Siemens converters write 0.79."""
 
 
 def _geometry(
@@ -283,7 +288,7 @@ def _geometry(
     volumetric: bool,
     notes: list[str],
 ) -> Geometry | None:
-    """Where the frames lie, from the first readout of each."""
+    """The geometry of the frames, from the first readout of each."""
     if min(space.fov) <= 0:
         notes.append("the header has no field of view: the pixel size is not known")
         return None
@@ -320,7 +325,7 @@ def _maps(
     source: str,
     notes: list[str],
 ) -> np.ndarray | None:
-    """Coil maps of a separate calibration scan; those readouts are not samples of the image."""
+    """Coil maps of a separate calibration scan, whose readouts are not samples of the image."""
     if not len(calibration):
         return None
     lines = readouts(heads, samples, calibration, source)
@@ -334,14 +339,14 @@ def _maps(
     csm = _estimated(reference, source)
     slices = [label["slice"] for label in reference.labels]
     if not all(label["slice"] in slices for label in stack.labels):
-        notes.append("the separate calibration scan covers other slices: left out")
+        notes.append("the separate calibration scan covers other slices and is ignored")
         return None
     notes.append(f"coil maps are from {len(calibration)} readouts of a separate calibration scan")
     return np.asarray(csm[[slices.index(label["slice"]) for label in stack.labels]])
 
 
 def _estimated(reference: Stack, source: str) -> np.ndarray:
-    """Coil maps of each frame of a calibration scan, of volumes slice by slice."""
+    """Coil maps of each frame of a calibration scan; for volumes, slice by slice."""
     from equipoise.physics.coils.espirit import estimate_csm
 
     if not reference.volumetric:

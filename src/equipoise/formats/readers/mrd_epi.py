@@ -1,8 +1,8 @@
-"""Echo-planar scans: their lines alternate, and what that costs is measured on the navigators.
+"""Echo-planar scans: a warning of Nyquist ghosts, whose level is measured on the navigators.
 
-Lines read forwards and backwards differ by a delay and a phase. Uncorrected, a second image
-appears half the field of view away, as strong as ``|sin(phi(x) / 2)|`` with phi the phase between
-the two at x (Bruder et al., MRM 23:311-323, 1992).
+Lines that are read forwards and backwards differ by a delay and a phase. Without a correction a
+second image appears half the field of view away, with the strength ``|sin(phi(x) / 2)|``, where phi
+is the phase between the two at x (Bruder et al., MRM 23:311-323, 1992).
 """
 
 import warnings
@@ -13,20 +13,21 @@ from equipoise.formats.readers.xml_header import XmlHeader
 from equipoise.outcome import InputWarning
 
 NAVIGATOR, REVERSE = 24, 22
-"""Flags, numbered from 1: phase correction, and readout backwards."""
+"""Flags, numbered from 1: phase correction, and reversed readout."""
 
 
 def warn_of_ghosts(
     xml: XmlHeader, heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray, source: str
 ) -> None:
-    """Say that an echo-planar scan is reconstructed without a correction of its Nyquist ghosts.
+    """Warn that an echo-planar scan is reconstructed without a correction of its Nyquist ghosts.
 
-    It is one if the header calls it so, or if lines are read both ways and there are navigators.
+    A scan is echo-planar if the header says so, or if lines are read in both directions and there
+    are navigators.
 
     Warns
     -----
     InputWarning
-        If it is.
+        If the scan is echo-planar.
     """
     flags = heads["flags"].astype(np.uint64)
     navigator, reverse = (
@@ -37,13 +38,13 @@ def warn_of_ghosts(
         return
     level = ghost_level(heads, samples, np.flatnonzero(navigator), reverse)
     measured = (
-        "there are no navigators to measure them on"
+        "there are no navigators on which to measure them"
         if level is None
-        else f"the navigators say that they hold {level:.0%} of the signal"
+        else f"the navigators show that they hold {level:.0%} of the signal"
     )
     warnings.warn(
-        f"{source}: an echo-planar scan; Nyquist ghosts are not corrected, and {measured}: correct "
-        "the k-space first, for instance with Gadgetron or the software of the scanner",
+        f"{source}: this is an echo-planar scan. Nyquist ghosts are not corrected, and {measured}: "
+        "correct the k-space first, for instance with Gadgetron or the software of the scanner",
         InputWarning,
         stacklevel=2,
     )
@@ -52,9 +53,9 @@ def warn_of_ghosts(
 def ghost_level(
     heads: np.ndarray, samples: np.ndarray, navigators: np.ndarray, reverse: np.ndarray
 ) -> float | None:
-    """``sqrt(sum |s(x)|^2 sin^2(phi(x) / 2) / sum |s(x)|^2)`` of navigators read both ways.
+    """``sqrt(sum |s(x)|^2 sin^2(phi(x) / 2) / sum |s(x)|^2)`` of navigators in both directions.
 
-    None if there are none of one kind, or their lengths differ.
+    It is None if one direction is missing, or the lengths differ.
     """
     shapes = {
         (int(heads["active_channels"][i]), int(heads["number_of_samples"][i])) for i in navigators
@@ -71,7 +72,8 @@ def ghost_level(
     if not all(profiles.values()):
         return None
     forwards, backward = (np.mean(profiles[b], axis=0) for b in (False, True))
-    product = (forwards * backward.conj()).sum(0)  # the phase at x, coils weighted by their signal
+    # The phase of the sum is that at x, with the coils weighted by their signal.
+    product = (forwards * backward.conj()).sum(0)
     weight = np.abs(product)
     if not weight.any():
         return None

@@ -1,8 +1,8 @@
 """Readouts of ISMRMRD files that store their coordinates in k-space: spokes, spiral arms.
 
-The standard leaves the unit of the coordinates open. Those within -0.5 to 0.5 are cycles per
-sample, as Gadgetron has them, others are taken as cycles per field of view. A third coordinate of
-2D data is the density, as Gadgetron has it too.
+The standard does not define the unit of the coordinates. Coordinates within -0.5 to 0.5 are taken
+as cycles per sample, as in Gadgetron, and others as cycles per field of view. A third coordinate of
+2D data is the density, also as in Gadgetron.
 """
 
 from dataclasses import dataclass
@@ -24,35 +24,35 @@ ON_A_LINE = 0.01
 def is_trajectory(
     xml: XmlHeader, coordinates: list[np.ndarray] | None, source: str, notes: list[str]
 ) -> bool:
-    """Whether the readouts lie along a trajectory: the header says so, or their coordinates.
+    """Whether the readouts lie along a trajectory, by the header or by their coordinates.
 
     Raises
     ------
     BadInputError
-        If the header names a trajectory, and the readouts store no coordinates.
+        If the header names a trajectory but the readouts store no coordinates.
     """
     named = xml.trajectory is not None and xml.trajectory.lower() not in CARTESIAN
     if coordinates is None:
         if named:
             raise BadInputError(
-                f"{source}: the trajectory is {xml.trajectory}, and its readouts store no "
-                "coordinates: only Cartesian scans are reconstructed, and others described where "
-                "they say where their samples lie. Store the coordinates with the readouts"
+                f"{source}: the trajectory is {xml.trajectory}, but the readouts store no "
+                "coordinates. Only Cartesian scans are reconstructed, and other scans can be "
+                "described only with coordinates: store the coordinates with the readouts"
             )
         return False
     if named or _on_lines([c[:, :2] for c in coordinates]):
         return named
     notes.append(
-        f"the header says {xml.trajectory or 'nothing of the trajectory'}, and the stored "
-        "coordinates lie off the lines of a matrix: they are taken"
+        f"the header says {xml.trajectory or 'nothing about the trajectory'}, but the stored "
+        "coordinates lie off the lines of a matrix: the coordinates are used"
     )
     return True
 
 
 def _on_lines(coordinates: list[np.ndarray]) -> bool:
-    """Whether all readouts run along one axis: their coordinates are those of a matrix.
+    """Whether all readouts run along one axis, so that their coordinates are those of a matrix.
 
-    Coordinates that are not numbers say nothing against it.
+    Coordinates that are not numbers do not count.
     """
     if not all(np.isfinite(c).all() for c in coordinates):
         return True
@@ -64,7 +64,7 @@ def _on_lines(coordinates: list[np.ndarray]) -> bool:
 
 @dataclass
 class Arms:
-    """Samples (frame, coil, readout, sample) along a trajectory, and what each frame is."""
+    """Samples (frame, coil, readout, sample) along a trajectory, and the labels of the frames."""
 
     samples: np.ndarray
     encoding: TrajectoryEncoding
@@ -76,7 +76,7 @@ class Arms:
 def along_trajectory(
     lines: Readouts, coordinates: list[np.ndarray], xml: XmlHeader, source: str, notes: list[str]
 ) -> Arms:
-    """Readouts of one length as an array, with their coordinates.
+    """Readouts of equal length as an array, with their coordinates.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def along_trajectory(
     if len(shapes) > 1:
         raise BadInputError(
             f"{source}: its readouts have different numbers of samples and coordinates, "
-            f"{sorted(shapes)}: split the file, one number each"
+            f"{sorted(shapes)}: split the file by these numbers"
         )
     samples, points = np.stack(lines.samples), np.stack(coordinates)
     begin, end = lines.discard.max(0)
@@ -111,16 +111,19 @@ def along_trajectory(
 def _split(
     points: np.ndarray, partitions: np.ndarray, nz: int, notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Coordinates in the dimensions of the image, and the density where the third number is it."""
+    """Coordinates in the dimensions of the image, and the density if it is the third number."""
     if points.shape[-1] == 3 and nz == 1:
         third = points[..., 2]
         if third.any():
             notes.append("2D data with three coordinates: the third is taken as the density")
         return points[..., :2], third if third.any() else None
     if points.shape[-1] == 2 and partitions.any():
-        notes.append("a stack: the partition counter, about its middle, is the coordinate along z")
+        notes.append(
+            "a stack of 2D trajectories: the partition counter, about its middle, is the "
+            "coordinate along z"
+        )
         third = np.broadcast_to((partitions - nz // 2)[:, None, None], (*points.shape[:2], 1))
-        # In the unit of the others, which are still those of the file.
+        # In the unit of the other coordinates, which is still that of the file.
         scale = nz if np.abs(points).max() <= PER_SAMPLE else 1
         return np.concatenate([points, third / scale], -1), None
     return points, None
@@ -146,6 +149,6 @@ def _frames(
 
 
 def _shared(frames: np.ndarray) -> torch.Tensor:
-    """One frame where all are equal."""
+    """The array of all frames, or of the first if all are equal."""
     same = bool((frames == frames[:1]).all())
     return torch.from_numpy(np.ascontiguousarray(frames[:1] if same else frames, np.float32))

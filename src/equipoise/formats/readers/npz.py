@@ -1,7 +1,7 @@
 """numpy ``.npz``: ``kspace`` (slices, coils, y, x) or (coils, y, x), optional mask, csm, target.
 
-``header`` is what this package writes beside them: labels and geometry as JSON. A ``.npy`` file
-holds the k-space alone.
+``header`` holds labels and geometry as JSON in files that this package wrote. A ``.npy`` file holds
+only the k-space.
 """
 
 import math
@@ -68,9 +68,9 @@ def read(path: Path) -> Acquisition:
 
 
 def read_arrays(path: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of an npz with one of the names, and the names of the others.
+    """The arrays of an npz with the given names, and the names of all other arrays.
 
-    An npy file holds the first of them.
+    The array of an npy file gets the first name.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarra
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type, once the length of the header is that of one."""
+    """Shape, order and type of an npy file, after a check of the length of its header."""
     version = np.lib.format.read_magic(file)
     known = {
         (1, 0): (2, np.lib.format.read_array_header_1_0),
@@ -109,23 +109,26 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     length = file.read(width)
     size = int.from_bytes(length, "little")
     if size > MAX_HEADER:
-        raise ValueError(f"its header says that it has {size} bytes; {MAX_HEADER} are the most")
+        raise ValueError(
+            f"its header declares {size} bytes for itself; at most {MAX_HEADER} are read"
+        )
     found: tuple[tuple[int, ...], bool, np.dtype[Any]]
     found = read_header(BytesIO(length + file.read(size)))
     return found
 
 
 MAX_HEADER = 10_000
-"""Bytes of the header of an npy file; numpy itself trusts no more, but reads them first."""
+"""Most bytes of the header of an npy file. numpy has the same limit, but checks it after
+reading."""
 
 
 def _load(file: Any, length: int, stored: int, path: Path) -> np.ndarray:
-    """An array, once its header agrees with the length of what follows."""
+    """An array, after a check of its header against the length of the data."""
     shape, fortran, dtype = _header(file)
     declared = math.prod(shape) * dtype.itemsize
     if dtype.hasobject or min(shape, default=1) < 0 or declared > length:
         raise ValueError(
-            f"its header declares {shape} of {dtype}, {declared} bytes; {length} bytes are there"
+            f"its header declares {shape} of {dtype}, {declared} bytes; the file has {length}"
         )
     check_size(str(path), declared, min(stored, path.stat().st_size))
     flat = np.frombuffer(file.read(declared), dtype)

@@ -1,8 +1,8 @@
-"""From single readouts to k-space on its matrix, for the formats that store one by one.
+"""From single readouts to k-space on its matrix, for formats that store readouts one by one.
 
 A readout with the counters (line, partition) and its centre sample belongs at
-``(line - centre line + n // 2, ...)``: partial Fourier, partial echo and off-centre k-space come to
-lie where DC is at ``n // 2``. Readout oversampling is removed in the image domain.
+``(line - centre line + n // 2, ...)``, so DC is at ``n // 2`` also for partial Fourier, partial
+echo and off-centre k-space. Readout oversampling is removed in the image domain.
 """
 
 import math
@@ -19,15 +19,16 @@ from equipoise.outcome import BadInputError
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 
 MAX_CONDITION = 1e8
-"""Of the noise covariance; beyond it a coil is dead or the noise scan too short."""
+"""Largest condition number of the noise covariance; above it a coil is dead, or the noise scan is
+too short."""
 
 
 @dataclass
 class Readouts:
-    """Samples (coil, sample) of each readout, and what places them.
+    """Samples (coil, sample) of each readout, and the numbers that place them.
 
-    ``centre`` is the index of the sample at the centre of k-space, ``discard`` how many samples
-    at the beginning and end do not count, ``counters`` what keeps images apart.
+    ``centre`` is the index of the sample at the centre of k-space. ``discard`` is the number of
+    samples to drop at the beginning and end. ``counters`` tell the images apart.
     """
 
     samples: list[np.ndarray]
@@ -48,14 +49,14 @@ class Readouts:
         self.samples = [(matrix @ s).astype(np.complex64) for s in self.samples]
 
     def conjugate(self) -> None:
-        """The other sign of the Fourier transform."""
+        """Change the sign of the Fourier transform."""
         self.samples = [s.conj() for s in self.samples]
 
     def forward_centre(self) -> np.ndarray:
-        """Centre samples once reversed readouts are turned.
+        """Centre samples after reversed readouts are turned.
 
-        Counted in the stored order it is ``n - 1 - centre`` then; where that is not the centre
-        of the other readouts but the number itself is, the file counts in k-space order.
+        If the file counts in the stored order, this is ``n - 1 - centre``. If that is not the
+        centre of the other readouts but the number itself is, the file counts in k-space order.
         """
         lengths = np.array([s.shape[1] for s in self.samples])
         turned = np.where(self.reverse, lengths - 1 - self.centre, self.centre)
@@ -69,7 +70,7 @@ class Readouts:
 def whitening_of(
     noise: list[np.ndarray], n_coils: int, scale: float, notes: list[str]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """``L^-1`` with ``L L^H`` the noise covariance: afterwards the noise has variance 1."""
+    """``L^-1`` with ``L L^H`` the noise covariance, and the covariance itself."""
     usable = [n for n in noise if n.shape[0] == n_coils]
     samples = np.concatenate(usable, axis=1).astype(complex) if usable else np.zeros((n_coils, 0))
     count = samples.shape[1]
@@ -86,10 +87,10 @@ def whitening_of(
 
 @dataclass
 class Stack:
-    """K-space with its mask, and what each frame is.
+    """K-space with its mask and the labels of its frames.
 
-    ``kspace`` is (frame, coil, y, x), of volumes (frame, coil, z, y, x). ``first`` is the readout
-    that each frame began with.
+    ``kspace`` is (frame, coil, y, x), or (frame, coil, z, y, x) of volumes. ``first`` is the first
+    readout of each frame.
     """
 
     kspace: np.ndarray
@@ -119,14 +120,15 @@ def place(
     *,
     partitions: int = 1,
 ) -> Geometry:
-    """The geometry of frames, from pixel spacing and directions (slice, phase, read) and positions.
+    """The geometry of frames, from spacing, directions (slice, phase, read) and positions.
 
     ``partitions`` is the number of voxels of a volume along the slice direction.
     """
     slice_dir, phase_dir, read_dir = (as_vector(d) for d in directions)
     slices = np.array([label["slice"] for label in labels])
+    # Some converters write the position of the slice group for every slice.
     if len(np.unique(slices)) > 1 and np.ptp(positions, axis=0).max() == 0:
-        notes.append("all slices have one position in the file: touching slices are assumed")
+        notes.append("all slices have the same position in the file: touching slices are assumed")
         offset = (slices - (slices.max() + 1) // 2)[:, None] * spacing[0] * partitions
         positions = positions + offset * np.array(slice_dir)
     centres = [as_vector(p) for p in positions]
@@ -134,7 +136,7 @@ def place(
 
 
 def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> Stack:
-    """Put readouts on the matrix of the header; lines that were measured twice are averaged.
+    """Put readouts on the matrix of the header; lines that were measured repeatedly are averaged.
 
     Raises
     ------
@@ -179,16 +181,16 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
 STEP_1 = "kspace_encoding_step_1"
 
 PROMINENT = 5
-"""Energy of the strongest line over the mean of the lines, that a centre is found from."""
+"""Smallest ratio of the energy of the strongest line to the mean that identifies the centre."""
 
 NEAR = 2
-"""Lines that the strongest may be off the middle without being the centre: a phase of the image."""
+"""The strongest line may be off the middle by this many lines because of the phase of the image."""
 
 
 def _find_centre(lines: Readouts, limits: dict[str, Limit], ny: int, notes: list[str]) -> None:
-    """Without limits the middle of the matrix is the centre, unless the energy says otherwise.
+    """Without limits the middle of the matrix is the centre, unless the energy shows otherwise.
 
-    Partial Fourier counted from its first line has its centre elsewhere.
+    Partial Fourier whose lines are counted from the first measured one has its centre elsewhere.
     """
     energy = np.zeros(max(int(lines.lines.max()) + 1, ny))
     power = [float(np.square(np.abs(s)).sum(dtype=float)) for s in lines.samples]
@@ -202,13 +204,13 @@ def _find_centre(lines: Readouts, limits: dict[str, Limit], ny: int, notes: list
         return
     limits[STEP_1] = Limit(int(measured.min()), int(measured.max()), peak)
     notes.append(
-        f"the header has no limits of the lines: line {peak}, which holds the most energy, is "
-        f"taken for the centre, not line {ny // 2} of {ny}"
+        f"the header has no limits of the lines: line {peak}, which has the most energy, is "
+        f"taken as the centre, not line {ny // 2} of {ny}"
     )
 
 
 def _kept_columns(xml: XmlHeader) -> int:
-    """Samples of a readout without its oversampling: the reconstructed field of view."""
+    """Samples of a readout without oversampling, by the reconstructed field of view."""
     assert xml.encoded is not None
     nx = max(xml.encoded.matrix[0], 1)
     if xml.recon is None:
@@ -222,14 +224,15 @@ def _kept_columns(xml: XmlHeader) -> int:
 def _rows(
     counter: np.ndarray, limits: dict[str, Limit], name: str, n: int, source: str, notes: list[str]
 ) -> tuple[np.ndarray, int]:
-    """Index on an axis of ``n`` with the centre line at ``n // 2``, and that line."""
+    """Indices on an axis of length n with the centre line at ``n // 2``, and the centre line."""
     limit = limits.get(name)
     if n == 1 and not counter.any():
         return np.zeros(len(counter), int), 0
     centre = n // 2 if limit is None else limit.center
     if limit is not None and limit.center == 0 and limit.maximum > 1:
+        # Converters that do not know the centre write 0.
         centre = (limit.maximum + 1) // 2
-        notes.append(f"{name}: the header calls counter 0 the centre; {centre} is taken")
+        notes.append(f"{name}: the header calls counter 0 the centre; {centre} is used instead")
     row = counter - centre + n // 2
     outside = (row < 0) | (row >= n)
     if outside.any():
@@ -243,7 +246,7 @@ def _rows(
 def _centre_samples(lines: Readouts, notes: list[str]) -> np.ndarray:
     lengths = np.array([s.shape[1] for s in lines.samples])
     if not lines.centre.any() and lengths.max() > 1:
-        notes.append("no readout names its centre sample: the middle is taken")
+        notes.append("no readout names its centre sample: the middle is used")
         return lengths // 2
     return lines.forward_centre()
 
@@ -251,7 +254,7 @@ def _centre_samples(lines: Readouts, notes: list[str]) -> np.ndarray:
 def _line(
     lines: Readouts, i: int, centre: int, nx: int, kept: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One readout (coil, x) without oversampling, and which of its samples were measured."""
+    """One readout (coil, x) without oversampling, and the mask of its measured samples."""
     samples, (before, after) = lines.samples[i], lines.discard[i]
     if lines.reverse[i]:
         samples, before, after = samples[:, ::-1], after, before
@@ -261,7 +264,7 @@ def _line(
     used = slice(max(before, -start, 0), max(min(n - after, length - start), 0))
     placed = np.zeros((len(samples), length), np.complex64)
     placed[:, used.start + start : max(used.stop, used.start) + start] = samples[:, used]
-    # Sample j of the long readout lies at k = (j - length // 2) / length, of the kept one alike.
+    # Sample j lies at k = (j - length // 2) / length, and in the same way on the shorter readout.
     position = (np.arange(kept) - kept // 2) * (length / kept) + length // 2
     measured = (position >= used.start + start) & (position <= used.stop - 1 + start)
     if kept == length:
@@ -277,7 +280,7 @@ def _say(lines: Readouts, nx: int, kept: int, count: np.ndarray, notes: list[str
     if kept != length:
         notes.append(f"readout oversampling removed: {length} samples to {kept}")
     if lines.reverse.any():
-        notes.append(f"{int(lines.reverse.sum())} reversed readouts are turned")
+        notes.append(f"{int(lines.reverse.sum())} reversed readouts were turned")
     if lines.discard.any():
         notes.append("discarded samples at the ends of readouts are not used")
     if count.max() > 1:
@@ -285,13 +288,13 @@ def _say(lines: Readouts, nx: int, kept: int, count: np.ndarray, notes: list[str
 
 
 def labels_of(images: np.ndarray, names: list[str]) -> list[dict[str, int]]:
-    """The slice of each image, and those other counters that vary."""
+    """The labels of each image: its slice, and the other counters if they vary."""
     varies = [len(np.unique(images[:, j])) > 1 or name == "slice" for j, name in enumerate(names)]
     return [{name: int(row[j]) for j, name in enumerate(names) if varies[j]} for row in images]
 
 
 def _crop(xml: XmlHeader, shape: tuple[int, int, int], volumetric: bool) -> tuple[int, ...] | None:
-    """The matrix of the reconstructed field of view, where it is smaller: phase oversampling."""
+    """The matrix of the reconstructed field of view, if phase oversampling makes it smaller."""
     assert xml.encoded is not None
     if xml.recon is None or min(*xml.encoded.fov, *xml.recon.fov) <= 0:
         return None

@@ -1,4 +1,4 @@
-"""The readers, tried in order; each recognises its layout from the content of the file."""
+"""The readers, which are tried in order; each recognises its layout by the content of the file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +22,14 @@ from equipoise.outcome import BadInputError
 
 
 class Reader(NamedTuple):
-    """A format: its name, whether a file has it, and how to read it."""
+    """A format: its name, a test of a file, and the function that reads it."""
 
     name: str
     recognizes: Callable[[Path], bool]
     read: Callable[[Path], Acquisition]
 
 
+# The order matters: the last reader accepts every HDF5 file, to say what is missing.
 READERS = [
     Reader("BART", cfl.recognizes, bart.read),
     Reader("trajectory", trajectory.recognizes, trajectory.read),
@@ -43,7 +44,7 @@ READERS = [
 
 
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError)
-"""What damaged files raise in the libraries that read them; the cause stays attached."""
+"""Exceptions that libraries raise for damaged files."""
 
 
 def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acquisition:
@@ -54,14 +55,14 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
     path
         The scan.
     trajectory_file
-        Where the samples lie in k-space, for the formats that keep it in a file of its own: a BART
-        cfl (3, sample, readout).
+        The positions of the samples in k-space, for formats that store them in a separate file: a
+        BART cfl (3, sample, readout).
 
     Raises
     ------
     BadInputError
         If the file is missing, damaged, of no known format, or holds no usable k-space; if a
-        trajectory is given for a format that has none beside it.
+        trajectory file is given for a format that stores it in the scan.
     """
     path = Path(path)
     try:
@@ -76,8 +77,8 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
         raise
     except UNREADABLE as error:
         raise BadInputError(
-            f"{path} cannot be read: {type(error).__name__}: {error}. It is damaged, or a variant "
-            "that is not known"
+            f"{path} cannot be read: {type(error).__name__}: {error}. It is damaged, or an unknown "
+            "variant of its format"
         ) from error
     kind = kind_of(path)
     raise BadInputError(
@@ -88,10 +89,10 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
 
 def _read_along(path: Path, reader: Reader, points: Path) -> Acquisition:
     if not cfl.recognizes(points):
-        raise BadInputError(f"{points} does not exist, or is no .cfl with its .hdr")
+        raise BadInputError(f"{points} does not exist, or is not a .cfl with its .hdr")
     if reader.read is not bart.read:
         raise BadInputError(
-            f"{path} is {reader.name}: only BART's k-space (.cfl) has a trajectory as a file of "
-            "its own; other formats keep it in the scan"
+            f"{path} is {reader.name}: only BART's k-space (.cfl) has its trajectory in a separate "
+            "file; other formats store it in the scan"
         )
     return bart.read_along(path, points)

@@ -1,8 +1,9 @@
-"""HDF5 and npz of k-space along a trajectory, under the names that scripts use.
+"""HDF5 and npz of k-space along a trajectory, with names that scripts commonly use.
 
-``kspace`` ([frame,] coil, readout, sample), ``traj`` or ``trajectory`` ([frame,] readout, sample,
-2 or 3) in the order x, y, z, in cycles per field of view or from -0.5 to 0.5; optional ``dcf`` or
-``density`` ([frame,] readout, sample), and ``matrix``, one number or (y, x), as array or attribute.
+Needed are ``kspace`` ([frame,] coil, readout, sample) and ``traj`` or ``trajectory`` ([frame,]
+readout, sample, 2 or 3) in the order x, y, z, in cycles per field of view or from -0.5 to 0.5.
+Optional are ``dcf`` or ``density`` ([frame,] readout, sample), and ``matrix``, one number or
+(y, x), as an array or attribute.
 """
 
 import zipfile
@@ -37,8 +38,9 @@ def _names(path: Path) -> set[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
+    # The reader of npz is tried next and says what is wrong.
     except zipfile.BadZipFile:
-        return set()  # the reader of npz says what is wrong
+        return set()
 
 
 def read(path: Path) -> Acquisition:
@@ -81,7 +83,7 @@ def _arrays(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _with_frames(array: np.ndarray, axes: int, source: str) -> np.ndarray:
-    """Real numbers with the axis of the frames."""
+    """The real part of an array, with an axis for the frames."""
     if array.ndim not in (axes - 1, axes) or not np.issubdtype(array.dtype, np.number):
         raise BadInputError(
             f"{source}: an array of the trajectory has the shape {array.shape} and the type "
@@ -91,10 +93,12 @@ def _with_frames(array: np.ndarray, axes: int, source: str) -> np.ndarray:
 
 
 def _matrix(found: Any, points: np.ndarray, source: str, notes: list[str]) -> tuple[int, ...]:
-    """The matrix that the file names, else the smallest even one that holds the coordinates."""
+    """The matrix in the file, else the smallest even one that holds the coordinates."""
     axes = points.shape[-1]
     if found is None:
-        notes.append("the file names no matrix: it is that which holds the coordinates")
+        notes.append(
+            "the matrix is not in the file: the smallest that holds the coordinates is used"
+        )
         return holding_matrix(points)
     numbers = np.ravel(found)
     if numbers.size not in (1, axes) or not (np.isfinite(numbers) & (numbers >= 1)).all():

@@ -1,7 +1,8 @@
-"""Siemens raw data (twix ``.dat``), through pymapvbvd: the extra ``[twix]``.
+"""Siemens raw data (twix ``.dat``), read with pymapvbvd (the extra ``[twix]``).
 
-The last measurement of the file is the scan, earlier ones are adjustments; noise readouts of any
-of them whiten. The data are conjugated: Siemens' directions belong to the forward transform.
+The last measurement of the file is the scan, and earlier ones are adjustments. Noise readouts of
+any of them are used for whitening. The data are conjugated, because Siemens' directions assume the
+other sign of the Fourier transform.
 """
 
 import struct
@@ -29,7 +30,7 @@ COUNTERS = {"set": "Set", "phase": "Phs", "repetition": "Rep", "contrast": "Eco"
 
 
 def recognizes(path: Path) -> bool:
-    """True if a measurement with named header buffers begins where the file says."""
+    """True if measurements with named header buffers begin at the offsets in the file."""
     if not path.is_file() or path.stat().st_size < 256:
         return False
     with path.open("rb") as file:
@@ -37,7 +38,7 @@ def recognizes(path: Path) -> bool:
 
 
 def _offsets(file: IO[bytes]) -> tuple[str, list[int]]:
-    """Software line and where the measurements begin: VB has one, VD a list of them."""
+    """Software line, and the offsets of the measurements: VB has one, VD has a list of them."""
     file.seek(0)
     first, count = struct.unpack("<II", file.read(8))
     if first >= 10000 or not 0 < count <= MAX_MEASUREMENTS:
@@ -73,7 +74,8 @@ def read(path: Path) -> Acquisition:
         warnings.simplefilter("ignore")
         found = module.mapVBVD(str(path), quiet=True, removeOS=False, disableReflect=True)
     measurements = found if isinstance(found, list) else [found]
-    scan, notes = measurements[-1], ["Siemens: conjugated, as its directions want"]
+    scan = measurements[-1]
+    notes = ["Siemens: conjugated, because its directions assume the other Fourier sign"]
     if "image" not in scan:
         raise BadInputError(f"{path}: the last of {len(measurements)} measurements has no image")
     ignored = [f"{name} readouts" for name in scan if name not in ("hdr", "image", "noise")]
@@ -114,7 +116,9 @@ def read(path: Path) -> Acquisition:
 
 
 def _check_blocks(path: Path) -> None:
-    """Walk over the readouts as the library will: each must lie inside the file, and end.
+    """Check that each readout lies inside the file and that their chain ends.
+
+    The library follows the same chain without checks, and would loop or read beyond the end.
 
     Raises
     ------
@@ -130,15 +134,15 @@ def _check_blocks(path: Path) -> None:
             while position is not None:
                 if position + HEADER_BYTES[version] > size:
                     raise BadInputError(
-                        f"{path} is truncated: a readout should begin at byte {position}, the file "
-                        f"has {size}: copy it again"
+                        f"{path} is truncated: a readout should begin at byte {position}, but the "
+                        f"file has {size}: copy it again"
                     )
                 file.seek(position)
                 position = _next(file.read(HEADER_BYTES[version]), version, position, path)
 
 
 def _next(header: bytes, version: str, position: int, path: Path) -> int | None:
-    """Where the readout after this one begins; None at the end of the measurement."""
+    """The offset of the next readout; None at the end of the measurement."""
     length = struct.unpack_from("<I", header)[0] & 0x1FFFFFF
     (mask,) = struct.unpack_from("<I", header, MASK_OFFSET[version])
     if length == 0 or mask & END:
@@ -174,7 +178,7 @@ def _readouts(image: Any, path: Path) -> Readouts:
 
 
 def _header(hdr: Any, image: Any, path: Path) -> XmlHeader:
-    """Matrix, field of view and centre, as an ISMRMRD header would have them."""
+    """Matrix, field of view and centre, in the form of an ISMRMRD header."""
     protocol = hdr.get("MeasYaps", {})
     slice_0 = ("sSliceArray", "asSlice", "0")
     base = int(_number(protocol, ("sKSpace", "lBaseResolution"), 0))
@@ -184,8 +188,8 @@ def _header(hdr: Any, image: Any, path: Path) -> XmlHeader:
     nz = int(_number(protocol, ("sKSpace", "lPartitions"), 1))
     if base <= 0 or ny <= 0 or max(base, ny, nz) > 2**16:
         raise BadInputError(
-            f"{path}: the protocol gives a matrix of {base} x {ny} x {nz}: it is damaged, or of a "
-            "software version that is not known"
+            f"{path}: the protocol gives a matrix of {base} x {ny} x {nz}: it is damaged, or from "
+            "an unknown software version"
         )
     centre = np.asarray(image.centerCol, int), np.asarray(image.NCol, int)
     full = int(np.max(np.maximum(2 * centre[0], 2 * (centre[1] - centre[0]))))
@@ -235,7 +239,7 @@ def _dwell(hdr: Any) -> float:
 
 
 def _geometry(image: Any, xml: XmlHeader, stack: Stack, notes: list[str]) -> Geometry | None:
-    """From the position and quaternion (w, x, y, z) of the first readout of each image."""
+    """The geometry, from position and quaternion (w, x, y, z) of each image's first readout."""
     assert xml.encoded is not None
     if min(xml.encoded.fov) <= 0:
         notes.append("the protocol has no field of view: the pixel size is not known")

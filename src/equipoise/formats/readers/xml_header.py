@@ -1,4 +1,4 @@
-"""The ISMRMRD XML header, read leniently: M4Raw and others write headers that no schema accepts."""
+"""The ISMRMRD XML header, read leniently, because M4Raw and others violate the schema."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,10 +7,11 @@ from xml.etree import ElementTree
 from equipoise.outcome import BadInputError
 
 MAX_BYTES = 16 * 2**20
-"""Real headers have some 100 kB."""
+"""Most bytes of a header; real ones have about 100 kB."""
 
 MAX_ELEMENTS, MAX_DEPTH = 5000, 32
-"""Real headers have some hundred elements, seven deep. The search is as long as their product."""
+"""Most elements and deepest nesting; real headers have a few hundred elements and depth seven. The
+time of a search is proportional to the product."""
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Space:
 
 @dataclass
 class Limit:
-    """Of an encoding counter."""
+    """The limits of an encoding counter."""
 
     minimum: int
     maximum: int
@@ -32,7 +33,7 @@ class Limit:
 
 @dataclass
 class XmlHeader:
-    """What the readers use of the header; None or empty where it is missing."""
+    """The parts of the header that readers use; missing ones are None or empty."""
 
     encoded: Space | None = None
     recon: Space | None = None
@@ -60,20 +61,20 @@ SYSTEM_FIELDS = (
 
 
 def parse(content: bytes | str, source: str) -> XmlHeader:
-    """Read a header; elements are found by their local names, whatever the namespace.
+    """Read a header; elements are found by their local names, in any namespace.
 
     Raises
     ------
     BadInputError
-        If it is not XML, declares a document type (entities can expand without limit), is longer or
-        deeper than a header can be, or holds numbers that are none.
+        If it is not XML, declares a document type (whose entities can expand without limit), is
+        longer or deeper than a header can be, or has text in place of a number.
     """
     raw = content.encode() if isinstance(content, str) else bytes(content)
     raw = raw.rstrip(b"\0 \r\n\t")
     if len(raw) > MAX_BYTES:
         raise BadInputError(
-            f"{source}: the XML header has {len(raw)} bytes; at most {MAX_BYTES} are read: the "
-            "file is damaged or not what it says it is"
+            f"{source}: the XML header has {len(raw)} bytes, and at most {MAX_BYTES} are read: the "
+            "file is damaged or not a scan"
         )
     try:
         root = ElementTree.fromstring(raw, ElementTree.XMLParser(target=_Limited()))
@@ -87,12 +88,12 @@ def parse(content: bytes | str, source: str) -> XmlHeader:
         if encodings:
             _read_encoding(encodings[0], found)
     except (ValueError, OverflowError) as error:
-        raise BadInputError(f"{source}: the XML header holds no number: {error}") from error
+        raise BadInputError(f"{source}: the XML header has no number: {error}") from error
     return found
 
 
 class _Limited(ElementTree.TreeBuilder):
-    """Stops while the text is read, before anything is searched."""
+    """Enforces the limits while the text is parsed, before anything is searched."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,8 +104,8 @@ class _Limited(ElementTree.TreeBuilder):
         self.count, self.depth = self.count + 1, self.depth + 1
         if self.count > MAX_ELEMENTS or self.depth > MAX_DEPTH:
             raise ValueError(
-                f"more than {MAX_ELEMENTS} elements, or {MAX_DEPTH} inside each other: it is not "
-                "the header of a scan"
+                f"it has more than {MAX_ELEMENTS} elements, or a depth above {MAX_DEPTH}: it is "
+                "not the header of a scan"
             )
         return super().start(tag, attrs)
 
@@ -114,7 +115,7 @@ class _Limited(ElementTree.TreeBuilder):
         return super().end(tag)
 
     def doctype(self, name: str, public: str | None, system: str | None) -> None:
-        """A document type, in whatever encoding it was written."""
+        """Refuse a document type, in every encoding."""
         raise ValueError("it declares a document type, which no header of a scan does")
 
 

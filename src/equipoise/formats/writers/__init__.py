@@ -1,1 +1,1 @@
-"""Files out, one a format."""
+"""Writers of images and k-space, one module for each format."""

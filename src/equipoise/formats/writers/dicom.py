@@ -1,7 +1,7 @@
-"""DICOM out: a folder with one MR image a slice, for the archive and for viewers.
+"""Writing DICOM: a folder with one MR image for each slice, for archives and viewers.
 
-The series has one rescale slope and one window, so that brightness does not jump from slice to
-slice, and is marked as derived. Positions and directions are DICOM's own, LPS.
+The series is marked as derived. It has one rescale slope and one window, so that brightness does
+not jump from slice to slice. Positions and directions are in DICOM's own coordinates, LPS.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from equipoise.optional import need
 LARGEST = 2**16 - 1
 GROUP, CREATOR = 0x0099, "EQUIPOISE"
 FINGERPRINT, CHECKSUM, COUNT = 0x01, 0x02, 0x03
-"""Private elements: how the series was made, SHA-256 of the pixels, number of images."""
+"""Private elements: the fingerprint, the SHA-256 of the pixels, and the number of images."""
 
 WINDOW_PERCENTILE = 99.5
-"""The brightest half per cent may saturate."""
+"""Upper end of the window; the brightest half per cent may saturate."""
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def is_series(folder: Path) -> bool:
-    """Whether a folder holds images of this module and nothing else: it can then be replaced."""
+    """Whether a folder holds only images of this module, so that it may be replaced."""
     files = list(folder.iterdir())
     if any(path.suffix != ".dcm" or not path.is_file() for path in files):
         return False
@@ -55,7 +55,7 @@ def is_series(folder: Path) -> bool:
 
 
 def stored_fingerprint(folder: Path) -> tuple[str, bool] | None:
-    """How a series was made, and whether all of it is there; None where it does not say."""
+    """The fingerprint of a series, and whether it is complete; None without a fingerprint."""
     files = list(folder.glob("*.dcm")) if folder.is_dir() else []
     blocks = [_own(path, pixels=True) for path in files]
     found = {b[FINGERPRINT].value for b in blocks if b is not None and FINGERPRINT in b}
@@ -101,7 +101,7 @@ def _series(
     magnitude: np.ndarray,
     slope: float,
 ) -> Any:
-    """What all images of the series share."""
+    """The elements that all images of the series share."""
     from pydicom.dataset import Dataset
     from pydicom.uid import MRImageStorage, generate_uid
 
@@ -141,7 +141,7 @@ def _derivation(attributes: dict[str, Any], header: Header) -> str:
 
 
 def _decimal(value: float | str | None) -> Any:
-    """A DICOM decimal string of at most 16 characters; None where there is no number."""
+    """A DICOM decimal string of at most 16 characters; None if there is no number."""
     from pydicom.valuerep import DSfloat
 
     try:

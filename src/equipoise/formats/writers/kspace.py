@@ -1,4 +1,4 @@
-"""K-space out, for other software and for reading back: HDF5, npz, BART cfl."""
+"""Writing k-space, for other software and for reading back: HDF5, npz, BART cfl."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -18,22 +18,27 @@ from equipoise.outcome import BadInputError
 
 
 def write_kspace(path: Path, acquisition: Acquisition) -> list[str]:
-    """Write k-space with what belongs to it in the layout of the suffix; returns the notes.
+    """Write k-space in the layout of the suffix, with everything that belongs to it.
 
-    ``.h5``: fastMRI, mask, maps and target beside it, geometry and labels as an attribute;
-    ``.npz``: the same. A volume becomes its stack of slices in both. Along a trajectory they hold
-    ``kspace``, ``traj``, ``dcf`` and ``matrix``. ``.cfl``: k-space alone, volumes as they are,
-    frames along the dimensions of their labels; a trajectory lies beside it as ``NAME_traj.cfl``.
+    ``.h5`` is the fastMRI layout with mask, maps and target, and with geometry and labels as an
+    attribute; ``.npz`` holds the same. In both a volume becomes its stack of slices. For a
+    trajectory they hold ``kspace``, ``traj``, ``dcf`` and ``matrix``. ``.cfl`` holds only k-space,
+    with volumes as they are and frames along the dimensions of their labels; a trajectory is
+    written next to it as ``NAME_traj.cfl``.
+
+    Returns
+    -------
+    The notes of the scan.
 
     Raises
     ------
     BadInputError
-        If the suffix is another, the layout cannot hold the scan, or the file cannot be written.
+        If the suffix is unknown, the layout cannot hold the scan, or the file cannot be written.
     """
     writer = KSPACE_WRITERS.get(suffix_of(path))
     if writer is None:
         raise BadInputError(
-            f"{path}: k-space is written to {', '.join(KSPACE_WRITERS)}, by the suffix"
+            f"{path}: the suffix must be one of {', '.join(KSPACE_WRITERS)} to write k-space"
         )
     along = isinstance(acquisition.encoding, TrajectoryEncoding)
     if not along and suffix_of(path) != ".cfl":
@@ -46,7 +51,7 @@ def write_kspace(path: Path, acquisition: Acquisition) -> list[str]:
 
 
 def trajectory_beside(path: Path, acquisition: Acquisition) -> Path | None:
-    """The cfl of the trajectory that is written beside k-space; None where there is none."""
+    """The cfl of the trajectory that is written next to k-space; None if there is none."""
     along = isinstance(acquisition.encoding, TrajectoryEncoding)
     return path.with_name(f"{path.stem}_traj.cfl") if along and suffix_of(path) == ".cfl" else None
 
@@ -86,7 +91,8 @@ def _write_cfl(path: Path, acquisition: Acquisition) -> None:
     grid = _grid(acquisition.labels, path)
     files = {}
     if isinstance(encoding, TrajectoryEncoding):
-        samples = samples[..., None]  # BART's first dimension is that of the coordinates
+        # BART's first dimension is that of the coordinates, and there are always three of them.
+        samples = samples[..., None]
         points = encoding.coordinates.numpy()
         points = np.pad(points, ((0, 0), (0, 0), (0, 0), (0, 3 - points.shape[-1])))
         frames = grid if len(points) > 1 else np.zeros_like(grid[:1])
@@ -106,12 +112,12 @@ def _cfl(path: Path, frames: np.ndarray, grid: np.ndarray) -> dict[Path, bytes]:
 
 
 def _grid(labels: list[dict[str, int]], path: Path) -> np.ndarray:
-    """Where each frame lies along the dimensions of ``LABELS``, (frame, dimension).
+    """The position of each frame along the dimensions of ``LABELS``, (frame, dimension).
 
     Raises
     ------
     BadInputError
-        If the frames do not fill a block of them.
+        If the frames do not fill a block of these dimensions.
     """
     names = [*LABELS.values()]
     renamed = [{AS_BART.get(n, n): v for n, v in label.items()} for label in labels]
@@ -125,14 +131,14 @@ def _grid(labels: list[dict[str, int]], path: Path) -> np.ndarray:
     ):
         raise BadInputError(
             f"{path}: the {len(labels)} frames do not form a block of {', '.join(names)}"
-            f"{' (they have ' + ', '.join(strange) + ')' if strange else ''}, which is what the "
-            "dimensions of a cfl hold: write .h5, which keeps their labels"
+            f"{' (they have ' + ', '.join(strange) + ')' if strange else ''}, as the dimensions of "
+            "a cfl require: write .h5, which keeps their labels"
         )
     return index
 
 
 AS_BART = {"repetition": "time"}
-"""Names that BART has another word for."""
+"""Labels that have another name in BART."""
 
 
 KSPACE_WRITERS: dict[str, Callable[[Path, Acquisition], None]] = {

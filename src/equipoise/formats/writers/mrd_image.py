@@ -1,4 +1,4 @@
-"""ISMRMRD images out: ``image_0`` magnitude and, of complex images, ``image_1`` themselves."""
+"""Writing ISMRMRD images: ``image_0`` the magnitude, ``image_1`` the complex images if they are."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,8 @@
-"""NIfTI out: magnitude, the phase beside it, and a JSON sidecar in the words of BIDS.
+"""Writing NIfTI: magnitude, phase, and a JSON sidecar with the names of BIDS.
 
-``NAME.nii.gz`` is the magnitude with axes x, y, slice (and volume), ``NAME_phase.nii.gz`` the phase
-in radians where the image is complex (viewers that read complex NIfTI are few), ``NAME.json`` says
-where both come from. The affine is in RAS mm.
+``NAME.nii.gz`` is the magnitude with the axes x, y, slice (and volume). ``NAME_phase.nii.gz`` is
+the phase in radians of a complex image, because few viewers read complex NIfTI. ``NAME.json``
+records the origin of both. The affine is in RAS mm.
 """
 
 import json
@@ -27,11 +27,11 @@ SIDECAR = {
     "TE": ("EchoTime", float, 1e-3),
     "TI": ("InversionTime", float, 1e-3),
 }
-"""Names of the ISMRMRD header in BIDS, whose times are seconds."""
+"""Names of the ISMRMRD header in BIDS, whose times are in seconds."""
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write magnitude, phase and sidecar; the magnitude takes its place last."""
+    """Write magnitude, phase and sidecar; the magnitude appears last."""
     image, header = content["image"], content.get("header") or Header()
     phase, sidecar = companions(path)
     with replacing_set([path, phase, sidecar]) as targets:
@@ -48,6 +48,7 @@ def _save(path: Path, image: np.ndarray, header: Header) -> None:
     import nibabel
 
     volumes = header.volumes(len(image))
+    # An array needs volumes of equal size; otherwise all slices form one volume.
     if len({len(indices) for indices in volumes}) > 1:
         volumes = [list(range(len(image)))]
     array = np.stack([image[indices] for indices in volumes])  # (volume, slice, y, x)
@@ -81,6 +82,6 @@ def _sidecar(content: dict[str, Any], header: Header, written: dict[Path, Path])
     if header.geometry is not None:
         found["SliceCentresLPS"] = header.geometry.centres
         if not all(header.geometry.equidistant(v) for v in header.volumes(len(content["image"]))):
-            found["Warning"] = "the slices are not equidistant: see SliceCentresLPS, not the affine"
+            found["Warning"] = "the slices are not equidistant: use SliceCentresLPS, not the affine"
     found["Labels"] = header.labels
     return found | sidecar(content.get("attributes", {}), written)

@@ -1,9 +1,9 @@
-"""What an image file says of itself: the fingerprint of how it was made, and whether it is whole.
+"""The stamp of an image file: the fingerprint of how it was made, and whether it is complete.
 
 The fingerprint is an attribute ``fingerprint`` of HDF5 and MRD files, a private element of DICOM
 files and a key of NIfTI's sidecar. Formats without a place for it (``.npy``, ``.png``, ``.cfl``)
-have a small ``NAME.json`` beside them. With it goes the SHA-256 of what was written, so that a file
-of no bytes, a truncated one and one of another run are not taken for it.
+have a small ``NAME.json`` next to them. The SHA-256 of what was written is stored with it, so an
+empty or truncated file, or one of another run, is not mistaken for the image.
 """
 
 import hashlib
@@ -23,20 +23,20 @@ from equipoise.outcome import BadInputError
 
 FINGERPRINT, CHECKSUM, FILES = "fingerprint", "checksum", "files"
 HDF5_IMAGES = ("reconstruction", "image", "dataset/image_0/data", "dataset/image_1/data")
-"""The datasets of an image file whose content is summed; maps are large and can be made again."""
+"""The datasets of an image file that enter the checksum; maps are large and can be made again."""
 
 CHUNK = 1 << 20
 
 
 class Stamp(NamedTuple):
-    """The fingerprint of how a file was made, and whether the file is as it was written."""
+    """The fingerprint of how a file was made, and whether the file is intact."""
 
     fingerprint: str
     whole: bool
 
 
 def read_stamp(path: Path) -> Stamp | None:
-    """The stamp of an image file; None if there is none, or it does not say how it was made."""
+    """The stamp of an image file; None if there is none or it cannot be read."""
     try:
         suffix = suffix_of(path)
         if suffix in (".h5", ".mrd"):
@@ -45,8 +45,9 @@ def read_stamp(path: Path) -> Stamp | None:
             found = dicom.stored_fingerprint(path)
             return None if found is None else Stamp(*found)
         return _sidecar_stamp(path)
+    # A damaged file says nothing that can be relied on.
     except (BadInputError, OSError, ValueError, TypeError, LookupError, AttributeError):
-        return None  # whatever is damaged says nothing that can be relied on
+        return None
 
 
 def stamp_hdf5(file: h5py.File, attributes: Mapping[str, Any]) -> None:
@@ -57,14 +58,14 @@ def stamp_hdf5(file: h5py.File, attributes: Mapping[str, Any]) -> None:
 
 
 def sidecar(attributes: Mapping[str, Any], written: Mapping[Path, Path]) -> dict[str, Any]:
-    """The keys of a JSON sidecar that say how files were made.
+    """The keys of a JSON sidecar that record how files were made.
 
     Parameters
     ----------
     attributes
-        Those of the image.
+        The attributes of the image.
     written
-        The files that the sidecar belongs to, each with the place where it lies now.
+        The files of the sidecar, each with the temporary path where it is now.
     """
     found = {key: _json(value) for key, value in attributes.items()}
     if isinstance(found.get("slices"), str):
@@ -75,14 +76,14 @@ def sidecar(attributes: Mapping[str, Any], written: Mapping[Path, Path]) -> dict
 
 
 def _json(value: Any) -> Any:
-    """JSON has no infinity and no NaN: they become null."""
+    """Replace infinity and NaN by null, because JSON has neither."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _hdf5_stamp(path: Path) -> Stamp | None:
     if not is_hdf5(path):
         return None
-    with open_hdf5(path) as file:  # a truncated file is refused here
+    with open_hdf5(path) as file:
         found = file.attrs.get(FINGERPRINT)
         if not isinstance(found, str):
             return None

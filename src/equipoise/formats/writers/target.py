@@ -1,7 +1,7 @@
-"""What a command is going to write, checked before the work: nothing of the user's is lost.
+"""Checks of the files that a command will write, before the work begins, so that nothing is lost.
 
-Every command that writes asks here, with the files that it reads: a file that is read is never
-written over, whatever it is called (a link, the ``.cfl`` of a ``.hdr``, maps, masks, models).
+Every command that writes passes the files that it reads. A file that is read is never overwritten,
+whatever name leads to it (a link, the ``.cfl`` of a ``.hdr``, maps, masks, models).
 """
 
 import os
@@ -20,16 +20,16 @@ NIFTI = (".nii.gz", ".nii")
 MODELS = (".safetensors",)
 
 Identity: TypeAlias = tuple[int, int]
-"""Device and number of a file, the same under all its names."""
+"""Device and inode of a file, which are the same under all of its names."""
 
 Inputs: TypeAlias = Mapping[Identity, Path]
 """Files that are read, by identity."""
 
 
 def input_files(*paths: Path | str | None) -> dict[Identity, Path]:
-    """The files that a command reads; those of a folder, and both files of a BART pair.
+    """The files that a command reads, with the files of a folder and both files of a BART pair.
 
-    Names that stand for no file, as those of models, are left out.
+    Names without a file, such as those of packaged models, are left out.
     """
     found: dict[Identity, Path] = {}
     for path in (Path(p) for p in paths if p is not None):
@@ -43,7 +43,7 @@ def input_files(*paths: Path | str | None) -> dict[Identity, Path]:
 
 
 def identity_of(path: Path) -> Identity | None:
-    """None where there is no file."""
+    """The identity of a file; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -52,7 +52,7 @@ def identity_of(path: Path) -> Identity | None:
 
 
 def companions(path: Path) -> list[Path]:
-    """The other files that are written beside a target: of NIfTI the phase and the sidecar."""
+    """The other files that are written with a target, such as phase and sidecar for NIfTI."""
     suffix = suffix_of(path)
     if suffix in NIFTI:
         stem = path.name.removesuffix(suffix)
@@ -62,19 +62,19 @@ def companions(path: Path) -> list[Path]:
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where it is said how an image was made, if its format has no place for it."""
+    """The file that records how an image was made, for formats without a place for it."""
     return path.with_name(f"{path.name}.json")
 
 
 def check_sidecar(path: Path) -> None:
-    """Refuse to take the sidecar of another image, whether or not files may be replaced.
+    """Refuse to overwrite the sidecar of another image, whether or not files may be replaced.
 
-    ``x.nii`` and ``x.nii.gz`` would both have ``x.json``, which says how one of them was made.
+    ``x.nii`` and ``x.nii.gz`` would share ``x.json``, which can record only one of them.
 
     Raises
     ------
     BadInputError
-        If the other one exists.
+        If the other image exists.
     """
     suffix = suffix_of(path)
     if suffix not in NIFTI:
@@ -83,13 +83,13 @@ def check_sidecar(path: Path) -> None:
     for other in (path.with_name(f"{stem}{kind}") for kind in NIFTI if kind != suffix):
         if os.path.lexists(other):
             raise BadInputError(
-                f"{other} exists, and {path} would share its sidecar {stem}.json: give another "
-                "name with -o, or move that image away with its sidecar"
+                f"{other} exists, and {path} would share its sidecar {stem}.json: use another "
+                "name with -o, or move that image and its sidecar away"
             )
 
 
 def suffix_of(path: Path) -> str:
-    """``.nii.gz`` as one suffix."""
+    """The suffix of a path, with ``.nii.gz`` as one suffix."""
     return ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
 
 
@@ -100,44 +100,44 @@ def check_target(
     suffixes: Collection[str] | None = None,
     inputs: Inputs | None = None,
 ) -> None:
-    """Refuse before the work what could not be written after it.
+    """Refuse, before the work begins, a target that could not be written after it.
 
     Parameters
     ----------
     path
-        The target; the files that its format writes beside it are checked with it.
+        The target; the companions of its format are checked with it.
     overwrite
         Whether files that exist may be replaced.
     suffixes
-        The formats that can be written, those of images if not given.
+        The formats that can be written; those of images if not given.
     inputs
-        What the command reads, of :func:`input_files`.
+        The files that the command reads, from :func:`input_files`.
 
     Raises
     ------
     BadInputError
-        If the suffix is none of them, a file exists and is not to be replaced, one that is read
-        would be, an image has the same sidecar, or the folder cannot be written.
+        If the suffix is unknown, a file exists and must not be replaced, a file that is read would
+        be replaced, another image has the same sidecar, or the folder cannot be written.
     """
     known = IMAGES if suffixes is None else suffixes
     if suffix_of(path) not in known:
         raise BadInputError(
-            f"{path}: the suffix stands for no known format; the known ones are {', '.join(known)}"
+            f"{path}: the suffix has no known format; the known suffixes are {', '.join(known)}"
         )
     check_sidecar(path)
     check_files([path, *companions(path)], overwrite=overwrite, inputs=inputs)
     if path.is_dir() and (suffix_of(path) != ".dcm" or not dicom.is_series(path)):
-        raise BadInputError(f"{path} is a folder with other files: give another name with -o")
+        raise BadInputError(f"{path} is a folder with other files: use another name with -o")
     _check_folder(path.parent)
 
 
 def check_files(paths: Iterable[Path], *, overwrite: bool, inputs: Inputs | None = None) -> None:
-    """Refuse to write over files: those that are read always, others without ``overwrite``.
+    """Refuse to overwrite files that are read, and without ``overwrite`` any other file too.
 
     Raises
     ------
     BadInputError
-        With the name of the first such file.
+        If there is such a file; the message names the first one.
     """
     paths = list(paths)
     for path in paths:
@@ -145,11 +145,11 @@ def check_files(paths: Iterable[Path], *, overwrite: bool, inputs: Inputs | None
         read = next((i for p in (path, *inside) if (i := _input_at(p, inputs or {}))), None)
         if read is not None:
             raise BadInputError(
-                f"{read} is read and would be written over as {path}: give another name with -o"
+                f"{read} is read and would be overwritten as {path}: use another name with -o"
             )
     for path in paths:
         if not overwrite and os.path.lexists(path):
-            raise BadInputError(f"{path} exists: give another name with -o, or --overwrite")
+            raise BadInputError(f"{path} exists: use another name with -o, or --overwrite")
 
 
 def _input_at(path: Path, inputs: Inputs) -> Path | None:
@@ -159,6 +159,6 @@ def _input_at(path: Path, inputs: Inputs) -> Path | None:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise BadInputError(f"{folder} is not a folder: create it first, or give another with -o")
+        raise BadInputError(f"{folder} is not a folder: create it first, or use another with -o")
     if not os.access(folder, os.W_OK):
-        raise BadInputError(f"{folder} cannot be written to: give another folder with -o")
+        raise BadInputError(f"{folder} cannot be written to: use another folder with -o")

@@ -1,4 +1,4 @@
-"""Files out, by suffix; written under a temporary name and renamed when complete."""
+"""Writing images by suffix; files are written under a temporary name and renamed when complete."""
 
 import json
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from equipoise.formats.writers.target import check_target, sidecar_of, suffix_of
 from equipoise.outcome import BadInputError
 
 Content = dict[str, Any]
-"""``image`` (slices, y, x), complex or magnitude; if known ``csm``, ``mask``, ``attributes`` and
-``header``, a :class:`equipoise.formats.header.Header`."""
+"""``image`` (slices, y, x), complex or magnitude, and, if known, ``csm``, ``mask``, ``attributes``
+and ``header`` (a :class:`equipoise.formats.header.Header`)."""
 
 
 def write_image(path: Path, content: Content, *, overwrite: bool = False) -> None:
@@ -26,8 +26,9 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
 
     ``.h5``: ``reconstruction`` (float32 magnitude, the fastMRI layout), ``image`` (complex64),
     ``csm``, ``mask``, attributes. ``.npy``: the complex image. ``.cfl``: the complex image with
-    its header. ``.nii.gz`` and ``.nii``: magnitude, with phase and sidecar beside it. ``.dcm``: a
-    folder with a DICOM series. ``.mrd``: ISMRMRD images. ``.png``: magnitude, slices side by side.
+    its header. ``.nii.gz`` and ``.nii``: magnitude, with phase and sidecar as further files.
+    ``.dcm``: a folder with a DICOM series. ``.mrd``: ISMRMRD images. ``.png``: magnitude, slices
+    side by side.
 
     Raises
     ------
@@ -65,7 +66,7 @@ def _write_npy(path: Path, content: Content) -> None:
 
 
 def _write_cfl(path: Path, content: Content) -> None:
-    """BART dimensions x, y, then time at 10 for several volumes and slices at 13."""
+    """Write BART dimensions: x, y, time at 10 for several volumes, and slices at 13."""
     image = content["image"]
     volumes = (content.get("header") or Header()).volumes(len(image))
     if len({len(indices) for indices in volumes}) > 1:
@@ -95,14 +96,14 @@ def _write_png(path: Path, content: Content) -> None:
 
 
 def _write_sidecar(place: Path, content: Content, written: dict[Path, Path]) -> None:
-    """How the image was made, where its format has no place for it."""
+    """Record how the image was made, for formats without a place for it."""
     attributes = content.get("attributes", {})
     if FINGERPRINT in attributes:
         place.write_text(json.dumps(sidecar(attributes, written), indent=1, allow_nan=False))
 
 
 PNG_COLUMNS = 8
-"""Slices side by side; further ones begin a new row."""
+"""Slices in a row of a PNG; further slices begin a new row."""
 
 
 WRITERS: dict[str, Callable[[Path, Content], None]] = {
