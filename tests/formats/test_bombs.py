@@ -132,7 +132,7 @@ class TestYaml:
         lines = ["simulation:", "  coils: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
         lines += [f"  k{i}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(9)]
         (tmp_path / "c.yaml").write_text("\n".join(lines))
-        with pytest.raises(BadInputError, match=r"an alias .* is not read"):
+        with pytest.raises(BadInputError, match=r"an alias .* is not allowed"):
             load_config(tmp_path / "c.yaml")
 
     @pytest.mark.parametrize(

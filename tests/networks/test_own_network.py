@@ -242,5 +242,5 @@ def test_every_weight_of_an_own_network_comes_back_in_its_precision(tmp_path):
 def test_a_network_that_a_file_or_method_has_itself_is_refused(tmp_path):
     with pytest.raises(BadInputError, match="leave network out"):
         eq.load_model("mol-sn-brain-4x", network=Half())
-    with pytest.raises(BadInputError, match="mol-sn, which has a network of its own"):
+    with pytest.raises(BadInputError, match="mol-sn, which needs its particular network"):
         trained(tmp_path, Half(), model={"method": "mol-sn"})

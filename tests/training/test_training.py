@@ -246,7 +246,7 @@ def test_training_continues_with_the_skip_of_the_weights(config_file, tmp_path):
     ("changes", "words"),
     [
         ({"model": {"network": {"skip": 0.5}}}, "model.network.skip is 0.5 and .* holds 0.9"),
-        ({"model": {**TINY["model"], "m": 0.1}}, "the barrier stands at .* = 0.85: lower model.m"),
+        ({"model": {**TINY["model"], "m": 0.1}}, "the barrier is at .* = 0.85: lower model.m"),
     ],
 )
 def test_a_skip_that_does_not_suit_is_refused(changes, words, tmp_path, config_file):

@@ -107,7 +107,10 @@ class TestTraining:
         assert len(training_images(configuration(folder, data=data))) == 1
 
     def test_a_misspelt_subject_is_an_error(self, folder):
-        for held_out, words in ((["berta"], "berta"), (["anna", "bert"], "leaves no image")):
+        for held_out, words in (
+            (["berta"], "berta"),
+            (["anna", "bert"], "leaves no training image"),
+        ):
             data = {"train": ["train.h5"], "validation": ["val.npy"], "held_out": held_out}
             with pytest.raises(BadInputError, match=words):
                 training_images(configuration(folder, data=data))

@@ -211,7 +211,7 @@ class TestFiles:
         path = tmp_path / "large.safetensors"
         for features, words in (
             (9000, "512, not 9000"),
-            (512, "log_floor is missing, and .* 67 more"),
+            (512, "log_floor is missing instead of .* 67 more"),
         ):
             network = {"features": features, "layers": 32, "kernel_size": 15}
             content = {"method": "mol-lr", "network": network, "m": 0.02}

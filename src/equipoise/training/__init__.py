@@ -1,1 +1,1 @@
-"""Minimise over the weights: sources of samples, the loop, validation, checkpoints."""
+"""Training of the weights: sources of samples, the loop, validation, checkpoints."""

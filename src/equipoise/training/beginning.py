@@ -1,4 +1,4 @@
-"""What a training run starts from: the source of its samples and its first model."""
+"""The beginning of a training run: its images, the source of its samples, and its first model."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ from equipoise.zoo.model_file import load_model, model_config
 
 
 def training_images(config: TrainConfig) -> list[Tensor]:
-    """The images to learn from, without those of the subjects that are held out.
+    """The training images, without those of the subjects that are held out.
 
     Raises
     ------
     BadInputError
-        If nothing is left, or a subject that is held out is in no file: a misspelt one would be
-        trained on.
+        If nothing is left, or no file has a subject that is held out, because a misspelt subject
+        would be trained on.
     """
     found = load_labelled(config.data.train)
     held_out = set(config.data.held_out)
@@ -34,16 +34,17 @@ def training_images(config: TrainConfig) -> list[Tensor]:
         raise BadInputError(f"data.held_out names {sorted(missing)}, which no training file has")
     images = [image.image for image in found if image.subject not in held_out]
     if not images:
-        raise BadInputError("data.held_out leaves no image to learn from")
+        raise BadInputError("data.held_out leaves no training image")
     return images
 
 
 SKIP_DIFFERENCE = 0.02
-"""What the skip of start weights may differ from the one asked for: training scales it down."""
+"""The skip of start weights may differ from the configuration by this much, because training scales
+it down."""
 
 
 def source_of(config: TrainConfig) -> Source:
-    """What samples are drawn from."""
+    """The source of samples of a configuration."""
     if config.super_resolution is not None:
         return SuperResolution(**config.super_resolution.model_dump())
     coils = load_coils(config.data.coils) if config.data.coils else None
@@ -51,16 +52,16 @@ def source_of(config: TrainConfig) -> Source:
 
 
 def continued(config: TrainConfig) -> TrainConfig:
-    """The configuration of a run that continues from weights, completed by what they are of.
+    """The configuration of a run that continues from weights, completed from their file.
 
-    Network, data weight and rules belong to the weights: what the configuration says of them must
-    be what the file holds. m, shift, solver options and blocks may be given anew; what is not given
-    is that of the file.
+    Network, data weight and rules belong to the weights, so their settings must agree with the
+    file. m, shift, solver options and blocks may be changed. Settings that are not given are taken
+    from the file.
 
     Raises
     ------
     BadInputError
-        If the configuration contradicts the file: the setting, and both values.
+        If the configuration contradicts the file; the message gives the setting and both values.
     """
     if config.start is None:
         return config
@@ -77,14 +78,14 @@ def continued(config: TrainConfig) -> TrainConfig:
             if not _agrees(key, value, held):
                 raise BadInputError(
                     f"model.{part}.{key} is {value} and {config.start} holds {held}: leave it "
-                    "out, the weights bring their own"
+                    "out, because it belongs to the weights"
                 )
     content = config.model_dump(exclude={"model"}, exclude_unset=True)
     return checked(TrainConfig, str(config.start), {**content, "model": {**there, **asked}})
 
 
 def _held(config: TrainConfig) -> MethodConfig:
-    """What the start weights are of; of a ridge that two passes start from, those two passes."""
+    """The configuration of the start weights; a ridge is extended if two passes start from it."""
     assert config.start is not None
     held = model_config(config.start)
     asked = config.model
@@ -100,7 +101,7 @@ def _agrees(key: str, asked: Any, there: Any) -> bool:
 
 
 def _second_pass(config: TrainConfig) -> Method | None:
-    """Two passes that start as the one of a ridge, which the first then stays."""
+    """Two passes that start from a ridge, which remains the first pass; None in other cases."""
     asked = config.model
     if config.start is None or not isinstance(asked, MolGuidedConfig):
         return None
@@ -111,30 +112,32 @@ def _second_pass(config: TrainConfig) -> Method | None:
 
 
 OWN_NETWORK = ("mol-lr", "mol-m", "modl", "admm-net")
-"""Methods that ask nothing of their network beside its value."""
+"""Methods that need nothing but the value of their network."""
 
 
 def with_network(config: TrainConfig, network: nn.Module) -> Method:
-    """The method of the configuration with your own network, as it is.
+    """The method of the configuration with your own network.
 
     Raises
     ------
     BadInputError
-        If the method needs a network of its own, or ``start`` brings another.
+        If the method needs a particular network, or ``start`` is given too.
     """
     method = config.model.method
     if method not in OWN_NETWORK:
         raise BadInputError(
-            f"model.method is {method}, which has a network of its own: a network can be given to "
-            f"{', '.join(OWN_NETWORK)}"
+            f"model.method is {method}, which needs its particular network: use your own network "
+            f"with one of {', '.join(OWN_NETWORK)}"
         )
     if config.start is not None:
-        raise BadInputError("a network and start were given: load the weights into the network")
+        raise BadInputError(
+            "a network and start were both given: load the weights into the network instead"
+        )
     return METHODS[method].around(network, config.model).train()
 
 
 def first_model(config: TrainConfig, network: nn.Module | None = None) -> Method:
-    """A new model, or the one that the run continues from, see :func:`continued`."""
+    """A new model, or the model from which the run continues, see :func:`continued`."""
     if network is not None:
         return with_network(config, network)
     second = _second_pass(config)
@@ -143,7 +146,7 @@ def first_model(config: TrainConfig, network: nn.Module | None = None) -> Method
     model = new_method(config.model, config.seed)
     if config.start is not None:
         start = load_model(config.start)
-        # Only the trained parameters: a spectral network has buffers that follow them.
+        # Not strict, because a spectral network also has buffers, which follow its parameters.
         model.network.load_state_dict(start.network.state_dict(), strict=False)
         model.refresh(exact=True)
         rules = {k: v for k, v in start.state_dict().items() if not k.startswith("network.")}

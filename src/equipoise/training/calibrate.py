@@ -17,30 +17,30 @@ from equipoise.training.config import SimulationConfig, refuse_test_data
 from equipoise.training.sources.simulated import Simulation, load_coils
 
 STREAM = 3
-"""Keeps the random numbers of the calibration apart from those of training and validation."""
+"""Separates the random numbers of the calibration from those of training and validation."""
 
 
 def simulation_of(provenance: dict[str, Any], coils: Path | None = None) -> Simulation:
-    """The simulation that a model was trained with, coil maps and noise level always estimated.
+    """The simulation with which a model was trained, with coil maps and noise always estimated.
 
     Parameters
     ----------
     provenance
-        That of the model file.
+        The provenance of the model file.
     coils
-        Measured coil maps, where training had them.
+        Measured coil maps, if training used them.
 
     Raises
     ------
     BadInputError
-        If the model file does not say how its scans were simulated, or names data of a test.
+        If the model file does not say how its scans were simulated, or names test data.
     """
     config = provenance.get("config", {})
     refuse_test_data(config.get("data"))
     options = config.get("simulation")
     if options is None:
         raise BadInputError(
-            "the model file does not say how its training scans were simulated, so nothing says "
+            "the model file does not say how its training scans were simulated, so it is unknown "
             "which scans are usual: train the model with `equipoise train`"
         )
     settings = SimulationConfig.model_validate({**options, "estimated": 1.0})
@@ -57,30 +57,30 @@ def calibrate_model(
     rate: float,
     seed: int = 0,
 ) -> Calibration:
-    """Simulate scans as in training, maps and noise level estimated, and see what is usual.
+    """Simulate scans as in training, with estimated maps and noise, and measure what is usual.
 
     Parameters
     ----------
     model
         The model.
     images
-        Validation images, (y, x) each: the first half of them sets what is usual, the second half
-        the threshold, in turn. New images of the same kind are what the rate speaks of, so bring
-        many subjects.
+        Validation images, (y, x) each. The first half sets what is usual, the second half sets the
+        threshold. The rate is about new images of the same kind, so use many subjects.
     source
-        What scans are drawn from.
+        The simulation from which scans are drawn.
     scans
         Number of scans.
     rate
-        Share of scans like these that may be called unlike them.
+        Share of scans like these that may be flagged as unlike them.
     seed
-        Of the simulation.
+        Seed of the simulation.
 
     Raises
     ------
     BadInputError
         If there are too few scans for the rate.
     """
+    # Scans of one image in both halves would not be exchangeable with a scan of a new image.
     middle = (len(images) + 1) // 2
     halves = images[:middle], images[middle:] or images
     found = [

@@ -1,4 +1,4 @@
-"""Training checkpoints: everything that the next step depends on, written atomically."""
+"""Training checkpoints: everything on which the next step depends, written atomically."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from equipoise.outcome import BadInputError
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write beside the target, flush to disk, rename: a killed run leaves the old file whole."""
+    """Write to a temporary file, flush, and rename, so a killed run leaves the old file intact."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(state, file)
 
@@ -21,12 +21,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises
     ------
     BadInputError
-        If there is no checkpoint, or it is not one.
+        If there is no file, or it is not a checkpoint.
     """
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except FileNotFoundError as error:
         raise BadInputError(f"there is no checkpoint {path} to resume from") from error
-    except Exception as error:  # torch raises many kinds for a damaged file
+    # torch raises exceptions of many types for a damaged file.
+    except Exception as error:
         raise BadInputError(f"{path} is not a checkpoint: {error}") from error
     return state

@@ -1,4 +1,5 @@
-"""The configuration of a training run: YAML with a typed schema; unknown keys are errors."""
+"""The configuration of a training run: YAML with a typed schema, in which unknown keys are
+errors."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,20 +13,20 @@ from equipoise.settings import Settings, explained
 from equipoise.training.plain_yaml import load_yaml
 
 TEST_DATA = (
-    "data.test names subjects that are kept for the test, and whatever trains, chooses weights or "
-    "calibrates must not know them, or the test measures nothing: leave it out here, and give "
-    "those files to `equipoise experiments`"
+    "data.test names subjects that are kept for the test, and training, the choice of weights and "
+    "calibration must not use them, or the test measures nothing: leave it out here, and give "
+    "those files to `equipoise experiment`"
 )
 
 
 class DataConfig(Settings):
-    """Images to train and validate on. Never split inside a subject, and never those of a test."""
+    """Images for training and validation; they must not share subjects, nor include test data."""
 
     train: list[Path]
     validation: list[Path]
     coils: Path | None = Field(None, description="measured coil maps, HDF5 with dataset csm")
     held_out: list[str] = Field(
-        [], description="subjects that training never sees, as their files name them"
+        [], description="subjects that training never uses, by their names in the files"
     )
 
     @model_validator(mode="before")
@@ -36,12 +37,12 @@ class DataConfig(Settings):
 
 
 def refuse_test_data(content: Any) -> None:
-    """Refuse a ``data`` section that names data of a test.
+    """Refuse a ``data`` section that names test data.
 
     Raises
     ------
     BadInputError
-        If it does; a ValueError, so that pydantic reports it too.
+        If it does. It is a ValueError too, so that pydantic reports it.
     """
     if isinstance(content, dict) and "test" in content:
         raise BadInputError(TEST_DATA)
@@ -49,19 +50,21 @@ def refuse_test_data(content: Any) -> None:
 
 def _rising(noise: tuple[float, float]) -> tuple[float, float]:
     if not 0 < noise[0] <= noise[1]:
-        raise ValueError(f"noise is {noise}: two positive numbers, the smaller one first")
+        raise ValueError(f"noise is {noise}: give two positive numbers, the smaller one first")
     return noise
 
 
 def _ordered(pair: Any) -> Any:
     if pair[0] > pair[1]:
-        raise ValueError(f"the range {pair} needs its smaller number first")
+        raise ValueError(f"the range is {pair}: give the smaller number first")
     return pair
 
 
 def _few_coils(coils: tuple[int, int]) -> tuple[int, int]:
     if not 1 <= coils[0] <= coils[1] <= MAX_COILS:
-        raise ValueError(f"coils is {coils}: two numbers from 1 to {MAX_COILS}, the smaller first")
+        raise ValueError(
+            f"coils is {coils}: give two numbers from 1 to {MAX_COILS}, the smaller one first"
+        )
     return coils
 
 
@@ -103,32 +106,37 @@ UNET = "unet"
 
 
 class LipschitzConfig(Settings):
-    """The barrier (14): ``beta B(l)``, l measured at the equilibrium of a training sample.
+    """The barrier (14): ``beta B(l)``, with l measured at the equilibrium of a training sample.
 
-    l is found by Lanczos iterations, so that the barrier acts on the few directions that H expands
-    most: an ascent from noise, as the paper describes it, reads lower and sees the bulk of them. A
-    large beta keeps l far below T: 0.1 held it at 0.82 where 0.01 holds it at 0.96 of T = 0.98.
+    l is measured by Lanczos iterations, so the barrier acts on the few directions that H expands
+    most. An ascent from noise, as the paper describes it, gives lower values and finds typical
+    directions. A large beta keeps l far below T: 0.1 held it at 0.82, and 0.01 holds it at 0.96 of
+    T = 0.98.
     """
 
     beta: float = Field(0.01, ge=0)
     margin: float = Field(0.01, gt=0)
-    every: int = Field(2, ge=1, description="steps between two barriers, each weighed by it")
+    every: int = Field(
+        2, ge=1, description="steps between two barriers, whose weight it multiplies"
+    )
     steps: int = Field(8, ge=1, description="Lanczos iterations on a training sample")
-    reserve: float = Field(0.05, ge=0, description="the barrier stands at T - reserve")
+    reserve: float = Field(0.05, ge=0, description="the barrier is at T - reserve")
     validation_steps: int = Field(25, ge=1)
     validation_reserve: float = Field(
-        0.005, gt=0, description="weights that validate above T minus it are scaled down to that"
+        0.005,
+        gt=0,
+        description="weights that validate above T - validation_reserve are scaled to it",
     )
 
 
 class TrainConfig(Settings):
-    """Everything that determines the weights, with the seed."""
+    """Everything that determines the weights, including the seed."""
 
     name: str
     data: DataConfig
     simulation: SimulationConfig = SimulationConfig()
     super_resolution: SuperResolutionConfig | None = Field(
-        None, description="train on real photographs and small images of them instead of MRI"
+        None, description="train on photographs and small images of them instead of on MRI"
     )
     model: AnyMethodConfig = MolConfig()
     lipschitz: LipschitzConfig = LipschitzConfig()
@@ -142,22 +150,23 @@ class TrainConfig(Settings):
     steps: int = Field(4200, ge=1, description="equilibrium steps")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(3e-5, gt=0)
-    weight_learning_rate: float = Field(1e-2, gt=0, description="of the data weight")
+    weight_learning_rate: float = Field(1e-2, gt=0, description="learning rate of the data weight")
     clip: float = Field(20.0, gt=0, description="limit of the gradient norm")
     rtol: tuple[float, float] = Field(
-        (0.05, 0.01), description="of the equilibrium, first and last: a loose one raises lam"
+        (0.05, 0.01),
+        description="tolerance of the equilibrium, first and last; a loose one raises lam",
     )
-    backward_rtol: float = Field(0.3, gt=0, description="of the adjoint solve")
+    backward_rtol: float = Field(0.3, gt=0, description="tolerance of the adjoint solve")
     pool: int = Field(
         0,
         ge=0,
         le=100_000,
-        description="acquisitions that are used several times, each solve from the last one; 0: "
-        "a new one at every step",
+        description="number of acquisitions that are used several times, where each solve starts "
+        "from the last one; with 0 every step draws a new acquisition",
     )
-    pool_uses: int = Field(8, ge=1, description="steps that use an acquisition of the pool")
+    pool_uses: int = Field(8, ge=1, description="number of steps that use each acquisition")
     average: float = Field(
-        0.0, ge=0, lt=1, description="decay of the average of weights that is kept; 0: no average"
+        0.0, ge=0, lt=1, description="decay of the running average of the weights; 0 for none"
     )
     validate_every: int = Field(500, ge=1)
     validation_samples: int = Field(8, ge=1, le=100_000)
@@ -165,13 +174,13 @@ class TrainConfig(Settings):
 
     @property
     def limit(self) -> float:
-        """``T = 1 - m``; 1 where nothing is monotone."""
+        """``T = 1 - m``; 1 for methods that are not monotone."""
         return 1 - getattr(self.model, "m", 0.0)
 
     @model_validator(mode="before")
     @classmethod
     def _channels(cls, content: Any) -> Any:
-        """Photographs have one channel, and a network has it without being told."""
+        """Set the default of one channel for networks of photographs."""
         if not isinstance(content, dict) or content.get("super_resolution") is None:
             return content
         model = content.get("model", {})
@@ -185,19 +194,20 @@ class TrainConfig(Settings):
         if self.start is not None and self.warmup_steps:
             raise ValueError("start replaces the warm-up: set warmup_steps to 0")
         if self.super_resolution is not None and self.model.method == UNET:
-            raise ValueError("unet is a method for complex images: choose another model.method")
+            raise ValueError("unet works on complex images only: choose another model.method")
         if self.pool and not isinstance(self.model, SolvedConfig):
             raise ValueError(
-                f"pool is {self.pool}: it keeps equilibria, and {self.model.method} has none: "
+                f"pool is {self.pool}, but it stores equilibria, and {self.model.method} has none: "
                 "leave pool out"
             )
         barrier = self.limit - self.lipschitz.reserve
         if barrier <= 0 or self.limit <= self.lipschitz.validation_reserve:
             raise ValueError("the reserves of lipschitz must be smaller than T = 1 - m")
+        # H starts close to skip x, which must not lie beyond the barrier from the first step.
         skip = getattr(self.model.network, "skip", 0.0)
         if skip >= barrier:
             raise ValueError(
-                f"model.network.skip is {skip:.4g} and the barrier stands at 1 - m - reserve = "
+                f"model.network.skip is {skip:.4g} and the barrier is at 1 - m - reserve = "
                 f"{barrier:.4g}: lower model.m or lipschitz.reserve"
             )
         return self

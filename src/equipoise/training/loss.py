@@ -1,4 +1,4 @@
-"""What training minimises beside the error of the image: the barrier (14)."""
+"""The barrier (14) that training minimises in addition to the error of the image."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Where trained weights come from: what the provenance of their file says."""
+"""The provenance of trained weights."""
 
 import json
 from pathlib import Path
@@ -14,22 +14,24 @@ from equipoise.zoo.model_file import provenance
 def origin_of(
     config: TrainConfig, source: Source, step: int, seconds: float, validation: dict[str, float]
 ) -> dict[str, Any]:
-    """The provenance of weights: the configuration with the names of its files, and what it took.
+    """The provenance of weights: configuration, names of files, effort and validation.
 
     Parameters
     ----------
     config, source
-        Of the run.
+        Configuration and source of the run.
     step
-        Steps that were taken.
+        Number of steps so far.
     seconds
-        Time that they took.
+        Time of these steps.
     validation
-        What the weights reached.
+        Validation results of the weights.
     """
     from equipoise.version import __version__
 
     content = json.loads(config.model_dump_json())
+    # Names without folders: a model file must not reveal the paths of the machine it was trained
+    # on.
     data = content["data"]
     for key in ("train", "validation"):
         data[key] = [Path(path).name for path in data[key]]

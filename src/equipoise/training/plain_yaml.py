@@ -1,4 +1,4 @@
-"""YAML without what can explode: no aliases, a limited size and depth."""
+"""YAML without constructs that can explode: no aliases, and a limited size and depth."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from equipoise.formats.inputs import check_regular
 from equipoise.outcome import BadInputError
 
 MAX_BYTES = 200_000
-"""A list of a thousand paths has a quarter of it."""
+"""Most bytes of a configuration; a list of a thousand paths takes a quarter of it."""
 
 MAX_DEPTH = 20
+"""Deepest nesting."""
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -21,7 +22,7 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(
-                problem="an alias (*name) is not read: write the value out", problem_mark=mark
+                problem="an alias (*name) is not allowed: write the value out", problem_mark=mark
             )
         self.depth += 1
         if self.depth > MAX_DEPTH:
@@ -34,7 +35,7 @@ class _PlainLoader(yaml.SafeLoader):
 def load_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
-    Aliases are refused: nine of them inside each other stand for a billion values.
+    Aliases are refused, because nine nested ones can stand for a billion values.
 
     Raises
     ------
@@ -50,7 +51,8 @@ def load_yaml(path: Path) -> Any:
         return yaml.load(path.read_text("utf-8"), _PlainLoader)
     except OSError as error:
         raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
+    # An impossible date or number is a ValueError.
+    except (yaml.YAMLError, ValueError) as error:
         raise BadInputError(
-            f"{path} is not a valid training configuration, it is not YAML: {error}"
+            f"{path} is not a valid training configuration: it is not YAML: {error}"
         ) from error

@@ -1,7 +1,7 @@
-"""Which acquisition a training step uses: a new one, or one of a pool with the equilibria known.
+"""The acquisition of a training step: a new one, or one of a pool with known equilibria.
 
-A solve that starts where the same acquisition ended a few hundred steps ago, with nearly the same
-weights, needs a third of the evaluations; so does its adjoint equation.
+A solve that starts from the equilibrium of the same acquisition a few hundred steps ago, with
+nearly the same weights, needs a third of the evaluations, and so does its adjoint equation.
 """
 
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from equipoise.training.config import TrainConfig
 from equipoise.training.sources.source import Sample, Source
 
 TRAIN_STREAM = 0
-"""Keeps the random numbers of training apart from those of validation and calibration."""
+"""Separates the random numbers of training from those of validation and calibration."""
 
 
 class Drawn(NamedTuple):
-    """The step at which an acquisition was drawn, and where its solves ended when it was used last.
+    """The step at which an acquisition was drawn, and the results of its last solves.
 
-    ``image`` is in the units of the data and ``adjoint`` of intensity scale 1, both single
-    precision, which is what a start needs.
+    ``image`` is in the units of the data, ``adjoint`` at intensity scale 1. Single precision is
+    enough for a start.
     """
 
     step: int
@@ -31,10 +31,10 @@ class Drawn(NamedTuple):
 
 
 def drawn_at(step: int, size: int, uses: int) -> int:
-    """The step at which the acquisition of a step was drawn, from the step alone.
+    """The step at which the acquisition of a step was drawn, as a function of the step.
 
-    The steps go round the pool, and an acquisition is used ``uses`` times. The first ones are
-    renewed earlier, so that later on every round renews ``1 / uses`` of the pool.
+    The steps cycle through the pool, and an acquisition is used ``uses`` times. The first ones are
+    replaced earlier, so that later every cycle replaces ``1 / uses`` of the pool.
     """
     turn, slot = divmod(step, size)
     first = max(turn - (turn + slot) % uses, 0)
@@ -45,15 +45,15 @@ def drawn_at(step: int, size: int, uses: int) -> int:
 class Pool:
     """The samples of a training run by their steps.
 
-    Everything random comes from the seed and the step at which a sample was drawn, so a sample need
-    not be kept with a checkpoint: its last equilibria are.
+    All random numbers follow from the seed and the step at which a sample was drawn. A checkpoint
+    therefore stores the last equilibria but not the samples.
 
     Attributes
     ----------
     config, source, images
-        Of the run; ``config.pool`` is the number of acquisitions, 0 for a new one at every step.
+        Those of the run; ``config.pool`` is the number of acquisitions, 0 for a new one each step.
     ends
-        Where the solves of each acquisition ended, by its place in the pool.
+        The results of the last solves of each acquisition, by its place in the pool.
     """
 
     config: TrainConfig
@@ -73,7 +73,7 @@ class Pool:
         return known[1]
 
     def start(self, step: int) -> dict[str, Tensor]:
-        """Where the solves of a step may start, as arguments of ``solve``; nothing of a new one."""
+        """The starts of the solves of a step, as arguments of ``solve``; none for a new sample."""
         slot, drawn = self._place(step)
         end = None if slot is None else self.ends.get(slot)
         if end is None or end.step != drawn:
@@ -81,29 +81,29 @@ class Pool:
         return {"start": end.image, "adjoint_start": end.adjoint}
 
     def keep(self, step: int, image: Tensor, adjoint: Tensor) -> None:
-        """Where the solves of a step ended."""
+        """Store the results of the solves of a step."""
         slot, drawn = self._place(step)
         if slot is not None:
             single = (t.detach().to(torch.complex64).clone() for t in (image, adjoint))
             self.ends[slot] = Drawn(drawn, *single)
 
     def _place(self, step: int) -> tuple[int | None, int]:
-        """The place in the pool, None outside of it, and the step at which it was filled."""
+        """The place of a step in the pool, or None, and the step at which it was filled."""
         first, size = self.config.warmup_steps, self.config.pool
         if step < first or not size:
             return None, step
         return (step - first) % size, first + drawn_at(step - first, size, self.config.pool_uses)
 
     def state(self) -> dict[int, tuple[Any, ...]]:
-        """What a checkpoint holds."""
+        """The content for a checkpoint."""
         return {slot: tuple(end) for slot, end in self.ends.items()}
 
     def restore(self, state: dict[int, tuple[Any, ...]]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the content of a checkpoint."""
         self.ends = {slot: Drawn(*end) for slot, end in state.items()}
 
     def _draw(self, step: int) -> Sample:
-        """New acquisitions."""
+        """Draw new acquisitions."""
         samples = []
         for i in range(self.config.batch):
             rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, step, i])

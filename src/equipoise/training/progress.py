@@ -8,11 +8,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from equipoise.training.train import Progress as StepProgress
 
 LINE_EVERY = 50
+"""Steps between two lines of a log."""
+
 SMOOTHING = 0.95
+"""Decay of the running mean of the PSNR."""
 
 
 class TrainingProgress:
-    """Shows loss, PSNR, Lipschitz estimate, iterations and the time that remains."""
+    """Shows loss, PSNR, Lipschitz estimate, iterations and the remaining time."""
 
     def __init__(self, console: Console):
         self.console = console

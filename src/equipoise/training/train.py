@@ -1,9 +1,10 @@
-"""Training of every method, one file from top to bottom.
+"""Training of every method, in one file from top to bottom.
 
-The loss is ``log mean |x - target|^2``: every sample counts in dB, where the plain error would let
-the noisiest samples, a hundred times larger, decide alone. For MOL-LR and MOL-M ``beta B(l)`` is
-added, l the measured constant of H at the equilibrium, B the log barrier (14). Random numbers come
-from the seed and the step alone: a run that was killed and resumed ends in the same weights.
+The loss is ``log mean |x - target|^2``, so every sample counts in dB. With the plain error the
+noisiest samples, a hundred times larger, would dominate. For MOL-LR and MOL-M ``beta B(l)`` is
+added, with l the measured constant of H at the equilibrium and B the log barrier (14). Random
+numbers depend only on the seed and the step, so a run that is killed and resumed ends in the same
+weights.
 """
 
 import copy
@@ -43,17 +44,17 @@ DENOISER_NOISE = (0.02, 0.2)
 """Range of the noise of the denoiser warm-up, relative to the image scale."""
 
 DIVERGENCE_FACTOR = 30.0
-"""A loss this many times its running mean counts as divergence."""
+"""A loss of this many times its running mean counts as divergence."""
 
 DIVERGENCE_DB = 3.0
-"""So does a validation PSNR this far below the best."""
+"""A validation PSNR this far below the best counts as divergence too."""
 
 MAX_ROLLBACKS = 6
 
 
 @dataclass
 class Progress:
-    """What a training step reports."""
+    """The report of a training step."""
 
     step: int
     total: int
@@ -75,7 +76,7 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = log.info,
 ) -> Path:
-    """Train a model; returns the path of the best validated weights.
+    """Train a model; return the path of the best validated weights.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def train(
     resume
         Continue from ``last.ckpt``.
     source
-        What samples are drawn from, with your own A; that of the configuration if not given.
+        Your own source of samples, with your own A, instead of that of the configuration.
     network
         Your own network instead of that of the configuration; it is trained in place.
     report, say
@@ -96,10 +97,9 @@ def train(
     Raises
     ------
     BadInputError
-        If data are missing, or the folder holds a run and ``resume`` was not asked for.
+        If data are missing, or the folder holds a run and ``resume`` is False.
     EquipoiseError
-        If training diverges again and again, or no validated model converged with its estimate
-        below T.
+        If training diverges repeatedly, or no validated model converged with its estimate below T.
     """
     run = _Run(config, folder, say, source, network)
     run.restore(folder / "last.ckpt") if resume else run.begin()
@@ -161,7 +161,8 @@ class _Run:
         """One optimiser step; None if it diverged, and then nothing was changed."""
         started = time.perf_counter()
         if self.step == self.config.warmup_steps:
-            self.mean_loss = 0.0  # of another problem: no measure of divergence from here on
+            # The mean loss of the denoiser is no measure of divergence for the equilibrium.
+            self.mean_loss = 0.0
         self._set_learning_rate()
         self.model.refresh()
         samples = self.pool.sample(self.step)
@@ -200,7 +201,7 @@ class _Run:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """The average of the weights, with a shorter memory at the start."""
+        """Update the average of the weights, with a shorter memory at the start."""
         if self.average is self.model:
             return
         decay = min(self.config.average, (self.step + 1) / (self.step + 10))
@@ -208,7 +209,7 @@ class _Run:
             kept.lerp_(weight, 1 - decay)
 
     def _penalty(self, point: Tensor) -> Tensor:
-        """``beta B(l)`` on every ``every``-th step, weighed by it; 0 on the others."""
+        """``every`` times ``beta B(l)`` in every ``every``-th step, and 0 in the others."""
         settings = self.config.lipschitz
         if self.step % settings.every:
             return torch.zeros(())
@@ -221,7 +222,7 @@ class _Run:
         return settings.beta * settings.every * barrier
 
     def _denoise(self, samples: Sample) -> tuple[Tensor, Tensor]:
-        """Warm-up: H removes white noise, one evaluation a step instead of thirty."""
+        """Warm-up: H removes white noise, with one evaluation per step instead of thirty."""
         scale = samples.operator.intensity_scale(samples.data)
         rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, 2**20])
         level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
@@ -243,7 +244,7 @@ class _Run:
         )
 
     def _set_learning_rate(self) -> None:
-        """Constant in the warm-up, then geometric decay."""
+        """Set a constant rate in the warm-up, then a geometric decay."""
         c = self.config
         progress = max(self.step - c.warmup_steps, 0) / max(c.steps, 1)
         decay = (c.final_learning_rate / c.learning_rate) ** progress * self.lr_factor
@@ -253,7 +254,7 @@ class _Run:
             group["lr"] = rate * own.factor * decay
 
     def _diverged(self, mse: float, of_image: float, gradient_norm: float) -> bool:
-        """Not finite, or far above the mean and above zero images: hard scans alone are not."""
+        """Whether the loss is not finite, or far above its mean and above that of a zero image."""
         if not (np.isfinite(mse) and np.isfinite(gradient_norm)):
             return True
         return bool(self.mean_loss) and mse > max(DIVERGENCE_FACTOR * self.mean_loss, of_image)
@@ -272,10 +273,10 @@ class _Run:
         return bool(self.best) and not value > self.best["psnr"] - DIVERGENCE_DB
 
     def keep(self, validation: dict[str, float]) -> None:
-        """Checkpoint; the best weights are those whose validated estimate stays below T.
+        """Save a checkpoint and, if they are the best whose estimate stays below T, the weights.
 
-        Where it is above ``T - validation_reserve``, H is scaled down to that and validated again:
-        what is kept is the scaled network, training goes on with its own.
+        If the estimate is above ``T - validation_reserve``, a copy of H is scaled down to that and
+        validated again. The scaled copy is kept; training continues with the original.
         """
         kept, factor, trained = self.average, 1.0, validation
         limit = self.config.limit
@@ -307,7 +308,7 @@ class _Run:
         """Start a new run in an empty folder."""
         if (self.folder / "last.ckpt").exists():
             raise BadInputError(
-                f"{self.folder} holds a training run: continue it with --resume, or give another "
+                f"{self.folder} holds a training run: continue it with --resume, or use another "
                 "folder with -o"
             )
         make_folder(self.folder)
@@ -340,13 +341,13 @@ class _Run:
         if state["config"] != self.config.model_dump_json():
             raise BadInputError(
                 f"{path} was written with another configuration: resume with the same one, or "
-                "start a new run with -o"
+                "start a new run in another folder with -o"
             )
         source = type(self.source).__name__
         if state["source"] != source:
             raise BadInputError(
                 f"{path} was written by a run on samples of {state['source']}, not of {source}: "
-                "resume with the same source, or start a new run with -o"
+                "resume with the same source, or start a new run in another folder with -o"
             )
         self.average.load_state_dict(state["average"])
         self.model.load_state_dict(state["model"])
@@ -363,7 +364,9 @@ class _Run:
                 f"training diverged {rollbacks} times, last at step {self.step} ({reason}): lower "
                 "learning_rate or raise lipschitz.beta"
             )
-        self.say(f"step {self.step}: {reason}; back to the last validated state, half the rate")
+        self.say(
+            f"step {self.step}: {reason}; returning to the last validated state with half the rate"
+        )
         self.restore(self.folder / "validated.ckpt")
         self.lr_factor, self.rollbacks = factor, rollbacks
         self.save(self.folder / "validated.ckpt")
@@ -387,7 +390,7 @@ class _Run:
 
 
 def _of(solution: Solution) -> tuple[Tensor, Tensor]:
-    """The image and the intensity scale that the method saw."""
+    """The image and the intensity scale of a solution."""
     assert solution.scale is not None
     return solution.value, solution.scale
 

@@ -15,11 +15,11 @@ from equipoise.vectors import per_sample
 
 RTOL, MAX_ITERATIONS = 1e-3, 100
 VALIDATION_STREAM = 1
-"""Keeps the random numbers of validation apart from those of training."""
+"""Separates the random numbers of validation from those of training."""
 
 
 def validation_set(config: TrainConfig, source: Source) -> list[Sample]:
-    """One acquisition of each of ``validation_samples`` evenly spaced validation images."""
+    """One acquisition for each of ``validation_samples`` evenly spaced validation images."""
     images = load_images(config.data.validation)
     chosen = np.linspace(0, len(images) - 1, min(config.validation_samples, len(images)))
     samples = []
@@ -30,18 +30,18 @@ def validation_set(config: TrainConfig, source: Source) -> list[Sample]:
 
 
 def sense_psnr(samples: list[Sample]) -> float:
-    """Mean PSNR of regularised SENSE, each sample at its best lam."""
+    """Mean PSNR of regularised SENSE, with the best lam for each sample."""
     values = [psnr(best_sense(s.operator, s.data, s.target).image, s.target) for s in samples]
     return float(torch.cat(values).mean())
 
 
 @torch.no_grad()
 def evaluate(model: Method, samples: list[Sample], lipschitz_steps: int) -> dict[str, float]:
-    """What decides which weights are kept.
+    """The results that decide which weights are kept.
 
-    ``psnr`` (mean). For equilibria also ``iterations`` (mean), ``converged`` (share of the
-    samples), ``bound`` (the largest) and, where training keeps a measured constant below
-    ``1 - m``, ``constraint``: the largest at any of them.
+    ``psnr`` is a mean. Equilibria also have ``iterations`` (mean), ``converged`` (share of the
+    samples), ``bound`` (the largest) and, if training keeps a measured constant below ``1 - m``,
+    ``constraint`` (the largest).
     """
     rows = []
     for sample in samples:

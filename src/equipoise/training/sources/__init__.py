@@ -1,1 +1,1 @@
-"""What training draws its samples from."""
+"""Sources from which training draws its samples."""

@@ -1,4 +1,4 @@
-"""Images to learn from: HDF5 stacks, npy, NIfTI, photographs."""
+"""Images for training: HDF5 stacks, npy, NIfTI, photographs."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ STACKS = ("magnitude", "image", "reconstruction_rss")
 
 
 class LabelledImage(NamedTuple):
-    """A slice (y, x) and the subject that it is of."""
+    """A slice (y, x) and its subject."""
 
     image: Tensor
     subject: str
@@ -39,10 +39,10 @@ def load_labelled(paths: list[Path]) -> list[LabelledImage]:
     """Complex slices, each (y, x) complex64 with its largest magnitude 1, and their subjects.
 
     A path is a file or a folder of files. HDF5 files hold ``real``, ``imag`` and ``scale`` (or
-    ``magnitude``, ``image`` or ``reconstruction_rss``), shape (slices, y, x); NIfTI volumes are
-    read slice by slice along their third axis, those of a series one after the other; of a
-    photograph the luminance is taken. Slices that are zero are left out. The subject is that of a
-    dataset ``subject`` (one text, or one for each slice), else the file.
+    ``magnitude``, ``image`` or ``reconstruction_rss``) of shape (slices, y, x). NIfTI volumes are
+    read slice by slice along their third axis, and volumes of a series one after the other. A
+    photograph gives its luminance. Slices that are zero are left out. The subject is the content of
+    a dataset ``subject`` (one text, or one for each slice), else the file.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _stack(path: Path) -> np.ndarray:
 
 
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError)
-"""What damaged files raise in the libraries that read them."""
+"""Exceptions that libraries raise for damaged files."""
 
 
 def _read(path: Path) -> np.ndarray:
@@ -105,7 +105,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _read_nifti(path: Path) -> np.ndarray:
-    """(x, y, slice), or with time as fourth axis; a single slice may lack the third."""
+    """Read (x, y, slice), or with time as fourth axis; a single slice may lack the third."""
     import nibabel
 
     file: Any = nibabel.load(path)
@@ -115,15 +115,16 @@ def _read_nifti(path: Path) -> np.ndarray:
     if kind.names is not None or not 2 <= len(shape) <= 4:
         raise BadInputError(
             f"{path} has shape {shape} and type {kind}; expected numbers (x, y, slice) or "
-            "(x, y, slice, time): a colour map or a field of vectors is not an image to learn from"
+            "(x, y, slice, time): a colour map or a field of vectors cannot be used for training"
         )
     array = np.asarray(file.dataobj)
-    array = array.reshape(*shape[:2], -1, order="F")  # the slices of each volume in turn
+    # In Fortran order the slices of one volume follow each other.
+    array = array.reshape(*shape[:2], -1, order="F")
     return np.moveaxis(array, -1, 0)
 
 
 def _subjects(path: Path, count: int) -> list[str]:
-    """The subject of each slice: the dataset of that name, else the file itself."""
+    """The subject of each slice, from the dataset ``subject``, else the file itself."""
     if not path.name.endswith(".h5"):
         return [str(path)] * count
     with open_hdf5(path) as file:

@@ -18,7 +18,7 @@ class SuperResolution(Blur, Source):
     Attributes
     ----------
     factor, kernel, border
-        As for :class:`~equipoise.physics.superres.Blur`.
+        See :class:`~equipoise.physics.superres.Blur`.
     noise
         Range of the standard deviation of the noise relative to white, drawn log-uniformly.
     """
@@ -26,7 +26,7 @@ class SuperResolution(Blur, Source):
     noise: tuple[float, float] = (0.003, 0.03)
 
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Sample:
-        """Draw one small image of an image (y, x), of a random crop of it if asked."""
+        """Draw one small image of an image (y, x), or of a random crop of it."""
         shape = [min(crop or n, n) for n in image.shape]
         top, left = (int(rng.integers(n - m + 1)) for n, m in zip(image.shape, shape))
         image = image[top : top + shape[0], left : left + shape[1]]
@@ -45,7 +45,7 @@ class SuperResolution(Blur, Source):
         return Sample(operator, clean + sigma * noise, target, level)
 
     def batch(self, samples: Sequence[Sample]) -> Sample:
-        """Samples of one image size as one."""
+        """Samples of one image size as one batch."""
         target = torch.cat([s.target for s in samples])
         data = torch.cat([s.data for s in samples])
         levels = torch.cat([s.noise_level for s in samples])

@@ -1,4 +1,4 @@
-"""Simulated parallel MRI from images: coil maps, phase, mask and noise, all from one seed."""
+"""Parallel MRI simulated from images: coil maps, phase, mask and noise, all from one seed."""
 
 import math
 from collections.abc import Sequence
@@ -32,32 +32,33 @@ class Scan(Sample):
 
 @dataclass(frozen=True)
 class Simulation(Source):
-    """Parallel MRI: the distribution that scans are drawn from.
+    """Parallel MRI: the distribution from which scans are drawn.
 
     Attributes
     ----------
     acceleration, calibration, mask
-        Sampling; the calibration size belongs to a matrix of 256 and shrinks with the crop. A pair
-        of numbers is a range that every sample draws from (accelerations log-uniformly), several
-        masks are drawn with equal chances and turned by 90 degrees half of the time, where a range
-        is lowered to what the coils of the sample and the calibration region allow.
+        Sampling. The calibration size is for a matrix of 256 and shrinks with the crop. A pair of
+        numbers is a range from which every sample draws (accelerations log-uniformly); a range of
+        accelerations is lowered to what the coils of the sample and the calibration region allow.
+        Several masks are drawn with equal chances, and turned by 90 degrees half of the time.
     noise
         Range of the k-space noise relative to the image scale, drawn log-uniformly.
     coils
         Range of the number of coils.
     measured_coils
-        Measured coil maps (coil, y, x) that half of the samples use, the rest Biot-Savart loops.
+        Measured coil maps (coil, y, x), which half of the samples use; the others use Biot-Savart
+        loops.
     phase
         Largest random smooth phase of magnitude-only images, in radians.
     zoom
-        Range of the factor by which an image loses resolution, by cropping its k-space: other
-        resolutions, and targets whose own noise is lower.
+        Range of the factor by which cropping k-space lowers the resolution of an image. It gives
+        other resolutions, and targets with less noise of their own.
     masked_maps
         Share of samples whose coil maps end at the object, as estimated maps do.
     estimated
-        Share of samples that are reconstructed with coil maps and a noise level estimated from
-        their undersampled data, as those of a scan are, instead of with the true ones. Meant for
-        whole slices: a crop has too few calibration lines.
+        Share of samples with coil maps and a noise level estimated from their undersampled data, as
+        for a scan, instead of the true ones. It is meant for whole slices, because a crop has too
+        few calibration lines.
     """
 
     acceleration: float | tuple[float, float] = 4.0
@@ -72,7 +73,7 @@ class Simulation(Source):
     estimated: float = 0.0
 
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Scan:
-        """Draw one acquisition of an image (y, x), of a random crop of it if asked."""
+        """Draw one acquisition of an image (y, x), or of a random crop of it."""
         image = _lower_resolution(image, rng.uniform(*self.zoom), crop)
         full = (image.shape[0], image.shape[1])
         csm = self._coil_maps(full, rng)
@@ -88,7 +89,7 @@ class Simulation(Source):
         return self.acquire(image[None], csm, rng)
 
     def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Scan:
-        """Undersampled noisy k-space of an image (1, y, x) seen through given coil maps."""
+        """Undersampled noisy k-space of an image (1, y, x) with given coil maps."""
         shape = (image.shape[1], image.shape[2])
         mask = self._mask(shape, csm.shape[1], rng)
         operator = SenseOp(csm, mask)
@@ -105,7 +106,7 @@ class Simulation(Source):
         return Scan(operator, noisy, target, reading)
 
     def _mask(self, shape: Shape, n_coils: int, rng: np.random.Generator) -> Tensor:
-        """The mask of the configuration, or one of its ranges."""
+        """The mask of the configuration, or a mask drawn from its ranges."""
         several = not isinstance(self.mask, str)
         kind = str(rng.choice(self.mask)) if several else str(self.mask)
         width = self.calibration
@@ -120,7 +121,7 @@ class Simulation(Source):
         return mask.mT.contiguous() if turned else mask
 
     def batch(self, samples: Sequence[Scan]) -> Scan:
-        """Scans of one shape as one; fewer coils are filled up with zero maps."""
+        """Scans of one shape as one batch; zero maps make up for missing coils."""
         n_coils = max(s.data.shape[1] for s in samples)
 
         def stack(tensors: list[Tensor]) -> Tensor:
@@ -144,7 +145,7 @@ class Simulation(Source):
 def _usable(
     between: tuple[float, float], kind: str, shape: Shape, calibration: int, n_coils: int
 ) -> tuple[float, float]:
-    """The part of a range that so many coils can use and that such a calibration region allows."""
+    """The part of a range of accelerations that the coils and the calibration region allow."""
     lines = kind in WHOLE_LINES
     offset, slope = USEFUL[lines]
     share = min(calibration / shape[1], 1) * (1 if lines else min(calibration / shape[0], 1))
@@ -153,11 +154,14 @@ def _usable(
 
 
 WHOLE_LINES = ("variable-density-1d", "uniform")
+"""Masks that sample whole lines."""
+
 USEFUL = {False: (3.0, 1.2), True: (2.0, 0.6)}
-"""The highest acceleration that n coils are trained for is ``a + b n``, lower for whole lines."""
+"""a and b of the highest acceleration for which n coils are trained, ``a + b n``; it is lower for
+whole lines."""
 
 MOST_CALIBRATION = 0.8
-"""Share of the samples that the calibration region may take."""
+"""Largest share of the samples that the calibration region may take."""
 
 
 def load_coils(path: Path) -> Tensor:
@@ -181,18 +185,18 @@ def load_coils(path: Path) -> Tensor:
 
 
 MISREADING = (0.9, 1.4)
-"""What the noise estimate of a real scan may read, relative to its noise: fine structure at the
-edge of k-space raises it. Used where the estimate itself is not: it needs a whole slice."""
+"""Range of the noise estimate of a real scan relative to its noise; fine structure at the edge of
+k-space raises it. It replaces the estimate for crops, because the estimate needs a whole slice."""
 
 OBJECT_THRESHOLD = 0.05
 """The object is where the smoothed image exceeds this fraction of its 99th percentile."""
 
 MEASURED_FRACTION = 0.62
-"""Side of the central square of measured maps that is used: it lies within their disc."""
+"""Side of the central square of measured maps that is used, so that it lies within their disc."""
 
 
 def _measured_maps(maps: Tensor, shape: Shape, n_coils: int, rng: np.random.Generator) -> Tensor:
-    """Crop, turn, compress to virtual coils by SVD, mix, and interpolate."""
+    """Measured maps, cropped, turned, compressed to virtual coils by SVD, mixed, interpolated."""
     side = round(maps.shape[-1] * MEASURED_FRACTION * rng.uniform(0.85, 1.1))
     top, left = ((n - side) // 2 for n in maps.shape[1:])
     cut = maps[:, top : top + side, left : left + side]
@@ -204,7 +208,7 @@ def _measured_maps(maps: Tensor, shape: Shape, n_coils: int, rng: np.random.Gene
 
 
 def _lower_resolution(image: Tensor, zoom: float, crop: int | None) -> Tensor:
-    """Keep the central part of k-space; never fewer pixels than the crop needs."""
+    """The image of the central part of k-space, with at least the pixels that the crop needs."""
     y, x = (min(n, max(round(n * zoom), crop or 0)) for n in image.shape)
     top, left = image.shape[0] // 2 - y // 2, image.shape[1] // 2 - x // 2
     kspace = image_to_kspace(image)[top : top + y, left : left + x]
@@ -213,7 +217,7 @@ def _lower_resolution(image: Tensor, zoom: float, crop: int | None) -> Tensor:
 
 
 def _object_support(image: Tensor) -> Tensor:
-    """Where the object is, a little widened, (y, x) bool."""
+    """The support of the object, slightly enlarged, (y, x) bool."""
     magnitude = image.abs()[None, None]
     smooth = F.avg_pool2d(magnitude, 9, stride=1, padding=4)[0, 0]
     return smooth > OBJECT_THRESHOLD * torch.quantile(magnitude.flatten(), 0.99)
@@ -226,7 +230,8 @@ def _smooth_phase(shape: Shape, largest: float, rng: np.random.Generator) -> Ten
 
 
 def _crop_with_content(image: Tensor, size: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A random crop; of eight tries the first that is as bright as the image on average."""
+    """A random crop: the first of eight that is at least as bright as the image on average."""
+    # Crops of the background would teach nothing.
     mean = image.abs().mean()
     for _ in range(8):
         height, width = (min(size, n) for n in image.shape)

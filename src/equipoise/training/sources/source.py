@@ -1,4 +1,4 @@
-"""What training draws: measurements of an image, and where they come from."""
+"""Samples for training, and the interface of their sources."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from equipoise.physics.linop import LinearOperator
 
 @dataclass(frozen=True, init=False, repr=False)
 class Sample:
-    """A, b, the image behind it (batch, y, x), and what the noise of b may read, (batch,).
+    """A, b, the true image (batch, y, x), and the estimated noise level of b, (batch,).
 
-    Numpy and torch are accepted, data and target without the batch axis, and one number for the
-    noise level.
+    Numpy and torch are accepted, as are data and target without the batch axis and a single number
+    for the noise level.
 
     Raises
     ------
@@ -31,7 +31,7 @@ class Sample:
     target: Tensor
     noise_level: Tensor
 
-    # Written out for its types: a user's array comes in, and the attributes are tensors.
+    # Written out because its types differ from those of the fields: arrays come in, tensors stay.
     def __init__(self, operator: LinearOperator, data: Array, target: Array, noise_level: Number):
         given = operator.given_data(data).value
         shape = (len(given), *operator.image_shape[1:])
@@ -45,28 +45,28 @@ class Sample:
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        """A, and the size of its batch."""
+        """The operator and the size of the batch."""
         return f"{type(self).__name__} of {len(self.data)}: {self.operator!r}"
 
 
 class Source(ABC):
-    """A distribution of samples; everything random comes from the generator that is given."""
+    """A distribution of samples; all random numbers come from the given generator."""
 
     @abstractmethod
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Sample:
-        """Draw measurements of an image (y, x), of a random crop of it if asked."""
+        """Draw measurements of an image (y, x), or of a random crop of it."""
 
     def batch(self, samples: Sequence[Any]) -> Sample:
-        """Samples of this source, of one image size, as one.
+        """Samples of this source, of one image size, as one batch.
 
         Raises
         ------
         BadInputError
-            If there are several, and the source does not say how they become one.
+            If there are several samples and the source does not override this method.
         """
         if len(samples) != 1:
             raise BadInputError(
-                f"{type(self).__name__} has no method batch(samples), so it cannot make one of "
+                f"{type(self).__name__} has no method batch(samples), so it cannot combine "
                 f"{len(samples)} samples: write one, or train with batch: 1"
             )
         return samples[0]
