@@ -1,4 +1,4 @@
-"""Numbers and arrays in the few words of a ``repr``: what a person reads at the prompt."""
+"""Short texts for numbers and arrays in a ``repr``."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def matrix(shape: Sequence[int]) -> str:
 
 
 def span(values: Tensor | Sequence[float], form: str = ".3g") -> str:
-    """One number, or the smallest to the largest of several: ``18.2 to 22``."""
+    """One number, or the range of several, such as ``18.2 to 22``."""
     numbers = [float(v) for v in values]
     ends = list(dict.fromkeys(format(v, form) for v in (min(numbers), max(numbers))))
     return " to ".join(ends)

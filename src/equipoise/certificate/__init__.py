@@ -1,1 +1,1 @@
-"""What may be promised of one image, and on which evidence."""
+"""What may be promised about one image, and on which evidence."""

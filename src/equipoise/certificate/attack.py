@@ -1,4 +1,4 @@
-"""The perturbation of the data that moves an image most (17)."""
+"""The perturbation of the data that moves an image the most (17)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ Reconstruct = Callable[[Tensor], Tensor]
 
 @dataclass(repr=False)
 class WorstCase:
-    """What an attack found.
+    """The result of an attack.
 
     Attributes
     ----------
@@ -31,12 +31,11 @@ class WorstCase:
     movement
         ``||x(b + d) - x(b)||``, (batch,).
     amplification
-        ``movement / ||d||``: no ascent can exclude a larger one.
+        ``movement / ||d||``; no ascent can exclude a larger one.
     random_amplification
-        The same for the random perturbations that the ascents started from, their mean.
+        The mean amplification of the random perturbations from which the ascents started.
     history
-        The movement after each step, the first that of the random start, (starts, steps + 1,
-        batch).
+        The movement after each step, beginning with the random start, (starts, steps + 1, batch).
     """
 
     perturbation: Data
@@ -67,11 +66,11 @@ def worst_case(
 ) -> WorstCase:
     """``max_d ||x(b + d) - x(b)||`` over ``||d|| = epsilon ||b||``, by ascent along the gradient.
 
-    Each step replaces d by the gradient of half the squared movement, brought to the sphere: the
-    power method on ``K^H K`` where x(b) is linear, a Frank-Wolfe step where it is not. The gradient
-    is that of ``reconstruct`` itself, so an equilibrium must bring its implicit gradient and an
-    unrolled network its own. The best of all steps and starts is returned: a lower bound of the
-    worst case, since no ascent can exclude a worse one.
+    Each step replaces d by the gradient of half the squared movement, scaled to the sphere. If x(b)
+    is linear, this is the power method on ``K^H K``; otherwise it is a Frank-Wolfe step. The
+    gradient is that of ``reconstruct`` itself: implicit for an equilibrium, unrolled for an
+    unrolled network. The best of all steps and starts is returned. It is a lower bound on the worst
+    case, because no ascent can exclude a worse one.
 
     Parameters
     ----------
@@ -80,15 +79,15 @@ def worst_case(
     data
         b.
     measured
-        Where d may differ from zero; must broadcast to the data.
+        The mask where d may differ from zero; it must broadcast to the data.
     epsilon
         Norm of d relative to that of b.
     steps, starts
-        Ascent steps from each start.
+        Number of ascent steps from each start, and number of starts.
     seed
-        Of the random starts.
+        Seed of the random starts.
     real
-        Start from real noise: where data and image are real, so are the gradients.
+        Start from real noise; if data and image are real, the gradients are real too.
     """
     length = epsilon * norm(data)
     with torch.no_grad():
@@ -139,12 +138,13 @@ def _pick(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def _to_sphere(direction: Tensor, length: Tensor) -> Tensor:
+    # A gradient can vanish, and then the direction stays zero instead of becoming nan.
     factor = length / norm(direction).clamp(min=torch.finfo(torch.float64).tiny)
     return direction * per_sample(factor, direction).to(direction.real.dtype)
 
 
 BACKWARD_RTOL = 0.05
-"""Of the gradients that an attack ascends."""
+"""Tolerance of the gradients of an attack."""
 
 
 def attackable(
@@ -155,7 +155,7 @@ def attackable(
 ) -> Callable[[Tensor], Tensor]:
     """The image as a differentiable function of the data, at the lam and scale of a solution.
 
-    Equilibria are found by the resolvent step, whatever step the method has of its own.
+    Equilibria are solved with the resolvent step, even if the method has another one.
     """
     lam, scale = solution.lam.detach(), solution.scale
     chosen = replace(options or model.options, step="resolvent", exact=False)

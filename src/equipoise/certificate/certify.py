@@ -1,4 +1,4 @@
-"""What the image of a slice can be trusted for: bounds, measurements, and what each rests on."""
+"""How far the image of a slice can be trusted: bounds, measurements, and their evidence."""
 
 import time
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from equipoise.threads import suits_the_problem
 
 @dataclass(frozen=True)
 class Attack:
-    """What was tried (17): ``||d|| = epsilon ||b||``, ascents from random starts."""
+    """The settings of an attack (17): ``||d|| = epsilon ||b||``, ascents from random starts."""
 
     epsilon: float
     steps: int
@@ -40,13 +40,13 @@ class NoiseSummary:
     Attributes
     ----------
     probes
-        Noise realisations.
+        Number of noise realisations.
     median, median_error
-        Of the standard deviation over the pixels of the image, and of its Monte-Carlo error, in
-        units of the image.
+        Medians over the pixels of the standard deviation and of its Monte-Carlo error, in units of
+        the image.
     accuracy
-        Largest bound (11) of the relative error of a linear solve, in exact arithmetic; None where
-        m was refuted.
+        Largest bound (11) on the relative error of a linear solve, in exact arithmetic; None if m
+        was refuted.
     """
 
     probes: int
@@ -57,51 +57,51 @@ class NoiseSummary:
 
 @dataclass(frozen=True, repr=False)
 class Certificate:
-    """All that is promised of, and was measured at, the image of one slice.
+    """Everything that is promised about the image of one slice, and that was measured at it.
 
     Attributes
     ----------
     index, model, outcome
-        Which slice and method, and how the solve ended.
+        The slice, the method, and how the solve ended.
     lam, lam_source
-        The data weight, ``given`` or ``auto``: following the noise.
+        The data weight, and whether it was ``given`` or ``auto``, following the noise.
     noise_level, intensity_scale
-        sigma, ``E|n|^2 = sigma^2``, and the scale that the image was divided by, in units of the
+        sigma, ``E|n|^2 = sigma^2``, and the scale by which the image was divided, in units of the
         scan.
     distance_bound, perturbation_bound, noise_bound, paper_bound, contraction
-        The numbers of ``statements``, None where nothing is promised. ``perturbation_bound`` and
-        ``paper_bound`` bound ``||dx*|| / ||db||`` of the exact equilibrium at this lam, scale and
-        these maps; the first is the sharp one. Two delivered images differ by more, by the
+        The numbers of ``statements``, None if nothing is promised. ``perturbation_bound`` and
+        ``paper_bound`` bound ``||dx*|| / ||db||`` of the exact equilibrium at this lam, this scale
+        and these maps; the first is the sharp one. Two delivered images may differ by more, by the
         ``slack`` of the statement.
     rounding
-        The part of ``distance_bound`` that stands for the rounding of all that was computed; None
-        where it is not bounded.
+        The part of ``distance_bound`` that accounts for rounding in all computations; None if it is
+        not bounded.
     operator_norm
-        Bound of ``||A||`` that the statements use; None where nothing is known of it.
+        The bound on ``||A||`` that the statements use; None if nothing is known about it.
     m, m_evidence
-        The monotonicity constant that the bounds use; ``proved``, ``measured``: not contradicted
-        at this image, ``refuted``: contradicted, or ``none``.
+        The monotonicity constant that the bounds use, and its evidence: ``proved``; ``measured``,
+        not contradicted at this image; ``refuted``, contradicted at this image; or ``none``.
     m_local
-        ``1 - lambda_max((J + J^T) / 2)`` at the first iterate, half-way, and at the image:
-        measured by Lanczos iterations, which read it from above.
+        ``1 - lambda_max((J + J^T) / 2)`` at the first iterate, half-way, and at the image. It is
+        measured, from above, by Lanczos iterations.
     lipschitz_lower
-        Largest ``||J||`` that Lanczos iterations found at the same three images: measured.
+        The largest ``||J||`` that Lanczos iterations found at the same three images: measured.
     lipschitz_upper
-        Lipschitz constant of H from its weights, as they are now: proved.
+        A Lipschitz constant of H from its weights, as they are now: proved.
     measured_amplification
-        Largest ``||dx|| / ||db||`` that an attack found, None if none was asked for.
+        The largest ``||dx|| / ||db||`` that an attack found; None without an attack.
     random_amplification
         The same for random noise of the same norm.
     attack, noise
         Settings of the attack, and summary of the noise map.
     noise_response
-        How far noise of the estimated level moves the image, from a few probes: measured. It stands
-        beside ``noise_bound``, which is None where the bound is above 100 % of the image.
+        How far noise of the estimated level moves the image, measured with a few probes. It
+        complements ``noise_bound``, which is None if the bound is above 100 % of the image.
     in_range, false_alarm_rate
-        Whether the features are usual at the stated rate; None without calibration, or with
-        another lam or tolerance than the calibration had.
+        Whether the features are usual at the stated rate; None without a calibration, or with a
+        lam or tolerance other than that of the calibration.
     features, deviations
-        What was compared with the calibration, and how many spreads each is off.
+        The features that are compared with the calibration, and their deviations in spreads.
     statements
         Value, formula, evidence and meaning of each bound.
     """
@@ -137,7 +137,7 @@ class Certificate:
     statements: dict[str, Statement]
 
     def __repr__(self) -> str:
-        """How the slice ended, and the two bounds with what they rest on."""
+        """How the slice ended, and the two bounds with their evidence."""
         m = "no equilibrium" if self.m is None else f"m {self.m:.3g} ({self.m_evidence})"
         promised = [
             f"{name} {value:.3g}"
@@ -153,10 +153,10 @@ class Certificate:
 
 @dataclass(repr=False)
 class CertifiedSlice:
-    """The image with its certificate and, where asked for, its noise map and an attack.
+    """The image with its certificate and, if requested, a noise map and an attack.
 
-    Image and noise map are in units of the scan, problem and attack divided by its ``unit``.
-    ``history`` holds the relative residual and the distance bound by iteration, ``seconds`` is the
+    Image and noise map are in units of the scan; problem and attack are divided by its ``unit``.
+    ``history`` holds the relative residual and the distance bound by iteration. ``seconds`` is the
     time of the reconstruction alone.
     """
 
@@ -174,7 +174,7 @@ class CertifiedSlice:
 
     @property
     def unit(self) -> float:
-        """What the data were divided by."""
+        """The number by which the data were divided."""
         return self.problem.unit
 
 
@@ -192,7 +192,7 @@ def certify_slice(
     attack_starts: int = 2,
     seed: int = 0,
 ) -> CertifiedSlice:
-    """Reconstruct a slice and say what the image can be trusted for.
+    """Reconstruct a slice and certify how far the image can be trusted.
 
     Parameters
     ----------
@@ -203,20 +203,20 @@ def certify_slice(
     index
         Number of the slice.
     lam, options
-        As for a reconstruction.
+        Data weight and solver options, as for a reconstruction.
     noise_probes
-        Probes of the noise map (16); none if not given.
+        Number of probes of the noise map (16); no map if not given.
     epsilon
-        ``||d|| / ||b||`` of a worst-case perturbation (17); none if not given.
+        ``||d|| / ||b||`` of a worst-case perturbation (17); no attack if not given.
     attack_steps, attack_starts
-        Ascent of the attack.
+        Number of ascent steps and starts of the attack.
     seed
-        Of the probes, the starts and the ascents.
+        Seed of the probes, the starts and the ascents.
 
     Raises
     ------
     BadInputError
-        If a noise map is asked of a method without equilibrium.
+        If a noise map is requested for a method without an equilibrium.
 
     Warns
     -----
@@ -313,7 +313,7 @@ def _constants(
     measured: tuple[list[float] | None, float | None],
     upper: float | None,
 ) -> Constants:
-    """Every hypothesis of the statements, asked of the network and of A as they are now."""
+    """The hypotheses of the statements, from the network and from A as they are now."""
     m_local, lower = measured
     found = problem.operator.norm_bound()
     norm = None if found is None else float(found.value.max())
@@ -343,7 +343,7 @@ def _constants(
 def _contraction(
     model: MOL, options: SolverOptions, lam: float, norm: float | None
 ) -> float | None:
-    """The factor (6) of the step that the solve took; None where it needs a norm of A."""
+    """The factor (6) of the step of the solve; None if it needs an unknown norm of A."""
     if options.step == "resolvent":
         return (1 - model.m_network) / (1 + model.shift)
     return None if norm is None else 1 - 2 * model.m / (2 + lam * norm**2 + 2 * model.shift)

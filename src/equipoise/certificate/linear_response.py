@@ -1,4 +1,4 @@
-"""The derivative of an equilibrium for its data, as an operator and its transpose (16)."""
+"""The derivative of an equilibrium with respect to its data, as an operator with transpose (16)."""
 
 from collections.abc import Callable
 
@@ -16,14 +16,14 @@ from equipoise.shapes import Data, Image
 from equipoise.vectors import per_sample
 
 RTOL = 1e-2
-"""Certified accuracy of each response: far below the Monte-Carlo error of a noise map."""
+"""Certified accuracy of each response, far below the Monte-Carlo error of a noise map."""
 
 
 class LinearResponse:
     """``K = lam (lam A^H A + (1 + shift) I - J_H)^-1 A^H`` at an image, in real coordinates.
 
-    To first order, with lam, the intensity scale and the coil maps held at those of the solution.
-    ``accuracy`` is the largest bound of the relative error of a response so far.
+    This is the response to first order, with lam, the intensity scale and the coil maps of the
+    solution. ``accuracy`` is the largest bound on the relative error of a response so far.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ class LinearResponse:
     solution
         The equilibrium of one slice, as :meth:`MOL.solve` returned it.
     batch
-        How many directions a call brings.
+        Number of directions in a call.
     rtol
-        Accuracy of a response, by the bound (11) of exact arithmetic: the rounding of the products
-        with the Jacobian is not bounded.
+        Accuracy of a response, by the bound (11) in exact arithmetic, because the rounding of
+        products with the Jacobian is not bounded.
     options
-        Where tiles are asked for, those of the model if not given.
+        Options that may request tiles; those of the model if not given.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class LinearResponse:
         self.accuracy = 0.0
 
     def __call__(self, data: Data) -> Image:
-        """``K n``: how the image moves with the data, (batch, ...)."""
+        """``K n``, the change of the image for a change of the data, (batch, ...)."""
         constant = self._weighted(self.operator.adjoint(data.to(torch.complex128)))
         return self._solve(self.jacobian.forward, constant).to(data.dtype)
 
     def transposed(self, image: Image) -> Data:
-        """``K^T v``, the gradient for the data of ``Re <v, x*>``."""
+        """``K^T v``, the gradient of ``Re <v, x*>`` with respect to the data."""
         p = self._solve(self.jacobian.transposed, image.to(torch.complex128))
         return self.operator.forward(self._weighted(p)).to(image.dtype)
 

@@ -1,4 +1,4 @@
-"""What is measured at one image: local constants, and the response to the noise of the scan."""
+"""Measurements at one image: local constants, and the response to the noise of the scan."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +20,14 @@ from equipoise.physics.problem import Problem
 from equipoise.vectors import norm, per_sample
 
 LANCZOS_STEPS = 25
-"""For ``m_local`` and ``||J||`` at the image, at the first iterate, and half-way between them."""
+"""Lanczos iterations for ``m_local`` and ``||J||``, at each of three images."""
 
 RESPONSE_PROBES = 4
-"""Noise realisations of the response: over an image of n pixels ``||K n||`` varies by about
-``n^(-1/2)``, so that a few tell it to a per cent."""
+"""Number of noise realisations of the response. For an image of n pixels ``||K n||`` varies by
+about ``n^(-1/2)``, so a few determine it to a per cent."""
 
 RESPONSE_RTOL = 0.05
-"""Bound of the relative error of a response; the error itself is a small part of it."""
+"""Bound on the relative error of a response; the error itself is a small part of it."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class NoiseResponse:
     Attributes
     ----------
     probes
-        Noise realisations of the estimated level.
+        Number of noise realisations of the estimated level.
     mean, error
-        Of ``||K n|| / ||x||``, K the linearised response of the image to the data, with the
-        standard error of the mean.
+        The mean of ``||K n|| / ||x||``, with K the linearised response of the image to the data,
+        and its standard error.
     accuracy
-        Largest bound (11) of the relative error of ``K n``, in exact arithmetic.
+        Largest bound (11) on the relative error of ``K n``, in exact arithmetic.
     """
 
     probes: int
@@ -58,7 +58,7 @@ def noise_response(
     options: SolverOptions | None = None,
     seed: int = 0,
 ) -> NoiseResponse:
-    """The response to a few probes of white noise, equal in all coils, on the measured samples."""
+    """The response to a few probes of white noise on the measured samples, equal in all coils."""
     respond = LinearResponse(
         model,
         problem.operator,
@@ -83,7 +83,7 @@ def local_constants(
     options: SolverOptions | None,
     seed: int,
 ) -> tuple[list[float], float]:
-    """``m_local`` on the way to the image, and the largest norm of J there."""
+    """``m_local`` at the first iterate, half-way and at the image, and the largest norm of J."""
     assert solution.scale is not None
     operator = problem.operator
     units = per_sample(solution.scale, solution.value).float()

@@ -1,4 +1,4 @@
-"""How the noise of a scan appears in its image, pixel by pixel (16)."""
+"""The noise of a scan in its image, pixel by pixel (16)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Respond = Callable[[Tensor], Tensor]
 class NoiseMap:
     """Standard deviation of the *complex* image, ``E|dx|^2 = std^2``, and its own uncertainty.
 
-    Where the signal is large, that of the magnitude image is smaller by up to ``sqrt(2)``.
+    For the magnitude image it is smaller by up to ``sqrt(2)`` where the signal is large.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class NoiseMap:
     probes
         Number of noise realisations.
     accuracy
-        Largest certified relative error of a response; 0 where none was certified.
+        Largest certified relative error of a response; 0 if none was certified.
     """
 
     std: Tensor
@@ -38,7 +38,7 @@ class NoiseMap:
     accuracy: float = 0.0
 
     def __repr__(self) -> str:
-        """Its size and its typical value."""
+        """The size of the map and its median."""
         inside = self.std > 0
         median = float(self.std[inside].median()) if bool(inside.any()) else 0.0
         return (
@@ -58,31 +58,31 @@ def noise_map(
     real: bool = False,
     shrink: bool = True,
 ) -> NoiseMap:
-    """``sqrt(E |K n|^2)`` pixel by pixel, K the response of the image to the data, by probes.
+    """``sqrt(E |K n|^2)`` pixel by pixel, estimated from probes n; K is the response of the image.
 
-    Each probe n is white noise, circular complex or real, equal in all coils, on the measured
-    samples. K need only be real-linear. For SENSE without regularisation and maps with unit sum of
-    squares this is ``sigma sqrt(R) g``, R the acceleration and g the g-factor map (Pruessmann et
-    al., MRM 42:952-962, 1999).
+    Each probe n is white noise on the measured samples, circular complex or real, with equal
+    variance in all coils. K must be linear over the real numbers. For SENSE without regularisation
+    and maps with unit sum of squares this is ``sigma sqrt(R) g``, with R the acceleration and g the
+    g-factor map (Pruessmann et al., MRM 42:952-962, 1999).
 
     Parameters
     ----------
     respond
-        K: from noise (batch, ...) to images (batch, y, x). For a non-linear method either its
-        linearisation, or the difference of two reconstructions (pseudo-replicas, Robson et al.,
-        MRM 60:895-907, 2008).
+        K, from noise (batch, ...) to images (batch, y, x). For a non-linear method it is either the
+        linearisation, or the difference of two reconstructions (pseudo-replicas, Robson et al., MRM
+        60:895-907, 2008).
     measured
-        Where the data hold a measurement, in their shape, (1, ...).
+        The mask of the measurements in the shape of the data, (1, ...).
     sigma
         Standard deviation of the noise, ``E|n|^2 = sigma^2``.
     probes, batch, seed
-        Number of probes (rounded up to whole batches), how many are handled at once, their seed.
+        Number of probes (rounded up to whole batches), size of a batch, and seed.
     real
-        Draw real noise, of data that have no imaginary part.
+        Draw real noise, for data without an imaginary part.
     shrink
-        Draw each variance towards the mean of its neighbourhood, by the part of their spread that
-        the finite number of probes explains (Lee, IEEE PAMI 2:165-168, 1980): where the map is
-        smooth, as good as many more probes.
+        Shrink each variance towards the mean of its neighbourhood, by the share of their spread
+        that the finite number of probes explains (Lee, IEEE PAMI 2:165-168, 1980). Where the map is
+        smooth, this is as good as many more probes.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def noise_map(
         If there are fewer than two probes.
     """
     if probes < 2:
-        raise BadInputError(f"{probes} probes: at least 2 are needed for a standard deviation")
+        raise BadInputError(f"probes is {probes}: a standard deviation needs at least 2")
     generator = torch.Generator().manual_seed(seed)
     powers = []
     for _ in range(-(-probes // batch)):
@@ -107,9 +107,9 @@ def noise_map(
 
 
 def _shrunk(variance: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:
-    """Both after shrinkage of log(variance), whose uncertainty is the same everywhere.
+    """Variance and uncertainty after shrinkage of log(variance), whose uncertainty is uniform.
 
-    Pixels without noise are left out and left alone.
+    Pixels without noise do not take part and remain zero.
     """
     inside = variance > 0
     log = torch.where(inside, variance, 1.0).log()
@@ -126,7 +126,7 @@ def _shrunk(variance: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _box(values: Tensor) -> Tensor:
-    """Sum over the neighbourhood of each pixel."""
+    """The sum over the neighbourhood of each pixel."""
     pooled = avg_pool2d(values[None], NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2)
     return pooled[0] * NEIGHBOURHOOD**2
 
@@ -139,6 +139,7 @@ TINY = torch.finfo(torch.float64).tiny
 
 def white_noise(like: Tensor, n: int, generator: torch.Generator, real: bool = False) -> Tensor:
     """n samples of white noise, ``E|n|^2 = 1``, circular complex or with no imaginary part."""
+    # Drawn on the CPU, so that a seed gives the same noise on every device.
     shape = (n, *like.shape[1:])
     noise = torch.randn(shape, dtype=torch.complex64, generator=generator).to(like.device)
     return noise.real * 2**0.5 + 0j if real else noise
@@ -152,7 +153,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(a: Tensor, b: Tensor, inside: Tensor) -> Agreement:
-    """How well two maps agree over the pixels ``inside``."""
+    """The agreement of two maps over the pixels ``inside``."""
     u, v = a[inside].double(), b[inside].double()
     correlation = torch.corrcoef(torch.stack([u, v]))[0, 1]
     return Agreement(float(correlation), float(u.mean() / v.mean()))

@@ -1,4 +1,4 @@
-"""The noise map of one image, from its linearisation or from reconstructing again and again."""
+"""The noise map of one image, from its linearisation or from repeated reconstructions."""
 
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.problem import Problem
 
 BATCH = 4
-"""Probes that are solved at once."""
+"""Number of probes that are solved at once."""
 
 REPLICA_ACCURACY = 0.1
 """Bound on the distance of a replica to its equilibrium, relative to the noise in its data."""
@@ -33,17 +33,17 @@ def slice_noise_map(
 ) -> NoiseMap:
     """The noise map of an equilibrium, in the units of the scan.
 
-    ``options`` say in which tiles the network is evaluated; those of the model if not given.
+    ``options`` determine the tiles of the network; those of the model if not given.
 
     Raises
     ------
     BadInputError
-        If the method has no equilibrium, or one that depends on a first pass.
+        If the method has no equilibrium, or its equilibrium depends on a first pass.
     """
     if not isinstance(model, MOL) or model.frozen:
         raise BadInputError(
             f"{model.name} has no single equilibrium to linearise: a noise map needs a MOL model "
-            "of one pass; pseudo-replicas give that of any method"
+            "with one pass; pseudo-replicas work for any method"
         )
     response = LinearResponse(model, problem.operator, solution, batch=BATCH, options=options)
     found = _map(response, problem, model, probes, seed, shrink=True)
@@ -54,11 +54,11 @@ def slice_noise_map(
 def replica_noise_map(
     problem: Problem[Any], model: Method, solution: Solution, *, probes: int, seed: int = 0
 ) -> NoiseMap:
-    """The noise map by pseudo-replicas, of any method, each pixel by itself, in units of the scan.
+    """The noise map by pseudo-replicas, for any method, without shrinkage, in units of the scan.
 
-    The data with fresh noise of their own level are reconstructed again, at the lam, intensity
-    scale and maps of the solution, an equilibrium to a bound of a tenth of what the noise is to
-    the image. No linearisation, and many times the cost.
+    The data with added noise of their own level are reconstructed again, with lam, intensity scale
+    and maps of the solution. An equilibrium is solved to a bound of a tenth of the noise relative
+    to the image. There is no linearisation, at many times the cost.
     """
     solve = model.solve
     if isinstance(model, MOL):

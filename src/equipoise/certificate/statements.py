@@ -1,4 +1,4 @@
-"""What is promised of one image, in words and numbers, and what each promise rests on."""
+"""The promises about one image, in words and numbers, and the evidence for each of them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,21 +14,21 @@ class Statement:
     Attributes
     ----------
     value
-        The number; None where nothing can be promised.
+        The number; None if nothing can be promised.
     formula
-        How it is computed, with the number of the statement in the documentation.
+        How the number is computed, with the number of the statement in the documentation.
     evidence
-        ``proved``: holds for all inputs; every hypothesis was proved of the weights and of A when
-        the certificate was made. ``measured``: holds if the monotonicity that was measured at this
+        ``proved``: it holds for all inputs; every hypothesis was proved for the weights and for A
+        when the certificate was made. ``measured``: it holds if the monotonicity measured at this
         image holds wherever the proof needs it, if A is what its user says, or if the noise level
-        is the estimated one. ``vacuous``: true, and above 100 % of the image, so that it promises
+        is the estimated one. ``vacuous``: it is true but above 100 % of the image, so it promises
         nothing. ``not available``: nothing is promised.
     meaning
         The promise in words.
     slack
-        What is added to a statement about two exact equilibria to make it one about two delivered
-        images: the sum of their distance bounds over the norm of this image (24). None where there
-        is nothing to add, or no tolerance that the other image is known to meet.
+        The number that turns a statement about two exact equilibria into one about two delivered
+        images: the sum of their distance bounds over the norm of this image (24). None if there is
+        nothing to add, or if the other image has no known tolerance.
     """
 
     value: float | None
@@ -40,32 +40,32 @@ class Statement:
 
 @dataclass(frozen=True)
 class Constants:
-    """What is known of the method at one image; None where it does not apply or was not measured.
+    """What is known about the method at one image; None if it does not apply or was not measured.
 
     Attributes
     ----------
     m, m_proved
-        The monotonicity constant of F that is claimed, and whether a proof stands behind it.
+        The claimed monotonicity constant of F, and whether it is proved.
     m_local
         The smallest constant measured at this image and on the way to it.
     lam
         Data weight.
     contraction, contraction_proved
-        Factor of the exact map that is iterated, at alpha = 1 (6), and whether the constants that
-        it needs are proved; None where they are not claimed, not known, or refuted.
+        Factor of the exact iterated map at alpha = 1 (6), and whether the constants that it needs
+        are proved; None if they are not claimed, not known, or refuted.
     diverged
         Whether the iteration ended without an image.
     frozen
-        Whether F was read off the data by a first pass, so that (8) does not cover their change.
+        Whether a first pass derived F from the data, so that (8) does not cover their change.
     norm
-        a with ``||A x|| <= a ||x||``; None if nothing is known of it.
+        a with ``||A x|| <= a ||x||``; None if nothing is known about it.
     operator_proved
-        Whether a, and that the adjoint is the adjoint, follow from the arrays that A is made of.
+        Whether a and the adjoint follow from the arrays of A.
     rounding_bounded
         Whether the distance bound includes rounding.
     rtol
-        Relative distance to the equilibrium that every image of this method is delivered with;
-        None where the iteration stops by another rule.
+        Relative distance to the equilibrium within which every image of this method is delivered;
+        None if the iteration stops by another rule.
     """
 
     m: float | None
@@ -83,9 +83,10 @@ class Constants:
 
     @property
     def evidence(self) -> Evidence:
-        """What the statements that need m rest on."""
+        """The evidence of the statements that need m."""
         if self.m is None or self.diverged:
             return "not available"
+        # A measurement below the claim refutes it, and one counterexample is enough.
         if self.m_local is not None and self.m_local < self.m:
             return "not available"
         if self.m_proved:
@@ -94,11 +95,11 @@ class Constants:
 
     @property
     def reason(self) -> str:
-        """Why nothing is promised, where nothing is."""
+        """The reason, if nothing is promised."""
         if self.m is None:
             return "The method has no equilibrium, so nothing bounds its error."
         if self.diverged:
-            return "The iteration diverged, so nothing can be promised of the image."
+            return "The iteration diverged, so nothing can be promised about the image."
         local = "was not measured" if self.m_local is None else f"is {self.m_local:.4g}"
         return (
             f"m = {self.m:.3g} is claimed and m_local at this image {local}: "
@@ -117,10 +118,11 @@ class Constants:
 
 
 HELD = "with lam, the intensity scale and A, coil maps included, held at those of this scan"
-"""(8) compares two equilibria of one equation; a pipeline that reads lam off the data has two."""
+"""(8) compares two equilibria of one equation; a pipeline that estimates lam from the data has two
+equations."""
 
 NO_NORM = (
-    "Nothing is known of ||A||, and the statement needs it: give the norm of your operator, "
+    "The statement needs ||A||, and nothing is known about it: give the norm of your operator, "
     "norm=... of FunctionOp, or implement norm_bound()."
 )
 
@@ -133,7 +135,7 @@ def statements(
     Parameters
     ----------
     constants
-        What is known of the method and of A.
+        What is known about the method and about A.
     distance
         The bound on ``||x - x*|| / ||x||`` that the solver reached with the claimed m.
     noise_to_image
@@ -158,7 +160,7 @@ def statements(
             amplification * noise_to_image,
             "1/2 sqrt(lam / m) ||n|| / ||x|| (8)",
             "Noise of the estimated level, white and equal in all coils, moves the exact "
-            f"equilibrium by at most {{:.3g}} of the norm of the image whatever its direction, "
+            f"equilibrium by at most {{:.3g}} of the norm of the image, whatever its direction, "
             f"{HELD}.",
             basis="measured",
             slack=slack,
@@ -174,8 +176,8 @@ def statements(
 
 ABOUT_ONE_F = ("perturbation_bound", "noise_bound", "paper_bound")
 FROZEN = (
-    "F was read off these data by a first pass, and other data give another F: (8) is about one F, "
-    "so nothing is promised of a change of the data."
+    "A first pass derived F from these data, and other data give another F. (8) is about one F, so "
+    "nothing is promised about a change of the data."
 )
 
 
@@ -189,7 +191,7 @@ def _promise(
     slack: float | None = None,
     relative: bool = False,
 ) -> Statement:
-    """A statement; vacuous where a bound ``relative`` to the image is above 1."""
+    """A statement; it is vacuous if a bound ``relative`` to the image is above 1."""
     evidence = constants.evidence
     if evidence == "not available" or value is None or not math.isfinite(value):
         return Statement(None, formula, "not available", constants.reason)
@@ -207,21 +209,21 @@ def _distance(constants: Constants, distance: float) -> Statement:
             constants,
             distance,
             formula,
-            meaning + ", the rounding rho of all that was computed included.",
+            meaning + ", including the rounding rho of all computations.",
             relative=True,
         )
     return _promise(
         constants,
         distance,
         formula,
-        meaning + ", in exact arithmetic: the rounding of the network is not bounded.",
+        meaning + ", in exact arithmetic; the rounding of the network is not bounded.",
         basis="measured",
         relative=True,
     )
 
 
 def _delivered(constants: Constants, amplification: float, slack: float | None) -> str:
-    """What the statement on two equilibria says of two delivered images, in words."""
+    """What the statement about two equilibria implies for two delivered images, in words."""
     if slack is None or constants.rtol is None:
         return "Between two delivered images, add the distance bounds of both."
     factor = amplification / (1 - constants.rtol)
