@@ -199,7 +199,8 @@ def write_npy(path, kspace):
     np.save(path, kspace)
 
 
-def twix_block(samples, line, centre, *, mask=0, slice_index=0, position=(0, 0, 0), lines_centre=0):
+def twix_block(samples, line, centre, *, mask=0, slice_index=0, position=(0, 0, 0), lines_centre=0,
+               repetition=0, average=0):  # fmt: skip
     """One readout (coil, sample) of a VD file: scan header, then each channel with its own."""
     coils, n = samples.shape
     header = bytearray(192)
@@ -207,7 +208,8 @@ def twix_block(samples, line, centre, *, mask=0, slice_index=0, position=(0, 0, 
     struct.pack_into("<I", header, 0, length)
     struct.pack_into("<Q", header, 40, mask)
     struct.pack_into("<HH", header, 48, n, coils)
-    struct.pack_into("<HHH", header, 52, line, 0, slice_index)
+    counters = (line, average, slice_index, 0, 0, 0, repetition)
+    struct.pack_into("<7H", header, 52, *counters)
     struct.pack_into("<H", header, 84, centre)
     struct.pack_into("<H", header, 96, lines_centre)
     struct.pack_into("<7f", header, 100, *position, *TWIX_QUATERNION)
@@ -233,14 +235,26 @@ def write_twix(path, kspace, noise=None, protocol_lines=None):
     """A VD multi-RAID file with one measurement, as mapVBVD reads it."""
     n_slices, _, y, x = kspace.shape
     wide = oversampled(kspace).conj()  # Siemens' directions belong to the other transform
+    blocks = []
+    if noise is not None:
+        blocks.append(twix_block(noise, 0, 0, mask=1 << 25))
+    for s in range(n_slices):
+        place = {"slice_index": s, "position": twix_position(s, n_slices), "lines_centre": y // 2}
+        blocks += [twix_block(wide[s, :, line], line, x, **place) for line in range(y)]
+    write_twix_blocks(path, blocks, (protocol_lines or y, x))
+
+
+def write_twix_blocks(path, blocks, matrix, **more):
+    """A measurement of readouts of a matrix (y, x), with more lines of its protocol."""
     protocol = {
-        "sKSpace.lBaseResolution": x,
-        "sKSpace.lPhaseEncodingLines": protocol_lines or y,
+        "sKSpace.lBaseResolution": matrix[1],
+        "sKSpace.lPhaseEncodingLines": matrix[0],
         "sKSpace.lPartitions": 1,
         "sSliceArray.asSlice[0].dReadoutFOV": FOV[1],
         "sSliceArray.asSlice[0].dPhaseFOV": FOV[0],
         "sSliceArray.asSlice[0].dThickness": THICKNESS,
         "sRXSPEC.alDwellTime[0]": 5000,
+        **more,
     }
     text = "\n".join(f"{name} = {value}" for name, value in protocol.items())
     text = f"### ASCCONV BEGIN ###\n{text}\n### ASCCONV END ###\n"
@@ -250,12 +264,6 @@ def write_twix(path, kspace, noise=None, protocol_lines=None):
         for name, content in (("Dicom", dicom), ("MeasYaps", text))
     )
     header = struct.pack("<II", 8 + len(header), 2) + header
-    blocks = []
-    if noise is not None:
-        blocks.append(twix_block(noise, 0, 0, mask=1 << 25))
-    for s in range(n_slices):
-        place = {"slice_index": s, "position": twix_position(s, n_slices), "lines_centre": y // 2}
-        blocks += [twix_block(wide[s, :, line], line, x, **place) for line in range(y)]
     end = bytearray(192)
     struct.pack_into("<I", end, 0, len(end))
     struct.pack_into("<Q", end, 40, 1)

@@ -102,6 +102,25 @@ def test_the_demo_asks_before_it_replaces_a_file(name, tmp_path, monkeypatch):
     assert contents(tmp_path) == {name: b"precious"}
 
 
+def test_whole_slices_are_written_and_the_others_named(scan_arrays, tmp_path):
+    kspace = np.concatenate([scan_arrays["kspace"], 0 * scan_arrays["kspace"]])
+    np.savez(tmp_path / "s.npz", kspace=kspace)
+    commands = {
+        "one.npy": ("recon", "s.npz", "-o", "one.npy", "--lam", 20),
+        "many/s.h5": ("recon", "s.npz", "-o", "many", "--lam", 20),
+        "c.npy": ("convert", "s.npz", "c.npy"),
+        "k.npz": ("convert", "s.npz", "k.npz", "--kspace"),
+    }
+    for name, (command, scan, *more) in commands.items():
+        given = [tmp_path / m if str(m) in (name, "many") else m for m in more]
+        result = run(command, tmp_path / scan, *given, "-q")
+        assert result.exit_code == 4, result.stderr
+        text = " ".join(result.stderr.split())
+        assert f"s.npz: what is incomplete is left out: slice {len(kspace) // 2} holds no" in text
+        assert (tmp_path / name).exists()
+    assert len(np.load(tmp_path / "one.npy")) == len(kspace) // 2
+
+
 def test_companions_of_two_scans_do_not_collide(scan_arrays, tmp_path):
     for name in ("a", "a_phase"):
         np.savez(tmp_path / f"{name}.npz", kspace=scan_arrays["kspace"])

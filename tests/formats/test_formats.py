@@ -9,7 +9,7 @@ from equipoise.formats import as_slices, read
 from equipoise.formats.arrays import read_array
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.writers.write import WRITERS, write_image
-from equipoise.outcome import BadInputError
+from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 
 
@@ -234,8 +234,18 @@ class TestBadInput:
     def test_zero_everywhere(self, tmp_path):
         kspace = np.zeros((2, 2, 8, 8), np.complex64)
         self.fail(self.with_kspace(tmp_path, kspace), "zero everywhere")
-        kspace[0] = 1
-        self.fail(self.with_kspace(tmp_path, kspace), r"slices \[1\]")
+
+    def test_a_slice_without_samples_is_left_out_and_named(self, tmp_path, scan_arrays):
+        empty = np.concatenate([scan_arrays["kspace"], 0 * scan_arrays["kspace"]])
+        maps = np.repeat(scan_arrays["csm"][:1], len(empty), 0)
+        path = self.with_kspace(tmp_path, empty[::-1].copy(), csm=maps)
+        n = len(scan_arrays["kspace"])
+        with pytest.warns(InputWarning, match="left out: slice 0 holds no sample"):
+            found = read(path)
+        assert found.labels == [{"slice": i} for i in range(n, 2 * n)]
+        assert np.array_equal(found.kspace.numpy(), scan_arrays["kspace"][::-1])
+        assert len(found.csm) == n
+        assert len(found.header.left_out) == n
 
     def test_mask_of_another_shape(self, tmp_path, scan_arrays):
         path = self.with_kspace(tmp_path, scan_arrays["kspace"], mask=np.ones((5, 5)))

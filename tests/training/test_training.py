@@ -73,6 +73,23 @@ def test_training_lowers_the_loss_and_writes_a_model(config_file, tmp_path):
     assert len(log) == 22
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".hidden", "", "a\nb", "x" * 101])
+def test_a_name_that_is_no_file_of_the_folder_is_refused(name, tmp_path):
+    with pytest.raises(BadInputError, match="name"):
+        load_config(write(tmp_path, {"name": name}))
+
+
+@pytest.mark.parametrize("name", ["tiny.safetensors", "last.ckpt", "log.jsonl", "config.json"])
+def test_nothing_in_the_folder_is_written_over(name, config_file, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).write_bytes(b"precious")
+    with pytest.raises(BadInputError, match=f"{name} exists.*another folder with -o"):
+        training.train(load_config(config_file), folder)
+    assert [p.name for p in folder.iterdir()] == [name]
+    assert (folder / name).read_bytes() == b"precious"
+
+
 def model_section(method: str) -> dict:
     """That of the tiny run, for a method."""
     settings = {"m": 0.01, "iterations": 3}

@@ -66,7 +66,10 @@ def recon_many(
     overwrite: bool,
     strict: bool,
 ) -> None:
-    """Reconstruct scans into a folder; exit with 4 if one failed, with 3 if strict requires it."""
+    """Reconstruct scans into a folder.
+
+    Exit with 4 if one failed or is not whole, with 3 if strict requires it.
+    """
     num_parts, part_id = part_of(
         options.num_parts, options.part_id, os.environ, len(scans), options.slurm
     )
@@ -205,7 +208,7 @@ def _finish(records: list[dict[str, Any]], strict: bool) -> None:
     for record in records:
         if record["event"] == "failed":
             errors.print(f"failed: {record['error']}", style="bold red", markup=False)
-    if count["failed"]:
+    if count["failed"] or any(r.get("left_out") for r in records):
         raise typer.Exit(SOME_FAILED)
     if strict and any(r.get("outcome", "converged") != "converged" for r in records):
         raise typer.Exit(NOT_CONVERGED)
@@ -268,6 +271,7 @@ def _line(record: dict[str, Any]) -> str:
         f"{name}: {record['outcome']}, {record['slices']} slices, {iterations} iterations, "
         f"bound {bound}, {tail}"
         + (f"; {record['note']}" if record.get("note") else "")
+        + (f"; left out: {'; '.join(record['left_out'])}" if record.get("left_out") else "")
         + (f"; replaces {record['replaced']}" if "replaced" in record else "")
     )
 

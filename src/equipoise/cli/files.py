@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from equipoise.cli.batch import SOME_FAILED
 from equipoise.cli.terminal import console, failures, say
 
 
@@ -70,14 +71,16 @@ def convert(
             beside = trajectory_beside(target, acquisition)
             if beside is not None:
                 check_target(beside, overwrite=overwrite, inputs=inputs)
-            notes = write_kspace(target, acquisition)
+            notes, left_out = write_kspace(target, acquisition), acquisition.header.left_out
         else:
             content = read_images(source)
             write_image(target, content, overwrite=overwrite)
-            notes = content["notes"]
+            notes, left_out = content["notes"], content["header"].left_out
     for note in notes:
         console.print(f"{source.name}: {note}", style="dim", markup=False)
     console.print(f"written: {target}", markup=False)
+    if left_out:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipoise.cli.batch import NOT_CONVERGED, BatchOptions, is_batch, parse_parts, recon_many
+from equipoise.cli.batch import (
+    NOT_CONVERGED,
+    SOME_FAILED,
+    BatchOptions,
+    is_batch,
+    parse_parts,
+    recon_many,
+)
 from equipoise.cli.options import (
     Acceleration,
     Lam,
@@ -107,6 +114,8 @@ def recon(
     announce(done, as_json)
     if report is not None:
         console.print(f"report: {report}", markup=False, soft_wrap=True)
+    if done.result.header.left_out:
+        raise typer.Exit(SOME_FAILED)
     if strict and done.result.outcome.value != "converged":
         raise typer.Exit(NOT_CONVERGED)
 

@@ -1,5 +1,6 @@
 """One scan, independent of the format of its file."""
 
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
@@ -9,10 +10,12 @@ from torch import Tensor
 
 from equipoise.arguments import Array, as_images, as_kspace, as_tensor
 from equipoise.formats.arrange import warn_off_centre
+from equipoise.formats.calibration import Calibration, shared_calibration
 from equipoise.formats.checks import as_maps, as_mask, check_samples, check_target, matrix_axes
 from equipoise.formats.encoding import CartesianEncoding, Encoding, TrajectoryEncoding
 from equipoise.formats.header import Header
-from equipoise.outcome import BadInputError
+from equipoise.outcome import BadInputError, InputWarning
+from equipoise.physics.coils.channels import combine
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +40,8 @@ class Acquisition:
         What the reader assumed or left out.
     header
         Everything else in the file: geometry, labels, crop, noise covariance.
+    calibration
+        What coil maps are estimated from, where the frames do not hold it themselves.
     """
 
     encoding: Encoding
@@ -47,6 +52,7 @@ class Acquisition:
     layout: str
     notes: list[str] = field(default_factory=list)
     header: Header = field(default_factory=Header)
+    calibration: Calibration | None = None
 
     @classmethod
     def from_arrays(
@@ -152,6 +158,24 @@ class Acquisition:
             return self.encoding.acceleration
         raise BadInputError(f"{self.source}: a trajectory has no matrix, hence no acceleration")
 
+    def calibration_lines(self, frame: int) -> tuple[Tensor, Tensor]:
+        """What the coil maps of a frame are estimated from: k-space (1, coil, matrix), and mask."""
+        mask = self._need_slices("calibration_lines").mask
+        lines = None
+        if self.calibration is not None:
+            lines = self.calibration.lines(frame, tuple(mask.shape[1:]))
+        if lines is not None:
+            return lines
+        chosen = slice(frame, frame + 1)
+        return self.samples[chosen], mask if len(mask) == 1 else mask[chosen]
+
+    def in_channels(self, matrix: Tensor) -> "Acquisition":
+        """The scan with its coils combined by a matrix (channel, coil)."""
+        shared = self.calibration
+        if shared is not None:
+            shared = replace(shared, blocks=combine(matrix, shared.blocks))
+        return replace(self.with_kspace(combine(matrix, self.samples)), calibration=shared)
+
     def with_kspace(self, kspace: Tensor, mask: Tensor | None = None) -> "Acquisition":
         """The same scan with other samples, and another mask if given."""
         encoding = self.encoding if mask is None else CartesianEncoding(mask)
@@ -176,47 +200,80 @@ def make_acquisition(
     target: np.ndarray | None = None,
     notes: list[str] | None = None,
     header: Header | None = None,
+    calibration: Calibration | None = None,
     volume: bool = False,
 ) -> Acquisition:
     """Check arrays of a file and build the acquisition of a Cartesian scan.
 
     Samples that are zero in every coil are padding and count as not measured, whatever the mask
-    says. Frames without labels are numbered as slices.
+    says. Frames without labels are numbered as slices. Frames without samples are left out. Without
+    maps and calibration, frames without a calibration region take that of other frames of their
+    slice.
 
     Raises
     ------
     BadInputError
         If k-space is not complex with the axes (slices, coils, y, x), or with ``volume`` (frames,
-        coils, z, y, x); if it holds NaN or Inf, or is zero everywhere or in a whole slice; or if
-        mask, maps or target do not fit its matrix.
+        coils, z, y, x); if it holds NaN or Inf, or is zero everywhere; or if mask, maps or target
+        do not fit its matrix.
 
     Warns
     -----
     InputWarning
-        If the energy of a stack of slices peaks far from ``n // 2``.
+        If the energy of a stack of slices peaks far from ``n // 2``, or frames are left out.
     """
     check_samples(kspace, source, ("frames, coils, z, y, x" if volume else "slices, coils, y, x"))
-    sampled = np.asarray(kspace.any(axis=1))
+    header, frames = _labelled(header or Header(), len(kspace)), np.asarray(kspace.any(axis=1))
+    there = np.flatnonzero(frames.any(axis=matrix_axes(frames)))
+    sampled = frames
     if mask is not None:
         sampled = sampled & as_mask(mask, kspace, source)
-        if not sampled.any(axis=matrix_axes(sampled)).all():
+        if not sampled[there].any(axis=matrix_axes(sampled)).all():
             raise BadInputError(f"{source}: the mask selects only samples that are zero")
     if csm is not None:
         csm = as_maps(csm, kspace.shape, source)
     if target is not None:
         check_target(target, (len(kspace), *kspace.shape[2:]), source)
+    if len(there) < len(kspace):
+        header = header.without_empty(there)
+        kspace, sampled = kspace[there], sampled[there]
+        csm = csm if csm is None or len(csm) == 1 else csm[there]
+        target = None if target is None else target[there]
+        calibration = None if calibration is None else calibration.of(there.tolist())
+    warn_of_left_out(header.left_out, source)
     if not volume:
         warn_off_centre(kspace, source)
+    samples = _tensor(kspace * sampled[:, None])
+    measured = torch.from_numpy(np.ascontiguousarray(sampled))
+    if csm is None and calibration is None:
+        calibration = shared_calibration(samples, measured, header.labels)
     return Acquisition(
-        encoding=CartesianEncoding(torch.from_numpy(np.ascontiguousarray(sampled))),
-        samples=_tensor(kspace * sampled[:, None]),
+        encoding=CartesianEncoding(measured),
+        samples=samples,
         csm=None if csm is None else _tensor(csm),
         target=None if target is None else _tensor(target),
         source=source,
         layout=layout,
         notes=notes or [],
-        header=_labelled(header or Header(), len(kspace)),
+        header=header,
+        calibration=calibration,
     )
+
+
+def warn_of_left_out(left_out: list[str], source: str) -> None:
+    """Name the frames of a scan that are not there.
+
+    Warns
+    -----
+    InputWarning
+        If there are such.
+    """
+    if left_out:
+        warnings.warn(
+            f"{source}: what is incomplete is left out: {'; '.join(left_out)}",
+            InputWarning,
+            stacklevel=3,
+        )
 
 
 def make_trajectory_acquisition(

@@ -75,12 +75,19 @@ def _sampling(
     return {
         "readout": encoding.readout if len(encoding.matrix) > len("yx") else None,
         "acceleration": encoding.acceleration,
-        "calibration_region": list(calibration_region(mask[0])),
+        "calibration_region": list(_calibration(acquisition, mask[0])),
         "masks": len(mask) if bool((mask != mask[:1]).any()) else 1,
         "noise_level": float(noise_level(samples, mask).median()),
         "centre": [n // 2 for n in encoding.matrix],
         "centre_by_energy": peak.tolist(),
     }
+
+
+def _calibration(acquisition: Acquisition, mask: torch.Tensor) -> tuple[int, ...]:
+    """What the coil maps of the first frame are estimated from, along each axis."""
+    shared = acquisition.calibration
+    size = None if shared is None else shared.size(0, tuple(mask.shape))
+    return calibration_region(mask) if size is None else size
 
 
 def _along(encoding: TrajectoryEncoding) -> dict[str, Any]:

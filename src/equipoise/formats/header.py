@@ -1,7 +1,7 @@
 """The metadata of a scan: where the pixels lie, and what each image of a stack is."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,15 @@ import numpy as np
 from equipoise.outcome import BadInputError
 
 Vector = tuple[float, float, float]
+Plane = tuple[Vector, Vector, Vector]
+"""Unit vectors in which the slice, y and x index grow."""
+
+ASSUMED: Plane = ((0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0))
+"""Where a file does not say: to the head, the front and the left, which is what readers of NIfTI
+take an image for whose orientation is marked as unknown."""
+
+SAME_DIRECTION = 1e-3
+"""Components of unit vectors that differ by less are those of one direction, rounded."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """In DICOM and MRD the axes point to the left, back and head of the patient; in NIfTI to the right,
@@ -31,31 +40,58 @@ class Geometry:
         Distance of neighbouring pixels along the slice, y and x index.
     slice_dir, y_dir, x_dir
         Unit vectors along which these three indices grow.
+    planes
+        The same three for each image, where they differ, as in a three-plane localizer; else empty.
     centres
         Position of pixel ``n // 2``, the centre of the Fourier transform, of each image; of a
         volume, the position of its voxel ``n // 2``.
     oriented
-        False if the file has no directions; then x, y, z are assumed.
+        False if the file does not say where the images lie; directions are ``ASSUMED`` then.
     """
 
     spacing: Vector
-    slice_dir: Vector = (0.0, 0.0, 1.0)
-    y_dir: Vector = (0.0, 1.0, 0.0)
-    x_dir: Vector = (1.0, 0.0, 0.0)
+    slice_dir: Vector = ASSUMED[0]
+    y_dir: Vector = ASSUMED[1]
+    x_dir: Vector = ASSUMED[2]
     centres: list[Vector] = field(default_factory=list)
     oriented: bool = True
+    planes: list[Plane] = field(default_factory=list)
+
+    def directions(self, index: int) -> Plane:
+        """Slice, y and x direction of an image."""
+        return self.planes[index] if self.planes else (self.slice_dir, self.y_dir, self.x_dir)
+
+    def planes_of(self, index: int) -> int:
+        """A number that images of one orientation share."""
+        if not self.planes:
+            return 0
+        found = np.array(self.planes)
+        same = np.abs(found - found[index]).max((1, 2)) < SAME_DIRECTION
+        return int(same.argmax())
+
+    def sorted(self, indices: list[int]) -> list[int]:
+        """Images of one orientation in the order of their positions along the slice direction."""
+        normal = np.array(self.directions(indices[0])[0])
+        return sorted(indices, key=lambda i: float(normal @ np.array(self.centres[i])))
+
+    def of(self, indices: np.ndarray) -> "Geometry":
+        """That of some of the images."""
+        planes = [self.planes[i] for i in indices] if self.planes else []
+        return replace(self, centres=[self.centres[i] for i in indices], planes=planes)
 
     def first_pixel(self, index: int, shape: tuple[int, int]) -> np.ndarray:
         """Position of the centre of pixel (0, 0) of an image of shape (y, x)."""
         y, x = (n // 2 * d for n, d in zip(shape, self.spacing[1:]))
-        offset = y * np.array(self.y_dir) + x * np.array(self.x_dir)
+        _, y_dir, x_dir = self.directions(index)
+        offset = y * np.array(y_dir) + x * np.array(x_dir)
         return np.asarray(np.array(self.centres[index]) - offset)
 
     def affine(self, shape: tuple[int, int], indices: list[int]) -> np.ndarray:
-        """The map of (x, y, slice, 1) to LPS mm, (4, 4), for images given by their indices."""
+        """(x, y, slice, 1) to LPS mm, (4, 4), of images of one orientation, by their indices."""
+        _, y_dir, x_dir = self.directions(indices[0])
         matrix = np.eye(4)
-        matrix[:3, 0] = self.spacing[2] * np.array(self.x_dir)
-        matrix[:3, 1] = self.spacing[1] * np.array(self.y_dir)
+        matrix[:3, 0] = self.spacing[2] * np.array(x_dir)
+        matrix[:3, 1] = self.spacing[1] * np.array(y_dir)
         matrix[:3, 2] = self.step(indices)
         matrix[:3, 3] = self.first_pixel(indices[0], shape)
         return matrix
@@ -66,7 +102,7 @@ class Geometry:
             first, last = np.array(self.centres[indices[0]]), np.array(self.centres[indices[-1]])
             if np.linalg.norm(last - first) > 0:
                 return np.asarray((last - first) / (len(indices) - 1))
-        return self.spacing[0] * np.array(self.slice_dir)
+        return self.spacing[0] * np.array(self.directions(indices[0])[0])
 
     def equidistant(self, indices: list[int]) -> bool:
         """Whether the slices are equidistant to a tenth of a step, as one affine map requires."""
@@ -84,17 +120,36 @@ class Geometry:
             x_dir=as_vector(content["x_dir"]),
             centres=[as_vector(v) for v in content["centres"]],
             oriented=bool(content["oriented"]),
+            planes=[_as_plane(p) for p in content.get("planes", [])],
         )
+        if len(made.planes) not in (0, len(made.centres)):
+            raise ValueError(f"{len(made.planes)} orientations for {len(made.centres)} images")
         if min(made.spacing) <= 0:
             raise ValueError(f"the spacing is {made.spacing}: it must be positive")
         return made
 
     @property
     def plane(self) -> str:
-        """axial, coronal or sagittal, or oblique with the nearest of them."""
-        normal = np.abs(np.cross(self.x_dir, self.y_dir))
-        nearest = PLANES[int(normal.argmax())]
-        return nearest if normal.max() >= OBLIQUE else f"oblique, nearest {nearest}"
+        """axial, coronal, sagittal, or oblique with the nearest of them; each that there is."""
+        chosen = self.planes or [self.directions(0)]
+        return ", ".join(dict.fromkeys(_name(y_dir, x_dir) for _, y_dir, x_dir in chosen))
+
+
+def _name(y_dir: Vector, x_dir: Vector) -> str:
+    normal = np.abs(np.cross(x_dir, y_dir))
+    nearest = PLANES[int(normal.argmax())]
+    return nearest if normal.max() >= OBLIQUE else f"oblique, nearest {nearest}"
+
+
+def _as_plane(numbers: Any) -> Plane:
+    first, second, third = (as_vector(v) for v in numbers)
+    return first, second, third
+
+
+def unknown_geometry(n_images: int) -> Geometry:
+    """Touching slices of unit voxels, where a file says nothing."""
+    centres = [(0.0, 0.0, float(i)) for i in range(n_images)]
+    return Geometry((1.0, 1.0, 1.0), centres=centres, oriented=False)
 
 
 def as_vector(numbers: Any) -> Vector:
@@ -136,6 +191,9 @@ class Header:
         Vendor, field strength, sequence and so on, as named in the file.
     ignored
         Content of the file that the reader did not use.
+    left_out
+        The images that cannot be made, each with the reason: a scan that was stopped, a slice
+        without samples.
     """
 
     geometry: Geometry | None = None
@@ -146,6 +204,18 @@ class Header:
     whitening: np.ndarray | None = None
     system: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def without_empty(self, kept: np.ndarray) -> "Header":
+        """That of the frames that are kept; the others hold no sample."""
+        gone = [i for i in range(len(self.labels)) if i not in set(kept.tolist())]
+        named = [f"{name_of(self.labels[i])} holds no sample" for i in gone]
+        return replace(
+            self,
+            labels=[self.labels[i] for i in kept],
+            geometry=None if self.geometry is None else self.geometry.of(kept),
+            left_out=self.left_out + named,
+        )
 
     def whitened(self, maps: np.ndarray) -> np.ndarray:
         """Coil maps (..., coil, y, x) of other sources, for the whitened coils of this scan."""
@@ -181,13 +251,24 @@ class Header:
         )
 
     def volumes(self, n_images: int) -> list[list[int]]:
-        """Indices of the images of each volume, whose labels are equal except for the slice."""
+        """Indices of the images that form one volume: one orientation, labels equal but the slice.
+
+        In the order of the positions along the slice direction, where those are known.
+        """
         labels = self.labels if len(self.labels) == n_images else [{}] * n_images
-        groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
+        groups: dict[tuple[Any, ...], list[int]] = {}
         for index, label in enumerate(labels):
-            key = tuple(sorted((k, v) for k, v in label.items() if k != "slice"))
+            plane = 0 if self.geometry is None else self.geometry.planes_of(index)
+            key = (plane, *sorted((k, v) for k, v in label.items() if k != "slice"))
             groups.setdefault(key, []).append(index)
-        return list(groups.values())
+        if self.geometry is None or not self.geometry.oriented:
+            return list(groups.values())
+        return [self.geometry.sorted(indices) for indices in groups.values()]
+
+
+def name_of(label: dict[str, int]) -> str:
+    """A frame in words, what varies over time first."""
+    return ", ".join(f"{n} {v}" for n, v in sorted(label.items(), key=lambda p: p[0] == "slice"))
 
 
 def cut(images: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.calibration import Calibration, embedded
 from equipoise.formats.encoding import CartesianEncoding, TrajectoryEncoding
 from equipoise.formats.header import Geometry, Header, as_vector
 from equipoise.formats.limits import check_size
@@ -93,7 +94,20 @@ def as_slices(acquisition: Acquisition) -> Acquisition:
         target=None if acquisition.target is None else cut_along(acquisition.target, acquisition),
         notes=[*acquisition.notes, *_notes(encoding.axes[axis], lines)],
         header=_header(acquisition.header, axis, encoding.matrix),
+        calibration=_cut_calibration(acquisition.calibration, axis, n),
     )
+
+
+def _cut_calibration(found: Calibration | None, axis: int, n: int) -> Calibration | None:
+    """The calibration of a volume as that of its slices along an axis of ``n`` samples."""
+    if found is None:
+        return None
+    blocks = found.blocks.movedim(2 + axis, -1)
+    hybrid = kspace_to_image(embedded(blocks, (*blocks.shape[2:-1], n)), 1)
+    of_frame = tuple(
+        None if block is None else block * n + i for block in found.of_frame for i in range(n)
+    )
+    return Calibration(_stack(hybrid), of_frame)
 
 
 def _stack(array: Tensor) -> Tensor:
@@ -156,15 +170,19 @@ def _pair(numbers: tuple[int, ...] | None, axis: int) -> tuple[int, int] | None:
 def _geometry(volume: Geometry, axis: int, n: int) -> Geometry:
     """The geometry of slices across an axis (slice, y, x) of a volume with its centre at n // 2."""
     across, first, second = (axis, *(i for i in range(3) if i != axis))
-    directions = (volume.slice_dir, volume.y_dir, volume.x_dir)
-    step = volume.spacing[across] * np.array(directions[across])
-    offsets = (np.arange(n) - n // 2)[:, None] * step
-    centres = [position for centre in volume.centres for position in np.array(centre) + offsets]
+    offsets = (np.arange(n) - n // 2)[:, None] * volume.spacing[across]
+    turned = [
+        (d[across], d[first], d[second]) for d in map(volume.directions, range(len(volume.centres)))
+    ]
+    centres = [
+        as_vector(position)
+        for centre, plane in zip(volume.centres, turned)
+        for position in np.array(centre) + offsets * np.array(plane[0])
+    ]
     return Geometry(
         (volume.spacing[across], volume.spacing[first], volume.spacing[second]),
-        directions[across],
-        directions[first],
-        directions[second],
-        [as_vector(position) for position in centres],
+        *turned[0],
+        centres,
         volume.oriented,
+        [plane for plane in turned for _ in range(n)] if volume.planes else [],
     )

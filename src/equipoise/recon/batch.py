@@ -258,4 +258,5 @@ def _one(
         "iterations": [min(iterations), max(iterations)],
         "distance_bound": None if None in bounds else max(bounds),
         "note": done.prepared.plan.note,
+        "left_out": done.result.header.left_out,
     }

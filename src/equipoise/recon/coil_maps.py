@@ -94,19 +94,21 @@ def calibrate_maps(
         ``||A||`` is above 1.
     """
     acquisition = as_slices(acquisition)
-    kspace, mask = acquisition.kspace, acquisition.mask
-    transform = torch.eye(kspace.shape[1], dtype=torch.complex128, device=kspace.device)
+    n_coils, device = acquisition.kspace.shape[1], acquisition.kspace.device
+    transform = torch.eye(n_coils, dtype=torch.complex128, device=device)
     if whiten:
-        transform = noise_whitening(kspace, mask)
-        kspace = combine(transform, kspace)
+        transform = noise_whitening(acquisition.kspace, acquisition.mask)
     if virtual is not None:
-        matrix = compression(kspace, mask, virtual)
-        kspace, transform = combine(matrix, kspace), matrix @ transform
+        frames = [acquisition.calibration_lines(i) for i in range(len(acquisition.kspace))]
+        kspace, mask = (torch.cat(parts) for parts in zip(*frames))
+        transform = compression(combine(transform, kspace), mask, virtual) @ transform
+    if whiten or virtual is not None:
+        acquisition = acquisition.in_channels(transform)
     maps, eigenvalues, rows = [], [], []
-    for i in range(len(kspace)):
-        sampled = mask[i % len(mask)][None]
-        found = espirit(kspace[i : i + 1], sampled, kernel, crop)
-        row = _examine(i, kspace[i : i + 1], sampled, found.csm, found.eigenvalue)
+    for i in range(len(acquisition.kspace)):
+        lines, sampled = acquisition.calibration_lines(i)
+        found = espirit(lines, sampled, kernel, crop)
+        row = _examine(i, lines, sampled, found.csm, found.eigenvalue)
         maps.append(found.csm)
         eigenvalues.append(found.eigenvalue)
         rows.append(row)
@@ -208,4 +210,4 @@ def transformed(acquisition: Acquisition, maps: Path) -> Acquisition | None:
             f"{maps} was made for {matrix.shape[1]} channels, the scan has {n_coils}: run "
             "`equipoise calib` on this scan"
         )
-    return acquisition.with_kspace(combine(matrix, acquisition.kspace))
+    return acquisition.in_channels(matrix)

@@ -56,10 +56,8 @@ def check_maps(acquisition: Acquisition, source: str) -> None:
 
 def _slice(acquisition: Acquisition, index: int) -> tuple[Tensor, Tensor, Tensor]:
     assert acquisition.csm is not None
-    mask, csm = (
-        a if len(a) == 1 else a[index : index + 1] for a in (acquisition.mask, acquisition.csm)
-    )
-    return acquisition.kspace[index : index + 1], mask, normalize_csm(csm)
+    csm = acquisition.csm if len(acquisition.csm) == 1 else acquisition.csm[index : index + 1]
+    return *acquisition.calibration_lines(index), normalize_csm(csm)
 
 
 def _advice(acquisition: Acquisition, index: int) -> str:

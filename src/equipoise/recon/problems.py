@@ -54,7 +54,8 @@ def slice_problem(acquisition: Acquisition, index: int) -> ScanProblem:
     unit = float(kspace.abs().max()) or 1.0
     kspace, mask = kspace / unit, _of_slice(acquisition.mask, index)
     if acquisition.csm is None:
-        csm = estimate_csm(kspace, mask)
+        lines, measured = acquisition.calibration_lines(index)
+        csm = estimate_csm(lines / (float(lines.abs().max()) or 1.0), measured)
     else:
         csm = normalize_csm(_of_slice(acquisition.csm, index))
     label = acquisition.labels[index] if index < len(acquisition.labels) else {}

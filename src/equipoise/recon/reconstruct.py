@@ -109,6 +109,7 @@ class Reconstruction:
             "scan": scan,
             "model": model,
             "outcome": self.outcome.value,
+            "left_out": self.header.left_out,
             "slices": [_json_numbers(asdict(s)) for s in self.slices],
         }
 

@@ -13,6 +13,7 @@ import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.writers.target import check_target, input_files
+from equipoise.formats.writers.write import check_holds
 from equipoise.methods.method import Method
 from equipoise.recon.device import pick_device
 from equipoise.recon.experiment import Experiment, load_experiment
@@ -106,7 +107,8 @@ def reconstruct_file(
     ------
     BadInputError
         If the scan, maps, mask or model cannot be used, the scan does not fit into memory, or the
-        target exists, is a file that is read, or cannot be written.
+        target exists, is a file that is read, cannot be written, or cannot hold slices of several
+        orientations.
 
     Warns
     -----
@@ -124,6 +126,8 @@ def reconstruct_file(
     # Taken before the scan is read, so that a file that changes meanwhile does not look unchanged.
     made_from = fingerprint(settings, model, scan)
     prepared = prepare(scan, settings, model)
+    if target is not None:
+        check_holds(target, prepared.experiment.acquisition.header)
     on_ready(prepared)
     where = pick_device(device) if isinstance(device, str) else device
     result = solve(prepared, settings, model, where, on_slice)

@@ -1,9 +1,11 @@
 """The beginning of a training run: its images, the source of its samples, and its first model."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from equipoise.formats.writers.target import check_files
 from equipoise.methods.method import Method, MethodConfig
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
 from equipoise.methods.mol_ridge import MolRidgeConfig
@@ -36,6 +38,25 @@ def training_images(config: TrainConfig) -> list[Tensor]:
     if not images:
         raise BadInputError("data.held_out leaves no training image")
     return images
+
+
+def check_new_run(config: TrainConfig, folder: Path) -> None:
+    """Whether a folder holds nothing that a new run would write over.
+
+    Raises
+    ------
+    BadInputError
+        With the name of the first such file.
+    """
+    written = ("last.ckpt", "validated.ckpt", f"{config.name}.safetensors", "log.jsonl",
+               "config.json")  # fmt: skip
+    try:
+        check_files([folder / name for name in written], overwrite=False)
+    except BadInputError as error:
+        raise BadInputError(
+            f"{folder} holds a training run or a model of the name {config.name!r} ({error}): "
+            "continue the run with --resume, or give another folder with -o"
+        ) from error
 
 
 SKIP_DIFFERENCE = 0.02

@@ -1,6 +1,7 @@
 """The configuration of a training run: YAML with a typed schema, in which unknown keys are
 errors."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -129,10 +130,23 @@ class LipschitzConfig(Settings):
     )
 
 
+def _file_name(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise ValueError(
+            f"name is {name!r}, and the weights are NAME.safetensors in the folder of the run: "
+            "letters, digits, underscores, dots and dashes, neither of these two first"
+        )
+    return name
+
+
+NAME = r"\w[\w.-]{0,99}"
+FileName = Annotated[str, AfterValidator(_file_name)]
+
+
 class TrainConfig(Settings):
     """Everything that determines the weights, including the seed."""
 
-    name: str
+    name: FileName
     data: DataConfig
     simulation: SimulationConfig = SimulationConfig()
     super_resolution: SuperResolutionConfig | None = Field(

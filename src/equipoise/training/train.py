@@ -25,6 +25,7 @@ from equipoise.methods.method import Method
 from equipoise.metrics import psnr
 from equipoise.outcome import BadInputError, EquipoiseError, Solution
 from equipoise.physics.noise_level import complex_noise
+from equipoise.training import beginning
 from equipoise.training.beginning import continued, first_model, source_of, training_images
 from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.training.config import TrainConfig
@@ -97,10 +98,13 @@ def train(
     Raises
     ------
     BadInputError
-        If data are missing, or the folder holds a run and ``resume`` is False.
+        If data are missing, or the folder holds a run or a model of that name and ``resume`` is
+        False.
     EquipoiseError
         If training diverges repeatedly, or no validated model converged with its estimate below T.
     """
+    if not resume:
+        beginning.check_new_run(config, folder)
     run = _Run(config, folder, say, source, network)
     run.restore(folder / "last.ckpt") if resume else run.begin()
     while run.step < run.total:
@@ -306,11 +310,6 @@ class _Run:
 
     def begin(self) -> None:
         """Start a new run in an empty folder."""
-        if (self.folder / "last.ckpt").exists():
-            raise BadInputError(
-                f"{self.folder} holds a training run: continue it with --resume, or use another "
-                "folder with -o"
-            )
         make_folder(self.folder)
         (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1))
         self.save(self.folder / "validated.ckpt")

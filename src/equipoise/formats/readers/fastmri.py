@@ -16,12 +16,14 @@ import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.arrange import arranged
+from equipoise.formats.calibration import NAMES, stored_calibration
 from equipoise.formats.hdf5 import is_hdf5, load, open_hdf5, read_complex
 from equipoise.formats.header import Geometry, Header, stored_header
 from equipoise.formats.readers.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError
 
-USED = {"kspace", "mask", "csm", "target", "ismrmrd_header"}
+BESIDE = ("mask", "csm", "target", *NAMES)
+USED = {"kspace", "ismrmrd_header", *BESIDE}
 RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
 
 
@@ -41,9 +43,7 @@ def read(path: Path) -> Acquisition:
                 "(kspace_full, kspace_sub04, ...) and ISMRMRD (a group with xml and data)"
             )
         kspace = read_complex(file["kspace"])
-        optional = {
-            name: read_complex(file[name]) for name in ("mask", "csm", "target") if name in file
-        }
+        optional = {name: read_complex(file[name]) for name in BESIDE if name in file}
         xml = _xml(file, str(path), notes)
         own = file.attrs.get("header")
         stored = [file[n].shape[-2:] for n in RECONSTRUCTIONS if _is_stack(file.get(n))]
@@ -78,6 +78,7 @@ def read(path: Path) -> Acquisition:
         target=optional.get("target"),
         notes=notes,
         header=header,
+        calibration=stored_calibration(optional, kspace.shape, str(path)),
     )
 
 

@@ -7,6 +7,7 @@ matrix; :mod:`equipoise.formats.readers.mrd_trajectory` keeps them at their stor
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,27 @@ from equipoise.formats.acquisition import (
 from equipoise.formats.hdf5 import check_filters, dataset_names, load, open_hdf5
 from equipoise.formats.header import Geometry, Header
 from equipoise.formats.limits import check_size
-from equipoise.formats.readers.mrd_epi import warn_of_ghosts
+from equipoise.formats.readers.epi import warn_of_ghosts
+from equipoise.formats.readers.mrd_flags import (
+    CALIBRATION,
+    CALIBRATION_AND_IMAGING,
+    NOISE,
+    PHASE_CORRECTION,
+    REVERSE,
+    belongs,
+    declared_separate,
+    encodings,
+    imaging_encoding,
+    is_flag_set,
+    only_calibration,
+)
 from equipoise.formats.readers.mrd_trajectory import along_trajectory, is_trajectory
-from equipoise.formats.readers.readouts import Readouts, Stack, assemble, place, whitening_of
+from equipoise.formats.readers.readouts import Readouts, assemble, place, whitening_of
+from equipoise.formats.readers.reference import are_separate, calibration_of
+from equipoise.formats.readers.stopped import without_stopped
 from equipoise.formats.readers.xml_header import Space, XmlHeader, parse
-from equipoise.formats.slices import as_slices, join_slices
 from equipoise.outcome import BadInputError
 
-NOISE, CALIBRATION, CALIBRATION_AND_IMAGING, REVERSE = 19, 20, 21, 22
-"""Numbers of flags in the ISMRMRD standard."""
-
-NOT_IMAGES = {
-    23: "navigator",
-    24: "phase correction",
-    26: "HP feedback",
-    27: "dummy",
-    28: "real-time feedback",
-    29: "surface coil correction",
-    30: "phase stabilization reference",
-    31: "phase stabilization",
-}
-SEPARATE = ("separate", "external")
 COUNTERS = ("set", "phase", "repetition", "contrast", "slice")
 NEEDED = ("flags", "number_of_samples", "active_channels", "center_sample", "idx")
 
@@ -75,7 +76,27 @@ def read(path: Path) -> Acquisition:
         heads, samples, coordinates = _records(group["data"], path)
         ignored = [f"{first}/{name}" for name in sorted(set(group) - {"xml", "data"})]
     notes = [f"only the measurement {first!r} is read, not {others}"] if others else []
-    return _acquisition(source, xml, heads, samples, coordinates, notes, ignored + others)
+    encoding = imaging_encoding(heads)
+    if encoding:
+        xml = parse(content, source, encoding)
+        notes.append(f"the images are those of encoding {encoding}")
+    records = Records(heads, samples, coordinates, encoding)
+    return _acquisition(source, xml, content, records, notes, ignored + others)
+
+
+@dataclass
+class Records:
+    """Headers, samples and coordinates of all readouts, and the encoding of the images."""
+
+    heads: np.ndarray
+    samples: np.ndarray
+    coordinates: np.ndarray | None
+    encoding: int
+
+    @property
+    def encodings(self) -> np.ndarray:
+        """The number of the encoding of each readout."""
+        return encodings(self.heads)
 
 
 def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -114,21 +135,15 @@ def _coordinates(data: h5py.Dataset, heads: np.ndarray) -> np.ndarray | None:
     return np.asarray(data.fields("traj")[()])
 
 
-def is_flag_set(flags: np.ndarray, *numbers: int) -> np.ndarray:
-    """Whether any of the flags, numbered from 1, is set."""
-    bits = np.uint64(sum(1 << (number - 1) for number in numbers))
-    return np.asarray((flags.astype(np.uint64) & bits) != 0)
-
-
 def _acquisition(
     source: str,
     xml: XmlHeader,
-    heads: np.ndarray,
-    samples: np.ndarray,
-    coordinates: np.ndarray | None,
+    content: bytes | str,
+    records: Records,
     notes: list[str],
     ignored: list[str],
 ) -> Acquisition:
+    heads, samples = records.heads, records.samples
     if xml.encoded is None:
         raise BadInputError(f"{source}: the header has no encodedSpace: the matrix is not known")
     if min(xml.encoded.matrix) < 1:
@@ -136,23 +151,35 @@ def _acquisition(
             f"{source}: the header gives the encoded matrix {xml.encoded.matrix} (x, y, z); "
             "its numbers must be positive"
         )
-    chosen, calibration = _choose(xml, heads, source, notes)
-    warn_of_ghosts(xml, heads, samples, chosen, source)
-    noise = [_matrix(samples[i], heads[i]) for i in np.flatnonzero(is_flag_set(heads["flags"], 19))]
-    lines = readouts(heads, samples, chosen, source)
+    used = belongs(heads, notes)
+    chosen = np.flatnonzero(used & (records.encodings == records.encoding))
+    separate = are_separate(
+        readouts(heads, samples, chosen), only_calibration(heads)[chosen], declared_separate(xml)
+    )
+    reference, chosen = chosen[separate], chosen[~separate]
+    if not len(chosen):
+        raise BadInputError(f"{source}: none of its {len(heads)} readouts belongs to an image")
+    _look_for_ghosts(xml, heads, samples, chosen, source)
+    lines = readouts(heads, samples, chosen)
+    _check_coils(heads[chosen], source)
+    whole, left_out = without_stopped(lines, notes)
+    lines, chosen = lines.take(whole), chosen[whole]
     whitening, covariance = None, None
+    noise = [_matrix(samples[i], heads[i]) for i in np.flatnonzero(is_flag_set(heads["flags"], 19))]
     if noise:
         scale = _dwell_ratio(heads, chosen, xml)
         whitening, covariance = whitening_of(noise, lines.coils, scale, notes)
     if _siemens(xml):
         notes.append("Siemens: conjugated, because its directions assume the other Fourier sign")
-        lines.conjugate()
-    if whitening is not None:
-        lines.whiten(whitening)
+    _prepare(lines, xml, whitening)
     header = Header(
-        noise_covariance=covariance, whitening=whitening, system=xml.system, ignored=ignored
+        noise_covariance=covariance,
+        whitening=whitening,
+        system=xml.system,
+        ignored=ignored,
+        left_out=left_out,
     )
-    points = _points(heads, coordinates, chosen, source)
+    points = _points(heads, records.coordinates, chosen, source)
     if is_trajectory(xml, points, source, notes):
         assert points is not None
         arms = along_trajectory(lines, points, xml, source, notes)
@@ -166,17 +193,71 @@ def _acquisition(
     header.labels, header.crop, header.centre = stack.labels, stack.crop, stack.centre
     first = heads[chosen][stack.first]
     header.geometry = _geometry(xml.encoded, first, stack.labels, stack.volumetric, notes)
-    csm = _maps(heads, samples, calibration, xml, stack, whitening, source, notes)
+    own, reference = _reference(xml, content, records, used, reference, source, notes)
+    calibration = None
+    if len(reference):
+        separate_lines = readouts(heads, samples, reference)
+        _prepare(separate_lines, xml, whitening if separate_lines.coils == lines.coils else None)
+        calibration = calibration_of(separate_lines, own, stack, xml, source, notes)
     return make_acquisition(
         stack.kspace,
         source,
         "ISMRMRD",
         mask=stack.mask,
-        csm=csm,
         notes=notes,
         header=header,
+        calibration=calibration,
         volume=stack.volumetric,
     )
+
+
+def _look_for_ghosts(
+    xml: XmlHeader, heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray, source: str
+) -> None:
+    """A scan is echo-planar if it is called so, or has navigators and is read both ways."""
+    reverse = is_flag_set(heads["flags"], REVERSE)
+    navigators = np.flatnonzero(is_flag_set(heads["flags"], PHASE_CORRECTION))
+    both_ways = len(np.unique(reverse[chosen])) > 1
+    if (xml.trajectory or "").lower() == "epi" or (both_ways and len(navigators)):
+        lines = [_matrix(samples[i], heads[i]) for i in navigators]
+        warn_of_ghosts(lines, reverse[navigators], source)
+
+
+def _prepare(lines: Readouts, xml: XmlHeader, whitening: np.ndarray | None) -> None:
+    if _siemens(xml):
+        lines.conjugate()
+    if whitening is not None:
+        lines.whiten(whitening)
+
+
+def _reference(
+    xml: XmlHeader,
+    content: bytes | str,
+    records: Records,
+    used: np.ndarray,
+    separate: np.ndarray,
+    source: str,
+    notes: list[str],
+) -> tuple[XmlHeader, np.ndarray]:
+    """The readouts of a separate calibration scan, and the header of their encoding.
+
+    That is the encoding of the images, or another whose readouts are flagged.
+    """
+    elsewhere = used & (records.encodings != records.encoding)
+    flags = records.heads["flags"]
+    flagged = elsewhere & is_flag_set(flags, CALIBRATION, CALIBRATION_AND_IMAGING)
+    numbers = np.unique(records.encodings[flagged])
+    if len(separate) or len(numbers) != 1:
+        own, chosen = xml, separate
+    else:
+        own, chosen = parse(content, source, int(numbers[0])), np.flatnonzero(flagged)
+        elsewhere &= ~flagged
+        if own.encoded is None or min(own.encoded.matrix) < 1:
+            notes.append("the header does not describe the encoding of the calibration scan")
+            own, chosen = xml, separate
+    if elsewhere.any():
+        notes.append(f"{int(elsewhere.sum())} readouts of a second encoding are left out")
+    return own, chosen
 
 
 def _points(
@@ -202,47 +283,21 @@ def _siemens(xml: XmlHeader) -> bool:
     return "siemens" in xml.system.get("systemVendor", "").lower()
 
 
-def _choose(
-    xml: XmlHeader, heads: np.ndarray, source: str, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the readouts of the images, and of a separate calibration scan."""
-    flags = heads["flags"]
-    used = ~is_flag_set(flags, NOISE, *NOT_IMAGES)
-    for number, name in NOT_IMAGES.items():
-        count = int((is_flag_set(flags, number) & ~is_flag_set(flags, NOISE)).sum())
-        if count:
-            notes.append(f"{count} {name} readouts are left out")
-    if "encoding_space_ref" in (heads.dtype.names or ()):
-        elsewhere = used & (heads["encoding_space_ref"] != 0)
-        used &= ~elsewhere
-        if elsewhere.any():
-            notes.append(f"{int(elsewhere.sum())} readouts of a second encoding are left out")
-    only_calibration = is_flag_set(flags, CALIBRATION) & ~is_flag_set(
-        flags, CALIBRATION_AND_IMAGING
-    )
-    calibration = np.zeros(0, int)
-    # Calibration lines of an embedded scan are samples of the image; separate ones are not.
-    if xml.calibration_mode in SEPARATE:
-        calibration = np.flatnonzero(used & only_calibration)
-        used &= ~only_calibration
-    chosen = np.flatnonzero(used)
-    if not len(chosen):
-        raise BadInputError(f"{source}: none of its {len(heads)} readouts belongs to an image")
-    return chosen, calibration
-
-
 def _matrix(values: np.ndarray, head: Any) -> np.ndarray:
     """Samples of a readout, (coil, sample)."""
     flat = np.ascontiguousarray(values, np.float32).view(np.complex64)
     return flat.reshape(int(head["active_channels"]), int(head["number_of_samples"]))
 
 
-def readouts(heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray, source: str) -> Readouts:
-    """The chosen readouts with their counters, centres and directions."""
-    found = heads[chosen]
-    coils = np.unique(found["active_channels"])
+def _check_coils(heads: np.ndarray, source: str) -> None:
+    coils = np.unique(heads["active_channels"])
     if len(coils) != 1 or coils[0] == 0:
         raise BadInputError(f"{source}: readouts have different numbers of coils: {coils.tolist()}")
+
+
+def readouts(heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray) -> Readouts:
+    """The chosen readouts with what places them."""
+    found = heads[chosen]
     names = found.dtype.names or ()
     zeros = np.zeros(len(found), int)
     before, after = (
@@ -293,64 +348,19 @@ def _geometry(
         notes.append("the header has no field of view: the pixel size is not known")
         return None
     names = first.dtype.names or ()
-    needed = ("position", "read_dir", "phase_dir", "slice_dir")
-    vectors = {n: first[n].astype(float) if n in names else np.zeros((1, 3)) for n in needed}
-    axes = [_unit(vectors[n][0]) for n in ("slice_dir", "phase_dir", "read_dir")]
-    oriented = all(a is not None for a in axes) and all(
-        np.isfinite(v).all() for v in vectors.values()
+    needed = ("position", "slice_dir", "phase_dir", "read_dir")
+    position, *axes = (
+        first[n].astype(float) if n in names else np.zeros((len(first), 3)) for n in needed
     )
-    if not oriented:
-        notes.append("orientation is not in the file: axial slices are assumed")
-        axes = [np.eye(3)[2 - i] for i in range(3)]
-    directions = [tuple(float(v) for v in np.asarray(a)) for a in axes]
     spacing = tuple(f / n for f, n in zip(space.fov[::-1], space.matrix[::-1]))
     partitions = space.matrix[2] if volumetric else 1
-    return place(
-        labels, spacing, directions, vectors["position"], oriented, notes, partitions=partitions
-    )
+    return place(labels, spacing, _units(axes), position, notes, partitions=partitions)
 
 
-def _unit(vector: np.ndarray) -> np.ndarray | None:
-    length = float(np.linalg.norm(vector))
-    return vector / length if 0.5 < length < 2 else None
-
-
-def _maps(
-    heads: np.ndarray,
-    samples: np.ndarray,
-    calibration: np.ndarray,
-    xml: XmlHeader,
-    stack: Stack,
-    whitening: np.ndarray | None,
-    source: str,
-    notes: list[str],
-) -> np.ndarray | None:
-    """Coil maps of a separate calibration scan, whose readouts are not samples of the image."""
-    if not len(calibration):
+def _units(axes: list[np.ndarray]) -> np.ndarray | None:
+    """Vectors (frame, 3) of each axis as unit vectors (frame, axis, 3); None if one is none."""
+    vectors = np.stack(axes, 1)
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    if not np.isfinite(vectors).all() or length.min() <= 0.5 or length.max() >= 2:
         return None
-    lines = readouts(heads, samples, calibration, source)
-    if _siemens(xml):
-        lines.conjugate()
-    if whitening is not None:
-        lines.whiten(whitening)
-    reference = assemble(lines, xml, source, [])
-    if reference.kspace.shape[2:] != stack.kspace.shape[2:]:
-        return None
-    csm = _estimated(reference, source)
-    slices = [label["slice"] for label in reference.labels]
-    if not all(label["slice"] in slices for label in stack.labels):
-        notes.append("the separate calibration scan covers other slices and is ignored")
-        return None
-    notes.append(f"coil maps are from {len(calibration)} readouts of a separate calibration scan")
-    return np.asarray(csm[[slices.index(label["slice"]) for label in stack.labels]])
-
-
-def _estimated(reference: Stack, source: str) -> np.ndarray:
-    """Coil maps of each frame of a calibration scan; for volumes, slice by slice."""
-    from equipoise.physics.coils.espirit import estimate_csm
-
-    if not reference.volumetric:
-        return estimate_csm(*reference.tensors()).numpy()
-    volume = make_acquisition(reference.kspace, source, "ISMRMRD", mask=reference.mask, volume=True)
-    slices = as_slices(volume)
-    return join_slices(estimate_csm(slices.kspace, slices.mask), volume).numpy()
+    return np.asarray(vectors / length)

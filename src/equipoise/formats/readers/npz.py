@@ -1,7 +1,7 @@
 """numpy ``.npz``: ``kspace`` (slices, coils, y, x) or (coils, y, x), optional mask, csm, target.
 
-``header`` holds labels and geometry as JSON in files that this package wrote. A ``.npy`` file holds
-only the k-space.
+``header`` holds labels and geometry as JSON in files that this package wrote, ``calibration`` and
+``calibration_of`` the lines of a separate calibration scan. A ``.npy`` file holds only the k-space.
 """
 
 import math
@@ -14,12 +14,13 @@ import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.arrange import arranged
+from equipoise.formats.calibration import NAMES, stored_calibration
 from equipoise.formats.header import Header, stored_header
 from equipoise.formats.limits import check_size
 from equipoise.outcome import BadInputError
 
 NPY = b"\x93NUMPY"
-KNOWN = ("kspace", "mask", "csm", "target", "header")
+KNOWN = ("kspace", "mask", "csm", "target", "header", *NAMES)
 
 
 def recognizes(path: Path) -> bool:
@@ -49,7 +50,7 @@ def read(path: Path) -> Acquisition:
     if target is not None and target.ndim == 2:
         target = target[None]
     notes: list[str] = []
-    alone = not set(arrays) & {"mask", "csm", "target", "header"}
+    alone = set(arrays) == {"kspace"}
     kspace = arranged(kspace, alone=alone, source=str(path), notes=notes)
     header = Header()
     if "header" in arrays:
@@ -64,6 +65,7 @@ def read(path: Path) -> Acquisition:
         target=target,
         notes=notes,
         header=header,
+        calibration=stored_calibration(arrays, kspace.shape, str(path)),
     )
 
 

@@ -6,13 +6,12 @@ echo and off-centre k-space. Readout oversampling is removed in the image domain
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from equipoise.formats.header import Geometry, as_vector
+from equipoise.formats.header import SAME_DIRECTION, Geometry, Plane, as_vector
 from equipoise.formats.limits import check_size
 from equipoise.formats.readers.xml_header import Limit, XmlHeader
 from equipoise.outcome import BadInputError
@@ -43,6 +42,35 @@ class Readouts:
     def coils(self) -> int:
         """Number of coils."""
         return self.samples[0].shape[0]
+
+    def take(self, indices: np.ndarray) -> "Readouts":
+        """Some of them, by their index."""
+        return Readouts(
+            [self.samples[i] for i in indices],
+            self.centre[indices],
+            self.reverse[indices],
+            self.discard[indices],
+            self.lines[indices],
+            self.partitions[indices],
+            {name: counter[indices] for name, counter in self.counters.items()},
+        )
+
+    def joined(self, others: "Readouts") -> "Readouts":
+        """These and others."""
+        both = {n: np.concatenate([c, others.counters[n]]) for n, c in self.counters.items()}
+        return Readouts(
+            self.samples + others.samples,
+            np.concatenate([self.centre, others.centre]),
+            np.concatenate([self.reverse, others.reverse]),
+            np.concatenate([self.discard, others.discard]),
+            np.concatenate([self.lines, others.lines]),
+            np.concatenate([self.partitions, others.partitions]),
+            both,
+        )
+
+    def frames(self) -> np.ndarray:
+        """The counters that keep images apart, (readout, counter)."""
+        return np.stack(list(self.counters.values()), 1)
 
     def whiten(self, matrix: np.ndarray) -> None:
         """Multiply the coils by a matrix."""
@@ -113,26 +141,64 @@ class Stack:
 def place(
     labels: list[dict[str, int]],
     spacing: tuple[float, ...],
-    directions: Sequence[tuple[float, ...]],
+    directions: np.ndarray | None,
     positions: np.ndarray,
-    oriented: bool,
     notes: list[str],
     *,
     partitions: int = 1,
 ) -> Geometry:
-    """The geometry of frames, from spacing, directions (slice, phase, read) and positions.
+    """The geometry of frames.
 
-    ``partitions`` is the number of voxels of a volume along the slice direction.
+    Parameters
+    ----------
+    labels
+        What each frame is.
+    spacing
+        Of pixels along (slice, phase, read), mm.
+    directions
+        Unit vectors (frame, 3, 3) of slice, phase and read; None where the file has none.
+    positions
+        Of the centre of each frame, (frame, 3).
+    notes
+        Receives what is not known.
+    partitions
+        The number of voxels of a volume along the slice direction.
     """
-    slice_dir, phase_dir, read_dir = (as_vector(d) for d in directions)
     slices = np.array([label["slice"] for label in labels])
-    # Some converters write the position of the slice group for every slice.
-    if len(np.unique(slices)) > 1 and np.ptp(positions, axis=0).max() == 0:
-        notes.append("all slices have the same position in the file: touching slices are assumed")
-        offset = (slices - (slices.max() + 1) // 2)[:, None] * spacing[0] * partitions
-        positions = positions + offset * np.array(slice_dir)
+    placed = directions is not None and bool(np.isfinite(positions).all())
+    if not placed:
+        notes.append("orientation is not in the file: it is marked as unknown in the images")
+    elif _in_one_place(slices, positions, directions):
+        notes.append(
+            "all slices have one position in the file: where they lie is marked as unknown in the "
+            "images, touching slices are taken"
+        )
+        placed = False
+    if not placed or directions is None:
+        offsets = (slices - (slices.max() + 1) // 2) * spacing[0] * partitions
+        centres = [(0.0, 0.0, float(z)) for z in offsets]
+        return Geometry(as_vector(spacing), centres=centres, oriented=False)
+    planes = [_as_plane(d) for d in directions]
+    same = np.abs(directions - directions[:1]).max() < SAME_DIRECTION
     centres = [as_vector(p) for p in positions]
-    return Geometry(as_vector(spacing), slice_dir, phase_dir, read_dir, centres, oriented)
+    return Geometry(as_vector(spacing), *planes[0], centres, planes=[] if same else planes)
+
+
+def _as_plane(directions: np.ndarray) -> Plane:
+    first, second, third = (as_vector(d) for d in directions)
+    return first, second, third
+
+
+def _in_one_place(slices: np.ndarray, positions: np.ndarray, directions: np.ndarray | None) -> bool:
+    """Whether slices of one orientation, parallel to each other, all have the same position."""
+    assert directions is not None
+    normal = directions[:, 0]
+    for index in range(len(slices)):
+        alike = np.abs(normal - normal[index]).max(1) < SAME_DIRECTION
+        several = len(np.unique(slices[alike])) > 1
+        if several and np.ptp(positions[alike], axis=0).max() == 0:
+            return True
+    return False
 
 
 def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> Stack:
@@ -148,7 +214,7 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
     nx, ny, nz = (max(n, 1) for n in xml.encoded.matrix)
     nz = nz if volumetric else 1
     kept = _kept_columns(xml)
-    keys = np.stack([lines.counters[name] for name in lines.counters], 1)
+    keys = lines.frames()
     images, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     shape = (len(images), lines.coils, nz, ny, kept)
     stored = sum(s.nbytes for s in lines.samples)
@@ -158,9 +224,7 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
     if STEP_1 not in limits and not volumetric:
         _find_centre(lines, limits, ny, notes)
     row, centre_y = _rows(lines.lines, limits, STEP_1, ny, source, notes)
-    slab, centre_z = _rows(
-        lines.partitions, xml.limits, "kspace_encoding_step_2", nz, source, notes
-    )
+    slab, centre_z = _rows(lines.partitions, xml.limits, STEP_2, nz, source, notes)
     kspace, count = np.zeros(shape, np.complex64), np.zeros((*shape[:1], *shape[2:]), np.uint16)
     centre_x = _centre_samples(lines, notes)
     for i in range(len(lines.samples)):
@@ -178,7 +242,7 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
     return Stack(kspace[:, :, 0], mask[:, 0], labels, first.tolist(), crop, centre)
 
 
-STEP_1 = "kspace_encoding_step_1"
+STEP_1, STEP_2 = "kspace_encoding_step_1", "kspace_encoding_step_2"
 
 PROMINENT = 5
 """Smallest ratio of the energy of the strongest line to the mean that identifies the centre."""
@@ -219,6 +283,13 @@ def _kept_columns(xml: XmlHeader) -> int:
     if encoded > 0 and wanted > 0:
         return max(round(nx * min(wanted / encoded, 1.0)), 1)
     return xml.recon.matrix[0] if nx == 2 * xml.recon.matrix[0] else nx
+
+
+def kept_field(xml: XmlHeader) -> tuple[float, float, float]:
+    """The field of view (z, y, x) in mm of the matrix that :func:`assemble` makes."""
+    assert xml.encoded is not None
+    fx, fy, fz = xml.encoded.fov
+    return fz, fy, fx * _kept_columns(xml) / max(xml.encoded.matrix[0], 1)
 
 
 def _rows(

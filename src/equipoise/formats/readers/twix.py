@@ -7,6 +7,9 @@ other sign of the Fourier transform.
 
 import struct
 import warnings
+from contextlib import redirect_stderr
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +18,18 @@ import numpy as np
 from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.header import Geometry, Header
 from equipoise.formats.limits import check_size
-from equipoise.formats.readers.readouts import Readouts, Stack, assemble, place, whitening_of
+from equipoise.formats.readers.epi import warn_of_ghosts
+from equipoise.formats.readers.readouts import (
+    STEP_1,
+    STEP_2,
+    Readouts,
+    Stack,
+    assemble,
+    place,
+    whitening_of,
+)
+from equipoise.formats.readers.reference import are_separate, calibration_of
+from equipoise.formats.readers.stopped import without_stopped
 from equipoise.formats.readers.xml_header import Limit, Space, XmlHeader
 from equipoise.optional import need
 from equipoise.outcome import BadInputError
@@ -78,24 +92,35 @@ def read(path: Path) -> Acquisition:
     notes = ["Siemens: conjugated, because its directions assume the other Fourier sign"]
     if "image" not in scan:
         raise BadInputError(f"{path}: the last of {len(measurements)} measurements has no image")
-    ignored = [f"{name} readouts" for name in scan if name not in ("hdr", "image", "noise")]
+    known = ("hdr", "image", "noise", "refscan")
+    ignored = [f"{name} readouts" for name in scan if name not in known]
     if len(measurements) > 1:
         notes.append(f"the last of {len(measurements)} measurements is read")
-    lines = _readouts(scan["image"], path)
     xml = _header(scan["hdr"], scan["image"], path)
+    images, reference = _split(scan, path)
+    whole, left_out = without_stopped(images, notes)
+    images = images.take(whole)
+    _look_for_ghosts(scan, images, path)
     noise = [(m, m["noise"]) for m in measurements if "noise" in m]
     whitening, covariance = None, None
     if noise:
         measurement, readouts = noise[-1]
         scale = _dwell(measurement["hdr"]) / _dwell(scan["hdr"])
         samples = [s.conj() for s in _samples(readouts, path)]
-        whitening, covariance = whitening_of(samples, lines.coils, scale, notes)
-    lines.conjugate()
-    if whitening is not None:
-        lines.whiten(whitening)
-    stack = assemble(lines, xml, str(path), notes)
+        whitening, covariance = whitening_of(samples, images.coils, scale, notes)
+    for lines in (images, reference):
+        lines.conjugate()
+        if whitening is not None:
+            lines.whiten(whitening)
+    stack = assemble(images, xml, str(path), notes)
+    calibration = None
+    if reference.samples:
+        limits = {STEP_1: _limit(scan["refscan"].Lin, scan["refscan"].centerLin),
+                  STEP_2: _limit(scan["refscan"].Par, scan["refscan"].centerPar)}  # fmt: skip
+        own = replace(xml, limits=limits)
+        calibration = calibration_of(reference, own, stack, xml, str(path), notes)
     header = Header(
-        geometry=_geometry(scan["image"], xml, stack, notes),
+        geometry=_geometry(scan["image"].slicePos[whole[stack.first]], xml, stack, notes),
         crop=stack.crop,
         centre=stack.centre,
         labels=stack.labels,
@@ -103,6 +128,7 @@ def read(path: Path) -> Acquisition:
         whitening=whitening,
         system=xml.system,
         ignored=ignored,
+        left_out=left_out,
     )
     return make_acquisition(
         stack.kspace,
@@ -111,8 +137,52 @@ def read(path: Path) -> Acquisition:
         mask=stack.mask,
         notes=notes,
         header=header,
+        calibration=calibration,
         volume=stack.volumetric,
     )
+
+
+def _look_for_ghosts(scan: Any, images: Readouts, path: Path) -> None:
+    """A scan is echo-planar if it is read on the ramps, or has navigators and is read both ways."""
+    on_ramps = scan["image"].rampSampTrj is not None
+    both_ways = bool(images.reverse.any()) and not bool(images.reverse.all())
+    if not on_ramps and not (both_ways and "phasecor" in scan):
+        return
+    lines, reverse = [], np.zeros(0, bool)
+    if "phasecor" in scan:
+        lines = _samples(scan["phasecor"], path)
+        reverse = np.asarray(scan["phasecor"].IsReflected, bool)
+    warn_of_ghosts(lines, reverse, str(path), on_ramps=on_ramps)
+
+
+def _split(scan: Any, path: Path) -> tuple[Readouts, Readouts]:
+    """The readouts of the images, integrated reference lines with them, and a separate scan."""
+    images = _readouts(scan["image"], path)
+    if "refscan" not in scan:
+        return images, images.take(np.zeros(0, int))
+    stored = np.asarray(scan["image"].memPos), np.asarray(scan["refscan"].memPos)
+    both = np.isin(stored[1], stored[0])  # flagged for reference and image
+    reference = _readouts(scan["refscan"], path).take(np.flatnonzero(~both))
+    lines = images.joined(reference)
+    flagged = np.arange(len(lines.samples)) >= len(images.samples)
+    mode = scan["hdr"].get("MeasYaps", {}).get(("sPat", "ucRefScanMode"))
+    separate = are_separate(lines, flagged, _declared(mode, bool(both.any())))
+    return lines.take(np.flatnonzero(~separate)), lines.take(np.flatnonzero(separate))
+
+
+INTEGRATED, SEPARATE = 2, (4, 8)
+"""``ucRefScanMode``: in place; extra, prescan."""
+
+
+def _declared(mode: Any, both: bool) -> bool | None:
+    """Whether the protocol calls the reference scan separate; None where it does not say."""
+    try:
+        number = int(float(mode)) if not isinstance(mode, str) else int(mode.split()[0], 0)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        number = 0
+    if number in SEPARATE and not both:
+        return True
+    return False if number == INTEGRATED or both else None
 
 
 def _check_blocks(path: Path) -> None:
@@ -159,7 +229,8 @@ def _samples(readouts: Any, path: Path) -> list[np.ndarray]:
     """Readouts in the order of their acquisition, (coil, sample) each."""
     declared = 8 * int((np.asarray(readouts.NCol) * np.asarray(readouts.NCha)).sum())
     check_size(f"{path}: {readouts.dType}", declared, path.stat().st_size)
-    array = np.asarray(readouts.unsorted())  # (sample, coil, readout)
+    with redirect_stderr(StringIO()):  # the library draws a bar, whatever is asked of it
+        array = np.asarray(readouts.unsorted())  # (sample, coil, readout)
     return [array[:, :, i].T for i in range(array.shape[2])]
 
 
@@ -201,8 +272,8 @@ def _header(hdr: Any, image: Any, path: Path) -> XmlHeader:
         encoded=Space((oversampling * base, ny, nz), encoded),
         recon=Space((base, round(ny / more), round(nz / slab)), (fov[0], fov[1], fov[2])),
         limits={
-            "kspace_encoding_step_1": _limit(image.Lin, image.centerLin),
-            "kspace_encoding_step_2": _limit(image.Par, image.centerPar),
+            STEP_1: _limit(image.Lin, image.centerLin),
+            STEP_2: _limit(image.Par, image.centerPar),
         },
         system=_system(hdr),
     )
@@ -238,27 +309,29 @@ def _dwell(hdr: Any) -> float:
     return _number(hdr.get("MeasYaps", {}), ("sRXSPEC", "alDwellTime", "0"), 1) or 1.0
 
 
-def _geometry(image: Any, xml: XmlHeader, stack: Stack, notes: list[str]) -> Geometry | None:
+def _geometry(slice_pos: Any, xml: XmlHeader, stack: Stack, notes: list[str]) -> Geometry | None:
     """The geometry, from position and quaternion (w, x, y, z) of each image's first readout."""
     assert xml.encoded is not None
     if min(xml.encoded.fov) <= 0:
         notes.append("the protocol has no field of view: the pixel size is not known")
         return None
-    placed = np.asarray(image.slicePos, float)[stack.first]
-    w, x, y, z = placed[0, 3:]
-    oriented = bool(np.isfinite(placed).all() and abs(w * w + x * x + y * y + z * z - 1) < 0.1)
-    if not oriented:
-        notes.append("orientation is not in the file: axial slices are assumed")
-        placed, (w, x, y, z) = np.zeros_like(placed), (1.0, 0.0, 0.0, 0.0)
-    # Columns of the rotation: phase, read and slice direction.
-    phase = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
-    read_dir = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
-    slice_dir = (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))
+    placed = np.asarray(slice_pos, float)
     nx, ny, nz = xml.encoded.matrix
     fx, fy, fz = xml.encoded.fov
     partitions = nz if stack.volumetric else 1
     spacing = (fz / partitions, fy / ny, fx / nx)
-    directions = [slice_dir, phase, read_dir]
-    return place(
-        stack.labels, spacing, directions, placed[:, :3], oriented, notes, partitions=partitions
-    )
+    directions = _rotations(placed[:, 3:])
+    return place(stack.labels, spacing, directions, placed[:, :3], notes, partitions=partitions)
+
+
+def _rotations(quaternions: np.ndarray) -> np.ndarray | None:
+    """Slice, phase and read direction of each frame, (frame, 3, 3), from (w, x, y, z)."""
+    length = np.square(quaternions).sum(-1)
+    if not np.isfinite(quaternions).all() or np.abs(length - 1).max() >= 0.1:
+        return None
+    w, x, y, z = quaternions.T
+    # Columns of the rotation: phase, read and slice direction.
+    phase = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
+    read = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
+    across = (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))
+    return np.stack([np.stack(axis, -1) for axis in (across, phase, read)], 1)

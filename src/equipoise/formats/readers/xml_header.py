@@ -60,8 +60,10 @@ SYSTEM_FIELDS = (
 )
 
 
-def parse(content: bytes | str, source: str) -> XmlHeader:
+def parse(content: bytes | str, source: str, encoding: int = 0) -> XmlHeader:
     """Read a header; elements are found by their local names, in any namespace.
+
+    ``encoding`` is the number of the encoding whose matrix and limits are wanted.
 
     Raises
     ------
@@ -85,8 +87,8 @@ def parse(content: bytes | str, source: str) -> XmlHeader:
     bandwidth = _text(root, "relativeReceiverNoiseBandwidth")
     try:
         found.noise_bandwidth = None if bandwidth is None else float(bandwidth)
-        if encodings:
-            _read_encoding(encodings[0], found)
+        if encoding < len(encodings):
+            _read_encoding(encodings[encoding], found)
     except (ValueError, OverflowError) as error:
         raise BadInputError(f"{source}: the XML header has no number: {error}") from error
     return found

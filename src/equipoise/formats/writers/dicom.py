@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.formats.header import Geometry, Header
+from equipoise.formats.header import Geometry, Header, unknown_geometry
 from equipoise.formats.replacing import replacing
 from equipoise.optional import need
 
@@ -29,21 +29,24 @@ def write(path: Path, content: dict[str, Any]) -> None:
     need("pydicom", "dicom", "writing DICOM")
     header = content.get("header") or Header()
     magnitude = np.abs(content["image"]).astype(np.float64)
-    geometry = header.geometry or _unknown(len(magnitude))
+    geometry = header.geometry or unknown_geometry(len(magnitude))
     slope = float(magnitude.max()) / LARGEST or 1.0
     series = _series(content, header, geometry, magnitude, slope)
     labels = header.labels if len(header.labels) == len(magnitude) else [{}] * len(magnitude)
     with replacing(path) as folder:
         folder.mkdir()
+        number = 0
         for volume, indices in enumerate(header.volumes(len(magnitude))):
             spacing = float(np.linalg.norm(geometry.step(indices)))
             for index in indices:
+                number += 1
                 stored = np.round(magnitude[index] / slope).astype(np.uint16)
                 made = _image(series, stored, geometry, index, spacing)
+                made.InstanceNumber = number
                 made.AcquisitionNumber = made.TemporalPositionIdentifier = volume + 1
                 made.ImageComments = json.dumps(labels[index])
                 _stamp(made, content.get("attributes", {}), len(magnitude))
-                made.save_as(folder / f"{index + 1:04d}.dcm", enforce_file_format=True)
+                made.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
 
 
 def is_series(folder: Path) -> bool:
@@ -87,11 +90,6 @@ def _stamp(image: Any, attributes: dict[str, Any], count: int) -> None:
     block.add_new(COUNT, "IS", count)
     if "fingerprint" in attributes:
         block.add_new(FINGERPRINT, "LO", attributes["fingerprint"])
-
-
-def _unknown(n_images: int) -> Geometry:
-    centres = [(0.0, 0.0, float(i)) for i in range(n_images)]
-    return Geometry((1.0, 1.0, 1.0), centres=centres, oriented=False)
 
 
 def _series(
@@ -161,17 +159,17 @@ def _image(series: Any, stored: np.ndarray, geometry: Geometry, index: int, spac
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
-    made.InstanceNumber = index + 1
     y, x = stored.shape
     position = geometry.first_pixel(index, (y, x))
     made.ImagePositionPatient = [_decimal(v) for v in position]
-    made.ImageOrientationPatient = [_decimal(v) for v in (*geometry.x_dir, *geometry.y_dir)]
+    _, y_dir, x_dir = geometry.directions(index)
+    made.ImageOrientationPatient = [_decimal(v) for v in (*x_dir, *y_dir)]
     made.PixelSpacing = [_decimal(v) for v in geometry.spacing[1:]]
     made.SliceThickness, made.SpacingBetweenSlices = (
         _decimal(geometry.spacing[0]),
         _decimal(spacing),
     )
-    normal = np.cross(geometry.x_dir, geometry.y_dir)
+    normal = np.cross(x_dir, y_dir)
     made.SliceLocation = _decimal(float(normal @ np.array(geometry.centres[index])))
     made.Rows, made.Columns, made.SamplesPerPixel = y, x, 1
     made.PhotometricInterpretation, made.PixelRepresentation = "MONOCHROME2", 0

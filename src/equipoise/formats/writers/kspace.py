@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.calibration import as_arrays
 from equipoise.formats.cfl import LABELS, cfl_bytes, of_frames
 from equipoise.formats.encoding import TrajectoryEncoding
 from equipoise.formats.replacing import replacing, replacing_set
@@ -20,11 +21,12 @@ from equipoise.outcome import BadInputError
 def write_kspace(path: Path, acquisition: Acquisition) -> list[str]:
     """Write k-space in the layout of the suffix, with everything that belongs to it.
 
-    ``.h5`` is the fastMRI layout with mask, maps and target, and with geometry and labels as an
-    attribute; ``.npz`` holds the same. In both a volume becomes its stack of slices. For a
-    trajectory they hold ``kspace``, ``traj``, ``dcf`` and ``matrix``. ``.cfl`` holds only k-space,
-    with volumes as they are and frames along the dimensions of their labels; a trajectory is
-    written next to it as ``NAME_traj.cfl``.
+    ``.h5`` is the fastMRI layout with mask, maps, target and the lines of a separate calibration
+    scan (``calibration``, ``calibration_of``), and with geometry and labels as an attribute;
+    ``.npz`` holds the same. In both a volume becomes its stack of slices. For a trajectory they
+    hold ``kspace``, ``traj``, ``dcf`` and ``matrix``. ``.cfl`` holds only k-space, with volumes as
+    they are and frames along the dimensions of their labels; a trajectory is written next to it as
+    ``NAME_traj.cfl``.
 
     Returns
     -------
@@ -47,7 +49,8 @@ def write_kspace(path: Path, acquisition: Acquisition) -> list[str]:
         writer(path, acquisition)
     except OSError as error:
         raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
-    return acquisition.notes
+    left_out = acquisition.calibration is not None and suffix_of(path) == ".cfl"
+    return acquisition.notes + ["the separate calibration lines are not written to .cfl"] * left_out
 
 
 def trajectory_beside(path: Path, acquisition: Acquisition) -> Path | None:
@@ -62,6 +65,8 @@ def _arrays(acquisition: Acquisition) -> dict[str, np.ndarray]:
         found = {"traj": encoding.coordinates, "dcf": encoding.density}
     else:
         found = {"mask": encoding.mask, "csm": acquisition.csm, "target": acquisition.target}
+        if acquisition.calibration is not None:
+            found |= as_arrays(acquisition.calibration)
     found |= {"kspace": acquisition.samples}
     return {name: array.numpy() for name, array in found.items() if array is not None}
 

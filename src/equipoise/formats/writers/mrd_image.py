@@ -52,5 +52,4 @@ def _place(made: Any, header: Header, index: int, shape: tuple[int, ...]) -> Non
     made.field_of_view[:] = fov
     made.position[:] = geometry.centres[index]
     if geometry.oriented:
-        made.read_dir[:], made.phase_dir[:] = geometry.x_dir, geometry.y_dir
-        made.slice_dir[:] = geometry.slice_dir
+        made.slice_dir[:], made.phase_dir[:], made.read_dir[:] = geometry.directions(index)

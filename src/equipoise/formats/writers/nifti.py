@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.formats.header import LPS_TO_RAS, Header
+from equipoise.formats.header import LPS_TO_RAS, Header, unknown_geometry
 from equipoise.formats.replacing import replacing_set
 from equipoise.formats.writers.stamp import sidecar
 from equipoise.formats.writers.target import companions
+from equipoise.outcome import BadInputError
 
 SIDECAR = {
     "systemVendor": ("Manufacturer", str, 1),
@@ -31,8 +32,15 @@ SIDECAR = {
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write magnitude, phase and sidecar; the magnitude appears last."""
+    """Write magnitude, phase and sidecar; the magnitude appears last.
+
+    Raises
+    ------
+    BadInputError
+        If the images have several orientations: NIfTI has one affine.
+    """
     image, header = content["image"], content.get("header") or Header()
+    check_orientation(path, header)
     phase, sidecar = companions(path)
     with replacing_set([path, phase, sidecar]) as targets:
         _save(targets[0], np.abs(image).astype(np.float32), header)
@@ -54,15 +62,31 @@ def _save(path: Path, image: np.ndarray, header: Header) -> None:
     array = np.stack([image[indices] for indices in volumes])  # (volume, slice, y, x)
     array = array.transpose(3, 2, 1, 0)
     array = array[..., 0] if array.shape[3] == 1 else array
-    affine = np.eye(4)
-    if header.geometry is not None:
-        affine = LPS_TO_RAS @ header.geometry.affine(image.shape[1:], volumes[0])
+    geometry = header.geometry or unknown_geometry(len(image))
+    affine = LPS_TO_RAS @ geometry.affine(image.shape[1:], volumes[0])
+    code = "scanner" if geometry.oriented else "unknown"
     file = nibabel.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
-    if header.geometry is not None and header.geometry.oriented:
-        file.set_sform(affine, code="scanner")  # type: ignore[no-untyped-call]
-        file.set_qform(affine, code="scanner")  # type: ignore[no-untyped-call]
+    file.set_sform(affine, code=code)  # type: ignore[no-untyped-call]
+    file.set_qform(affine, code=code)  # type: ignore[no-untyped-call]
     file.header.set_xyzt_units(xyz="mm")  # type: ignore[no-untyped-call]
     nibabel.save(file, path)
+
+
+def check_orientation(path: Path, header: Header) -> None:
+    """Whether the images of a scan have one orientation, which is what NIfTI can say.
+
+    Raises
+    ------
+    BadInputError
+        If they have several, as those of a localizer.
+    """
+    geometry = header.geometry
+    if geometry is not None and geometry.planes:
+        count = len({geometry.planes_of(i) for i in range(len(geometry.planes))})
+        raise BadInputError(
+            f"{path}: the slices have {count} orientations ({geometry.plane}), a NIfTI file has "
+            "one: write .dcm, .mrd or .h5, which keep each"
+        )
 
 
 def _sidecar(content: dict[str, Any], header: Header, written: dict[Path, Path]) -> dict[str, Any]:
@@ -78,7 +102,7 @@ def _sidecar(content: dict[str, Any], header: Header, written: dict[Path, Path])
     if header.geometry is None:
         found["Warning"] = "pixel size and orientation were not in the scan: unit voxels"
     elif not header.geometry.oriented:
-        found["Warning"] = "the orientation was not in the scan: axial slices are assumed"
+        found["Warning"] = "the orientation was not in the scan: it is marked as unknown"
     if header.geometry is not None:
         found["SliceCentresLPS"] = header.geometry.centres
         if not all(header.geometry.equidistant(v) for v in header.volumes(len(content["image"]))):

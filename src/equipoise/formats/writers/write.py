@@ -44,6 +44,18 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
         raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+def check_holds(path: Path, header: Header) -> None:
+    """Whether the format of the suffix can say where the images of a scan lie.
+
+    Raises
+    ------
+    BadInputError
+        If it cannot: several orientations in NIfTI.
+    """
+    if suffix_of(path) in (".nii", ".nii.gz"):
+        nifti.check_orientation(path, header)
+
+
 def _write_hdf5(path: Path, content: Content) -> None:
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file["reconstruction"] = np.abs(content["image"]).astype(np.float32)

@@ -22,8 +22,8 @@ SAMPLES_PER_COIL = 10
 
 
 def combine(matrix: Tensor, kspace: Tensor) -> Tensor:
-    """``W b`` of k-space (batch, coil, y, x): (batch, virtual coil, y, x)."""
-    return torch.einsum("vc,bcyx->bvyx", matrix.to(kspace), kspace)
+    """``W b`` of k-space (batch, coil, matrix): (batch, virtual coil, matrix)."""
+    return torch.einsum("vc,bc...->bv...", matrix.to(kspace), kspace)
 
 
 def noise_whitening(kspace: KSpace, mask: Mask) -> Tensor:

@@ -1,0 +1,198 @@
+"""The lines that coil maps are estimated from, where the images do not hold them themselves.
+
+A reference scan is measured once for all frames of a slice; frames of a series that each leave
+out other lines hold them together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import EllipsisType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.outcome import BadInputError
+from equipoise.physics.sampling.masks import calibration_region
+
+SMALLEST = 4
+"""Samples along each axis that coil maps can be estimated from."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fully sampled centres of k-space, and which of them belongs to each frame of a scan.
+
+    Attributes
+    ----------
+    blocks
+        (block, coil, y, x) or (block, coil, z, y, x), DC at index ``n // 2`` of each axis; its
+        samples lie as far apart in k-space as those of the scan.
+    of_frame
+        The block of each frame; None where the frame holds its calibration region itself.
+    """
+
+    blocks: Tensor
+    of_frame: tuple[int | None, ...]
+
+    def lines(self, frame: int, matrix: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
+        """K-space (1, coil, matrix) that is zero beside the block of a frame, and its mask.
+
+        None where the frame holds its own.
+        """
+        block = self.of_frame[frame]
+        if block is None:
+            return None
+        kspace = embedded(self.blocks[block : block + 1], matrix)
+        mask = embedded(torch.ones_like(self.blocks[:1, 0], dtype=torch.bool), matrix)
+        return kspace, mask
+
+    def of(self, frames: list[int]) -> "Calibration":
+        """That of some of the frames."""
+        return Calibration(self.blocks, tuple(self.of_frame[i] for i in frames))
+
+    def size(self, frame: int, matrix: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The samples of the block of a frame along each axis of the matrix."""
+        if self.of_frame[frame] is None:
+            return None
+        return tuple(min(b, n) for b, n in zip(self.blocks.shape[2:], matrix))
+
+
+NAMES = ("calibration", "calibration_of")
+"""Arrays of files: the blocks, and for each frame the number of its block or -1."""
+
+
+def as_arrays(found: Calibration) -> dict[str, Tensor]:
+    """What a file holds of it, under ``NAMES``."""
+    numbers = torch.tensor([-1 if block is None else block for block in found.of_frame])
+    return dict(zip(NAMES, (found.blocks, numbers)))
+
+
+def stored_calibration(
+    arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], source: str
+) -> Calibration | None:
+    """The inverse of :func:`as_arrays`, for k-space of a shape (frame, coil, matrix).
+
+    None where a file does not hold both arrays.
+
+    Raises
+    ------
+    BadInputError
+        If the arrays do not belong to such k-space.
+    """
+    if not set(NAMES) <= set(arrays):
+        return None
+    blocks, numbers = (np.asarray(arrays[name]) for name in NAMES)
+    fits = (
+        np.iscomplexobj(blocks)
+        and blocks.ndim == len(shape)
+        and blocks.shape[1] == shape[1]
+        and numbers.shape == shape[:1]
+        and np.issubdtype(numbers.dtype, np.integer)
+        and bool(((numbers >= -1) & (numbers < len(blocks))).all())
+    )
+    if not fits or not np.isfinite(blocks).all():
+        raise BadInputError(
+            f"{source}: calibration {blocks.shape} and calibration_of {numbers.shape} do not "
+            f"belong to k-space {shape}: expected finite (blocks, coils, ...) and for each frame "
+            "the number of its block or -1"
+        )
+    tensor = torch.from_numpy(np.require(blocks, np.complex64, ["C", "W"]))
+    return Calibration(tensor, tuple(None if n < 0 else int(n) for n in numbers))
+
+
+def embedded(blocks: Tensor, matrix: tuple[int, ...]) -> Tensor:
+    """Blocks (..., block axes) about DC of a matrix of zeros; what lies beyond it is cut off."""
+    placed = blocks.new_zeros((*blocks.shape[: -len(matrix)], *matrix))
+    into: list[EllipsisType | slice] = [...]
+    out_of: list[EllipsisType | slice] = [...]
+    for n, b in zip(matrix, blocks.shape[-len(matrix) :]):
+        start = n // 2 - b // 2
+        begin, end = max(start, 0), min(start + b, n)
+        into.append(slice(begin, end))
+        out_of.append(slice(begin - start, end - start))
+    placed[tuple(into)] = blocks[tuple(out_of)]
+    return placed
+
+
+def centre_of(kspace: Tensor, mask: Tensor) -> Tensor | None:
+    """The fully sampled centre of k-space (coil, matrix); None if it is too small."""
+    region = calibration_region(mask)
+    if min(region) < SMALLEST:
+        return None
+    cut = tuple(slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(mask.shape, region))
+    return kspace[(slice(None), *cut)]
+
+
+def holds_centre(mask: Tensor) -> Tensor:
+    """Whether each mask (frame, matrix) holds the smallest calibration region, (frame,)."""
+    half = SMALLEST // 2
+    cut = tuple(slice(max(n // 2 - half, 0), n // 2 + half) for n in mask.shape[1:])
+    large = all(n >= SMALLEST for n in mask.shape[1:])
+    return mask[(slice(None), *cut)].flatten(1).all(1) & large
+
+
+def shared_calibration(
+    samples: Tensor, mask: Tensor, labels: list[dict[str, int]]
+) -> Calibration | None:
+    """What the frames of a series that hold no calibration region take from the others.
+
+    That is the frame of the same slice with the largest region; or the mean of the frames of one
+    slice and contrast, where those together hold one: a series whose lines alternate.
+
+    Parameters
+    ----------
+    samples, mask
+        (frame, coil, matrix) and (1 or frame, matrix).
+    labels
+        What each frame is.
+
+    Returns
+    -------
+    None where all frames hold their own, or none has anything to take.
+    """
+    frames = len(samples)
+    own = holds_centre(mask).expand(frames).tolist()
+    if all(own):
+        return None
+    blocks: list[Tensor] = []
+    places: dict[object, int | None] = {}
+    of_frame = []
+    for index in range(frames):
+        key = None if own[index] else _of(labels[index], BESIDES)
+        if key is not None and key not in places:
+            block = _taken(index, samples, mask, labels, own)
+            places[key] = None if block is None else len(blocks)
+            blocks += [] if block is None else [block]
+        of_frame.append(None if key is None else places[key])
+    if not blocks:
+        return None
+    size = tuple(max(b.shape[1 + a] for b in blocks) for a in range(mask.ndim - 1))
+    same = all(b.shape[1:] == size for b in blocks)
+    least = tuple(min(b.shape[1 + a] for b in blocks) for a in range(mask.ndim - 1))
+    cut = blocks if same else [embedded(b, least) for b in blocks]
+    return Calibration(torch.stack(cut), tuple(of_frame))
+
+
+PLACE, BESIDES = ("slice", "slab"), ("slice", "slab", "contrast", "set")
+"""Labels that frames with the same coil maps share, and those that may be averaged."""
+
+
+def _of(label: dict[str, int], names: tuple[str, ...]) -> tuple[int | None, ...]:
+    return tuple(label.get(name) for name in names)
+
+
+def _taken(
+    index: int, samples: Tensor, mask: Tensor, labels: list[dict[str, int]], own: list[bool]
+) -> Tensor | None:
+    """The centre of k-space (coil, block) for a frame that has none."""
+    masks = mask.expand(len(samples), *mask.shape[1:])
+    here = [i for i in range(len(samples)) if _of(labels[i], PLACE) == _of(labels[index], PLACE)]
+    complete = [i for i in here if own[i]]
+    if complete:
+        same = [i for i in complete if _of(labels[i], BESIDES) == _of(labels[index], BESIDES)]
+        best = max(same or complete, key=lambda i: min(calibration_region(masks[i])))
+        return centre_of(samples[best], masks[best])
+    alike = [i for i in here if _of(labels[i], BESIDES) == _of(labels[index], BESIDES)]
+    count = masks[alike].sum(0)
+    return centre_of(samples[alike].sum(0) / count.clamp(min=1), count > 0)

@@ -1,0 +1,211 @@
+"""Where the pixels lie: slices in any order and orientation, in every format that can say it."""
+
+import json
+
+import h5py
+import ismrmrd
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+import layouts
+from equipoise.formats import read
+from equipoise.formats.header import Header
+from equipoise.formats.images import read_images
+from equipoise.formats.writers.write import write_image
+from equipoise.outcome import BadInputError
+
+Y, X = layouts.SHAPE
+LIMITS = {"kspace_encoding_step_1": (Y - 1, Y // 2)}
+SPACE = ((X, Y, 1), (layouts.FOV[1], layouts.FOV[0], layouts.THICKNESS))
+STEP = 6.0
+INTERLEAVED = [0, 2, 4, 1, 3]
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """k-space of five slices, that of the largest z last."""
+    return layouts.multicoil(n_slices=5)[2]
+
+
+def write_mrd(path, kspace, place, **options):
+    """Slices numbered as they come; ``place`` gives the header fields of each."""
+    lines = [
+        layouts.readout(kspace[s, :, n], n, slice=s, **place(s))
+        for s in range(len(kspace))
+        for n in range(Y)
+    ]
+    layouts.write_acquisitions(path, layouts.header_xml(SPACE, SPACE, LIMITS, **options), lines)
+
+
+def axial(position):
+    return {"position": position, "read_dir": (1, 0, 0), "phase_dir": (0, 1, 0),
+            "slice_dir": (0, 0, 1)}  # fmt: skip
+
+
+def write_interleaved_mrd(path, scan):
+    """Slice s of the file lies at INTERLEAVED[s]."""
+    write_mrd(path, scan[INTERLEAVED], lambda s: axial((1, 2, STEP * (INTERLEAVED[s] - 2))))
+
+
+def write_interleaved_twix(path, scan):
+    wide = layouts.oversampled(scan[INTERLEAVED]).conj()
+    blocks = [
+        layouts.twix_block(wide[s, :, n], n, X, slice_index=s, lines_centre=Y // 2,
+                           position=layouts.twix_position(INTERLEAVED[s], 5))
+        for s in range(5)
+        for n in range(Y)
+    ]  # fmt: skip
+    layouts.write_twix_blocks(path, blocks, (Y, X))
+
+
+def dicoms(folder):
+    return [pydicom.dcmread(p) for p in sorted(folder.glob("*.dcm"))]
+
+
+@pytest.mark.parametrize("write", [write_interleaved_mrd, write_interleaved_twix])
+def test_interleaved_slices_are_in_the_order_of_their_positions(write, scan, tmp_path):
+    write(tmp_path / "s.dat", scan)
+    content = read_images(tmp_path / "s.dat")
+    for suffix in (".nii.gz", ".dcm"):
+        write_image(tmp_path / f"o{suffix}", content)
+    image = np.abs(content["image"])
+    stored = nibabel.load(tmp_path / "o.nii.gz")
+    ordered = np.asarray(stored.dataobj).transpose(2, 1, 0)
+    assert np.allclose(ordered, image[np.argsort(INTERLEAVED)], rtol=1e-5)
+    assert stored.header.get_zooms()[2] == pytest.approx(STEP, rel=1e-5)
+    centres = content["header"].geometry.centres
+    for place, index in enumerate(np.argsort(INTERLEAVED)):
+        lps = np.array(centres[index])
+        assert np.allclose(
+            stored.affine @ [X // 2, Y // 2, place, 1], [-lps[0], -lps[1], lps[2], 1], atol=1e-4
+        )
+        made = dicoms(tmp_path / "o.dcm")[place]
+        assert float(made.SpacingBetweenSlices) == pytest.approx(STEP, rel=1e-5)
+        assert made.InstanceNumber == place + 1
+        pixels = made.pixel_array * float(made.RescaleSlope)
+        assert np.allclose(pixels, image[index], atol=float(made.RescaleSlope))
+
+
+PLANES = [  # read, phase, slice
+    ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    ((0, 1, 0), (0, 0, -1), (1, 0, 0)),
+    ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
+]
+
+
+class TestLocalizer:
+    """Three planes through one point."""
+
+    @pytest.fixture
+    def localizer(self, scan, tmp_path):
+        def place(s):
+            names = ("read_dir", "phase_dir", "slice_dir")
+            return {"position": (3, 4, 5), **dict(zip(names, PLANES[s]))}
+
+        write_mrd(tmp_path / "s.mrd", scan[:3], place)
+        return tmp_path / "s.mrd"
+
+    def test_each_slice_has_its_own_directions(self, localizer):
+        found = read(localizer)
+        geometry = found.header.geometry
+        assert geometry.plane == "axial, sagittal, coronal"
+        for s, (read_dir, phase_dir, slice_dir) in enumerate(PLANES):
+            assert geometry.directions(s) == (slice_dir, phase_dir, read_dir)
+        assert geometry.centres == [(3, 4, 5)] * 3
+        assert found.header.volumes(3) == [[0], [1], [2]]
+        assert not any("position" in note or "orientation" in note for note in found.notes)
+
+    def test_dicom_and_mrd_keep_them(self, localizer, tmp_path):
+        for suffix in (".dcm", ".mrd", ".h5"):
+            write_image(tmp_path / f"o{suffix}", read_images(localizer))
+        write_image(tmp_path / "again.dcm", read_images(tmp_path / "o.h5"))
+        for folder in ("o.dcm", "again.dcm"):
+            for made, (read_dir, phase_dir, _) in zip(dicoms(tmp_path / folder), PLANES):
+                assert np.allclose(made.ImageOrientationPatient, [*read_dir, *phase_dir])
+                dy, dx = (float(v) for v in made.PixelSpacing)
+                middle = Y // 2 * dy * np.array(phase_dir) + X // 2 * dx * np.array(read_dir)
+                first = np.array(made.ImagePositionPatient, float)
+                assert np.allclose(first + middle, (3, 4, 5), atol=1e-4)
+        with ismrmrd.Dataset(str(tmp_path / "o.mrd"), create_if_needed=False) as file:
+            for s, (read_dir, _, slice_dir) in enumerate(PLANES):
+                image = file.read_image("image_0", s)
+                assert np.allclose(image.read_dir, read_dir)
+                assert np.allclose(image.slice_dir, slice_dir)
+
+    def test_nifti_is_refused_and_nothing_written(self, localizer, tmp_path):
+        content = read_images(localizer)
+        with pytest.raises(BadInputError, match=r"3 orientations .* write \.dcm, \.mrd or \.h5"):
+            write_image(tmp_path / "o.nii.gz", content)
+        assert list(tmp_path.iterdir()) == [localizer]
+
+    def test_the_header_survives_json(self, localizer):
+        header = read(localizer).header
+        again = Header.from_json(json.loads(json.dumps(header.as_json())))
+        assert again.geometry == header.geometry
+        content = header.as_json()
+        content["geometry"]["planes"] = content["geometry"]["planes"][:1]
+        with pytest.raises(ValueError, match="1 orientations for 3 images"):
+            Header.from_json(content)
+
+
+def unknown_npz(path, scan):
+    np.savez(path, kspace=scan)
+
+
+def unknown_mrd(path, scan):
+    write_mrd(path, scan, lambda s: {"read_dir": (0, 0, 0)})
+
+
+def unknown_fastmri(path, scan):
+    layouts.write_fastmri(path, scan)
+
+
+def in_one_place(path, scan):
+    write_mrd(path, scan, lambda s: axial((1, 2, 3)))
+
+
+@pytest.mark.parametrize("write", [unknown_npz, unknown_mrd, unknown_fastmri, in_one_place])
+def test_formats_agree_where_the_orientation_is_unknown(write, scan, tmp_path):
+    path = tmp_path / ("s.npz" if write is unknown_npz else "s.h5")
+    write(path, scan)
+    for suffix in (".nii.gz", ".dcm"):
+        write_image(tmp_path / f"o{suffix}", read_images(path))
+    stored = nibabel.load(tmp_path / "o.nii.gz")
+    assert stored.header["sform_code"] == stored.header["qform_code"] == 0
+    lps = np.diag([-1, -1, 1]) @ stored.affine[:3, :3]
+    first, second = dicoms(tmp_path / "o.dcm")[:2]
+    row, column = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
+    positions = [np.array(f.ImagePositionPatient, float) for f in (first, second)]
+    directions = lps / np.linalg.norm(lps, axis=0)
+    assert np.allclose(directions.T, [row, column, [0, 0, 1]])
+    assert np.allclose(positions[1] - positions[0], lps[:, 2], atol=1e-4)
+    assert first.PatientPosition == ""
+    assert "orientation unknown" in first.DerivationDescription
+    magnitude = np.asarray(stored.dataobj)[:, :, 1].T
+    pixels = second.pixel_array * float(second.RescaleSlope)
+    assert np.allclose(pixels, magnitude, atol=float(second.RescaleSlope))
+
+
+def test_one_position_for_all_slices_is_said_to_be_unknown(scan, tmp_path):
+    in_one_place(tmp_path / "s.h5", scan)
+    found = read(tmp_path / "s.h5")
+    assert not found.header.geometry.oriented
+    assert any("all slices have one position in the file" in note for note in found.notes)
+
+
+def test_an_orientation_that_is_no_vector_is_refused(scan, tmp_path):
+    content = read_images(self_made(tmp_path, scan))
+    geometry = content["header"].as_json()["geometry"]
+    with h5py.File(tmp_path / "o.h5", "w") as file:
+        file["image"] = content["image"]
+        geometry["planes"] = [[[0, 0, 1], [0, 1, 0]]] * 5
+        file.attrs["header"] = json.dumps({"geometry": geometry})
+    with pytest.raises(BadInputError, match="attribute 'header' cannot be used"):
+        read_images(tmp_path / "o.h5")
+
+
+def self_made(folder, scan):
+    write_interleaved_mrd(folder / "s.mrd", scan)
+    return folder / "s.mrd"
