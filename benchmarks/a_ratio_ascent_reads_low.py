@@ -55,7 +55,7 @@ def main() -> None:
         acquisition = load_experiment(scan, acceleration=4.0 if options.scan else None).acquisition
     problem = slice_problem(acquisition, 0)
     with torch.no_grad():
-        solution = solve_slice(problem, model, None, None)
+        solution = solve_slice(problem, model)
     image = solution.value / solution.scale.float()
     print("steps  ratio ascent  Lanczos")
     for steps in STEPS:

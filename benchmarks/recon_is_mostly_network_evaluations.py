@@ -75,7 +75,7 @@ def main() -> None:
         problems = [slice_problem(acquisition, i) for i in range(len(acquisition.kspace))]
         clock.append(time.process_time())
         with torch.no_grad():
-            solutions = [solve_slice(problem, model, None, None) for problem in problems]
+            solutions = [solve_slice(problem, model) for problem in problems]
         clock.append(time.process_time())
         alone = sum(network_seconds)
         reconstruct(acquisition, model)

@@ -42,7 +42,7 @@ def main() -> int:
     acquisition = load_experiment(options.scan, acceleration=options.acceleration).acquisition
     problem = slice_problem(acquisition, len(acquisition.kspace) // 2)
     with torch.no_grad():
-        solution = solve_slice(problem, model, None, None)
+        solution = solve_slice(problem, model)
     started = time.perf_counter()
     linear = slice_noise_map(problem, model, solution, probes=options.probes)
     linear_seconds = time.perf_counter() - started

@@ -107,6 +107,8 @@ class Solution:
         The intensity scale; the network sees the image divided by it.
     network
         H as it was used, if it depends on the scan; None if it is that of the model.
+    threshold
+        The scale of the thresholds that was used; None if the network has none.
     """
 
     value: Tensor
@@ -123,6 +125,7 @@ class Solution:
     scale: Tensor | None = None
     rounding: Tensor | None = None
     network: Any = field(default=None, repr=False)
+    threshold: Tensor | None = None
 
     def __repr__(self) -> str:
         """How the solve ended and which bound holds, in two lines."""
@@ -134,6 +137,12 @@ class Solution:
             f"Solution {size(self.value)}: {ends} after {evaluations}\n"
             f"  lam {span(self.lam.detach())}, {promise}"
         )
+
+    @property
+    def held(self) -> dict[str, Tensor]:
+        """What ``solve`` is given to solve the same equation for other data."""
+        known = {"lam": self.lam, "scale": self.scale, "threshold": self.threshold}
+        return {name: value.detach() for name, value in known.items() if value is not None}
 
     @property
     def backward(self) -> "Solution | None":

@@ -11,6 +11,7 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.sample_head import head_slice
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
+from equipoise.methods.prediction import Choice
 from equipoise.methods.solving import in_range, noise_bound
 from equipoise.methods.usual import Calibration
 from equipoise.networks.cnn import CNN
@@ -285,7 +286,8 @@ def test_in_range_follows_one_rule():
     known = [None, model.options, SolverOptions(tile=12), SolverOptions(recompute=True)]
     for options in known:
         assert in_range(model, problem, solution, None, options) is True
-    assert in_range(model, problem, solution, 5.0, None) is None
+    given = Choice({"lam": 5.0}, "given", "a test")
+    assert in_range(model, problem, solution, given, None) is None
     assert in_range(model, problem, solution, None, SolverOptions(rtol=1e-2)) is None
     tiled = certify_slice(problem, model, options=SolverOptions(tile=12)).certificate
     assert tiled.in_range is True

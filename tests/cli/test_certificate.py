@@ -76,7 +76,8 @@ def test_a_proved_model_gives_proved_statements_and_the_attack_stays_below(
     assert evidence.pop("noise_bound") == "measured"  # the noise level is an estimate
     assert set(evidence.values()) == {"proved"}
     assert only["contraction"] == pytest.approx(0.8)
-    assert only["lam_source"] == "auto"
+    assert only["lam_source"] == "rule"
+    assert only["choice"]["trials"] == []
     assert only["attack"] == {"epsilon": 0.05, "steps": 4, "starts": 2, "seed": 0}
     assert only["noise"]["probes"] == 8
     assert only["noise"]["accuracy"] <= 0.01

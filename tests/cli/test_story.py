@@ -24,6 +24,8 @@ SLICE_KEYS = {
     "iterations",
     "network_evaluations",
     "lam",
+    "threshold",
+    "choice",
     "relative_residual",
     "distance_bound",
     "m",

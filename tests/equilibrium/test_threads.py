@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from equipoise.methods.prediction import Choice
 from equipoise.methods.solving import solve_slice
 from equipoise.outcome import BadInputError
 from equipoise.physics.problem import Problem
@@ -41,7 +42,7 @@ def test_small_data_get_one_thread_and_the_number_comes_back(monkeypatch):
 @pytest.mark.usefixtures("two_threads")
 def test_the_number_of_threads_comes_back_after_an_error():
     with pytest.raises(BadInputError, match="lam"):
-        solve_slice(small_problem(), model_of(), -1.0, None)
+        solve_slice(small_problem(), model_of(), Choice({"lam": -1.0}, "given", "a test"))
     assert torch.get_num_threads() == 2
 
 

@@ -181,8 +181,8 @@ class TestWhatIsNoImage:
         from equipoise.recon import reconstruct
         from equipoise.recon.reconstruct_file import reconstruct_file
 
-        def overflowing(*arguments):
-            found = solve_slice(*arguments)
+        def overflowing(*arguments, **options):
+            found = solve_slice(*arguments, **options)
             return replace(found, value=found.value * float("nan"))
 
         monkeypatch.setattr(reconstruct, "solve_slice", overflowing)

@@ -1,26 +1,37 @@
 """Weights chosen by prediction: they find what the rule misses, and leave it where it is right."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from conftest import small_head
-from equipoise.methods.data_weight import FixedWeight
-from equipoise.methods.prediction import MOST_TRIALS, STEP, choose_weights
+from equipoise.certificate.attack import attackable
+from equipoise.certificate.certify import certify_slice
+from equipoise.methods.prediction import (
+    BUDGET,
+    MOST_TRIALS,
+    checked_lam,
+    choose_weights,
+    weights_for,
+)
 from equipoise.metrics import psnr
+from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.generic import FunctionOp
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.masks import make_mask
+from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model
 
 NOISE = 0.03
 
 
-def head_problem(kind="variable-density-2d", acceleration=3.0, noise=NOISE, n_coils=6):
+def head_problem(kind="variable-density-2d", acceleration=3.0, noise=NOISE, n_coils=4):
     """A scan of the small head, and the head."""
-    image = small_head((96, 80))
+    image = small_head((64, 60))
     csm = biot_savart_maps(tuple(image.shape[1:]), n_coils, seed=1)
     operator = SenseOp(csm, make_mask(kind, tuple(image.shape[1:]), acceleration, 8, seed=0))
     generator = torch.Generator().manual_seed(0)
@@ -30,7 +41,7 @@ def head_problem(kind="variable-density-2d", acceleration=3.0, noise=NOISE, n_co
 
 
 def quality(problem, model, image, weights):
-    solution = model.solve(problem.operator, problem.data, **weights)
+    solution = model.solve(problem.operator, problem.data, noise_level=NOISE, **weights)
     return float(psnr(solution.value, image))
 
 
@@ -40,26 +51,44 @@ def without_gradients():
         yield
 
 
+def ridge(factor=1.0):
+    """The packaged ridge with a rule for lam that is wrong by a factor."""
+    model = load_model("mol-ridge-universal")
+    model.data_weight.coefficients[0] += math.log(factor)
+    return model
+
+
 @pytest.fixture
 def model():
-    return load_model("mol-lr-brain-4x")
+    return ridge()
 
 
-@pytest.mark.parametrize("kind", ["variable-density-2d", "variable-density-1d"])
-@pytest.mark.parametrize("wrong", [1 / 30, 30.0])
-def test_a_weight_that_is_far_off_is_corrected(model, kind, wrong):
-    problem, image = head_problem(kind)
-    usual = float(model.lam(torch.tensor([NOISE], dtype=torch.float64)))
-    model.data_weight = FixedWeight(wrong * usual)
+@pytest.mark.parametrize(
+    ("wrong", "kind", "acceleration"),
+    [
+        (1 / 30, "variable-density-2d", 3.0),
+        (30.0, "variable-density-2d", 3.0),
+        (1 / 30, "variable-density-1d", 2.0),
+    ],
+)
+def test_a_weight_that_is_far_off_is_corrected(wrong, kind, acceleration):
+    problem, image = head_problem(kind, acceleration)
+    usual = {k: float(v) for k, v in ridge().rule(problem.operator, noise_of(problem)).items()}
+    choice = choose_weights(problem, ridge(wrong))
+    assert choice.basis == "prediction"
+    assert not choice.follows_rule
+    reached = quality(problem, ridge(), image, choice.weights)
+    assert reached > quality(problem, ridge(), image, usual) - 1
+    assert reached > quality(problem, ridge(wrong), image, {}) + 2
+
+
+def test_a_rule_that_is_right_is_kept(model):
+    problem, _ = head_problem()
     choice = choose_weights(problem, model)
     assert choice.basis == "prediction"
-    trials = {round(math.log(t.weights["lam"] / usual, STEP)): t for t in choice.trials}
-    curve = {
-        k: quality(problem, model, image, {"lam": t.weights["lam"]}) for k, t in trials.items()
-    }
-    reached = quality(problem, model, image, choice.weights)
-    assert reached > max(curve.values()) - 0.5
-    assert reached > quality(problem, model, image, {"lam": wrong * usual}) + 1
+    assert choice.follows_rule
+    assert choice.arguments == {}
+    assert "kept the weights of the rule" in choice.reason
 
 
 def test_the_choice_names_its_trials_and_what_they_cost(model):
@@ -67,15 +96,12 @@ def test_the_choice_names_its_trials_and_what_they_cost(model):
     choice = choose_weights(problem, model)
     assert 2 <= len(choice.trials) <= MOST_TRIALS
     assert choice.evaluations == sum(t.evaluations for t in choice.trials) > 0
-    assert choice.trials[0].weights["lam"] == pytest.approx(
-        float(model.rule(problem.operator, relative_noise(problem))["lam"])
-    )
-    best = min(choice.trials, key=lambda t: t.error)
-    assert best.error <= choice.trials[0].error
-    assert 0.5 < best.error < 3
+    rule = {k: float(v) for k, v in model.rule(problem.operator, noise_of(problem)).items()}
+    assert choice.trials[0].weights == pytest.approx(rule)
+    assert 0.5 < min(t.error for t in choice.trials) < 3
 
 
-def relative_noise(problem):
+def noise_of(problem):
     return problem.noise_level / problem.operator.intensity_scale(problem.data)
 
 
@@ -87,7 +113,7 @@ def test_the_same_seed_gives_the_same_choice(model):
 def test_nothing_to_predict_falls_back_to_the_rule_and_says_so(model):
     problem, _ = head_problem()
     centre = torch.zeros_like(problem.operator.mask)
-    centre[:, 40:56, 32:48] = True
+    centre[:, 29:35, 27:33] = True
     few = Problem(SenseOp(problem.operator.csm, centre), problem.data * centre, NOISE)
     choice = choose_weights(few, model)
     assert choice.basis == "rule"
@@ -112,3 +138,87 @@ def test_one_coil_full_sampling_and_no_noise_work(model, case, noise):
     assert choice.basis == "prediction"
     assert all(math.isfinite(t.error) for t in choice.trials)
     assert quality(problem, model, image, choice.weights) > 20
+
+
+def test_a_mask_without_calibration_with_given_maps_is_predicted(model):
+    image = small_head((64, 60))
+    csm = biot_savart_maps(tuple(image.shape[1:]), 6, seed=1)
+    mask = torch.rand(1, 64, 60, generator=torch.Generator().manual_seed(0)) < 0.4
+    mask[:, 32, 30] = False
+    operator = SenseOp(csm, mask)
+    choice = choose_weights(Problem(operator, operator.forward(image), 0.01), model)
+    assert choice.basis == "prediction"
+
+
+def test_data_without_samples_and_data_that_are_zero_follow_the_rule(model):
+    problem, _ = head_problem()
+    zero = replace(problem, data=0 * problem.data)
+    assert "zero" in choose_weights(zero, model).reason
+    own = FunctionOp(lambda x: x, lambda b: b, (1, 8, 8), norm=1.0)
+    choice = choose_weights(Problem(own, torch.ones(1, 8, 8, dtype=torch.complex64), 0.1), model)
+    assert choice.basis == "rule"
+    assert "FunctionOp" in choice.reason
+
+
+@pytest.mark.parametrize("wrong", [1 / 300, 1.0, 300.0])
+def test_trials_cost_at_most_their_budget(wrong):
+    problem, _ = head_problem()
+    costs = [trial.evaluations for trial in choose_weights(problem, ridge(wrong)).trials]
+    assert len(costs) > 2
+    assert sum(costs[:-1]) < BUDGET * max(costs[:-1])
+
+
+@pytest.mark.parametrize(("lam", "basis"), [("auto", "prediction"), ("rule", "rule"), (4, "given")])
+def test_settings_of_lam_are_two_words_and_numbers(model, lam, basis):
+    problem, _ = head_problem()
+    choice = weights_for(problem, model, lam)
+    assert choice.basis == basis
+    assert choice.arguments == ({"lam": 4.0} if basis == "given" else {})
+    assert choice.follows_rule == (basis != "given")
+
+
+@pytest.mark.parametrize("lam", ["noise", 0.0, -1, math.inf, math.nan])
+def test_other_settings_of_lam_are_refused(lam):
+    with pytest.raises(BadInputError, match="auto, rule, or a number"):
+        checked_lam(lam)
+
+
+def test_two_passes_take_the_multiples_that_the_first_one_wants():
+    problem, image = head_problem()
+    model = load_model("mol-guided-universal")
+    for part in (model, model.guide):
+        part.data_weight.coefficients[0] -= math.log(30)
+    scan = (problem.operator, noise_of(problem))
+    rules = [{k: float(v) for k, v in part.rule(*scan).items()} for part in (model, model.guide)]
+    choices = [choose_weights(problem, part) for part in (model, model.guide)]
+    multiples = [{k: c.weights[k] / rule[k] for k in rule} for c, rule in zip(choices, rules)]
+    assert multiples[0] == pytest.approx(multiples[1])
+    assert multiples[0]["lam"] > 5
+    chosen, by_rule = (quality(problem, model, image, w) for w in (choices[0].weights, rules[0]))
+    assert chosen > by_rule + 1
+
+
+def test_the_certificate_says_that_lam_was_read_off_the_data():
+    problem, _ = head_problem()
+    model = ridge(1 / 30)
+    certificate = certify_slice(problem, model, lam="auto").certificate
+    choice = choose_weights(problem, model)
+    assert (certificate.lam_source, certificate.choice) == ("prediction", choice)
+    assert certificate.lam == pytest.approx(choice.weights["lam"])
+    assert certificate.threshold == pytest.approx(choice.weights["threshold"])
+    words = certificate.statements["perturbation_bound"].meaning
+    assert "held fixed" in words
+    assert "read off these data" in words
+    by_rule = certify_slice(problem, model, lam="rule").certificate
+    assert "read off these data" not in by_rule.statements["perturbation_bound"].meaning
+    assert by_rule.lam < certificate.lam
+
+
+def test_an_attack_holds_the_thresholds_of_the_image(model):
+    problem, _ = head_problem()
+    weights = {"lam": 10.0, "threshold": 0.1}
+    solution = model.solve(problem.operator, problem.data, **weights)
+    again = attackable(problem.operator, model, solution)(problem.data)
+    assert float(norm(again - solution.value) / norm(solution.value)) < 2e-3
+    other = model.solve(problem.operator, problem.data, lam=10.0)
+    assert float(norm(other.value - solution.value) / norm(solution.value)) > 0.02

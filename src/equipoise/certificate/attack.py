@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,17 +153,21 @@ def attackable(
     model: Method,
     solution: Solution,
     options: SolverOptions | None = None,
+    *,
+    noise_level: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """The image as a differentiable function of the data, at the lam and scale of a solution.
+    """The image as a differentiable function of the data, by the equation of a solution.
 
-    Equilibria are solved with the resolvent step, even if the method has another one.
+    lam, the intensity scale and the scale of the thresholds are held, as in (8); a first pass follows
+    the noise level. Equilibria are solved with the resolvent step, even if the method has another
+    one.
     """
-    lam, scale = solution.lam.detach(), solution.scale
+    held: dict[str, Any] = {**solution.held, "noise_level": noise_level}
     chosen = replace(options or model.options, step="resolvent", exact=False)
 
     def reconstruct(data: Tensor) -> Tensor:
         return model.solve(
-            operator, data, lam=lam, scale=scale, options=chosen, backward_rtol=BACKWARD_RTOL
+            operator, data, options=chosen, backward_rtol=BACKWARD_RTOL, **held
         ).value
 
     return reconstruct

@@ -1,7 +1,7 @@
 """How far the image of a slice can be trusted: bounds, measurements, and their evidence."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from equipoise.certificate.statements import Constants, Statement, statements
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
+from equipoise.methods.prediction import Choice, LamSetting, weights_for
 from equipoise.methods.solving import in_range, solve_slice
 from equipoise.methods.usual import slice_features
 from equipoise.networks.network import lipschitz_upper_of
@@ -63,8 +64,11 @@ class Certificate:
     ----------
     index, model, outcome
         The slice, the method, and how the solve ended.
-    lam, lam_source
-        The data weight, and whether it was ``given`` or ``auto``, following the noise.
+    lam, threshold, lam_source
+        The data weight, the scale of the thresholds if the network has one, and whether they were
+        ``given``, follow the noise by the learned ``rule``, or were chosen by ``prediction``.
+    choice
+        Why these weights were chosen, and the trials.
     noise_level, intensity_scale
         sigma, ``E|n|^2 = sigma^2``, and the scale by which the image was divided, in units of the
         scan.
@@ -110,7 +114,9 @@ class Certificate:
     model: str
     outcome: str
     lam: float
-    lam_source: Literal["auto", "given"]
+    threshold: float | None
+    lam_source: Literal["prediction", "rule", "given"]
+    choice: Choice
     noise_level: float
     intensity_scale: float
     distance_bound: float | None
@@ -184,7 +190,7 @@ def certify_slice(
     model: Method,
     *,
     index: int = 0,
-    lam: float | None = None,
+    lam: LamSetting | None = None,
     options: SolverOptions | None = None,
     noise_probes: int | None = None,
     epsilon: float | None = None,
@@ -235,7 +241,8 @@ def certify_slice(
     """
     started = time.perf_counter()
     with torch.no_grad():
-        solution = solve_slice(problem, model, lam, options)
+        choice = weights_for(problem, model, lam, options)
+        solution = solve_slice(problem, model, choice, options)
     seconds = time.perf_counter() - started
     solution.warn_unless_converged(f"slice {index}")
     diverged = solution.outcome[0] is Outcome.DIVERGED
@@ -248,13 +255,14 @@ def certify_slice(
     constants = _constants(
         problem, model, solution, options or model.options, (m_local, lower), upper
     )
+    constants = replace(constants, predicted=choice.basis == "prediction")
     bounds = statements(
         constants, float(solution.distance_bound[0]), problem.noise_to(solution.value)
     )
     attack = None
     if epsilon is not None and not diverged:
         attack = worst_case(
-            attackable(problem.operator, model, solution, options),
+            attackable(problem.operator, model, solution, options, noise_level=problem.noise_level),
             problem.data,
             problem.measured,
             epsilon,
@@ -277,7 +285,9 @@ def certify_slice(
         model=model.name,
         outcome=solution.outcome[0].value,
         lam=constants.lam,
-        lam_source="auto" if lam is None else "given",
+        threshold=None if solution.threshold is None else float(solution.threshold[0]),
+        lam_source=choice.basis,
+        choice=choice,
         noise_level=float(problem.noise_level[0]) * problem.unit,
         intensity_scale=float(solution.scale[0]) * problem.unit,
         **{name: statement.value for name, statement in bounds.items()},
@@ -295,7 +305,7 @@ def certify_slice(
         else Attack(epsilon, attack_steps, attack_starts, seed),
         noise=summary,
         noise_response=response,
-        in_range=in_range(model, problem, solution, lam, options),
+        in_range=in_range(model, problem, solution, choice, options),
         false_alarm_rate=None if calibration is None else calibration.false_alarm_rate,
         features={**found},
         deviations=None if calibration is None else {**calibration.deviation(found)},

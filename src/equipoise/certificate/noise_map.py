@@ -56,9 +56,9 @@ def replica_noise_map(
 ) -> NoiseMap:
     """The noise map by pseudo-replicas, for any method, without shrinkage, in units of the scan.
 
-    The data with added noise of their own level are reconstructed again, with lam, intensity scale
-    and maps of the solution. An equilibrium is solved to a bound of a tenth of the noise relative
-    to the image. There is no linearisation, at many times the cost.
+    The data with added noise of their own level are reconstructed again, with weights, intensity
+    scale and maps of the solution. An equilibrium is solved to a bound of a tenth of the noise
+    relative to the image. There is no linearisation, at many times the cost.
     """
     solve = model.solve
     if isinstance(model, MOL):
@@ -67,12 +67,8 @@ def replica_noise_map(
         solve = partial(model.solve, start=solution.value, options=options)
 
     def moved(noise: Tensor) -> Tensor:
-        again = [
-            solve(
-                problem.operator, problem.data + one[None], lam=solution.lam, scale=solution.scale
-            ).value
-            for one in noise
-        ]
+        held: dict[str, Any] = {**solution.held, "noise_level": problem.noise_level}
+        again = [solve(problem.operator, problem.data + one[None], **held).value for one in noise]
         return torch.cat(again) - solution.value
 
     return _map(moved, problem, model, probes, seed, shrink=False)

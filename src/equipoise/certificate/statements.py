@@ -63,6 +63,8 @@ class Constants:
         Whether a and the adjoint follow from the arrays of A.
     rounding_bounded
         Whether the distance bound includes rounding.
+    predicted
+        Whether lam and the scale of the thresholds were chosen for these data by prediction.
     rtol
         Relative distance to the equilibrium within which every image of this method is delivered;
         None if the iteration stops by another rule.
@@ -79,6 +81,7 @@ class Constants:
     norm: float | None = 1.0
     operator_proved: bool = True
     rounding_bounded: bool = True
+    predicted: bool = False
     rtol: float | None = None
 
     @property
@@ -120,6 +123,12 @@ class Constants:
 HELD = "with lam, the intensity scale and A, coil maps included, held at those of this scan"
 """(8) compares two equilibria of one equation; a pipeline that estimates lam from the data has two
 equations."""
+
+PREDICTED = (
+    " lam was read off these data, by what they predict (25): this is a statement about that lam "
+    "and those thresholds held fixed, and other data may lead to another choice."
+)
+"""Added to every statement about a change of the data."""
 
 NO_NORM = (
     "The statement needs ||A||, and nothing is known about it: give the norm of your operator, "
@@ -169,6 +178,9 @@ def statements(
         "paper_bound": _paper_bound(constants),
         "contraction": _contraction(constants),
     }
+    for name in ABOUT_ONE_F if constants.predicted else ():
+        if found[name].value is not None:
+            found[name] = replace(found[name], meaning=found[name].meaning + PREDICTED)
     for name in ABOUT_ONE_F if constants.frozen else ():
         found[name] = Statement(None, found[name].formula, "not available", FROZEN)
     return found

@@ -39,7 +39,7 @@ def certify(
     mask: MaskFile = None,
     acceleration: Acceleration = None,
     seed: Seed = None,
-    lam: Lam = "auto",
+    lam: Lam = None,
     rtol: Rtol = None,
     noise: Annotated[
         float | None,
@@ -136,7 +136,12 @@ WRITTEN = (CERTIFICATE, MAPS, PICTURE)
 
 def _print(c: "Certificate") -> None:
     """Print the certificate of a slice in a form that takes a minute to read."""
-    console.print(f"slice {c.index}: {c.outcome}, {c.model}, lam {c.lam:.3g}", style="bold")
+    console.print(f"slice {c.index}: {c.outcome}, {c.model}, {_weights(c)}", style="bold")
+    if c.choice.basis == "prediction":
+        console.print(
+            f"  lam was read off the data: {c.choice.reason} ({c.choice.evaluations} network "
+            "evaluations); bounds on a change of the data hold for this lam held fixed"
+        )
     for name in SHOWN:
         statement = c.statements[name]
         value = "-" if statement.value is None else f"{statement.value:.3g}"
@@ -175,6 +180,11 @@ def _print(c: "Certificate") -> None:
             f"{c.false_alarm_rate:.0%}); largest deviation: {worst}, {size:.1f} spreads",
             style="" if c.in_range else "bold yellow",
         )
+
+
+def _weights(c: "Certificate") -> str:
+    threshold = "" if c.threshold is None else f", thresholds {c.threshold:.3g}"
+    return f"lam {c.lam:.3g} ({c.lam_source}){threshold}"
 
 
 def _write(folder: Path, found: "list[CertifiedSlice]", scan: str, model: str) -> str:

@@ -1,9 +1,12 @@
 """The options that ``recon`` and ``certify`` share: scan, model and accuracy."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from equipoise.methods.prediction import LamSetting
 
 Model = Annotated[str, typer.Option(help="Model, method or model file.")]
 Maps = Annotated[Path | None, typer.Option(help="File of coil maps [estimated].")]
@@ -12,7 +15,13 @@ Acceleration = Annotated[
     float | None, typer.Option(min=1, help="Undersample a fully sampled scan by this factor.")
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the drawn mask [0].")]
-Lam = Annotated[str, typer.Option(help="Data weight; auto follows the noise.")]
+Lam = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|rule|NUMBER",
+        help="Data weight: it follows the noise (rule), predicts best (auto), or is given [rule].",
+    ),
+]
 Rtol = Annotated[
     float | None,
     typer.Option(help="Bound on ||x - x*||/||x|| (on the step for DE-GRAD) [of the model]."),
@@ -31,15 +40,15 @@ def check_scan_options(
         raise typer.BadParameter(f"--rtol is {rtol}: it must be positive")
 
 
-def parse_lam(lam: str) -> float | None:
-    """The value of ``--lam``: a number, or None for ``auto``."""
-    if lam == "auto":
-        return None
+def parse_lam(lam: str | None) -> "LamSetting | None":
+    """The value of ``--lam``: a number, ``auto``, ``rule``, or None if the model decides."""
+    if lam is None or lam in ("auto", "rule"):
+        return lam
     try:
         value = float(lam)
     except ValueError as error:
         raise typer.BadParameter(
-            f"--lam is {lam!r}: it must be a positive number or auto"
+            f"--lam is {lam!r}: it must be a positive number, auto or rule"
         ) from error
     if not 0 < value < float("inf"):
         raise typer.BadParameter(f"--lam is {lam}: it must be positive and finite")

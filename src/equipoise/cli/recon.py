@@ -50,7 +50,7 @@ def recon(
     mask: MaskFile = None,
     acceleration: Acceleration = None,
     seed: Seed = None,
-    lam: Lam = "auto",
+    lam: Lam = None,
     rtol: Rtol = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,

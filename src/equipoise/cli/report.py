@@ -30,7 +30,6 @@ def write_recon_report(path: Path, done: "FileReconstruction") -> None:
         done.settings.model,
         done.method,
         command_line(),
-        lam_given=done.settings.lam is not None,
     )
     write_report(path, page)
 

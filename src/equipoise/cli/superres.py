@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from equipoise.cli.batch import NOT_CONVERGED
-from equipoise.cli.options import Lam, Model, Rtol, check_scan_options, parse_lam
+from equipoise.cli.options import Model, Rtol, check_scan_options, parse_lam
 from equipoise.cli.terminal import console, failures
 
 if TYPE_CHECKING:
@@ -25,14 +25,19 @@ def superres(
         float,
         typer.Option(min=0, help="Standard deviation of the noise relative to white; it sets lam."),
     ] = 0.01,
-    lam: Lam = "auto",
+    lam: Annotated[
+        str, typer.Option(metavar="rule|NUMBER", help="Data weight; rule follows the noise.")
+    ] = "rule",
     rtol: Rtol = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
     strict: Annotated[bool, typer.Option(help="Exit with 3 if a block did not converge.")] = False,
 ) -> None:
     """Enlarge a photograph: its luminance by a model, colour and transparency by interpolation."""
-    weight = parse_lam(lam)
+    if lam == "auto":
+        raise typer.BadParameter("--lam auto needs samples of a scan: give rule, or a number")
+    number = parse_lam(lam)
+    weight = None if isinstance(number, str) else number
     check_scan_options(None, None, None, rtol)
     with failures():
         from equipoise.formats.photograph import (

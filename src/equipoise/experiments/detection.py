@@ -96,8 +96,8 @@ def _wrong_maps(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
 def _attacked(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """The worst case of (17) that a few steps find."""
     with torch.no_grad():
-        clean = solve_slice(problem, model, None, None)
-    reconstruct = attackable(problem.operator, model, clean)
+        clean = solve_slice(problem, model)
+    reconstruct = attackable(problem.operator, model, clean, noise_level=problem.noise_level)
     attack = worst_case(reconstruct, problem.data, problem.measured, ATTACK, steps=4, starts=1)
     return _with_data(problem, problem.data + attack.perturbation)
 
@@ -151,7 +151,7 @@ def study(
         problem = Problem(sample.operator, sample.data, sample.noise_level)
         problem = kind.change(problem, model, rng)
         with torch.no_grad():
-            solution = solve_slice(problem, model, None, None)
+            solution = solve_slice(problem, model)
         found = slice_features(problem, solution)
         rows.append(
             {

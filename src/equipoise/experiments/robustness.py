@@ -96,7 +96,7 @@ def _attack_rows(
 
 
 def _attackable(method: Method | None, case: Case) -> Callable[[Tensor], Tensor]:
-    """The reconstruction as a function of the data, at the lam and scale of the clean data."""
+    """The reconstruction as a function of the data, by the equation of the clean data."""
     operator = case.operator
     if method is None:
         lam = best_sense(operator, case.kspace, case.target).lam.double()
@@ -110,7 +110,7 @@ def _attackable(method: Method | None, case: Case) -> Callable[[Tensor], Tensor]
     with torch.no_grad():
         clean = method.solve(operator, case.kspace, noise_level=case.noise_level)
     options = replace(method.options, rtol=ATTACK_RTOL)
-    return attackable(operator, method, clean, options)
+    return attackable(operator, method, clean, options, noise_level=case.noise_level)
 
 
 def _row(name: str, case: Case, kind: str, size: float, image: Tensor) -> Row:

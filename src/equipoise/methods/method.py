@@ -1,7 +1,7 @@
 """The interface of every learned reconstruction: ``x = method(kspace, A)``."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,8 @@ class Method(nn.Module, ABC):
     calibration: Calibration | None = None
     by_construction: ClassVar[bool] = False
     """Whether every value of the weights proves m, so that weights which do not are damaged."""
+    usual_lam: ClassVar[Literal["auto", "rule"]] = "rule"
+    """How the weights of a scan are found where nothing else is asked for."""
 
     def __init__(
         self, network: nn.Module, data_weight: nn.Module, options: SolverOptions | None = None
@@ -174,6 +176,11 @@ class Method(nn.Module, ABC):
     def rule(self, operator: LinearOperator, relative_noise: PerSample) -> dict[str, PerSample]:
         """The weights of a scan by the learned rules, under their names in :meth:`solve`."""
         return {"lam": self.lam_for(operator, relative_noise)}
+
+    @property
+    def predictor(self) -> "Method":
+        """The method whose trials choose the weights, see :func:`equipoise.choose_weights`."""
+        return self
 
     def forward(
         self,

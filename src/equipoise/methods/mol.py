@@ -41,13 +41,15 @@ START_RTOL = 0.05
 class Conditioned(NamedTuple):
     """H for one scan, the tensors other than weights that it depends on, and a first iterate.
 
-    ``first`` is the solution of a first pass that determined H, if there was one.
+    ``first`` is the solution of a first pass that determined H, if there was one, and ``threshold``
+    is the scale of its thresholds, if it has any.
     """
 
     network: Any
     inputs: tuple[Tensor, ...] = ()
     start: Tensor | None = None
     first: Solution | None = None
+    threshold: PerSample | None = None
 
 
 class SolvedConfig(MethodConfig):
@@ -304,6 +306,7 @@ class MOL(Method):
             value = solution.value.to(data.dtype)
         solution.value = value * per_sample(scale, value).to(value.real.dtype)
         solution.scale, solution.network = scale, body.network
+        solution.threshold = body.threshold
         if body.first is not None:
             solution.network_evaluations += body.first.network_evaluations
         return given.returned(solution)

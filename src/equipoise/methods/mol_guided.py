@@ -106,6 +106,11 @@ class MolGuided(MolRidge):
         rules = config.data_weight.build(), config.threshold_rule.build(rising=True)
         return cls(network, guide, config.adaptation.build(), *rules, options=config.solver)
 
+    @property
+    def predictor(self) -> MolRidge:
+        """The first pass: it costs half, and wants the same multiples of its rule."""
+        return self.guide
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """The groups of the second pass; the first pass is trained before and stays fixed."""
         return [*super().parameter_groups(), ParameterGroup(list(self.adaptation.parameters()))]
@@ -133,7 +138,7 @@ class MolGuided(MolRidge):
         factors = self._factors(first.value, self.guide.threshold_for(operator, relative_noise))
         scales = ridge.inputs[0]
         network = self.network.at(scales, factors)
-        return Conditioned(network, (scales, factors), first.value, first)
+        return Conditioned(network, (scales, factors), first.value, first, scales)
 
     def _factors(self, image: Tensor, threshold: PerSample) -> Tensor:
         return self.adaptation(self.guide.network.coefficients(image, threshold))

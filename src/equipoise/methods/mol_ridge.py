@@ -157,4 +157,4 @@ class MolRidge(MOL):
             threshold = self.threshold_for(operator, relative_noise)
         if not bool((threshold > 0).all()):
             raise BadInputError(f"threshold is {threshold.tolist()}: it must be positive")
-        return Conditioned(self.network.at(threshold), (threshold,))
+        return Conditioned(self.network.at(threshold), (threshold,), threshold=threshold)

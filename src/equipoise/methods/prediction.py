@@ -1,13 +1,16 @@
 """The weights of a scan, chosen by how well they predict samples that were left out (25)."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
+from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.left_out import LeftOut, leave_out
@@ -22,14 +25,24 @@ FARTHEST = 3
 """Most steps away from the rule, in each direction."""
 
 MOST_TRIALS = 10
-"""Most trials. Each is a loose, warm-started solve with at most half of the evaluations of a
-reconstruction."""
+"""Most trials, each a loose, warm-started solve."""
 
-LOOSE = 1e-2
-"""Certified accuracy of a trial. An error of 1 % of the image changes the prediction error, which
-is of the order of the noise, by far less than a step of the weights does."""
+BUDGET = 5
+"""No trial begins once all together cost this many times the most expensive one, which costs about
+two thirds of a reconstruction."""
+
+LOOSE = 3e-2
+"""Certified accuracy of a trial: the bound is several times the distance, and an error of the image
+of 1 % moves the prediction error, which is of the order of the noise, by less than a step of the
+weights does. A bound of 0.01 led to the same choices for a quarter more evaluations."""
+
+SIGNIFICANT = 2.0
+"""Standard errors by which the error must fall. One let four lines overrule the rule by chance."""
 
 Position = tuple[int, ...]
+
+LamSetting = float | str
+"""A data weight; ``auto``: the weights that predict best; ``rule``: those of the learned rules."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +74,28 @@ class Choice:
     weights
         Arguments of ``model.solve``: ``lam`` and, for networks that have one, ``threshold``.
     basis
-        ``prediction``, or ``rule`` if nothing can be predicted.
+        ``prediction``; ``rule``, also if nothing can be predicted; or ``given``.
     reason
         The reason in words.
     trials
-        The trials in their order.
+        The trials in their order, the first with the weights of the rule.
     """
 
     weights: dict[str, float]
-    basis: str
+    basis: Literal["prediction", "rule", "given"]
     reason: str
     trials: tuple[Trial, ...] = ()
+
+    @property
+    def follows_rule(self) -> bool:
+        """Whether the weights are those of the learned rule."""
+        kept = bool(self.trials) and self.weights == self.trials[0].weights
+        return self.basis == "rule" or kept
+
+    @property
+    def arguments(self) -> dict[str, float]:
+        """What ``model.solve`` is given beside the noise level; the rule itself needs nothing."""
+        return {} if self.follows_rule else self.weights
 
     @property
     def evaluations(self) -> int:
@@ -79,16 +103,58 @@ class Choice:
         return sum(trial.evaluations for trial in self.trials)
 
 
+def weights_for(
+    problem: Problem[Any],
+    model: Method,
+    lam: LamSetting | None,
+    options: SolverOptions | None = None,
+) -> Choice:
+    """The weights of a reconstruction as its settings ask for them; None is the usual of the model.
+
+    Raises
+    ------
+    BadInputError
+        If lam is another word, or not positive and finite.
+    """
+    lam = checked_lam(model.usual_lam if lam is None else lam)
+    if lam == "auto":
+        return choose_weights(problem, model, options=options)
+    if lam == "rule":
+        return Choice({}, "rule", "the learned rule of the model")
+    return Choice({"lam": lam}, "given", "lam was given")
+
+
+def checked_lam(lam: LamSetting) -> LamSetting:
+    """A setting of lam that is one of the two words, or a number that can be used.
+
+    Raises
+    ------
+    BadInputError
+        If it is neither.
+    """
+    if lam in ("auto", "rule"):
+        return lam
+    if isinstance(lam, str) or not 0 < lam < math.inf:
+        raise BadInputError(
+            f"lam is {lam!r}: it must be auto, rule, or a number that is positive and finite"
+        )
+    return float(lam)
+
+
 @torch.no_grad()
-def choose_weights(problem: Problem[SenseOp], model: Method, *, seed: int = 0) -> Choice:
+def choose_weights(
+    problem: Problem[Any], model: Method, *, options: SolverOptions | None = None, seed: int = 0
+) -> Choice:
     """The weights that best predict samples that were left out.
 
     A tenth of the measured samples, or lines, outside the calibration region is left out. The
     model reconstructs from the rest, starting with the weights of its learned rule, and the image
     predicts what was left out. One weight after the other then moves by factors of ``STEP``, for
-    as long as the squared error falls by more than one standard error of the paired difference
+    as long as the squared error falls by more than two standard errors of the paired difference
     over the samples or lines. The expected error is that of the image plus the variance of the
     noise. The latter is the same for all candidates, so differences are those of the images.
+    Where a method has two passes, the first one alone makes the trials: the best weights are the
+    same multiples of its rule.
 
     Parameters
     ----------
@@ -96,24 +162,31 @@ def choose_weights(problem: Problem[SenseOp], model: Method, *, seed: int = 0) -
         A slice of a scan.
     model
         An equilibrium model.
+    options
+        Solver options of the reconstruction, those of the model if not given; trials are looser.
     seed
         Seed of the choice of samples that are left out.
     """
-    operator = problem.operator
+    operator, level = problem.operator, problem.noise_level.double()
     scale = operator.intensity_scale(problem.data).double()
-    noise = problem.noise_level.double() / scale
+    noise = level / torch.where(scale > 0, scale, 1.0)
     rule = {name: float(value) for name, value in model.rule(operator, noise).items()}
     if model.m is None:
         return Choice(rule, "rule", f"{model.name} was trained for the weights of its rule")
-    parts = leave_out(operator.mask[0], SHARE, seed)
+    if not isinstance(operator, SenseOp):
+        reason = f"samples can be left out of a SenseOp, not of a {type(operator).__name__}"
+        return Choice(rule, "rule", reason)
+    if not bool(scale > 0):
+        return Choice(rule, "rule", "the data are zero: any weights give the same image")
+    parts = leave_out(operator.mask[0].cpu(), SHARE, seed)
     if parts is None:
         reason = "too few samples outside the calibration region to predict: the rule is followed"
         return Choice(rule, "rule", reason)
-    predict = _Predictor(problem, model, parts, scale)
+    predict = _Predictor(problem, model.predictor, parts, scale, options or model.options)
     search = _Search(predict, rule, int(parts.left_out.sum()))
     best = search.run()
     moved = "kept the weights of the rule" if best == search.origin else "changed them"
-    reason = f"{len(search.trials)} trials on {search.units} samples or lines left out {moved}"
+    reason = f"{len(search.trials)} trials on {search.units} {parts.unit}s left out {moved}"
     return Choice(search.weights_at(best), "prediction", reason, tuple(search.trials))
 
 
@@ -121,28 +194,40 @@ class _Predictor:
     """From weights to the errors of the samples left out, warm-started by the last image."""
 
     def __init__(
-        self, problem: Problem[SenseOp], model: Method, parts: LeftOut, scale: Tensor
+        self,
+        problem: Problem[SenseOp],
+        model: Method,
+        parts: LeftOut,
+        scale: Tensor,
+        options: SolverOptions,
     ) -> None:
-        operator = problem.operator
+        csm = problem.operator.csm
+        kept, left_out = parts.kept.to(csm.device), parts.left_out.to(csm.device)
         self.parts, self.model, self.scale = parts, model, scale
-        self.kept = SenseOp(operator.csm, parts.kept[None])
-        self.out = SenseOp(operator.csm, parts.left_out[None])
-        self.data = problem.data * parts.kept
-        self.target = problem.data * parts.left_out
-        self.options = replace(model.options, rtol=max(LOOSE, model.options.rtol))
+        self.noise_level = problem.noise_level
+        self.rule = model.rule(problem.operator, self.noise_level.double() / scale)
+        self.kept, self.out = SenseOp(csm, kept[None]), SenseOp(csm, left_out[None])
+        self.data, self.target = problem.data * kept, problem.data * left_out
+        self.options = replace(options, rtol=max(LOOSE, options.rtol), exact=False)
         variance = float(problem.noise_level[0]) ** 2
         self.unit = variance * self.data.shape[1] if variance > 0 else 1.0
         self.image: Tensor | None = None
 
-    def __call__(self, weights: dict[str, float]) -> tuple[Tensor, int]:
+    def __call__(self, factors: Sequence[float]) -> tuple[Tensor, int]:
         """Squared errors (units,), in units of the noise of the coils, and evaluations."""
+        weights = {name: value * f for (name, value), f in zip(self.rule.items(), factors)}
         given: dict[str, Any] = {"start": self.image, **weights}
         solution = self.model.solve(
-            self.kept, self.data, scale=self.scale, options=self.options, **given
+            self.kept,
+            self.data,
+            noise_level=self.noise_level,
+            scale=self.scale,
+            options=self.options,
+            **given,
         )
         self.image = solution.value
         difference = self.out.forward(solution.value) - self.target
-        power = difference.abs().double().square().sum(1)[0] / self.unit
+        power = difference.abs().double().square().sum(1)[0].cpu() / self.unit
         return self.parts.by_unit(power), int(solution.network_evaluations[0])
 
 
@@ -151,7 +236,7 @@ class _Search:
 
     def __init__(
         self,
-        predict: Callable[[dict[str, float]], tuple[Tensor, int]],
+        predict: Callable[[Sequence[float]], tuple[Tensor, int]],
         rule: dict[str, float],
         samples: int,
     ) -> None:
@@ -165,15 +250,24 @@ class _Search:
         return (0,) * len(self.rule)
 
     @property
+    def spent(self) -> bool:
+        """Whether no further trial may begin."""
+        cost = [trial.evaluations for trial in self.trials]
+        return len(cost) >= MOST_TRIALS or sum(cost) >= BUDGET * max(cost, default=1)
+
+    @property
     def units(self) -> int:
         """Number of samples or lines over which the errors are compared."""
         return len(self.errors[self.origin])
 
     def weights_at(self, position: Position) -> dict[str, float]:
         """The weights at a number of steps from those of the rule."""
-        return {
-            name: value * STEP**steps for (name, value), steps in zip(self.rule.items(), position)
-        }
+        factors = self._factors(position)
+        return {name: value * f for (name, value), f in zip(self.rule.items(), factors)}
+
+    @staticmethod
+    def _factors(position: Position) -> list[float]:
+        return [STEP**steps for steps in position]
 
     def run(self) -> Position:
         """The best position."""
@@ -200,14 +294,13 @@ class _Search:
 
     def _try(self, position: Position) -> bool:
         """Whether the error at a position is known, computing it if trials are left."""
-        if position not in self.errors and len(self.trials) < MOST_TRIALS:
-            weights = self.weights_at(position)
-            self.errors[position], evaluations = self.predict(weights)
+        if position not in self.errors and not self.spent:
+            self.errors[position], evaluations = self.predict(self._factors(position))
             error = float(self.errors[position].sum()) / self.samples
-            self.trials.append(Trial(weights, error, evaluations))
+            self.trials.append(Trial(self.weights_at(position), error, evaluations))
         return position in self.errors
 
     def _better(self, there: Position, here: Position) -> bool:
-        """Whether the error fell by more than one standard error of the paired difference."""
+        """Whether the error fell by more than chance, see ``SIGNIFICANT``."""
         gain = self.errors[here] - self.errors[there]
-        return float(gain.mean()) > float(gain.std() / len(gain) ** 0.5)
+        return float(gain.mean()) > SIGNIFICANT * float(gain.std() / len(gain) ** 0.5)

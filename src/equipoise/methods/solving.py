@@ -8,6 +8,7 @@ import torch
 from equipoise.equilibrium.bounds import perturbation_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
+from equipoise.methods.prediction import Choice
 from equipoise.methods.usual import slice_features
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.cartesian import SenseOp
@@ -17,9 +18,14 @@ from equipoise.threads import suits_the_problem
 
 @suits_the_problem
 def solve_slice(
-    problem: Problem[Any], model: Method, lam: float | None, options: SolverOptions | None
+    problem: Problem[Any],
+    model: Method,
+    choice: Choice | None = None,
+    options: SolverOptions | None = None,
 ) -> Solution:
     """Solve one slice, or a problem with your own A, with a model.
+
+    lam and the scale of the thresholds are those of the learned rules without a choice.
 
     Raises
     ------
@@ -30,14 +36,13 @@ def solve_slice(
         raise BadInputError(
             "the model is for photographs and a scan is complex: choose one of the -brain- models"
         )
-    device = problem.data.device
-    weight = None if lam is None else torch.tensor([lam], dtype=torch.float64, device=device)
+    given: dict[str, Any] = {} if choice is None else {**choice.arguments}
     return model.solve(
         problem.operator,
         problem.data,
         noise_level=problem.noise_level,
-        lam=weight,
         options=options,
+        **given,
     )
 
 
@@ -70,16 +75,17 @@ def in_range(
     model: Method,
     problem: Problem[Any],
     solution: Solution,
-    lam: float | None,
+    choice: Choice | None,
     options: SolverOptions | None,
 ) -> bool | None:
     """Whether the slice looks like those of the calibration; None if that cannot be decided.
 
-    There must be a calibration, lam must follow the noise, and the solver options must be those of
-    the model, except for options that change memory only. ``lam`` and ``options`` are the
-    arguments of the solve.
+    There must be a calibration, the weights must be those of the learned rules, and the solver
+    options must be those of the model, except for options that change memory only. ``choice`` and
+    ``options`` are the arguments of the solve.
     """
-    if model.calibration is None or lam is not None or not _usual(model, options):
+    by_rule = choice is None or choice.follows_rule
+    if model.calibration is None or not by_rule or not _usual(model, options):
         return None
     return model.calibration.in_range(slice_features(problem, solution))
 

@@ -175,9 +175,7 @@ def enlarge(
     small = torch.from_numpy(photograph.luminance)[None].to(torch.complex64)
     image, blocks = _luminance(small, model, blur, noise, lam, options, block)
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
-        raise BadInputError(
-            "the larger image holds NaN or Inf: lower --lam, or let it follow the noise (auto)"
-        )
+        raise BadInputError("the larger image holds NaN or Inf: lower --lam, or leave it out")
     shape = (image.shape[1], image.shape[2])
     larger = Photograph(
         image[0].real.numpy(),

@@ -15,6 +15,7 @@ from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.header import Header
 from equipoise.formats.slices import as_slices
 from equipoise.methods.method import Method
+from equipoise.methods.prediction import Choice, LamSetting, weights_for
 from equipoise.methods.sense import best_sense
 from equipoise.methods.solving import amplification_bound, in_range, noise_bound, solve_slice
 from equipoise.metrics import psnr, ssim
@@ -36,7 +37,9 @@ class SliceResult:
     intensity scale and these maps (8). It is about exact equilibria; two delivered images may
     differ by the sum of their distance bounds in addition. ``noise_bound`` is this bound times
     ``||n|| / ||x||`` for the estimated noise of the scan. ``m_evidence`` is ``measured`` if m was
-    checked in validation; ``equipoise certify`` checks it at the image itself.
+    checked in validation; ``equipoise certify`` checks it at the image itself. ``choice`` says how
+    lam and the scale of the thresholds, if there is one, were chosen; its trials are not part of
+    ``network_evaluations``.
     """
 
     index: int
@@ -44,6 +47,8 @@ class SliceResult:
     iterations: int
     network_evaluations: int
     lam: float
+    threshold: float | None
+    choice: Choice
     relative_residual: float
     distance_bound: float
     m: float | None
@@ -114,11 +119,13 @@ class Reconstruction:
         }
 
 
-def _json_numbers(values: dict[str, Any]) -> dict[str, Any]:
+def _json_numbers(values: Any) -> Any:
     """Replace numbers that are not finite by null, because JSON has no infinity."""
-    return {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
-    }
+    if isinstance(values, dict):
+        return {key: _json_numbers(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_json_numbers(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def reconstruct(
@@ -126,7 +133,7 @@ def reconstruct(
     model: Method,
     *,
     full: Acquisition | None = None,
-    lam: float | None = None,
+    lam: LamSetting | None = None,
     options: SolverOptions | None = None,
     on_slice: Callable[[SliceResult], None] | None = None,
     device: torch.device | None = None,
@@ -144,7 +151,9 @@ def reconstruct(
         The fully sampled scan from which the acquisition was drawn. With it, or with a target in
         the file, SENSE is reconstructed too, at the best lam for the target.
     lam
-        Data weight, instead of the one that follows the noise of the scan.
+        ``rule``: lam and the scale of the thresholds follow the noise of the scan; ``auto``: those
+        that predict samples that were left out best, see :func:`equipoise.choose_weights`; or a
+        data weight. If it is None, the model decides.
     options
         Solver options.
     on_slice
@@ -183,11 +192,12 @@ def reconstruct(
         index, unit, csm = problem.index, problem.unit, problem.operator.csm
         with torch.no_grad(), creating_on(device):
             moved = _on_device(problem, device)
-            solution = solve_slice(moved, model, lam, options)
+            choice = weights_for(moved, model, lam, options)
+            solution = solve_slice(moved, model, choice, options)
             image, record = solution.value.cpu(), solution.history_of(0).cpu()
             seconds = time.perf_counter() - started
-            usual = in_range(model, moved, solution, lam, options)
-            result = _slice_result(index, solution, model, moved, seconds, usual)
+            usual = in_range(model, moved, solution, choice, options)
+            result = _slice_result(index, solution, model, moved, choice, seconds, usual)
         _check_finite(image, index, acquisition.source, result)
         target = target_of(acquisition, full, csm, index, unit)
         if target is not None:
@@ -223,8 +233,7 @@ def _check_finite(image: Tensor, index: int, source: str, result: SliceResult) -
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise BadInputError(
             f"{source}: the image of slice {index} holds NaN or Inf ({result.outcome}, lam "
-            f"{result.lam:.3g}), so nothing is written: lower --lam, or let it follow the noise "
-            "(auto)"
+            f"{result.lam:.3g}), so nothing is written: lower --lam, or leave it out"
         )
 
 
@@ -247,6 +256,7 @@ def _slice_result(
     solution: Solution,
     model: Method,
     problem: Problem[Any],
+    choice: Choice,
     seconds: float,
     usual: bool | None,
 ) -> SliceResult:
@@ -257,6 +267,8 @@ def _slice_result(
         iterations=int(solution.iterations[0]),
         network_evaluations=int(solution.network_evaluations[0]),
         lam=float(solution.lam[0]),
+        threshold=None if solution.threshold is None else float(solution.threshold[0]),
+        choice=choice,
         relative_residual=float(solution.relative_residual[0]),
         distance_bound=float(solution.distance_bound[0]),
         m=model.m,

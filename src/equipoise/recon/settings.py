@@ -13,6 +13,7 @@ import torch
 from equipoise.formats.inputs import check_regular
 from equipoise.formats.writers.target import input_files
 from equipoise.methods.method import Method
+from equipoise.methods.prediction import LamSetting, checked_lam
 from equipoise.outcome import BadInputError
 from equipoise.version import __version__
 from equipoise.zoo.find import DEFAULT_MODEL
@@ -33,7 +34,9 @@ class ReconSettings:
     model
         Name or file of the model.
     lam
-        Data weight; None lets it follow the noise of the scan.
+        ``rule``: lam and the scale of the thresholds follow the noise of the scan; ``auto``: those
+        that predict best are chosen for every slice; a number: that lam. None: the usual one of
+        the model.
     rtol
         Bound on ``||x - x*|| / ||x||`` that ends the iteration; None uses that of the model.
     acceleration, seed
@@ -44,11 +47,11 @@ class ReconSettings:
     Raises
     ------
     BadInputError
-        If a number is not positive, or mask and acceleration are both given.
+        If a number is not positive, lam is another word, or mask and acceleration are both given.
     """
 
     model: str = DEFAULT_MODEL
-    lam: float | None = None
+    lam: LamSetting | None = None
     rtol: float | None = None
     acceleration: float | None = None
     seed: int = 0
@@ -56,7 +59,9 @@ class ReconSettings:
     mask: Path | str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lam", "rtol", "acceleration"):
+        if self.lam is not None:
+            object.__setattr__(self, "lam", checked_lam(self.lam))
+        for name in ("rtol", "acceleration"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise BadInputError(f"{name} is {value}: it must be positive and finite")

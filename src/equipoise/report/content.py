@@ -10,6 +10,7 @@ import torch
 
 from equipoise.certificate.certify import CertifiedSlice
 from equipoise.formats.writers.target import check_target
+from equipoise.methods.prediction import Choice
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.least_squares import tikhonov
@@ -29,8 +30,6 @@ def of_reconstruction(
     model: str,
     method: str,
     command: str,
-    *,
-    lam_given: bool = False,
 ) -> Report:
     """The report of ``equipoise recon``; without a target, SENSE is solved here."""
     slices = []
@@ -40,7 +39,7 @@ def of_reconstruction(
         facts = [
             ("outcome", s.outcome),
             ("iterations, network evaluations", f"{s.iterations}, {s.network_evaluations}"),
-            ("lam", f"{s.lam:.3g}"),
+            *weight_facts(s.lam, s.threshold, s.choice),
             ("bound on the relative distance to the equilibrium", number(s.distance_bound)),
             ("m", "none" if s.m is None else f"{s.m:.3g} ({s.m_evidence})"),
             ("bound on ||dx*|| / ||db||", number(s.perturbation_bound)),
@@ -64,9 +63,10 @@ def of_reconstruction(
                 history=result.history[s.index].numpy(),
                 facts=facts,
                 target=None if result.target is None else result.target[s.index].numpy(),
+                choice=s.choice,
             )
         )
-    return _report(experiment, model, method, command, slices, lam_given)
+    return _report(experiment, model, method, command, slices)
 
 
 def of_certificates(
@@ -78,9 +78,7 @@ def of_certificates(
         operator = one.problem.operator
         maps_and_mask = {"csm": operator.csm[0].numpy(), "mask": operator.mask[0].numpy()}
         slices.append(replace(_certified(one), target=_target(experiment, one), **maps_and_mask))
-    first = found[0].certificate
-    given = first.lam_source == "given"
-    return _report(experiment, model, first.model, command, slices, given)
+    return _report(experiment, model, found[0].certificate.model, command, slices)
 
 
 def write_certificate_report(
@@ -124,7 +122,6 @@ def write_certificate_report(
         command="equipoise.certify_slice",
         measured=_measured(found),
         slices=slices,
-        lam_given=first.certificate.lam_source == "given",
         not_converged=_not_converged(slices),
     )
     write_report(path, report)
@@ -140,7 +137,7 @@ def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice
     c = one.certificate
     facts = [
         ("outcome", c.outcome),
-        ("lam", f"{c.lam:.3g} ({c.lam_source})"),
+        *weight_facts(c.lam, c.threshold, c.choice),
         ("seconds", f"{one.seconds:.2f}"),
         ("m", "none" if c.m is None else f"{c.m:.3g} ({c.m_evidence})"),
         ("m_local (measured)", number(min(c.m_local) if c.m_local else None)),
@@ -162,7 +159,19 @@ def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice
         facts=facts,
         noise=None if one.noise is None else one.noise.std.numpy(),
         statements=c.statements,
+        choice=c.choice,
     )
+
+
+def weight_facts(lam: float, threshold: float | None, choice: Choice) -> list[tuple[str, str]]:
+    """lam, the scale of the thresholds, and where they come from."""
+    facts = [("lam", f"{lam:.3g} ({choice.basis})")]
+    if threshold is not None:
+        facts.append(("scale of the thresholds", f"{threshold:.3g}"))
+    if choice.trials:
+        told = f"{choice.reason}; {choice.evaluations} network evaluations"
+        facts.append(("chosen by prediction", told))
+    return facts
 
 
 def _target(experiment: Experiment, one: CertifiedSlice) -> np.ndarray | None:
@@ -201,7 +210,6 @@ def _report(
     method: str,
     command: str,
     slices: list[ReportSlice],
-    lam_given: bool,
 ) -> Report:
     acquisition = experiment.acquisition
     _, coils, y, x = acquisition.kspace.shape
@@ -218,7 +226,6 @@ def _report(
         ),
         slices=slices,
         notes=acquisition.notes,
-        lam_given=lam_given,
         maps=estimated if acquisition.csm is None else "were given",
         not_converged=_not_converged(slices),
     )

@@ -20,6 +20,8 @@ import torch
 
 from equipoise.certificate.statements import Statement
 from equipoise.formats.replacing import replacing
+from equipoise.methods.prediction import Choice
+from equipoise.report.curves import choice_curve, convergence_curve
 from equipoise.version import __version__
 
 QUALITY = 80
@@ -65,6 +67,7 @@ class ReportSlice:
     target: np.ndarray | None = None
     noise: np.ndarray | None = None
     statements: dict[str, Statement] = field(default_factory=dict)
+    choice: Choice | None = None
 
 
 @dataclass
@@ -78,7 +81,6 @@ class Report:
     measured: str
     slices: list[ReportSlice]
     notes: list[str] = field(default_factory=list)
-    lam_given: bool = False
     maps: str = ""
     not_converged: list[int] = field(default_factory=list)
 
@@ -148,8 +150,8 @@ def _slice(s: ReportSlice, position: int) -> str:
     return (
         f'<section class="slice" data-position="{position}"{hidden}><h2>Slice {s.index}</h2>'
         f'<div class="panels">{"".join(panels)}</div><div class="beside">'
-        f'<table class="facts"><caption>This slice</caption>{facts}</table>{_curve(s.history)}'
-        f"</div>{_statements(s.statements)}</section>"
+        f'<table class="facts"><caption>This slice</caption>{facts}</table>'
+        f"{convergence_curve(s.history)}{choice_curve(s.choice)}</div>{_statements(s.statements)}</section>"
     )
 
 
@@ -215,49 +217,6 @@ def _embedded(colours: np.ndarray) -> str:
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 420, 240, 52, 34
-
-
-def _curve(history: np.ndarray) -> str:
-    """Residual and bound by iteration, logarithmic, as SVG."""
-    # The logarithm has no place for zeros and infinities: points without a bound are left out.
-    values = np.where(np.isfinite(history) & (history > 0), history, np.nan)
-    if len(values) < 2 or np.isnan(values).all():
-        return ""
-    low = math.floor(math.log10(float(np.nanmin(values))))
-    high = math.ceil(math.log10(float(np.nanmax(values))))
-    high = max(high, low + 1)
-    span = len(values) - 1
-
-    def at(i: int, value: float) -> tuple[float, float]:
-        x = LEFT + (WIDTH - LEFT - 12) * i / span
-        return x, 10 + (HEIGHT - BOTTOM - 10) * (high - math.log10(value)) / (high - low)
-
-    parts = []
-    for decade in range(low, high + 1):
-        _, y = at(0, 10.0**decade)
-        parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 12}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">1e{decade}</text>'
-        )
-    for column, kind in ((1, "bound"), (0, "residual")):
-        points = [
-            "{:.1f},{:.1f}".format(*at(i, float(v)))
-            for i, v in enumerate(values[:, column])
-            if np.isfinite(v)
-        ]
-        parts.append(f'<polyline class="{kind}" points="{" ".join(points)}"/>')
-    for i in range(0, span + 1, max(1, span // 6)):
-        x, _ = at(i, 10.0**low)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 16}" text-anchor="middle">{i}</text>')
-    return (
-        f'<figure class="curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="residual and distance bound by iteration">{"".join(parts)}</svg>'
-        '<figcaption><span class="bound-key">bound on ||x - x*|| / ||x||</span>, '
-        '<span class="residual-key">residual</span>, by iteration</figcaption></figure>'
-    )
-
-
 def _methods(report: Report) -> str:
     first = dict(report.slices[0].facts)
     text = (
@@ -270,14 +229,27 @@ def _methods(report: Report) -> str:
         text += (
             "The image is the equilibrium of lam A^H (A x - b) + x - H(x) = 0, where H is a "
             "convolutional network that is kept monotone (monotone operator learning [1]); lam "
-            f"{'was given' if report.lam_given else 'follows the noise of the scan'}. The "
-            "iteration is stopped by a bound on the relative distance to the equilibrium that "
-            f"rests on the monotonicity constant m = {first['m']}. "
+            f"{_weights(report)}. The iteration is stopped by a bound on the relative distance to "
+            f"the equilibrium that rests on the monotonicity constant m = {first['m']}. "
         )
     if report.not_converged:
         text += f"Slices that did not converge: {', '.join(map(str, report.not_converged))}. "
     least_squares = "SENSE images" if report.maps else "The least-squares images beside it"
     return text + f"{least_squares} are regularised by ||x||^2 [2]."
+
+
+def _weights(report: Report) -> str:
+    """Where lam of the slices comes from."""
+    bases = {s.choice.basis for s in report.slices if s.choice is not None}
+    return " or ".join(words for basis, words in WEIGHTS.items() if basis in bases)
+
+
+WEIGHTS = {
+    "given": "was given",
+    "rule": "follows the noise of the scan",
+    "prediction": "and the thresholds, where there are any, were chosen for every slice by what "
+    "its samples predict of those that are left out",
+}
 
 
 def _citations(report: Report) -> tuple[str, ...]:

@@ -61,6 +61,8 @@ def short_certificate(result: Reconstruction) -> str | None:
         f"certificate (m = {first.m:.3g}, {first.m_evidence}): at most {max(distances):.1e} from "
         f"the equilibrium; {_changes(result)}"
     )
+    if any(s.choice.basis == "prediction" for s in result.slices):
+        text += "; lam was read off the data (prediction), so that is for this lam held fixed"
     unlike = [str(s.index) for s in result.slices if s.in_range is False]
     if unlike:
         text += f"; UNLIKE the validation scans: slice {', '.join(unlike)}"

@@ -97,4 +97,4 @@ def simulated_features(
     sample = source.sample(image, np.random.default_rng(seed))
     problem = Problem(sample.operator, sample.data, sample.noise_level)
     with torch.no_grad():
-        return slice_features(problem, solve_slice(problem, model, None, None))
+        return slice_features(problem, solve_slice(problem, model))

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from equipoise.physics.sampling.masks import calibration_region, centre_block
 
-PROTECTED = 24
-"""Largest width of the central block that is never left out. Coil maps come from it, and its large
-samples would not test the fine detail that is to be predicted."""
+PROTECTED = 0.1
+"""Largest share of the matrix, along each axis, of the central block that is never left out. Its
+large samples would not test the fine detail that is to be predicted."""
 
-FEWEST = 4
+FEWEST = 8
 """Smallest number of lines or samples that an error may rest on. To reach it, at most a third of
 the candidates are left out."""
 
@@ -33,6 +33,11 @@ class LeftOut(NamedTuple):
     left_out: Tensor
     along: int | None
 
+    @property
+    def unit(self) -> str:
+        """What was left out, one by one: ``line`` or ``sample``."""
+        return "sample" if self.along is None else "line"
+
     def by_unit(self, power: Tensor) -> Tensor:
         """Sums of a map (y, x) over each line, or each sample, that was left out, (units,)."""
         power = power * self.left_out
@@ -44,7 +49,8 @@ class LeftOut(NamedTuple):
 def leave_out(mask: Tensor, share: float, seed: int) -> LeftOut | None:
     """Leave out a share of the measured samples, or of the lines if whole lines were measured.
 
-    The calibration region is kept. The result is None if too few samples could be left out.
+    The centre of the calibration region is kept. The result is None if too few samples could be left
+    out.
 
     Parameters
     ----------
@@ -55,7 +61,8 @@ def leave_out(mask: Tensor, share: float, seed: int) -> LeftOut | None:
     seed
         Seed of the draw.
     """
-    size = tuple(min(n, PROTECTED) for n in calibration_region(mask))
+    region = zip(calibration_region(mask), mask.shape)
+    size = tuple(min(n, round(PROTECTED * whole)) for n, whole in region)
     free = mask.numpy() & ~centre_block((mask.shape[0], mask.shape[1]), (size[0], size[1]))
     along = next((axis for axis in (0, 1) if _constant(mask, axis)), None)
     # A line may be left out only if none of its samples lies in the calibration region.
