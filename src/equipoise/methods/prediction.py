@@ -121,7 +121,7 @@ def weights_for(
         return choose_weights(problem, model, options=options)
     if lam == "rule":
         return Choice({}, "rule", "the learned rule of the model")
-    return Choice({"lam": lam}, "given", "lam was given")
+    return Choice({"lam": float(lam)}, "given", "lam was given")
 
 
 def checked_lam(lam: LamSetting) -> LamSetting:

@@ -49,8 +49,7 @@ class LeftOut(NamedTuple):
 def leave_out(mask: Tensor, share: float, seed: int) -> LeftOut | None:
     """Leave out a share of the measured samples, or of the lines if whole lines were measured.
 
-    The centre of the calibration region is kept. The result is None if too few samples could be left
-    out.
+    The centre of the calibration region is kept. The result is None if too few samples are left.
 
     Parameters
     ----------
