@@ -158,9 +158,9 @@ def attackable(
 ) -> Callable[[Tensor], Tensor]:
     """The image as a differentiable function of the data, by the equation of a solution.
 
-    lam, the intensity scale and the scale of the thresholds are held, as in (8); a first pass follows
-    the noise level. Equilibria are solved with the resolvent step, even if the method has another
-    one.
+    lam, the intensity scale and the scale of the thresholds are held, as in (8), and a first pass
+    follows the noise level. Equilibria are solved with the resolvent step, even if the method has
+    another one.
     """
     held: dict[str, Any] = {**solution.held, "noise_level": noise_level}
     chosen = replace(options or model.options, step="resolvent", exact=False)
