@@ -116,7 +116,7 @@ def test_whole_slices_are_written_and_the_others_named(scan_arrays, tmp_path):
         result = run(command, tmp_path / scan, *given, "-q")
         assert result.exit_code == 4, result.stderr
         text = " ".join(result.stderr.split())
-        assert f"s.npz: what is incomplete is left out: slice {len(kspace) // 2} holds no" in text
+        assert f"s.npz: incomplete parts are left out: slice {len(kspace) // 2} holds no" in text
         assert (tmp_path / name).exists()
     assert len(np.load(tmp_path / "one.npy")) == len(kspace) // 2
 

@@ -139,9 +139,9 @@ class TestMapsOfAnotherScan:
             "two coils exchanged": "in the coil order 1, 0, 2, 3, 4, 5",
             "transposed": "with y and x exchanged",
             "flipped": "flipped along y",
-            "conjugated": "conjugated",
+            "conjugated": "when they are conjugated",
         }
-        assert f"they fit when they are {fits[change]};" in str(error.value)
+        assert f"they fit {fits[change]};" in str(error.value)
 
     def test_maps_between_right_and_wrong_are_warned_about(self, tmp_path, square):
         _, csm, kspace = square

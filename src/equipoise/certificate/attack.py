@@ -106,6 +106,7 @@ def worst_case(
                 with torch.no_grad():
                     image = reconstruct(data + d)
             movement = norm(image - clean)
+            # A Frank-Wolfe step can also decrease the movement, so the best one is kept.
             better = movement > largest
             best_d, best_image = _pick(better, d, best_d), _pick(better, image, best_image)
             largest = torch.maximum(largest, movement)
@@ -163,6 +164,7 @@ def attackable(
     another one.
     """
     held: dict[str, Any] = {**solution.held, "noise_level": noise_level}
+    # Its backward solve costs the least, and an attack needs no bound that includes rounding.
     chosen = replace(options or model.options, step="resolvent", exact=False)
 
     def reconstruct(data: Tensor) -> Tensor:

@@ -249,6 +249,7 @@ def certify_slice(
     m_local, lower, upper, response = None, None, None, None
     if isinstance(model, MOL):
         upper = lipschitz_upper_of(model.network)
+        # Constants and derivatives at an image that is not finite mean nothing.
         if not diverged:
             m_local, lower = local_constants(problem, model, solution, options, seed)
             response = noise_response(problem, model, solution, options, seed)
@@ -329,9 +330,12 @@ def _constants(
     norm = None if found is None else float(found.value.max())
     lam, contraction, lipschitz_proved, m_proved = float(solution.lam[0]), None, False, False
     if isinstance(model, MOL):
+        # m and the contraction have different hypotheses: a monotone H need not be Lipschitz with 1
+        # - m.
         m_proved = model.m_evidence == "proved"
         limit = 1 - model.m_network
         lipschitz_proved = upper is not None and upper <= limit
+        # A measured constant above the limit refutes the contraction, even if m stands.
         if lipschitz_proved or (lower is not None and lower <= limit):
             contraction = _contraction(model, options, lam, norm)
     return Constants(
@@ -362,12 +366,15 @@ def _contraction(
 def _m_evidence(constants: Constants) -> Literal["proved", "measured", "refuted", "none"]:
     if constants.m is None or (constants.m_local is None and not constants.m_proved):
         return "none"
+    # Before the proof is looked at: a counterexample would mean that the proof or the code is
+    # wrong.
     if constants.m_local is not None and constants.m_local < constants.m:
         return "refuted"
     return "proved" if constants.m_proved else "measured"
 
 
 def _noise_summary(noise: NoiseMap, solution: Solution, refuted: bool) -> NoiseSummary:
+    # Outside the coil maps the image and its noise are zero, which would pull the medians down.
     inside = solution.value[0] != 0
     return NoiseSummary(
         probes=noise.probes,

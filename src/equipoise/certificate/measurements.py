@@ -90,15 +90,18 @@ def local_constants(
     image = solution.value / units
     data = problem.data / per_sample(solution.scale, problem.data).float()
     first = model.first_iterate(operator, data, solution.lam)
+    # The H that was solved with: the weights of some methods follow from the data.
     network = model.network_on(operator.support(), options, solution.network)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(image.shape, dtype=image.dtype, generator=generator).to(image.device)
     found, norms = [], []
+    # TF32 rounds to 1e-3, which is as large as the m that is measured.
     with without_tf32():
         for share in (0.0, 0.5, 1.0):
             jacobian = Jacobian(network, torch.lerp(first.to(image.dtype), image, share))
             top = largest_symmetric_eigenvalue(jacobian, start, LANCZOS_STEPS).value
             found.append(1 + model.shift - float(top[0]))
+            # Both are lower bounds on ||J||, so the larger one counts.
             norms += [float(largest_singular_value(jacobian, start, LANCZOS_STEPS).value[0])]
             norms += [float(top[0])]
     return found, max(norms)

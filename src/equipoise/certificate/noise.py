@@ -95,6 +95,7 @@ def noise_map(
     powers = []
     for _ in range(-(-probes // batch)):
         noise = white_noise(measured, batch, generator, real)
+        # Squares in double precision, because those of small noise vanish in single precision.
         powers.append(respond(sigma * noise * measured).abs().double().square())
     power = torch.cat(powers)
     variance = power.mean(0)
@@ -112,12 +113,14 @@ def _shrunk(variance: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:
     Pixels without noise do not take part and remain zero.
     """
     inside = variance > 0
+    # log(0) would spread as nan through the sums over neighbourhoods.
     log = torch.where(inside, variance, 1.0).log()
     relative = torch.where(inside, uncertainty / variance.square().clamp(min=TINY), 0.0)
     count = _box(inside.double()).clamp(min=1)
     mean = _box(log) / count
     spread = (_box(log.square()) / count - mean.square()) * count / (count - 1).clamp(min=1)
     relative = _box(relative) / count
+    # A pixel without neighbours has no spread to compare with, so it is kept.
     kept = torch.where(count > 1, 1 - relative / spread.clamp(min=TINY), 1.0).clamp(0, 1)
     # The mean of a logarithm is lower than the logarithm of the mean, by half of the variance.
     shrunk = (mean + kept * (log - mean) + (1 - kept) * relative / 2).exp()

@@ -151,6 +151,7 @@ def statements(
         ``||n|| / ||x||``: the expected norm of the noise in the measured samples, white and equal
         in all coils, over that of the image.
     """
+    # Without m the numbers below are not used; infinity keeps the divisions defined.
     m, lam = constants.m or math.inf, constants.lam
     amplification = 0.5 * (lam / m) ** 0.5
     slack = constants.slack(distance)
@@ -205,8 +206,10 @@ def _promise(
 ) -> Statement:
     """A statement; it is vacuous if a bound ``relative`` to the image is above 1."""
     evidence = constants.evidence
+    # An infinite bound is no promise, and JSON has no number for it.
     if evidence == "not available" or value is None or not math.isfinite(value):
         return Statement(None, formula, "not available", constants.reason)
+    # The zero image would satisfy such a bound, so it says nothing about this one.
     if relative and value > 1:
         text = f"The bound is {value:.0%} of the norm of the image: vacuous, it promises nothing."
         return Statement(None, formula, "vacuous", text)
@@ -247,6 +250,7 @@ def _delivered(constants: Constants, amplification: float, slack: float | None) 
 
 def _paper_bound(constants: Constants) -> Statement:
     formula = "lam ||A|| / m"
+    # The missing norm is the reason only where everything else is known.
     if constants.norm is None and constants.evidence != "not available":
         return Statement(None, formula, "not available", NO_NORM)
     return _promise(
@@ -268,6 +272,7 @@ def _contraction(constants: Constants) -> Statement:
         "{:.3g}.",
         basis=None if constants.contraction_proved else "measured",
     )
+    # Otherwise m holds and only the contraction is missing, so the reason must be about that.
     if constants.evidence == "not available" or constants.contraction is not None:
         return found
     lipschitz = (

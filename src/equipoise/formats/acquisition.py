@@ -228,12 +228,14 @@ def make_acquisition(
     sampled = frames
     if mask is not None:
         sampled = sampled & as_mask(mask, kspace, source)
+        # Checked after the zeros are excluded: a mask may lie beside the samples of one frame.
         if not sampled[there].any(axis=matrix_axes(sampled)).all():
             raise BadInputError(f"{source}: the mask selects only samples that are zero")
     if csm is not None:
         csm = as_maps(csm, kspace.shape, source)
     if target is not None:
         check_target(target, (len(kspace), *kspace.shape[2:]), source)
+    # An empty frame has no solution, and one of a series must not stop the others.
     if len(there) < len(kspace):
         header = header.without_empty(there)
         kspace, sampled = kspace[there], sampled[there]
@@ -245,6 +247,7 @@ def make_acquisition(
         warn_off_centre(kspace, source)
     samples = _tensor(kspace * sampled[:, None])
     measured = torch.from_numpy(np.ascontiguousarray(sampled))
+    # Taken now, because a later cut to single frames would lose the frames that hold the centre.
     if csm is None and calibration is None:
         calibration = shared_calibration(samples, measured, header.labels)
     return Acquisition(
@@ -261,16 +264,16 @@ def make_acquisition(
 
 
 def warn_of_left_out(left_out: list[str], source: str) -> None:
-    """Name the frames of a scan that are not there.
+    """Warn about the frames of a scan that cannot be reconstructed.
 
     Warns
     -----
     InputWarning
-        If there are such.
+        If there are any.
     """
     if left_out:
         warnings.warn(
-            f"{source}: what is incomplete is left out: {'; '.join(left_out)}",
+            f"{source}: incomplete parts are left out: {'; '.join(left_out)}",
             InputWarning,
             stacklevel=3,
         )

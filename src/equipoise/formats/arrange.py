@@ -47,6 +47,7 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
     if kspace.ndim != 4 or not np.iscomplexobj(kspace) or 0 in kspace.shape:
         return kspace
     power = _power(kspace)
+    # NaN and zero k-space are refused later, with a message of their own.
     if power is None:
         return kspace
     if _coils_are_last(power):
@@ -58,6 +59,7 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
         power = np.moveaxis(power, -1, 0)
     if not _in_corner(power.sum(0)):
         return kspace
+    # Shifting only the k-space would silently separate it from its mask and maps.
     if not alone:
         raise BadInputError(
             f"{source}: the energy of the k-space lies in the corner of the matrix, but DC must be "
@@ -81,6 +83,7 @@ def _power(kspace: np.ndarray) -> np.ndarray | None:
 def _share(power: np.ndarray, axis: int, corner: bool = False) -> float:
     """Share of the energy in the middle quarter of an axis, or in the quarter about its corner."""
     profile = power.sum(tuple(a for a in range(power.ndim) if a != axis))
+    # A quarter about the corner is the middle quarter after this shift.
     profile = np.fft.fftshift(profile) if corner else profile
     n = len(profile)
     half = max(n // 8, 1)
@@ -90,8 +93,10 @@ def _share(power: np.ndarray, axis: int, corner: bool = False) -> float:
 def _coils_are_last(power: np.ndarray) -> bool:
     """Whether the last of the axes (1, 2, 3) of an array is that of the coils."""
     rows, _, last = power.shape
+    # Small matrices have no clear peak, and an axis as long as the first is of the matrix.
     if last > MAX_COILS or min(power.shape[:2]) < MIN_MATRIX or last >= rows:
         return False
+    # DC may lie in the middle or in the corner, which is decided only after the axes.
     looks = [max(_share(power, a), _share(power, a, corner=True)) for a in range(3)]
     return looks[0] > CERTAIN and looks[1] > CERTAIN and looks[2] < DIFFERENT
 
@@ -112,6 +117,7 @@ def _from_corner(kspace: np.ndarray, notes: list[str]) -> np.ndarray:
     axes = (-2, -1)
     images = np.fft.ifft2(kspace, axes=axes, norm="ortho")
     power = np.square(np.abs(images)).sum((0, 1), dtype=float)
+    # Twice as much, because a large object fills the corner and the middle alike.
     moved = all(_share(power, a, corner=True) > 2 * _share(power, a) for a in (0, 1))
     if not moved:
         images = np.fft.ifftshift(images, axes=axes)
@@ -121,6 +127,7 @@ def _from_corner(kspace: np.ndarray, notes: list[str]) -> np.ndarray:
         "transform without shifts" + (" of a shifted image" if moved else "")
     )
     measured = np.fft.fftshift(kspace.any(1, keepdims=True), axes=axes)
+    # The two transforms leave rounding where nothing was measured, which would count as samples.
     return (centred * measured).astype(kspace.dtype)
 
 

@@ -29,7 +29,7 @@ class Calibration:
         (block, coil, y, x) or (block, coil, z, y, x), DC at index ``n // 2`` of each axis; its
         samples lie as far apart in k-space as those of the scan.
     of_frame
-        The block of each frame; None where the frame holds its calibration region itself.
+        The block of each frame; None if the frame holds its calibration region itself.
     """
 
     blocks: Tensor
@@ -38,7 +38,7 @@ class Calibration:
     def lines(self, frame: int, matrix: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
         """K-space (1, coil, matrix) that is zero beside the block of a frame, and its mask.
 
-        None where the frame holds its own.
+        None if the frame holds its own.
         """
         block = self.of_frame[frame]
         if block is None:
@@ -48,7 +48,7 @@ class Calibration:
         return kspace, mask
 
     def of(self, frames: list[int]) -> "Calibration":
-        """That of some of the frames."""
+        """The calibration of some of the frames."""
         return Calibration(self.blocks, tuple(self.of_frame[i] for i in frames))
 
     def size(self, frame: int, matrix: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -63,7 +63,7 @@ NAMES = ("calibration", "calibration_of")
 
 
 def as_arrays(found: Calibration) -> dict[str, Tensor]:
-    """What a file holds of it, under ``NAMES``."""
+    """The arrays that a file holds, under ``NAMES``."""
     numbers = torch.tensor([-1 if block is None else block for block in found.of_frame])
     return dict(zip(NAMES, (found.blocks, numbers)))
 
@@ -73,13 +73,14 @@ def stored_calibration(
 ) -> Calibration | None:
     """The inverse of :func:`as_arrays`, for k-space of a shape (frame, coil, matrix).
 
-    None where a file does not hold both arrays.
+    None if a file does not hold both arrays.
 
     Raises
     ------
     BadInputError
         If the arrays do not belong to such k-space.
     """
+    # One array without the other does not say which frames the blocks belong to.
     if not set(NAMES) <= set(arrays):
         return None
     blocks, numbers = (np.asarray(arrays[name]) for name in NAMES)
@@ -149,7 +150,7 @@ def shared_calibration(
 
     Returns
     -------
-    None where all frames hold their own, or none has anything to take.
+    None if all frames hold their own, or none has anything to take.
     """
     frames = len(samples)
     own = holds_centre(mask).expand(frames).tolist()
@@ -160,6 +161,7 @@ def shared_calibration(
     of_frame = []
     for index in range(frames):
         key = None if own[index] else _of(labels[index], BESIDES)
+        # Once for each place: all frames of a slice share their block.
         if key is not None and key not in places:
             block = _taken(index, samples, mask, labels, own)
             places[key] = None if block is None else len(blocks)
@@ -168,6 +170,7 @@ def shared_calibration(
     if not blocks:
         return None
     size = tuple(max(b.shape[1 + a] for b in blocks) for a in range(mask.ndim - 1))
+    # The blocks share one array, so all are cut to the region that each of them holds.
     same = all(b.shape[1:] == size for b in blocks)
     least = tuple(min(b.shape[1 + a] for b in blocks) for a in range(mask.ndim - 1))
     cut = blocks if same else [embedded(b, least) for b in blocks]
@@ -189,6 +192,7 @@ def _taken(
     masks = mask.expand(len(samples), *mask.shape[1:])
     here = [i for i in range(len(samples)) if _of(labels[i], PLACE) == _of(labels[index], PLACE)]
     complete = [i for i in here if own[i]]
+    # A complete frame is better than a mean, in which motion between frames would blur the maps.
     if complete:
         same = [i for i in complete if _of(labels[i], BESIDES) == _of(labels[index], BESIDES)]
         best = max(same or complete, key=lambda i: min(calibration_region(masks[i])))

@@ -22,6 +22,7 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
         raise BadInputError(f"{source}: the mask has the type {mask.dtype}; expected numbers")
     if not np.isfinite(mask).all():
         raise BadInputError(f"{source}: the mask holds NaN or Inf; expected zeros and ones")
+    # Masks come as bool, integers or floats.
     selected = np.asarray(mask) != 0
     if selected.ndim == 1 or selected.shape in ((1, x), (*matrix[:-1], 1)):
         selected = _lines(selected, kspace)
@@ -33,6 +34,7 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
             f"{(*matrix[:-1], 1)} for rows, {tuple(matrix)} or {(n_slices, *matrix)} for "
             "this k-space"
         )
+    # An empty mask of one slice would give an image of zeros that looks like a result.
     if not selected.any(axis=matrix_axes(selected)).all():
         raise BadInputError(f"{source}: the sampling mask is empty: nothing was measured")
     return selected
@@ -44,6 +46,7 @@ def _lines(selected: np.ndarray, kspace: np.ndarray) -> np.ndarray:
     y, x = matrix[-2:]
     if selected.shape == (y,) and len(matrix) == 2 and (x != y or _are_rows(selected, kspace)):
         selected = selected[:, None]
+    # What does not fit is refused by the caller, which knows the shapes to name.
     fits = all(n in (1, m) for n, m in zip(selected.shape[::-1], matrix[::-1]))
     return np.broadcast_to(selected, matrix) if fits else selected
 
@@ -65,6 +68,7 @@ def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
     maps = np.asarray(csm)
     if not np.issubdtype(maps.dtype, np.number):
         raise BadInputError(f"{source}: the coil maps have the type {maps.dtype}; expected complex")
+    # One set of maps serves all slices.
     maps = maps[None] if maps.ndim == len(shape) - 1 else maps
     if maps.shape not in (tuple(shape), (1, *shape[1:])):
         raise BadInputError(

@@ -42,10 +42,12 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """
     check_regular(path)
     try:
+        # Before the file is opened for reading, because h5py follows links on access.
         check_links(path)
         with h5py.File(path.resolve()) as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
+        # HDF5 raises the same type for everything, so only its words tell the causes apart.
         if any(text in str(error) for text in BUSY):
             raise BadInputError(
                 f"{path} is open for writing in another program, or lies on a file system without "
@@ -126,6 +128,7 @@ def check_filters(dataset: h5py.Dataset, name: str) -> None:
 
 def _stored_bytes(dataset: h5py.Dataset) -> int:
     """Bytes in the file, or in the files of a virtual dataset."""
+    # A virtual dataset stores nothing itself.
     stored, path = int(dataset.id.get_storage_size()), Path(dataset.file.filename)
     for source, inner in set(virtual_sources(dataset.id)):
         with h5py.File(target_of(path, source)) as file:

@@ -67,6 +67,7 @@ class _Walk:
         self.links = 0
 
     def file(self, path: Path) -> None:
+        # Files may refer to each other in a circle.
         if path in self.seen:
             return
         self.seen.add(path)
@@ -79,6 +80,7 @@ class _Walk:
     def entries(self, path: Path, file: h5py.File) -> list[tuple[bytes, int]]:
         """Name and kind of every link that hard links lead to."""
         found: list[tuple[bytes, int]] = []
+        # The limit is for all files together; otherwise a hundred files could use it each.
         left = MAX_LINKS - self.links
 
         def visit(name: bytes, info: h5py.h5l.LinkInfo) -> bool | None:
@@ -102,6 +104,7 @@ class _Walk:
             found = h5py.h5o.open(file.id, name)
             if isinstance(found, h5py.h5d.DatasetID):
                 self.dataset(path, text, found)
+        # A soft link stays in the file, where everything is visited anyway.
         elif kind != h5py.h5l.TYPE_SOFT:
             raise self.refusal(path, f"the link {text!r} is of a kind that is not known")
 
@@ -120,6 +123,7 @@ class _Walk:
                     part = file[inner]
                 except KeyError:
                     part = None
+                # Virtual datasets of virtual datasets could nest without end.
                 if not isinstance(part, h5py.Dataset) or part.is_virtual:
                     raise self.refusal(
                         path,

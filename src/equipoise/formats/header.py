@@ -75,7 +75,7 @@ class Geometry:
         return sorted(indices, key=lambda i: float(normal @ np.array(self.centres[i])))
 
     def of(self, indices: np.ndarray) -> "Geometry":
-        """That of some of the images."""
+        """The geometry of some of the images."""
         planes = [self.planes[i] for i in indices] if self.planes else []
         return replace(self, centres=[self.centres[i] for i in indices], planes=planes)
 
@@ -100,6 +100,7 @@ class Geometry:
         """The step from slice to slice, mm, from the positions or, for one slice, the spacing."""
         if len(indices) > 1:
             first, last = np.array(self.centres[indices[0]]), np.array(self.centres[indices[-1]])
+            # The frames of a series lie in one place, and give no distance between slices.
             if np.linalg.norm(last - first) > 0:
                 return np.asarray((last - first) / (len(indices) - 1))
         return self.spacing[0] * np.array(self.directions(indices[0])[0])

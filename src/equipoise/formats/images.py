@@ -30,6 +30,7 @@ def read_images(path: Path) -> dict[str, Any]:
         If the file holds neither.
     """
     names = dataset_names(path)
+    # A scan may carry a reference reconstruction, but its k-space is what was measured.
     if "kspace" not in names and any(name in names for name in IMAGES):
         return _stored_images(path)
     acquisition = as_slices(read(path))
@@ -50,6 +51,7 @@ def combine(acquisition: Acquisition) -> tuple[np.ndarray, str]:
         return (acquisition.csm.conj() * coils).sum(1).numpy(), "coil maps"
     if coils.shape[1] == 1:
         return coils[:, 0].numpy(), "single coil"
+    # Without maps the phases of the coils are unknown, so only moduli can be combined.
     return coils.abs().square().sum(1).sqrt().numpy(), "root sum of squares"
 
 

@@ -76,6 +76,7 @@ def read_photograph(path: Path) -> Photograph:
     check_regular(path)
     try:
         with warnings.catch_warnings():
+            # Pillow only warns up to twice its limit, and a warning would not stop the decoder.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=READ) as file:
                 _check_pixels(file.size, path)
@@ -91,6 +92,7 @@ def read_photograph(path: Path) -> Photograph:
         raise BadInputError(f"{path} is too large: {error}") from error
     except (*DAMAGE, struct.error) as error:
         raise BadInputError(f"{path} cannot be read as an image: {error}") from error
+    # convert() would clip 16 bits to 8 without a word.
     if image.mode in GRAY_16:
         return _split_16(image, negative, notes)
     return _split(image, notes)
@@ -123,6 +125,7 @@ def _ignored(file: Any) -> list[str]:
 def _split_16(image: Any, negative: bool, notes: list[str]) -> Photograph:
     values = np.asarray(image, np.float32)
     low, high = float(values.min()), float(values.max())
+    # Mode I holds 32 bits, and the scale of larger values is not in the file.
     if low < 0 or high > WHITE_16:
         raise BadInputError(
             f"the image has values from {low:g} to {high:g}: convert it to integers of at most 16 "
@@ -142,6 +145,7 @@ def _split(image: Any, notes: list[str]) -> Photograph:
     profile = image.info.get("icc_profile")
     if image.mode == "F":
         raise BadInputError("the image holds floating-point values: convert it to 16-bit integers")
+    # A palette or grey image can have a transparent value instead of a channel.
     has_alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA", "La")
     wanted = ("LA" if grey else "RGBA") if has_alpha else ("L" if grey else "RGB")
@@ -155,6 +159,8 @@ def _split(image: Any, notes: list[str]) -> Photograph:
         return Photograph(luminance, None, alpha, profile=profile, notes=notes)
     ycc = np.zeros((3, *array.shape[:2]), np.float32)
     for i, row in enumerate(TO_YCC.astype(np.float32) / np.float32(255)):
+        # Channel by channel, because a matrix product would first need all channels in single
+        # precision.
         for channel, weight in enumerate(row):
             ycc[i] += weight * array[..., channel]
     return Photograph(ycc[0], ycc[1:], alpha, profile=profile, notes=notes)
@@ -202,6 +208,7 @@ def write_photograph(path: Path, photograph: Photograph) -> None:
         image = Image.fromarray(_integers(photograph.luminance, np.uint16))
     else:
         image = Image.fromarray(_integers(_channels(photograph), np.uint8).squeeze())
+    # Without subsampling, because the chroma was interpolated to full resolution.
     options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
     if photograph.profile:
         options["icc_profile"] = photograph.profile  # type: ignore[assignment]

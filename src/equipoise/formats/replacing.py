@@ -68,6 +68,7 @@ def replacing_set(paths: Sequence[Path]) -> Iterator[list[Path]]:
         for temporary in temporaries:
             _finish(temporary)
         if temporaries[0].exists():
+            # One rename is atomic; several are not, and two writers could mix their sets.
             with _alone(folder, len(paths) > 1):
                 for temporary, path in reversed([*zip(temporaries, paths)]):
                     _take_place(temporary, path)
@@ -122,6 +123,7 @@ def _machine() -> str:
 
 
 def _is_left(path: Path, machine: str, process: int) -> bool:
+    # On Windows os.kill would act on the process instead of only testing it.
     if machine == _machine() and os.name == "posix":
         return not _runs(process)
     with suppress(OSError):
@@ -191,6 +193,8 @@ def _alone(folder: Path, needed: bool) -> Iterator[None]:
             with suppress(OSError, ImportError):
                 number = stack.enter_context(_opened(folder))
                 deadline = time.monotonic() + LOCK_SECONDS
+                # After the deadline it goes on without the lock: a process that hangs must not cost
+                # a result.
                 while not _locked(number) and time.monotonic() < deadline:
                     time.sleep(LOCK_PAUSE)
         yield
@@ -230,6 +234,7 @@ def _folder_takes_place(temporary: Path, path: Path) -> None:
             temporary.rename(path)
         # Another process was faster, or renaming is not possible at all.
         except OSError:
+            # If nothing has the name, the cause is another one, and repeating would not help.
             if attempt == ATTEMPTS or not path.exists():
                 with suppress(OSError):
                     aside.rename(path)

@@ -94,6 +94,7 @@ class DataWeight(nn.Module):
         super().__init__()
         start = {"lam": lam, "at": at, "power": power, "floor": floor}
         self.config = checked(NoiseWeightConfig, "data weight", start)
+        # All parameters are logarithms, so every value that training can reach is positive.
         log_lam_1 = math.log(lam) + power * math.log(at**2 + floor**2)
         self.log_lam_1 = nn.Parameter(torch.tensor(log_lam_1, dtype=torch.float64))
         # softplus(raw) = power, which keeps the power positive during training.
@@ -156,6 +157,7 @@ class ScanRule(nn.Module):
         log_value, raw_power, of_acceleration, log_floor = self.coefficients
         variance = relative_noise.double() ** 2 + torch.exp(2 * log_floor)
         rise = self.sign * F.softplus(raw_power) * torch.log(variance / TYPICAL_NOISE**2) / 2
+        # Your own operator has no acceleration; the rule then assumes the typical one.
         if acceleration is None:
             return torch.exp(log_value + rise)
         faster = torch.log(acceleration.double() / TYPICAL_ACCELERATION)

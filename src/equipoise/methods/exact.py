@@ -34,6 +34,8 @@ def solve_with_rounding(
     # One evaluation is reserved for the exact equation, whatever the limit.
     limit = max(options.max_iter - 1, options.rough + 1)
     first = solve_fixed_point(working, start, replace(options, max_iter=limit))
+    # Under the step rule the user chose when to stop, so the second equation must not move the
+    # image.
     certified = options.rule == "certified"
     left = options.max_iter - int(first.network_evaluations.max())
     rest = replace(options, rough=0, rule="certified", max_iter=max(left if certified else 1, 1))
@@ -59,6 +61,7 @@ def with_delivery(solution: Solution, equation: MonotoneEquation, dtype: torch.d
     size = norm(solution.value)
     residual = solution.relative_residual * size
     rho = equation.rounding_of(solution.value, residual[:, None] + 0j)
+    # The zero image of zero data has no rounding; 0 / 0 would be nan.
     share = torch.where(rho == 0, 0.0, rho / (equation.m * size))
     delivery = ROUNDINGS_OF_DELIVERY * torch.finfo(dtype).eps / 2
     return replace(

@@ -52,6 +52,7 @@ def data_consistency(
     operator: LinearOperator, rhs: Image, lam: PerSample, start: Image | None = None
 ) -> Image:
     """``(I + lam A^H A)^-1 rhs``, differentiable in rhs and lam, but not in the start."""
+    # A gradient through the start would be wrong: the solution does not depend on it.
     start = None if start is None else start.detach()
     return _DataConsistency.apply(operator, rhs, lam, start)  # type: ignore[no-untyped-call]
 
@@ -80,6 +81,8 @@ class FeedForward(Method):
         data_term = per_sample(weight, adjoint_image).to(adjoint_image.real.dtype) * adjoint_image
         sense = data_consistency(operator, data_term, weight)
         image = self._reconstruct(operator, data_term, weight, sense)
+        # Infinity, not zero: nothing bounds these errors, and comparisons with a tolerance must
+        # fail.
         unknown = torch.full_like(weight, torch.inf)
         steps = torch.full((len(scale),), self.steps, device=scale.device)
         solution = Solution(

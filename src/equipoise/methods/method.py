@@ -134,6 +134,8 @@ class Method(nn.Module, ABC):
         parts = {}
         for part in self.Config.PARTS:
             module = getattr(self, part)
+            # Code cannot be stored as settings; the user passes the module again to load the
+            # weights.
             if isinstance(module, OwnNetwork):
                 continue
             if not hasattr(module, "config"):
@@ -271,6 +273,7 @@ class Method(nn.Module, ABC):
     ) -> Tensor:
         if lam is None:
             lam = self.lam_for(operator, relative_noise_of(noise_level, scale))
+        # With lam = 0 the data have no influence, and the equilibrium is that of the network alone.
         if not bool((lam > 0).all() & torch.isfinite(lam).all()):
             raise BadInputError(f"lam is {lam.tolist()}: it must be positive and finite")
         return lam.to(torch.float64)

@@ -278,6 +278,7 @@ class MOL(Method):
             cg_rtol=cg_rtol,
             single=self.network.dtype == torch.float32,
         )
+        # Rounding to bfloat16 is written for the layers of the CNN only.
         if options.rough:
             if not isinstance(self.network, CNN):
                 raise BadInputError(
@@ -325,6 +326,8 @@ class MOL(Method):
         network = self._evaluated(body, operator.support(), options)
         if not options.exact or rounding_of(network, first) is None:
             return solve_fixed_point(equation, first, options)
+        # Rounding can only be bounded below the tolerance if the bound is evaluated in double
+        # precision.
         network = self._evaluated(in_double(body), operator.support(), options)
         rounding = RoundingModel(
             lambda x: cast(Tensor, rounding_of(network, x)), operator.norm_bound(), norm(scaled)
@@ -372,6 +375,7 @@ class MOL(Method):
         scale: Tensor,
         known: Tensor | None = None,
     ) -> Tensor:
+        # The image of a first pass is nearer to the equilibrium than least squares.
         if start is None and known is not None:
             return known.detach().to(torch.complex128)
         if start is None:

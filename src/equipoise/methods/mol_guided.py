@@ -88,6 +88,7 @@ class MolGuided(MolRidge):
         options: SolverOptions | None = None,
     ):
         super().__init__(network, data_weight, threshold_rule, options=options)
+        # A guide that changed would change F for all scans, and the calibration with it.
         self.guide, self.adaptation = guide.requires_grad_(False), adaptation
 
     @classmethod
@@ -133,6 +134,7 @@ class MolGuided(MolRidge):
             data,
             noise_level=relative_noise,
             scale=scale,
+            # No certificate is issued for the first image, so its rounding is not bounded.
             options=SolverOptions(rtol=FIRST_RTOL, window=WINDOW, exact=False),
         )
         factors = self._factors(first.value, self.guide.threshold_for(operator, relative_noise))

@@ -37,7 +37,7 @@ class ConditionedConfig(SolvedConfig):
 
 
 class RidgeLikeConfig(ConditionedConfig):
-    """Of methods with a ridge."""
+    """Settings of methods with a ridge."""
 
     network: RidgeConfig = RidgeConfig()
 

@@ -171,6 +171,7 @@ def choose_weights(
     scale = operator.intensity_scale(problem.data).double()
     noise = level / torch.where(scale > 0, scale, 1.0)
     rule = {name: float(value) for name, value in model.rule(operator, noise).items()}
+    # An unrolled network is only defined for the weights of its training.
     if model.m is None:
         return Choice(rule, "rule", f"{model.name} was trained for the weights of its rule")
     if not isinstance(operator, SenseOp):
@@ -179,6 +180,7 @@ def choose_weights(
     if not bool(scale > 0):
         return Choice(rule, "rule", "the data are zero: any weights give the same image")
     parts = leave_out(operator.mask[0].cpu(), SHARE, seed)
+    # Without samples outside the calibration region there is nothing to compare predictions with.
     if parts is None:
         reason = "too few samples outside the calibration region to predict: the rule is followed"
         return Choice(rule, "rule", reason)
@@ -210,6 +212,7 @@ class _Predictor:
         self.data, self.target = problem.data * kept, problem.data * left_out
         self.options = replace(options, rtol=max(LOOSE, options.rtol), exact=False)
         variance = float(problem.noise_level[0]) ** 2
+        # Without a noise level errors keep the unit of the data; their order is the same.
         self.unit = variance * self.data.shape[1] if variance > 0 else 1.0
         self.image: Tensor | None = None
 
@@ -225,6 +228,7 @@ class _Predictor:
             options=self.options,
             **given,
         )
+        # Neighbouring weights have neighbouring images, which saves about half of the evaluations.
         self.image = solution.value
         difference = self.out.forward(solution.value) - self.target
         power = difference.abs().double().square().sum(1)[0].cpu() / self.unit
@@ -274,6 +278,7 @@ class _Search:
         here = self.origin
         self._try(here)
         moved = True
+        # Again after a change, because the best value of one weight depends on the other.
         while moved:
             moved = False
             for axis in range(len(here)):
@@ -302,5 +307,6 @@ class _Search:
 
     def _better(self, there: Position, here: Position) -> bool:
         """Whether the error fell by more than chance, see ``SIGNIFICANT``."""
+        # Paired, because the noise of the samples is common to both and cancels in the difference.
         gain = self.errors[here] - self.errors[there]
         return float(gain.mean()) > SIGNIFICANT * float(gain.std() / len(gain) ** 0.5)

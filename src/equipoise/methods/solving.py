@@ -32,6 +32,7 @@ def solve_slice(
     BadInputError
         If the model is for real images and the problem is a scan.
     """
+    # Only the real part of a scan would reach the network, without an error.
     if model.real and isinstance(problem.operator, SenseOp):
         raise BadInputError(
             "the model is for photographs and a scan is complex: choose one of the -brain- models"

@@ -98,6 +98,7 @@ class Calibration:
             key: (math.log(max(found[key], SMALLEST)) - centre) / self.spread[key]
             for key, centre in self.centre.items()
         }
+        # A scan that is solved faster than usual is not suspicious.
         return {key: max(d, 0.0) if key == "evaluations" else abs(d) for key, d in off.items()}
 
     def in_range(self, found: Features) -> bool:
@@ -120,6 +121,7 @@ def calibrate(scans: Sequence[Features], false_alarm_rate: float = 0.05) -> Cali
         raise BadInputError(f"the false-alarm rate is {false_alarm_rate:g}: it must lie in (0, 1)")
     fit, held = scans[::2], scans[1::2]
     rank = math.ceil((len(held) + 1) * (1 - false_alarm_rate))
+    # The rank would lie beyond the largest score, so no threshold keeps the promised rate.
     if rank > len(held):
         needed = 2 * (math.ceil(1 / false_alarm_rate) - 1)
         raise BadInputError(

@@ -167,6 +167,7 @@ class CNN(nn.Module):
             h = self._channels_of(image)
             for layer in range(self.layers - 1):
                 h = torch.relu_(self._convolve(layer, h))
+                # Bits instead of activations, which saves memory.
                 active.append(h > 0)
 
         def product(direction: Image) -> Image:
@@ -203,6 +204,7 @@ class CNN(nn.Module):
 
     def _image_of(self, h: Tensor, image: Image) -> Image:
         """The result of the convolutions as an image, with the skip from ``image``."""
+        # A complex view needs the two channels next to each other.
         h = h.permute(0, 2, 3, 1).contiguous()
         # dtype.to_real() would be shorter; torch 2.3 frees the dtype that it returns.
         real_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -236,6 +238,7 @@ class CNN(nn.Module):
         """With ``skip``, subtract the mean of each first kernel; called after a training step."""
         if self.skip:
             first = self.kernels()[0]
+            # Zero mean, so that N does not see a constant and the skip alone passes it on.
             first.sub_(first.mean((2, 3), keepdim=True))
 
     @torch.no_grad()
@@ -248,6 +251,7 @@ class CNN(nn.Module):
 
     @torch.no_grad()
     def _start(self, gain: float, generator: torch.Generator) -> None:
+        # The skip already carries the identity.
         gain = 0.0 if self.skip else gain
         for convolution in self.convolutions:
             weight: Tensor = convolution.weight  # type: ignore[assignment]
@@ -258,6 +262,8 @@ class CNN(nn.Module):
         if gain:
             self._carry_identity(gain)
         if self.skip:
+            # Small at the start, so that H is near skip x and the constraint holds before training
+            # begins.
             self.kernels()[-1].mul_(LAST_FRACTION)
             self.centre_kernels()
 

@@ -94,6 +94,7 @@ class OwnNetwork(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Real dtype of the weights; double precision for a module without weights."""
+        # Integer buffers, such as counters of batches, say nothing about the precision.
         for tensor in (*self.module.parameters(), *self.module.buffers()):
             if tensor.is_complex() or tensor.is_floating_point():
                 return tensor.real.dtype
@@ -134,6 +135,7 @@ class OwnNetwork(nn.Module):
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
         """``d -> J d``, from the module if it has the method, else by automatic differentiation."""
+        # Slower, but correct for every differentiable module.
         if not hasattr(self.module, "linearised"):
             return linearised_by_autograd(self, image)
         product = linearised(self.module, image)

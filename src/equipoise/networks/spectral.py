@@ -45,6 +45,7 @@ class NormEstimate(nn.Module):
             v = self.image / torch.linalg.vector_norm(self.image)
             u = F.conv2d(v, kernel, padding=padding)
             self.image = F.conv_transpose2d(u, kernel, padding=padding)
+        # Only here: within the iterations the norm of u does not matter.
         u = u / torch.linalg.vector_norm(u)
         shape = list(kernel.shape)
         self.correlation = conv2d_weight(  # type: ignore[no-untyped-call]
@@ -95,6 +96,8 @@ class SpectralCNN(CNN):
         for layer, kernel in enumerate(self.kernels()):
             estimate: Any = self.estimates[layer]
             estimate.update(kernel, iterations)
+            # The proved bound is too slow for every step, and it changes slowly relative to the
+            # estimate.
             if exact:
                 proved = convolution_norm_upper(kernel.detach())
                 self.excess[layer] = proved / float(estimate(kernel.detach()))
@@ -116,6 +119,7 @@ class SpectralCNN(CNN):
         for layer, kernel in enumerate(self.kernels()):
             target: Any = network.convolutions[layer]
             target.weight.copy_(kernel * (self.layer_bound / convolution_norm_upper(kernel)))
+            # After the scaling, because its rounding could lift the norm above the bound.
             target.weight.mul_(BELOW)
             target.bias.copy_(self.convolutions[layer].bias)
         return network
@@ -140,6 +144,7 @@ class SpectralCNN(CNN):
     @torch.no_grad()
     def _remove_offset(self) -> None:
         """Subtract the response to zero, which is constant away from the border."""
+        # Larger than twice the reach, so that the middle does not see the border.
         size = 4 * self.layers * self.kernel_size
         zero = torch.zeros((1, size, size), dtype=torch.complex64, device=self.excess.device)
         middle = torch.view_as_real(self(zero)[0, size // 2, size // 2])

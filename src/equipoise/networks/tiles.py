@@ -69,6 +69,7 @@ class Tiled(nn.Module):
             rounding_of(self.network, image[..., y.outer, x.outer]) for y in y_cuts for x in x_cuts
         ]
         known = [rho for rho in found if rho is not None]
+        # One tile without a bound leaves the whole image without one.
         return torch.stack(known).square().sum(0).sqrt() if len(known) == len(found) else None
 
     def _assembled(self, of_a_piece: Callable[..., Tensor], *images: Tensor) -> Tensor:
@@ -90,6 +91,7 @@ class Tiled(nn.Module):
         return [_cuts(n, self.tile, self.network.reach, grid) for n in image.shape[-2:]]
 
     def _evaluate(self, network: Any, image: Tensor) -> Tensor:
+        # Without a gradient nothing is kept, and the checkpoint would only cost time.
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(network, image, use_reentrant=False)
         return network(image)
@@ -117,6 +119,8 @@ def _cuts(n: int, tile: int, halo: int, grid: int = 1) -> list[Cut]:
     cuts = []
     for i in range(count):
         start, stop = n * i // count, n * (i + 1) // count
+        # A network with strides has its own grid; a tile that begins between its points would give
+        # another result.
         first = max(start - halo, 0) // grid * grid
         outer = slice(first, min(stop + halo, n))
         cuts.append(Cut(outer, slice(start - outer.start, stop - outer.start)))

@@ -104,7 +104,7 @@ class LinearOperator(ABC):
         return self.adjoint(self.forward(image))
 
     def regularized_inverse(self, rhs: Image, weight: PerSample, shift: PerSample) -> Image | None:
-        """``(shift I + weight A^H A)^-1 rhs`` in closed form; None where there is none."""
+        """``(shift I + weight A^H A)^-1 rhs`` in closed form; None if there is none."""
         return None
 
     def norm_bound(self) -> NormBound | None:

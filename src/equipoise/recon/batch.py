@@ -59,6 +59,7 @@ def plan(scans: Sequence[Path], folder: Path, suffix: str) -> list[Job]:
     taken: dict[Path, Job] = {}
     for job in jobs:
         for path in (job.target, *companions(job.target)):
+            # Resolved, because two names can lead to one file.
             other = taken.setdefault(path.resolve(), job)
             if other is not job:
                 raise BadInputError(
@@ -94,6 +95,7 @@ class Manifest:
     def records(self) -> Iterator[dict[str, Any]]:
         """The lines of all manifests in the folder; earlier runs may have had other parts."""
         for path in sorted(self.folder.glob("manifest*.jsonl")):
+            # A torn line is skipped: every record stands on its own.
             for line in path.read_text(errors="replace").splitlines():
                 try:
                     record = json.loads(line)
@@ -163,6 +165,7 @@ def run(
     # All targets are checked first: a refusal after hours of work would help nobody.
     for job in jobs:
         state = states.get(job.target)
+        # Complete outputs are skipped later, so they need no permission to be replaced.
         if state is not State.COMPLETE:
             allowed = overwrite or state is State.OUTDATED
             check_target(job.target, overwrite=allowed, inputs=inputs)
@@ -256,6 +259,7 @@ def _one(
         "outcome": done.result.outcome.value,
         "slices": len(as_json),
         "iterations": [min(iterations), max(iterations)],
+        # One slice without a bound leaves the scan without one.
         "distance_bound": None if None in bounds else max(bounds),
         "note": done.prepared.plan.note,
         "left_out": done.result.header.left_out,

@@ -199,6 +199,8 @@ def reconstruct(
             usual = in_range(model, moved, solution, choice, options)
             result = _slice_result(index, solution, model, moved, choice, seconds, usual)
         _check_finite(image, index, acquisition.source, result)
+        # With the same maps as the solve, so that the difference is not one of the coil
+        # combination.
         target = target_of(acquisition, full, csm, index, unit)
         if target is not None:
             sense = best_sense(problem.operator, problem.data, target).image

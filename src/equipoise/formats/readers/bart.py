@@ -63,6 +63,7 @@ def read_along(path: Path, trajectory: Path) -> Acquisition:
             f"{trajectory} {_text(points)} has neither one frame nor those of {path} {_text(array)}"
         )
     coordinates = frames_of(points).real.squeeze(1)  # (frame, readout, sample, 3)
+    # BART always stores three coordinates; a third of zeros is a trajectory in two dimensions.
     if not coordinates[..., 2:].any():
         coordinates = coordinates[..., :2]
     return make_trajectory_acquisition(

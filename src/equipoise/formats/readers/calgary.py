@@ -30,6 +30,8 @@ def recognizes(path: Path) -> bool:
             and kspace.ndim == 4
             and np.issubdtype(kspace.dtype, np.floating)
             and kspace.shape[-1] % 2 == 0
+            # A matrix axis is longer than interleaved coils, which tells this layout from (slices,
+            # coils, y, x).
             and kspace.shape[-1] <= min(2 * MAX_COILS, *kspace.shape[1:3])
         )
 
@@ -39,6 +41,8 @@ def read(path: Path) -> Acquisition:
     with open_hdf5(path) as file:
         interleaved = load(file["kspace"])
     corner = np.moveaxis(interleaved[..., ::2] + 1j * interleaved[..., 1::2], -1, 1)
+    # The mask from the stored zeros, because the two transforms below would fill them with
+    # rounding.
     sampled = np.fft.fftshift(corner.any(axis=1), axes=(-2, -1))
     images = torch.fft.ifft2(torch.from_numpy(corner.astype(np.complex64)))
     kspace = image_to_kspace(images).numpy()

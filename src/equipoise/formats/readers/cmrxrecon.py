@@ -28,6 +28,7 @@ AXES = 5
 def recognizes(path: Path) -> bool:
     """True for an HDF5 file with ``kspace_...`` or ``kus``, or a ``kspace`` as MATLAB saves it."""
     names = dataset_names(path)
+    # fastMRI uses the same name, so the type and the number of axes decide.
     if "kspace" in names:
         return _saved_by_matlab(path)
     return UNDERSAMPLED in names or any(name.startswith(PREFIX) for name in names)
@@ -51,6 +52,7 @@ def read(path: Path) -> Acquisition:
         array = read_complex(file[name])
         masks = sorted(n for n in file if n.startswith("mask"))
         mask = read_complex(file[masks[0]]) if masks else None
+        # MATLAB keeps its own references in groups that begin with #.
         ignored = sorted(n for n in file if n not in {name, *masks[:1]} and n[0] != "#")
     notes = [f"{name}: the readout is x; pixel size and orientation are not in the file"]
     if "single" in name:

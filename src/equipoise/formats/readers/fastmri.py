@@ -66,6 +66,8 @@ def read(path: Path) -> Acquisition:
         header = _header(xml, kspace.shape, labels, notes)
         header.ignored = ignored
         optional |= _without_padding(xml, kspace, optional.get("mask"), notes)
+    # The reconstruction in the file is the reference of every comparison, so its matrix wins over
+    # the header's.
     if stored and kspace.ndim == 4 and tuple(stored[0]) != kspace.shape[2:]:
         header.crop = _no_larger(stored[0], kspace.shape)
         notes.append(f"images are cut to {_text(header.crop)}, like the reconstruction in the file")
@@ -99,6 +101,7 @@ def _series(
     n, n_slices = kspace.shape[:2]
     limits = {} if xml is None else xml.limits
     names = [c for c in SERIES if c in limits and n > 1 and limits[c].maximum + 1 == n]
+    # A wrong guess would call averages contrasts, or the reverse; nothing downstream could notice.
     if len(names) != 1:
         raise BadInputError(
             f"{source}: kspace has the shape {kspace.shape}, five axes: the first may be averages, "
@@ -170,12 +173,14 @@ def _without_padding(
     """The mask of the columns that were measured according to the encoding limits, if they tell."""
     limit = xml.limits.get("kspace_encoding_step_1")
     width = kspace.shape[3]
+    # Limits that contradict the k-space describe another matrix.
     if limit is None or not 0 <= limit.center <= limit.maximum < width:
         return {}
     left = max(width // 2 - limit.center, 0)
     right = min(width // 2 - limit.center + limit.maximum + 1, width)
     columns = np.zeros(width, bool)
     columns[left:right] = True
+    # A mask of another width is refused later, with a message about the mask.
     if columns.all() or (mask is not None and mask.shape[-1:] != (width,)):
         return {}
     power = np.square(np.abs(kspace)).sum((0, 1, 2), dtype=float)

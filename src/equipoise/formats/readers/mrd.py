@@ -75,6 +75,7 @@ def read(path: Path) -> Acquisition:
         xml = parse(content, source)
         heads, samples, coordinates = _records(group["data"], path)
         ignored = [f"{first}/{name}" for name in sorted(set(group) - {"xml", "data"})]
+    # Groups of one file may be different scans, so they are not joined.
     notes = [f"only the measurement {first!r} is read, not {others}"] if others else []
     encoding = imaging_encoding(heads)
     if encoding:
@@ -110,6 +111,8 @@ def _records(data: h5py.Dataset, path: Path) -> tuple[np.ndarray, np.ndarray, np
         )
     check_filters(data, f"{path}: {data.name}")
     stored = path.stat().st_size
+    # Samples have variable length, so HDF5 trusts the declared sizes; they are checked before
+    # memory is allocated for them.
     check_size(f"{path}: {data.name}", data.shape[0] * data.dtype.itemsize, stored)
     heads = data.fields("head")[()]
     declared = heads["number_of_samples"].astype(np.int64) * heads["active_channels"]
@@ -153,6 +156,8 @@ def _acquisition(
         )
     used = belongs(heads, notes)
     chosen = np.flatnonzero(used & (records.encodings == records.encoding))
+    # A separate scan can have another contrast, and its lines must not fill the k-space of the
+    # images.
     separate = are_separate(
         readouts(heads, samples, chosen), only_calibration(heads)[chosen], declared_separate(xml)
     )
@@ -180,6 +185,7 @@ def _acquisition(
         left_out=left_out,
     )
     points = _points(heads, records.coordinates, chosen, source)
+    # Whitened before gridding, which mixes samples but not coils.
     if is_trajectory(xml, points, source, notes):
         assert points is not None
         arms = along_trajectory(lines, points, xml, source, notes)
@@ -247,6 +253,8 @@ def _reference(
     flags = records.heads["flags"]
     flagged = elsewhere & is_flag_set(flags, CALIBRATION, CALIBRATION_AND_IMAGING)
     numbers = np.unique(records.encodings[flagged])
+    # With lines in the first encoding, or with several candidates, no encoding is clearly the
+    # calibration.
     if len(separate) or len(numbers) != 1:
         own, chosen = xml, separate
     else:
@@ -267,6 +275,8 @@ def _points(
     if coordinates is None:
         return None
     dimensions = heads["trajectory_dimensions"]
+    # One coordinate is the position along a straight readout, as of ramp sampling, and does not
+    # place it.
     if not np.isin(dimensions[chosen], (2, 3)).all():
         return None
     for i in chosen:
@@ -329,6 +339,7 @@ def _dwell_ratio(heads: np.ndarray, chosen: np.ndarray, xml: XmlHeader) -> float
     ratio = times[0] / times[1] if min(times) > 0 else 1.0
     bandwidth = xml.noise_bandwidth or 1.0
     bandwidth = bandwidth if BANDWIDTHS[0] <= bandwidth <= BANDWIDTHS[1] else 1.0
+    # A ratio beyond all receivers is a wrong unit, and would scale the noise by it.
     return ratio / bandwidth if 1e-3 < ratio < 1e3 else 1.0
 
 
@@ -349,6 +360,7 @@ def _geometry(
         return None
     names = first.dtype.names or ()
     needed = ("position", "slice_dir", "phase_dir", "read_dir")
+    # Older versions of the header lack some fields.
     position, *axes = (
         first[n].astype(float) if n in names else np.zeros((len(first), 3)) for n in needed
     )
@@ -361,6 +373,8 @@ def _units(axes: list[np.ndarray]) -> np.ndarray | None:
     """Vectors (frame, 3) of each axis as unit vectors (frame, axis, 3); None if one is none."""
     vectors = np.stack(axes, 1)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    # Rounded unit vectors are normalised; zeros and other placeholders of converters are not
+    # directions.
     if not np.isfinite(vectors).all() or length.min() <= 0.5 or length.max() >= 2:
         return None
     return np.asarray(vectors / length)

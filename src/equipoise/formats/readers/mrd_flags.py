@@ -61,6 +61,6 @@ MAX_ENCODINGS = 2**16
 
 
 def declared_separate(xml: XmlHeader) -> bool | None:
-    """Whether the header calls the calibration scan separate; None where it does not say."""
+    """Whether the header calls the calibration scan separate; None if it does not say."""
     known = {**dict.fromkeys(SEPARATE, True), "embedded": False}
     return known.get((xml.calibration_mode or "").lower())

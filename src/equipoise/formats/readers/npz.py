@@ -31,6 +31,7 @@ def recognizes(path: Path) -> bool:
         beginning = file.read(len(NPY))
     if beginning == NPY:
         return True
+    # Checked before zipfile, which also accepts archives behind any other content.
     if beginning[:2] != b"PK":
         return False
     if not zipfile.is_zipfile(path):
@@ -50,6 +51,7 @@ def read(path: Path) -> Acquisition:
     if target is not None and target.ndim == 2:
         target = target[None]
     notes: list[str] = []
+    # Mask or maps in the same file would have to be shifted with the k-space.
     alone = set(arrays) == {"kspace"}
     kspace = arranged(kspace, alone=alone, source=str(path), notes=notes)
     header = Header()
@@ -110,6 +112,7 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     width, read_header = known[version]
     length = file.read(width)
     size = int.from_bytes(length, "little")
+    # The parser's time and memory grow with the header, whatever the data hold.
     if size > MAX_HEADER:
         raise ValueError(
             f"its header declares {size} bytes for itself; at most {MAX_HEADER} are read"
@@ -128,10 +131,12 @@ def _load(file: Any, length: int, stored: int, path: Path) -> np.ndarray:
     """An array, after a check of its header against the length of the data."""
     shape, fortran, dtype = _header(file)
     declared = math.prod(shape) * dtype.itemsize
+    # Objects would be unpickled, which runs code of the file.
     if dtype.hasobject or min(shape, default=1) < 0 or declared > length:
         raise ValueError(
             f"its header declares {shape} of {dtype}, {declared} bytes; the file has {length}"
         )
     check_size(str(path), declared, min(stored, path.stat().st_size))
+    # frombuffer, not load: numpy would allocate what the header declares before it reads.
     flat = np.frombuffer(file.read(declared), dtype)
     return flat.reshape(shape, order="F" if fortran else "C")

@@ -88,6 +88,8 @@ class Readouts:
         """
         lengths = np.array([s.shape[1] for s in self.samples])
         turned = np.where(self.reverse, lengths - 1 - self.centre, self.centre)
+        # Manufacturers disagree on the order in which reversed readouts are counted; the forward
+        # ones tell.
         usual = self.centre[~self.reverse]
         if len(usual):
             same = self.reverse & np.isin(self.centre, usual) & ~np.isin(turned, usual)
@@ -99,9 +101,11 @@ def whitening_of(
     noise: list[np.ndarray], n_coils: int, scale: float, notes: list[str]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """``L^-1`` with ``L L^H`` the noise covariance, and the covariance itself."""
+    # Adjustments may use another coil, whose noise has other channels.
     usable = [n for n in noise if n.shape[0] == n_coils]
     samples = np.concatenate(usable, axis=1).astype(complex) if usable else np.zeros((n_coils, 0))
     count = samples.shape[1]
+    # With fewer samples the estimate is singular or nearly so, and its inverse amplifies noise.
     if count < 2 * n_coils:
         notes.append(f"the noise scan has only {count} samples: k-space is not whitened")
         return None, None
@@ -156,7 +160,7 @@ def place(
     spacing
         Of pixels along (slice, phase, read), mm.
     directions
-        Unit vectors (frame, 3, 3) of slice, phase and read; None where the file has none.
+        Unit vectors (frame, 3, 3) of slice, phase and read; None if the file has none.
     positions
         Of the centre of each frame, (frame, 3).
     notes
@@ -175,9 +179,11 @@ def place(
         )
         placed = False
     if not placed or directions is None:
+        # Touching slices about the origin: distances along the stack stay usable.
         offsets = (slices - (slices.max() + 1) // 2) * spacing[0] * partitions
         centres = [(0.0, 0.0, float(z)) for z in offsets]
         return Geometry(as_vector(spacing), centres=centres, oriented=False)
+    # One plane for all is the rule, so planes are kept only where they differ.
     planes = [_as_plane(d) for d in directions]
     same = np.abs(directions - directions[:1]).max() < SAME_DIRECTION
     centres = [as_vector(p) for p in positions]
@@ -196,6 +202,7 @@ def _in_one_place(slices: np.ndarray, positions: np.ndarray, directions: np.ndar
     for index in range(len(slices)):
         alike = np.abs(normal - normal[index]).max(1) < SAME_DIRECTION
         several = len(np.unique(slices[alike])) > 1
+        # Different slices cannot lie in one place, so the converter wrote a constant.
         if several and np.ptp(positions[alike], axis=0).max() == 0:
             return True
     return False
@@ -215,9 +222,11 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
     nz = nz if volumetric else 1
     kept = _kept_columns(xml)
     keys = lines.frames()
+    # Sorted by counters, so the order of acquisition (interleaved slices) does not matter.
     images, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     shape = (len(images), lines.coils, nz, ny, kept)
     stored = sum(s.nbytes for s in lines.samples)
+    # A damaged header may declare any matrix.
     check_size(f"{source}: the matrix {shape}", 8 * math.prod(shape), stored)
     check_size(f"{source}: the readouts {nx} long", 8 * nx * lines.coils, stored)
     limits = dict(xml.limits)
@@ -229,8 +238,10 @@ def assemble(lines: Readouts, xml: XmlHeader, source: str, notes: list[str]) -> 
     centre_x = _centre_samples(lines, notes)
     for i in range(len(lines.samples)):
         line, measured = _line(lines, i, int(centre_x[i]), nx, kept)
+        # The shape of the inverse index differs between numpy 1 and 2; ``flat`` reads both.
         kspace[index.flat[i], :, slab[i], row[i]] += line
         count[index.flat[i], slab[i], row[i]] += measured
+    # Each sample by its own count, because averages may end early.
     kspace /= np.maximum(count, 1)[:, None]
     _say(lines, nx, kept, count, notes)
     labels = labels_of(images, list(lines.counters))
@@ -256,6 +267,7 @@ def _find_centre(lines: Readouts, limits: dict[str, Limit], ny: int, notes: list
 
     Partial Fourier whose lines are counted from the first measured one has its centre elsewhere.
     """
+    # Lines may be numbered beyond the matrix here; they are refused later, with a better message.
     energy = np.zeros(max(int(lines.lines.max()) + 1, ny))
     power = [float(np.square(np.abs(s)).sum(dtype=float)) for s in lines.samples]
     np.add.at(energy, lines.lines, power)
@@ -264,6 +276,7 @@ def _find_centre(lines: Readouts, limits: dict[str, Limit], ny: int, notes: list
     if abs(peak - ny // 2) <= NEAR or energy[peak] < PROMINENT * energy[measured].mean():
         return
     row = measured - peak + ny // 2
+    # With this centre the lines do not fit, so the peak is not that of the object.
     if row.min() < 0 or row.max() >= ny:
         return
     limits[STEP_1] = Limit(int(measured.min()), int(measured.max()), peak)
@@ -282,6 +295,7 @@ def _kept_columns(xml: XmlHeader) -> int:
     encoded, wanted = xml.encoded.fov[0], xml.recon.fov[0]
     if encoded > 0 and wanted > 0:
         return max(round(nx * min(wanted / encoded, 1.0)), 1)
+    # Without fields of view only the usual factor of two is believed.
     return xml.recon.matrix[0] if nx == 2 * xml.recon.matrix[0] else nx
 
 
@@ -297,6 +311,7 @@ def _rows(
 ) -> tuple[np.ndarray, int]:
     """Indices on an axis of length n with the centre line at ``n // 2``, and the centre line."""
     limit = limits.get(name)
+    # A 2D scan may have limits of the partitions that mean nothing.
     if n == 1 and not counter.any():
         return np.zeros(len(counter), int), 0
     centre = n // 2 if limit is None else limit.center
@@ -316,6 +331,7 @@ def _rows(
 
 def _centre_samples(lines: Readouts, notes: list[str]) -> np.ndarray:
     lengths = np.array([s.shape[1] for s in lines.samples])
+    # Zero for all is a field that was never filled, not an echo at the first sample.
     if not lines.centre.any() and lengths.max() > 1:
         notes.append("no readout names its centre sample: the middle is used")
         return lengths // 2
@@ -327,9 +343,12 @@ def _line(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One readout (coil, x) without oversampling, and the mask of its measured samples."""
     samples, (before, after) = lines.samples[i], lines.discard[i]
+    # The counts of discarded samples refer to the stored order.
     if lines.reverse[i]:
         samples, before, after = samples[:, ::-1], after, before
     n = samples.shape[1]
+    # Some files store more samples than the header's matrix; cutting them would change the
+    # resolution.
     length = max(nx, n)
     start = length // 2 - centre
     used = slice(max(before, -start, 0), max(min(n - after, length - start), 0))
@@ -343,6 +362,7 @@ def _line(
     image = kspace_to_image(torch.from_numpy(placed), 1)
     begin = length // 2 - kept // 2
     line = image_to_kspace(image[:, begin : begin + kept], 1).numpy()
+    # Cropping the image spreads the signal to samples that were not measured.
     return line * measured, measured
 
 

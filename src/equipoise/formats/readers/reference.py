@@ -27,7 +27,7 @@ def are_separate(lines: Readouts, reference: np.ndarray, declared: bool | None) 
     reference
         Those that are flagged for calibration only.
     declared
-        Whether the file says that its reference lines are a scan of their own; None where it does
+        Whether the file says that its reference lines are a scan of their own; None if it does
         not say. They are one if they have counters that no readout of an image has, or if they
         repeat a line of an image.
     """

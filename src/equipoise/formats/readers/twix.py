@@ -60,6 +60,7 @@ def _offsets(file: IO[bytes]) -> tuple[str, list[int]]:
     file.seek(16)
     records = file.read(152 * count)
     if len(records) < 152 * count:
+        # An offset behind any file: the caller then finds no measurement and refuses the file.
         return "VD", [2**63]
     return "VD", [struct.unpack_from("<Q", records, 152 * i)[0] for i in range(count)]
 
@@ -83,8 +84,10 @@ def _starts_measurement(file: IO[bytes], offset: int) -> bool:
 def read(path: Path) -> Acquisition:
     """Read the last measurement of a twix file."""
     module = need("mapvbvd", "twix", "reading Siemens raw data")
+    # The library would loop or read beyond the end of a damaged file.
     _check_blocks(path)
     with warnings.catch_warnings():
+        # The library warns about things that the notes here say better.
         warnings.simplefilter("ignore")
         found = module.mapVBVD(str(path), quiet=True, removeOS=False, disableReflect=True)
     measurements = found if isinstance(found, list) else [found]
@@ -104,10 +107,12 @@ def read(path: Path) -> Acquisition:
     noise = [(m, m["noise"]) for m in measurements if "noise" in m]
     whitening, covariance = None, None
     if noise:
+        # The last noise scan has the receiver settings that are closest to those of the scan.
         measurement, readouts = noise[-1]
         scale = _dwell(measurement["hdr"]) / _dwell(scan["hdr"])
         samples = [s.conj() for s in _samples(readouts, path)]
         whitening, covariance = whitening_of(samples, images.coils, scale, notes)
+    # Conjugated like the noise above; otherwise the covariance would not be that of the samples.
     for lines in (images, reference):
         lines.conjugate()
         if whitening is not None:
@@ -161,6 +166,7 @@ def _split(scan: Any, path: Path) -> tuple[Readouts, Readouts]:
     if "refscan" not in scan:
         return images, images.take(np.zeros(0, int))
     stored = np.asarray(scan["image"].memPos), np.asarray(scan["refscan"].memPos)
+    # A readout with both flags appears in both lists, and must count once.
     both = np.isin(stored[1], stored[0])  # flagged for reference and image
     reference = _readouts(scan["refscan"], path).take(np.flatnonzero(~both))
     lines = images.joined(reference)
@@ -175,11 +181,12 @@ INTEGRATED, SEPARATE = 2, (4, 8)
 
 
 def _declared(mode: Any, both: bool) -> bool | None:
-    """Whether the protocol calls the reference scan separate; None where it does not say."""
+    """Whether the protocol calls the reference scan separate; None if it does not say."""
     try:
         number = int(float(mode)) if not isinstance(mode, str) else int(mode.split()[0], 0)
     except (TypeError, ValueError, IndexError, OverflowError):
         number = 0
+    # A readout that belongs to the image contradicts a separate scan, whatever the protocol says.
     if number in SEPARATE and not both:
         return True
     return False if number == INTEGRATED or both else None
@@ -215,11 +222,15 @@ def _next(header: bytes, version: str, position: int, path: Path) -> int | None:
     """The offset of the next readout; None at the end of the measurement."""
     length = struct.unpack_from("<I", header)[0] & 0x1FFFFFF
     (mask,) = struct.unpack_from("<I", header, MASK_OFFSET[version])
+    # Some files end with zeros instead of the end mark.
     if length == 0 or mask & END:
         return None
+    # Several readouts can share one block of memory, whose length field is then not that of one
+    # readout.
     if not mask & SYNC:
         samples, channels = struct.unpack_from("<HH", header, SAMPLES_OFFSET[version])
         length = SCAN_HEADER[version] + (8 * samples + CHANNEL_HEADER[version]) * channels
+    # A shorter step would read the same bytes for ever.
     if length < HEADER_BYTES[version]:
         raise BadInputError(f"{path} is damaged: the readout at byte {position} has no length")
     return position + length
@@ -255,6 +266,7 @@ def _header(hdr: Any, image: Any, path: Path) -> XmlHeader:
     base = int(_number(protocol, ("sKSpace", "lBaseResolution"), 0))
     fov = [_number(protocol, (*slice_0, n), 0) for n in ("dReadoutFOV", "dPhaseFOV", "dThickness")]
     lines = _number(hdr.get("Meas", {}), "iPEFTLen", 0)
+    # iPEFTLen counts the lines of the whole matrix, also with partial Fourier and oversampling.
     ny = int(lines or _number(protocol, ("sKSpace", "lPhaseEncodingLines"), 0))
     nz = int(_number(protocol, ("sKSpace", "lPartitions"), 1))
     if base <= 0 or ny <= 0 or max(base, ny, nz) > 2**16:
@@ -264,6 +276,8 @@ def _header(hdr: Any, image: Any, path: Path) -> XmlHeader:
         )
     centre = np.asarray(image.centerCol, int), np.asarray(image.NCol, int)
     full = int(np.max(np.maximum(2 * centre[0], 2 * (centre[1] - centre[0]))))
+    # The protocol does not store the oversampling of the readout; the echo's distance from the ends
+    # shows it, also for a partial echo.
     oversampling = 2 if full > 1.5 * base else 1
     more = 1 + _number(protocol, ("sKSpace", "dPhaseOversamplingForDialog"), 0)
     slab = 1 + _number(protocol, ("sKSpace", "dSliceOversamplingForDialog"), 0)
@@ -327,6 +341,7 @@ def _geometry(slice_pos: Any, xml: XmlHeader, stack: Stack, notes: list[str]) ->
 def _rotations(quaternions: np.ndarray) -> np.ndarray | None:
     """Slice, phase and read direction of each frame, (frame, 3, 3), from (w, x, y, z)."""
     length = np.square(quaternions).sum(-1)
+    # Only unit quaternions are rotations; others are fields that were never filled.
     if not np.isfinite(quaternions).all() or np.abs(length - 1).max() >= 0.1:
         return None
     w, x, y, z = quaternions.T

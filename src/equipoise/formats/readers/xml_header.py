@@ -72,6 +72,7 @@ def parse(content: bytes | str, source: str, encoding: int = 0) -> XmlHeader:
         longer or deeper than a header can be, or has text in place of a number.
     """
     raw = content.encode() if isinstance(content, str) else bytes(content)
+    # HDF5 pads fixed-length strings, and the parser refuses NUL bytes after the root.
     raw = raw.rstrip(b"\0 \r\n\t")
     if len(raw) > MAX_BYTES:
         raise BadInputError(
@@ -138,6 +139,7 @@ def _space(encoding: ElementTree.Element, name: str) -> Space | None:
         if matrix:
             x, y, z = (int(_text(matrix[0], axis) or 1) for axis in "xyz")
             size = (float((_text(fov[0], axis) if fov else None) or 0) for axis in "xyz")
+            # Zero is the mark for an unknown field of view, so nonsense becomes unknown.
             fx, fy, fz = (v if 0 < v < float("inf") else 0.0 for v in size)
             return Space((x, y, z), (fx, fy, fz))
     return None
@@ -145,10 +147,12 @@ def _space(encoding: ElementTree.Element, name: str) -> Space | None:
 
 def _system(root: ElementTree.Element) -> dict[str, str]:
     found = {name: _text(root, name) for name in SYSTEM_FIELDS}
+    # These texts end in the header of every output, so their length is limited.
     return {name: text[:200] for name, text in found.items() if text}
 
 
 def _local(element: ElementTree.Element) -> str:
+    # Converters use several namespaces, or none.
     return str(element.tag).rsplit("}", 1)[-1]
 
 

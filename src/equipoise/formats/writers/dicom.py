@@ -30,6 +30,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
     header = content.get("header") or Header()
     magnitude = np.abs(content["image"]).astype(np.float64)
     geometry = header.geometry or unknown_geometry(len(magnitude))
+    # Images of zeros get the slope 1, because a slope of zero is not valid.
     slope = float(magnitude.max()) / LARGEST or 1.0
     series = _series(content, header, geometry, magnitude, slope)
     labels = header.labels if len(header.labels) == len(magnitude) else [{}] * len(magnitude)
@@ -54,6 +55,7 @@ def is_series(folder: Path) -> bool:
     files = list(folder.iterdir())
     if any(path.suffix != ".dcm" or not path.is_file() for path in files):
         return False
+    # An empty file holds nothing that could be lost.
     return all(_own(path) is not None for path in files if path.stat().st_size)
 
 
@@ -62,6 +64,7 @@ def stored_fingerprint(folder: Path) -> tuple[str, bool] | None:
     files = list(folder.glob("*.dcm")) if folder.is_dir() else []
     blocks = [_own(path, pixels=True) for path in files]
     found = {b[FINGERPRINT].value for b in blocks if b is not None and FINGERPRINT in b}
+    # Files of two runs in one folder are not one result.
     if len(found) != 1:
         return None
     return str(found.pop()), all(_is_whole(block, len(files)) for block in blocks)
@@ -108,6 +111,8 @@ def _series(
     made.SOPClassUID, made.Modality, made.SeriesNumber = MRImageStorage, "MR", 1
     made.StudyInstanceUID, made.SeriesInstanceUID = generate_uid(), generate_uid()
     made.FrameOfReferenceUID = generate_uid()
+    # The standard requires these elements; they are empty because the scan is not linked to a
+    # person here.
     made.PatientName = made.PatientID = made.PatientBirthDate = made.PatientSex = ""
     made.StudyDate = made.StudyTime = made.StudyID = made.AccessionNumber = ""
     made.ReferringPhysicianName = made.PositionReferenceIndicator = ""
@@ -123,6 +128,7 @@ def _series(
         setattr(made, field, _decimal(system.get(name)))
     made.MagneticFieldStrength = _decimal(system.get("systemFieldStrength_T"))
     made.RescaleSlope, made.RescaleIntercept, made.RescaleType = _decimal(slope), 0, "US"
+    # Images that are mostly zero have a percentile of zero, but a window must have a width.
     bright = float(np.percentile(magnitude, WINDOW_PERCENTILE)) or float(magnitude.max()) or 1.0
     made.WindowCenter, made.WindowWidth = _decimal(bright / 2), _decimal(bright)
     return made

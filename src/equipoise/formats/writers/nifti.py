@@ -95,6 +95,7 @@ def _sidecar(content: dict[str, Any], header: Header, written: dict[Path, Path])
         if name in header.system:
             try:
                 value = kind(header.system[name])
+            # Headers hold text in place of some numbers.
             except ValueError:
                 continue
             found[bids] = value * scale if kind is float else value
