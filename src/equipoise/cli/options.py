@@ -27,6 +27,8 @@ Rtol = Annotated[
     typer.Option(help="Bound on ||x - x*||/||x|| (on the step for DE-GRAD) [of the model]."),
 ]
 
+Device = Annotated[str, typer.Option(help="Device of the solve: auto, cpu or cuda:N.")]
+
 
 def check_scan_options(
     mask: Path | None, acceleration: float | None, seed: int | None, rtol: float | None

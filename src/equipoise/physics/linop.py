@@ -1,8 +1,9 @@
 """Linear operators ``b = A x + n`` and the checks that every one of them must pass."""
 
+import copy
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from equipoise.arguments import Array, Given, as_batch
 from equipoise.shapes import Data, Image, Mask, PerSample
 from equipoise.vectors import norm, per_sample
+
+Operator = TypeVar("Operator", bound="LinearOperator")
 
 
 class NormBound(NamedTuple):
@@ -76,6 +79,16 @@ class LinearOperator(ABC):
     def H(self) -> "LinearOperator":
         """``A^H`` as an operator: ``A.H(b)``."""
         return _Adjoint(self)
+
+    def to(self: Operator, device: torch.device) -> Operator:
+        """The same operator with its arrays on another device."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(getattr(type(self), name, None), cached_property):
+                delattr(moved, name)  # computed again where it is needed
+            elif isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
 
     def given_data(self, data: Array) -> Given:
         """The measurements of a user as a batch of complex tensors.

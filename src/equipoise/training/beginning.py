@@ -59,6 +59,22 @@ def check_new_run(config: TrainConfig, folder: Path) -> None:
         ) from error
 
 
+def check_batch(config: TrainConfig, images: list[Tensor]) -> None:
+    """Refuse a batch that cannot be stacked, because an image is smaller than the crop.
+
+    Raises
+    ------
+    BadInputError
+        With the smallest side.
+    """
+    smallest = min(min(image.shape) for image in images)
+    if config.batch > 1 and (config.crop is None or smallest < config.crop):
+        raise BadInputError(
+            f"a training image has a side of {smallest} pixels, less than crop {config.crop}, "
+            "so a batch cannot be stacked: lower crop, or use batch 1"
+        )
+
+
 SKIP_DIFFERENCE = 0.02
 """The skip of start weights may differ from the configuration by this much, because training scales
 it down."""

@@ -24,7 +24,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         If there is no file, or it is not a checkpoint.
     """
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise BadInputError(f"there is no checkpoint {path} to resume from") from error
     # torch raises exceptions of many types for a damaged file.

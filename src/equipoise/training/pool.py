@@ -18,6 +18,9 @@ TRAIN_STREAM = 0
 """Separates the random numbers of training from those of validation and calibration."""
 
 
+CPU = torch.device("cpu")
+
+
 class Drawn(NamedTuple):
     """The step at which an acquisition was drawn, and the results of its last solves.
 
@@ -54,12 +57,15 @@ class Pool:
         Those of the run; ``config.pool`` is the number of acquisitions, 0 for a new one each step.
     ends
         The results of the last solves of each acquisition, by its place in the pool.
+    device
+        Where the samples are used; they are drawn on the CPU, so they are the same everywhere.
     """
 
     config: TrainConfig
     source: Source
     images: list[Tensor]
     ends: dict[int, Drawn] = field(default_factory=dict)
+    device: torch.device = CPU
     _samples: dict[int, tuple[int, Sample]] = field(default_factory=dict)
 
     def sample(self, step: int) -> Sample:
@@ -78,7 +84,8 @@ class Pool:
         end = None if slot is None else self.ends.get(slot)
         if end is None or end.step != drawn:
             return {}
-        return {"start": end.image, "adjoint_start": end.adjoint}
+        image, adjoint = end.image.to(self.device), end.adjoint.to(self.device)
+        return {"start": image, "adjoint_start": adjoint}
 
     def keep(self, step: int, image: Tensor, adjoint: Tensor) -> None:
         """Store the results of the solves of a step."""
@@ -109,4 +116,4 @@ class Pool:
             rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, step, i])
             image = self.images[int(rng.integers(len(self.images)))]
             samples.append(self.source.sample(image, rng, self.config.crop))
-        return self.source.batch(samples)
+        return self.source.batch(samples).to(self.device)

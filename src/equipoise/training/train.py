@@ -31,7 +31,7 @@ from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.training.config import TrainConfig
 from equipoise.training.loss import log_barrier
 from equipoise.training.origin import origin_of
-from equipoise.training.pool import TRAIN_STREAM, Pool
+from equipoise.training.pool import CPU, TRAIN_STREAM, Pool
 from equipoise.training.sources.source import Sample, Source
 from equipoise.training.validation import evaluate, sense_psnr, validation_set
 from equipoise.vectors import per_sample
@@ -74,6 +74,7 @@ def train(
     resume: bool = False,
     source: Source | None = None,
     network: nn.Module | None = None,
+    device: torch.device = CPU,
     report: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = log.info,
 ) -> Path:
@@ -92,6 +93,8 @@ def train(
         Your own source of samples, with your own A, instead of that of the configuration.
     network
         Your own network instead of that of the configuration; it is trained in place.
+    device
+        Where it trains. Samples are drawn on the CPU, so the device does not change them.
     report, say
         Called after every step, and with messages.
 
@@ -105,7 +108,7 @@ def train(
     """
     if not resume:
         beginning.check_new_run(config, folder)
-    run = _Run(config, folder, say, source, network)
+    run = _Run(config, folder, say, source, network, device)
     run.restore(folder / "last.ckpt") if resume else run.begin()
     while run.step < run.total:
         progress = run.train_step()
@@ -135,21 +138,17 @@ class _Run:
         say: Callable[[str], None],
         source: Source | None = None,
         network: nn.Module | None = None,
+        device: torch.device = CPU,
     ):
         self.config = config = continued(config)
         self.folder, self.say = folder, say
         self.source = source_of(config) if source is None else source
         images = training_images(config)
-        smallest = min(min(image.shape) for image in images)
-        if config.batch > 1 and (config.crop is None or smallest < config.crop):
-            raise BadInputError(
-                f"a training image has a side of {smallest} pixels, less than crop {config.crop}, "
-                "so a batch cannot be stacked: lower crop, or use batch 1"
-            )
-        self.pool = Pool(config, self.source, images)
-        self.validation = validation_set(config, self.source)
+        beginning.check_batch(config, images)
+        self.pool = Pool(config, self.source, images, device=device)
+        self.validation = [s.to(device) for s in validation_set(config, self.source)]
         self.sense_psnr = sense_psnr(self.validation)
-        self.model = first_model(config, network)
+        self.model = first_model(config, network).to(device)
         self.average = copy.deepcopy(self.model) if config.average else self.model
         self.optimizer = torch.optim.Adam(
             [{"params": group.parameters} for group in self.model.parameter_groups()]
@@ -230,9 +229,9 @@ class _Run:
         scale = samples.operator.intensity_scale(samples.data)
         rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, self.step, 2**20])
         level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
-        noise = complex_noise(samples.target.shape, rng) * per_sample(level, samples.target)
+        noise = complex_noise(samples.target.shape, rng) * per_sample(level, samples.target.cpu())
         units = per_sample(scale, samples.target)
-        return self.model.denoise(samples.target / units + noise) * units, scale
+        return self.model.denoise(samples.target / units + noise.to(units.device)) * units, scale
 
     def _solve(self, samples: Sample) -> Solution:
         first, last = self.config.rtol

@@ -51,7 +51,7 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
         metadata["own_network"] = model.own
     if calibration is not None:
         metadata["calibration"] = json.dumps(asdict(calibration))
-    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
     # safetensors refuses tensors that share memory, as tied weights of an own network do.
     if model.own is not None:
         state = {k: v.clone() for k, v in state.items()}

@@ -1,16 +1,20 @@
 """Samples for training, and the interface of their sources."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from equipoise.arguments import Array, Number, as_batch, as_numbers
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import LinearOperator
+
+AnySample = TypeVar("AnySample", bound="Sample")
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -43,6 +47,13 @@ class Sample:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def to(self: AnySample, device: torch.device) -> AnySample:
+        """The same sample on another device."""
+        moved = copy.copy(self)
+        for name in ("operator", "data", "target", "noise_level"):
+            object.__setattr__(moved, name, getattr(self, name).to(device))
+        return moved
 
     def __repr__(self) -> str:
         """The operator and the size of the batch."""
