@@ -330,8 +330,8 @@ def _constants(
     norm = None if found is None else float(found.value.max())
     lam, contraction, lipschitz_proved, m_proved = float(solution.lam[0]), None, False, False
     if isinstance(model, MOL):
-        # m and the contraction have different hypotheses: a monotone H need not be Lipschitz with 1
-        # - m.
+        # The contraction needs more than m: I - H can be m-monotone although H is not (1 -
+        # m)-Lipschitz.
         m_proved = model.m_evidence == "proved"
         limit = 1 - model.m_network
         lipschitz_proved = upper is not None and upper <= limit

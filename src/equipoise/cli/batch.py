@@ -85,9 +85,11 @@ def recon_many(
         jobs = plan(scans, folder, options.suffix)
         model, device = load_model(settings.model), pick_device(options.device)
         make_folder(folder)
+        # After the plan, so that a mistake is reported here and not in the log of every task.
         if options.slurm:
             _submit(folder, num_parts, options.slurm_options)
             return
+        # Interleaved, so that large neighbouring scans are spread over the parts.
         jobs = jobs[part_id::num_parts]
         if num_parts > 1:
             console.print(f"part {part_id} of {num_parts}: {len(jobs)} of {len(scans)} scans")
@@ -208,6 +210,7 @@ def _finish(records: list[dict[str, Any]], strict: bool) -> None:
     for record in records:
         if record["event"] == "failed":
             errors.print(f"failed: {record['error']}", style="bold red", markup=False)
+    # A failure counts more than --strict, because an image is missing.
     if count["failed"] or any(r.get("left_out") for r in records):
         raise typer.Exit(SOME_FAILED)
     if strict and any(r.get("outcome", "converged") != "converged" for r in records):
@@ -226,6 +229,7 @@ class _Display:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=console,
+            # In a log a bar would leave one line for every refresh.
             disable=verbosity.quiet or not sys.stderr.isatty(),
         )
         self.task = self.bar.add_task("scans", total=total)
@@ -320,6 +324,7 @@ def part_command(arguments: Sequence[str], parts: int, part: int) -> list[str]:
     """This command line for one of its parts: without the submission, and with ``--resume``."""
     kept, skip = [], False
     for argument in arguments[1:]:
+        # Both --option VALUE and --option=VALUE.
         name = argument.split("=")[0]
         if skip or argument == "--slurm":
             skip = False

@@ -67,6 +67,8 @@ def examine() -> dict[str, Any]:
         "disk_free": shutil.disk_usage(tempfile.gettempdir()).free,
         "problems": problems,
     }
+    # Without its dependencies the package cannot be imported, and the list says more than the
+    # traceback.
     if not problems:
         found |= _devices(problems)
     return found
@@ -103,6 +105,7 @@ def _devices(problems: list[str]) -> dict[str, Any]:
             problems.append(f"{name}: {tried}")
             continue
         image, seconds, outcome = tried
+        # The CPU comes first, so every other device is compared with it.
         reference = image if reference is None else reference
         difference = float((image - reference).norm() / reference.norm())
         same = difference <= SAME

@@ -78,6 +78,7 @@ class VerboseGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move the flags before the command, except those after ``--``."""
+        # After -- a file may have the name of a flag.
         end = args.index("--") if "--" in args else len(args)
         flags = [a for a in args[:end] if a in FLAGS]
         rest = [a for a in args[:end] if a not in FLAGS]

@@ -83,6 +83,7 @@ def _motion(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     n = problem.data.shape[2]
     frequency = (torch.arange(n, device=problem.data.device) - n // 2) / n
     turned = torch.exp(-2j * torch.pi * shift * frequency).to(problem.data.dtype)
+    # Half of the lines before the movement, half after it.
     turned[: n // 2] = 1
     return _with_data(problem, problem.data * turned[:, None])
 
@@ -169,6 +170,7 @@ def study(
 
 def _m_local(model: Method, problem: Scan, solution: Solution) -> float | None:
     """``1 - lambda_max`` of the symmetric part of J at the image, from above (5)."""
+    # A derivative at an image that is not finite means nothing.
     if not isinstance(model, MOL) or solution.outcome[0] is Outcome.DIVERGED:
         return None
     assert solution.scale is not None

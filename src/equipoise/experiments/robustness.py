@@ -99,6 +99,7 @@ def _attackable(method: Method | None, case: Case) -> Callable[[Tensor], Tensor]
     """The reconstruction as a function of the data, by the equation of the clean data."""
     operator = case.operator
     if method is None:
+        # Held at the value of the clean data, as for the learned methods.
         lam = best_sense(operator, case.kspace, case.target).lam.double()
 
         def sense(data: Tensor) -> Tensor:

@@ -147,6 +147,8 @@ def _tikhonov(sample: Sample, lam: float) -> Tensor:
 
 def _inner(image: Tensor, sample: Sample) -> Tensor:
     """Clipped, without the margin of the blur."""
+    # At the border the small image depends on pixels outside the photograph, which no method can
+    # know.
     margin = _operator(sample).margin
     return image.real.clamp(0, 1)[:, margin:-margin, margin:-margin].to(torch.complex64)
 

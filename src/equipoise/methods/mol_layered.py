@@ -25,8 +25,8 @@ class MolComposedConfig(ConditionedConfig):
 class MolLayered(MolRidge):
     """:class:`MolRidge` with a :class:`~equipoise.networks.layered.Layered` network.
 
-    F is m-strongly monotone for every value of the weights, and no gradient: the equilibrium is
-    unique and every bound is proved, but it minimises nothing.
+    F is m-strongly monotone for every value of the weights, so the equilibrium is unique and every
+    bound is proved. F is not a gradient, so the equilibrium does not minimise a function.
     """
 
     name = "mol-layered"
@@ -37,7 +37,7 @@ class MolLayered(MolRidge):
 class MolComposed(MolRidge):
     """:class:`MolRidge` with a :class:`~equipoise.networks.composed.Composed` network.
 
-    As for :class:`MolLayered`: proved, and no gradient.
+    As for :class:`MolLayered`, every bound is proved, and F is not a gradient.
     """
 
     name = "mol-composed"

@@ -228,7 +228,7 @@ class _Predictor:
             options=self.options,
             **given,
         )
-        # Neighbouring weights have neighbouring images, which saves about half of the evaluations.
+        # Neighbouring weights have neighbouring images, so this start saves evaluations.
         self.image = solution.value
         difference = self.out.forward(solution.value) - self.target
         power = difference.abs().double().square().sum(1)[0].cpu() / self.unit

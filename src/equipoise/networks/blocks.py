@@ -25,7 +25,7 @@ def analysed(image: Image, blocks: Tensor, channels: int) -> Tensor:
     image
         x, in the precision of the kernels or another.
     blocks
-        U as of :func:`between_blocks`.
+        U in the form that :func:`between_blocks` returns.
     channels
         2 for real and imaginary part, 1 for the real part alone.
     """
@@ -46,6 +46,7 @@ def synthesised(z: Tensor, image: Image, blocks: Tensor) -> Image:
     planes = F.pixel_shuffle(F.conv_transpose2d(flat, blocks, padding=1), BLOCK)
     planes = planes[..., : image.shape[-2], : image.shape[-1]]
     parts = planes.reshape(batch, channels, *image.shape[-2:]).permute(0, 2, 3, 1)
+    # A complex view needs both parts.
     if channels == 1:
         parts = torch.cat([parts, torch.zeros_like(parts)], -1)
     return torch.view_as_complex(parts.contiguous()).to(image.dtype)
@@ -74,6 +75,7 @@ def between_blocks(kernel: Tensor) -> Tensor:
     phase, block = torch.arange(BLOCK, device=device), torch.arange(3, device=device) - 1
     offset = BLOCK * block + phase[:, None] - phase[:, None, None] + KERNEL // 2
     fits = (offset >= 0) & (offset < KERNEL)
+    # Clamped so that the index is valid; what lies outside the kernel is set to zero below.
     index = offset.clamp(0, KERNEL - 1).flatten()
     taken = kernel[:, 0, index][:, :, index].reshape(-1, BLOCK, BLOCK, 3, BLOCK, BLOCK, 3)
     taken = taken * (fits[..., None, None, None] & fits)

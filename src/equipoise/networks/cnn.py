@@ -167,7 +167,7 @@ class CNN(nn.Module):
             h = self._channels_of(image)
             for layer in range(self.layers - 1):
                 h = torch.relu_(self._convolve(layer, h))
-                # Bits instead of activations, which saves memory.
+                # Masks need less memory than activations.
                 active.append(h > 0)
 
         def product(direction: Image) -> Image:

@@ -22,13 +22,13 @@ from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
 
 DILATIONS = (1, 2)
-"""Distances of the taps of successive layers, in turn: reach at no cost."""
+"""Dilations of successive layers, in turn; they extend the reach at no cost."""
 
 SIDE = 3
-"""Of every kernel."""
+"""Side of every kernel."""
 
 BLOCK = 2
-"""Pixels are gathered in blocks of this side: twice the reach at a quarter of the cost."""
+"""Side of the blocks into which pixels are gathered: twice the reach at a quarter of the cost."""
 
 PHASES = BLOCK**2
 
@@ -59,23 +59,23 @@ class ComposedConfig(NetworkConfig):
 class Composed(ConditionedNetwork):
     """``H = (1 - m) P^T L_K ... L_1 P`` with ``L_k(h) = h - W_k^T s_k(W_k h)`` (21).
 
-    P gathers the pixels of blocks of 2 x 2 in the first four of ``width`` channels, the others are
-    zero: an isometry. W_k is a real convolution that acts on the real and on the imaginary part,
-    s_k the shrinkage of :mod:`~equipoise.networks.shrinkage`, the gradient of a convex function
-    with slopes in [0, 1]. With ``||W_k||^2 <= 2`` every L_k is non-expansive, so
-    ``Lip(H) <= 1 - m`` and ``I - H`` is m-strongly monotone, for every value of the weights. Convex
-    potential layers: Meunier et al., ICML 2022.
+    P gathers the pixels of blocks of 2 x 2 in the first four of ``width`` channels and sets the
+    others to zero, so it is an isometry. W_k is a real convolution that acts on the real and on the
+    imaginary part. s_k is the shrinkage of :mod:`~equipoise.networks.shrinkage`, the gradient of a
+    convex function with slopes in [0, 1]. With ``||W_k||^2 <= 2`` every L_k is non-expansive, so
+    ``Lip(H) <= 1 - m`` and ``I - H`` is m-strongly monotone, for every value of the weights. The
+    L_k are convex potential layers (Meunier et al., ICML 2022).
 
     Parameters
     ----------
     m
         Monotonicity constant of F.
     width, features
-        Channels between layers, and inside one.
+        Channels between layers, and inside a layer.
     layers
-        K.
+        K, the number of layers.
     clips
-        Terms of s.
+        Number of terms of s.
     channels
         2 for complex images, 1 for real ones.
     seed
@@ -107,13 +107,13 @@ class Composed(ConditionedNetwork):
 
     @property
     def reach(self) -> int:
-        """Every W and its transpose, in blocks, and the place of a pixel in its block."""
+        """Largest distance, in pixels, of the input of an output pixel, through every W and W^T."""
         blocks = sum(2 * (SIDE // 2) * self._dilation(k) for k in range(self.layers))
         return BLOCK * blocks + BLOCK - 1
 
     @property
     def grid(self) -> int:
-        """H knows where blocks begin: it may be cut at multiples of this."""
+        """Side of the blocks; a tile must begin at a multiple of it."""
         return BLOCK
 
     @staticmethod
@@ -121,15 +121,17 @@ class Composed(ConditionedNetwork):
         return DILATIONS[layer % len(DILATIONS)]
 
     def kernels(self) -> list[nn.Parameter]:
-        """Those of all layers."""
+        """The kernels of all layers."""
         return [self.weight]
 
     def used(self) -> Used:
-        """Kernels, thresholds and shares of all layers; constant images have no coefficients."""
+        """Kernels, thresholds and shares of all layers; constant images give no coefficients."""
         weight = self.weight.double()
         of_image, others = torch.split(weight, [PHASES, self.width - PHASES], 2)
+        # The mean over channels too: the four phases of a block hold one image.
         weight = torch.cat([of_image - of_image.mean((2, 3, 4), keepdim=True), others], 2)
         limit = math.sqrt(2) * BELOW
+        # In double precision, so that the rounding to single precision stays within BELOW.
         kernels = torch.stack([limited(w, convolution_norm(w), limit) for w in weight])
         size = kernels.square().sum((2, 3, 4)).sqrt().to(self.dtype)
         thresholds = self.log_threshold.exp() * size[:, None]
@@ -162,7 +164,7 @@ class Composed(ConditionedNetwork):
         return F.pad(blocks, (0, 0, 0, 0, 0, self.width - PHASES))
 
     def _image(self, h: Tensor, image: Image) -> Image:
-        """``(1 - m) P^T h`` as an image like the one given."""
+        """``(1 - m) P^T h`` in the shape and precision of an image."""
         height, width = image.shape[-2:]
         planes = F.pixel_shuffle(h[:, :PHASES], BLOCK)[:, 0, :height, :width]
         parts = planes.reshape(len(image), self.channels, height, width).permute(0, 2, 3, 1)
@@ -183,7 +185,7 @@ class Composed(ConditionedNetwork):
         return F.conv_transpose2d(flat, kernel, padding=d * (SIDE // 2), dilation=d)
 
     def _norms(self) -> list[float]:
-        """Proved bounds of ``||W_k||``, of the kernels as rounded: taps apart do not change it."""
+        """Proved bounds on ``||W_k||`` for the rounded kernels; dilation does not change a norm."""
         with torch.no_grad():
             kernels = self.used()[0]
         if not bool(torch.isfinite(kernels).all()):
@@ -191,7 +193,7 @@ class Composed(ConditionedNetwork):
         return [convolution_norm_upper(w) for w in kernels]
 
     def lipschitz_upper(self) -> float:
-        """``(1 - m) prod_k max(1, ||W_k||^2 - 1)``: L_k is the gradient of a function."""
+        """``(1 - m) prod_k max(1, ||W_k||^2 - 1)``, because L_k is the gradient of a function."""
         if not self.finite():
             return math.inf
         return (1 - self.m) * math.prod(max(1.0, norm**2 - 1) for norm in self._norms())
@@ -201,6 +203,7 @@ class Composed(ConditionedNetwork):
         if not (0 < self.m < 1 and self.finite()):
             return self.unproved(f"m is {self.m}, or a weight is NaN or Inf")
         largest, upper = max(self._norms()), self.lipschitz_upper()
+        # The kernels are limited when they are used, so only rounding can exceed the limit.
         if largest**2 > 2:
             return self.unproved(
                 f"a kernel has the squared norm {largest**2:.4g}, and 2 is the limit of a layer "
@@ -211,7 +214,7 @@ class Composed(ConditionedNetwork):
         )
 
     def rounding(self, image: Image) -> PerSample:
-        """A proved bound of the rounding of one evaluation, at any threshold scale."""
+        """A proved bound on the rounding of one evaluation, for every threshold scale."""
         with torch.no_grad():
             kernels = self.used()[0]
         return composed_rounding(list(kernels), image, self.dtype)

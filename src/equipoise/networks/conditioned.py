@@ -1,7 +1,7 @@
 """Networks whose thresholds follow the noise of a scan: ``F_s(x) = s F(x / s)`` (22).
 
-For positively homogeneous layers with thresholds, F_s is F with every threshold times s. It is
-monotone with the same m, and H_s has the Lipschitz constant of H.
+For positively homogeneous layers with thresholds, F_s is F with every threshold multiplied by s.
+F_s is monotone with the same m, and H_s has the Lipschitz constant of H.
 """
 
 import copy
@@ -18,11 +18,11 @@ from equipoise.networks.shrinkage import Shrunk
 from equipoise.shapes import Image, PerSample
 
 Used = tuple[Tensor, ...]
-"""What an evaluation uses of the weights: kernels that are normalised, thresholds, shares."""
+"""What an evaluation uses: normalised kernels, thresholds and shares."""
 
 
 class ConditionedNetwork(nn.Module, ABC):
-    """H with shrinkage of learned thresholds, at any scale of them.
+    """H with shrinkage by learned thresholds, which can be scaled.
 
     Attributes
     ----------
@@ -31,7 +31,8 @@ class ConditionedNetwork(nn.Module, ABC):
     channels
         2 for complex images, 1 for real ones: the imaginary part is then zero.
     log_threshold, share
-        Thresholds and shares of the shrinkage, (clip, feature) in their last axes.
+        Logarithms of the thresholds, and shares of the shrinkage; their last axes are (clip,
+        feature).
     """
 
     m: float
@@ -42,11 +43,11 @@ class ConditionedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def used(self) -> Used:
-        """What evaluations use, differentiable in the weights."""
+        """What an evaluation uses, differentiable in the weights."""
 
     @abstractmethod
     def moved(self, image: Image, scale: PerSample, used: Used) -> tuple[Image, list[Shrunk]]:
-        """H at a threshold scale, and the shrinkage of every layer."""
+        """``H(x)`` at a threshold scale, and the shrinkage of every layer."""
 
     @abstractmethod
     def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
@@ -54,15 +55,15 @@ class ConditionedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def lipschitz_upper(self) -> float:
-        """Proved bound of Lip(H), from the kernels as they are used; infinite for NaN or Inf."""
+        """Proved bound on Lip(H), from the kernels that are used; infinite for NaN or Inf."""
 
     @abstractmethod
     def rounding(self, image: Image) -> PerSample:
-        """A proved bound of the rounding of one evaluation, at any threshold scale."""
+        """A proved bound on the rounding of one evaluation, for every threshold scale."""
 
     @abstractmethod
     def monotonicity(self) -> Monotonicity:
-        """m, by construction; nothing where a hypothesis fails, with the value that was found."""
+        """m, by construction; nothing if a hypothesis fails, with the value that was found."""
 
     @abstractmethod
     def kernels(self) -> list[nn.Parameter]:
@@ -74,7 +75,7 @@ class ConditionedNetwork(nn.Module, ABC):
         return self.log_threshold.dtype
 
     def at(self, threshold: PerSample) -> "AtScale":
-        """H with every threshold times a scale for each sample, (batch,) (22)."""
+        """H with every threshold multiplied by a scale for each sample, (batch,) (22)."""
         return AtScale(self, threshold)
 
     def forward(self, image: Image) -> Image:
@@ -93,7 +94,7 @@ class ConditionedNetwork(nn.Module, ABC):
         return all(bool(torch.isfinite(w).all()) for w in self.parameters())
 
     def unproved(self, reason: str) -> Monotonicity:
-        """Nothing, and why."""
+        """The statement that nothing is proved, with the reason."""
         return Monotonicity(None, "none", reason)
 
 
@@ -107,11 +108,12 @@ class AtScale(nn.Module):
             self._fixed = network.used()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AtScale":
-        """A copy that depends on nothing else: no gradient goes back from it to a rule."""
+        """An independent copy, from which no gradient flows back to the rule of the thresholds."""
         return AtScale(copy.deepcopy(self.network, memo), self.threshold.detach().clone())
 
     def double(self) -> "AtScale":
-        """The same function in double precision, of the kernels and thresholds as they are."""
+        """The same function in double precision, with kernels and thresholds as they are."""
+        # Not built again from the weights: in double precision they would be rounded differently.
         exact = AtScale(self.network.double(), self.threshold)
         exact._fixed = tuple(tensor.double() for tensor in self._fixed)
         return exact
@@ -123,61 +125,61 @@ class AtScale(nn.Module):
 
     @property
     def channels(self) -> int:
-        """That of the network."""
+        """The channels of the network."""
         return self.network.channels
 
     @property
     def reach(self) -> Any:
-        """That of the network."""
+        """The reach of the network."""
         return self.network.reach
 
     @property
     def grid(self) -> int:
-        """That of the network: where it may be cut."""
+        """The grid of the network, at whose multiples a tile may begin."""
         return getattr(self.network, "grid", 1)
 
     @property
     def config(self) -> NetworkConfig:
-        """That of the network."""
+        """The configuration of the network."""
         return self.network.config
 
     def lipschitz_upper(self) -> float:
-        """That of the network: it does not depend on the thresholds."""
+        """The bound of the network, which does not depend on the thresholds."""
         return self.network.lipschitz_upper()
 
     def monotonicity(self) -> Monotonicity:
-        """That of the network: it does not depend on the thresholds."""
+        """The statement of the network, which does not depend on the thresholds."""
         return self.network.monotonicity()
 
     def rounding(self, image: Image) -> PerSample:
-        """That of the network."""
+        """The bound of the network."""
         return self.network.rounding(image)
 
     def forward(self, image: Image) -> Image:
-        """``H(x)`` in the precision of the weights, as that of x."""
+        """``H(x)``, computed in the precision of the weights, returned in the precision of x."""
         return self.network.moved(image, self.threshold, self._used())[0]
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
-        """The Jacobian at an image as ``d -> J d``, each at the price of one evaluation."""
+        """The Jacobian at an image as ``d -> J d``; a product costs one evaluation."""
         with torch.no_grad():
             _, layers = self.network.moved(image, self.threshold, self._fixed)
         return lambda change: self.network.product(change, layers, self._used())
 
     def _used(self) -> Used:
-        """Fixed for a solve, built again where a gradient for the weights may be asked for."""
+        """Fixed during a solve, but built again when the weights may need a gradient."""
         return self.network.used() if torch.is_grad_enabled() else self._fixed
 
 
 def kept(image: Image, m: float, channels: int) -> Image:
-    """``(1 - m) x``, of the real part alone for real images."""
+    """``(1 - m) x``; for real images, of the real part only."""
     return (1 - m) * (image.real + 0j if channels == 1 else image)
 
 
 def limited(kernel: Tensor, norm: Tensor, limit: float) -> Tensor:
-    """A kernel whose norm is at most a limit: smaller ones stay as they are."""
+    """The kernel, scaled down to a norm of ``limit`` if ``norm`` is larger."""
     return kernel * (limit / norm.clamp(min=limit))
 
 
 def largest_norm_between_layers(layers: int, delta: float) -> float:
-    """``(1 - delta) / cos(pi / (L + 1))``: what (20) allows the kernels between layers."""
+    """``(1 - delta) / cos(pi / (L + 1))``, the largest norm of W_k for which (20) proves m."""
     return (1 - delta) / math.cos(math.pi / (layers + 1))

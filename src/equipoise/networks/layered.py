@@ -1,4 +1,4 @@
-"""The layered network: ridges that hear each other, F strongly monotone by construction (20)."""
+"""The layered network: ridges, each with input from the one before; F strongly monotone (20)."""
 
 import math
 from typing import Literal
@@ -46,10 +46,12 @@ class LayeredConfig(NetworkConfig):
     """See :class:`Layered`."""
 
     m: float = Field(0.01, gt=0, lt=1, description="monotonicity constant of F")
-    features: int = Field(24, ge=1, le=LARGEST_WIDTH, description="of every layer")
+    features: int = Field(24, ge=1, le=LARGEST_WIDTH, description="channels of every layer")
     layers: int = Field(2, ge=2, le=MOST_LAYERS)
-    delta: float = Field(0.5, gt=0, lt=1, description="what the kernels between layers leave of 1")
-    basis: int = Field(8, ge=1, le=LARGEST_WIDTH, description="kernels that those are composed of")
+    delta: float = Field(
+        0.5, gt=0, lt=1, description="margin that the kernels between layers leave"
+    )
+    basis: int = Field(8, ge=1, le=LARGEST_WIDTH, description="kernels in the first factor of U")
     clips: int = Field(2, ge=1, le=MOST_CLIPS, description="terms of the shrinkage")
     channels: Literal[1, 2] = Field(2, description="1 for real images")
 
@@ -74,15 +76,15 @@ class Layered(ConditionedNetwork):
     """``F(x) = m x + sum_k U_k^T z_k`` with ``z_k = s_k(W_k z_(k-1) + U_k x)``, ``H = I - F`` (20).
 
     U_k are real convolutions of 9 x 9 with zero mean that act on the real and on the imaginary
-    part, W_k convolutions of 3 x 3 between layers, s_k the shrinkage of
+    part. W_k are convolutions of 3 x 3 between layers, and s_k is the shrinkage of
     :mod:`~equipoise.networks.shrinkage`. With ``||W_k|| <= (1 - delta) / cos(pi / (L + 1))``,
     ``<s(u) - s(v), u - v> >= ||s(u) - s(v)||^2`` and G the sum::
 
         <G(x) - G(y), x - y> >= delta ||z(x) - z(y)||^2 >= (delta / ||U||^2) ||G(x) - G(y)||^2
 
-    so F is m-strongly monotone for every U, though G is no gradient, and
-    ``||U||^2 <= 2 delta (1 - m)`` gives ``Lip(H) <= 1 - m``. Both limits are kept where the kernels
-    are used, for every value of the weights. With W = 0 it is a
+    so F is m-strongly monotone for every U, although G is not a gradient, and
+    ``||U||^2 <= 2 delta (1 - m)`` gives ``Lip(H) <= 1 - m``. The kernels that an evaluation uses
+    are within both limits for every value of the weights. With W = 0 it is a
     :class:`~equipoise.networks.ridge.Ridge`.
 
     Parameters
@@ -90,13 +92,14 @@ class Layered(ConditionedNetwork):
     m
         Monotonicity constant of F.
     features, layers
-        Channels of a layer, and layers.
+        Channels of a layer, and number of layers.
     delta
-        Between 0 and 1: a small one leaves large kernels between layers and small ones of U.
+        Between 0 and 1. A small delta allows large kernels between layers and small kernels of U.
     basis
-        Kernels of 5 x 5 that those of U are composed of, by a second 5 x 5.
+        Number of 5 x 5 kernels in the first factor of U. A second factor of 5 x 5 combines them to
+        kernels of 9 x 9.
     clips
-        Terms of s.
+        Number of terms of s.
     channels
         2 for complex images, 1 for real ones.
     seed
@@ -132,16 +135,16 @@ class Layered(ConditionedNetwork):
 
     @property
     def reach(self) -> int:
-        """U, the kernels between layers, then the transpose of U."""
+        """Largest distance, in pixels, of the input of an output pixel, through U, W and U^T."""
         return KERNEL - 1 + (self.layers - 1) * (BETWEEN // 2)
 
     @property
     def limit(self) -> float:
-        """What the norms of the kernels between layers may be."""
+        """The largest norm of the kernels between layers."""
         return largest_norm_between_layers(self.layers, self.delta) * BELOW
 
     def kernels(self) -> list[nn.Parameter]:
-        """Those of U, and those between layers."""
+        """The factors of the kernels of U, and the kernels between layers."""
         return [self.first, self.second, self.between]
 
     def analysis(self) -> Tensor:
@@ -151,7 +154,7 @@ class Layered(ConditionedNetwork):
         return kernel * torch.sqrt(allowed / one_input_norm_squared(kernel))
 
     def used(self) -> Used:
-        """Kernels between blocks, those between layers, thresholds and shares."""
+        """Kernels of U between blocks, kernels between layers, thresholds and shares."""
         kernel = self.analysis()
         size = kernel.square().sum((1, 2, 3)).sqrt()
         between = torch.stack(
@@ -167,7 +170,7 @@ class Layered(ConditionedNetwork):
         )
 
     def moved(self, image: Image, scale: PerSample, used: Used) -> tuple[Image, list[Shrunk]]:
-        """``H(x) = (1 - m) x - U^T z``, and the layers."""
+        """``H(x) = (1 - m) x - U^T z``, and the shrinkage of every layer."""
         blocks, between, thresholds, shares = used
         layers: list[Shrunk] = []
         for k, v in enumerate(self._of_layers(analysed(image, blocks, self.channels))):
@@ -198,10 +201,12 @@ class Layered(ConditionedNetwork):
         passed = F.pixel_unshuffle(F.conv2d(planes, kernel, padding=BETWEEN // 2), BLOCK)
         inside = inside_blocks(image, z)
         passed = passed.reshape(z.shape)
+        # The convolution spreads coefficients into the padding, from where the next layer would
+        # return them.
         return passed if inside is None else passed * inside
 
     def _norms(self) -> tuple[float, float]:
-        """Proved bounds of ``||U||`` and of the largest ``||W_k||``, of the kernels as rounded."""
+        """Proved bounds on ``||U||`` and on the largest ``||W_k||``, for the rounded kernels."""
         with torch.no_grad():
             kernel, between = self.analysis().to(self.dtype), self.used()[1]
         if not all(bool(torch.isfinite(k).all()) for k in (kernel, between)):
@@ -209,11 +214,11 @@ class Layered(ConditionedNetwork):
         return convolution_norm_upper(kernel), max(convolution_norm_upper(w) for w in between)
 
     def _left(self, between: float) -> float:
-        """What the kernels between layers leave of 1: the delta that is proved."""
+        """The delta that is proved for a largest norm of the kernels between layers."""
         return 1 - between * math.cos(math.pi / (self.layers + 1))
 
     def lipschitz_upper(self) -> float:
-        """``max(1 - m, q - (1 - m))`` with ``q = ||U||^2 / delta``, G being 1/q-cocoercive."""
+        """``max(1 - m, q - (1 - m))`` with ``q = ||U||^2 / delta``, as G is 1/q-cocoercive."""
         if not self.finite():
             return math.inf
         norm, between = self._norms()
@@ -239,7 +244,7 @@ class Layered(ConditionedNetwork):
         )
 
     def rounding(self, image: Image) -> PerSample:
-        """A proved bound of the rounding of one evaluation, at any threshold scale."""
+        """A proved bound on the rounding of one evaluation, for every threshold scale."""
         with torch.no_grad():
             kernel, between = self.analysis().to(self.dtype), self.used()[1]
         terms = PRODUCTS + 1, PRODUCTS * len(kernel) + 1
@@ -247,4 +252,5 @@ class Layered(ConditionedNetwork):
 
 
 START = 0.1
-"""Size of the kernels between layers at the start, relative to He's: nearly a ridge."""
+"""Size of the kernels between layers at the start, relative to He's; H is then nearly that of a
+ridge."""

@@ -80,6 +80,7 @@ def _largest_eigenvalue_upper(kernel: Tensor, grid: int) -> float:
     Eigenvalues of a few matrices only guess ``tau``. A matrix is done when the factorisation of
     its ``tau I - G`` has proved that it has no larger eigenvalue.
     """
+    # tau would stay 0, and no matrix of zeros is positive definite, so the search would not end.
     if not bool(kernel.any()):
         return 0.0
     lags, cosines, sines = _correlation(kernel, grid)
@@ -91,6 +92,7 @@ def _largest_eigenvalue_upper(kernel: Tensor, grid: int) -> float:
             cosines[part] @ (lags + lags.mT).flatten(1), sines[part] @ (lags.mT - lags).flatten(1)
         ).reshape(-1, n, n)
         while len(left):
+            # Evenly spaced, because neighbouring frequencies have nearly the same eigenvalues.
             some = left[:: -(-len(left) // GUESSED)]
             tau = max(tau, float(torch.linalg.eigvalsh(some)[:, -1].max()) * ROUNDING)
             shifted = -left
@@ -149,10 +151,12 @@ def convolution_norm(kernel: Tensor, grid: int = GRID) -> Tensor:
     Its gradient is that of the largest singular value on a coarse grid of frequencies.
     """
     upper = convolution_norm_upper(kernel, grid)
+    # The singular values are needed for the gradient only.
     if not (torch.is_grad_enabled() and kernel.requires_grad):
         return torch.full((), upper, dtype=kernel.dtype, device=kernel.device)
     symbol = torch.fft.rfft2(kernel, s=(COARSE, COARSE)).permute(2, 3, 0, 1)
     largest = torch.linalg.svdvals(symbol)[..., 0].amax()
+    # The value is the proved bound; only the direction of the gradient comes from the coarse grid.
     return largest * (upper / largest.detach()) if upper else largest
 
 

@@ -192,6 +192,7 @@ class Ridge(nn.Module):
         with torch.no_grad():
             kernel = self.kernel().to(self.dtype)
         weights = (kernel, self.log_threshold, self.share)
+        # NaN would pass every comparison below and look like a valid bound.
         if not all(bool(torch.isfinite(w).all()) for w in weights):
             return math.inf
         above = 1 - self.m
@@ -248,6 +249,7 @@ class RidgeAt(nn.Module):
 
     def part(self, y: slice, x: slice) -> "RidgeAt":
         """H for a piece of the image, with the factors of its pixels."""
+        # Without factors H is the same everywhere, and a copy would only cost time.
         if self.factors is None:
             return self
         return RidgeAt(self.ridge, self.threshold, self.factors[..., y, x])
@@ -308,6 +310,7 @@ class RidgeAt(nn.Module):
 
     def _kept(self, image: Image) -> Image:
         """``(1 - m) x``; for real images, of the real part only."""
+        # Otherwise rounding errors in the imaginary part would be carried along.
         image = image.real + 0j if self.channels == 1 else image
         return (1 - self.ridge.m) * image
 

@@ -28,6 +28,7 @@ def gamma(operations: int, dtype: torch.dtype) -> float:
     for every order of the sum, with or without fused multiplication.
     """
     share = operations * unit_roundoff(dtype)
+    # Beyond 1 / u operations nothing is known about the result.
     return share / (1 - share) if share < 1 else math.inf
 
 
@@ -151,10 +152,10 @@ def layered_rounding(
     image: Image,
     dtype: torch.dtype,
 ) -> PerSample:
-    """Bound of ``||fl(H(x)) - H(x)||`` for ``H(x) = k x - U^T z`` of layers.
+    """Bound on ``||fl(H(x)) - H(x)||`` for ``H(x) = k x - U^T z`` of layers.
 
-    With ``z_k = s(W_k z_(k-1) + U_k x)``, as in :func:`shrinkage_rounding`, with
-    ``||U_k|| <= ||U||`` and sums over the layers; ``t_k >= ||z_k||`` and e_k its error::
+    The bound follows :func:`shrinkage_rounding`, with ``z_k = s(W_k z_(k-1) + U_k x)``,
+    ``||U_k|| <= ||U||`` and sums over the layers. With ``t_k >= ||z_k||`` and e_k its error::
 
         t_k = ||U|| X + ||W_k|| t_(k-1)
         v_k = e_U + ||W_k|| e_(k-1) + gamma || |W_k| || (t_(k-1) + e_(k-1)) + u t_k
@@ -163,11 +164,11 @@ def layered_rounding(
     Parameters
     ----------
     kernel
-        Those of all U_k, (layers features, 1, k, k).
+        The kernels of all U_k, (layers features, 1, k, k).
     between
-        Those of W_k.
+        The kernels of W_k.
     terms
-        Products that a coefficient of U x and a pixel of U^T z are the sums of.
+        Numbers of products that are summed to a coefficient of U x and to a pixel of U^T z.
     image, dtype
         x, and the precision of the weights.
     """
@@ -199,15 +200,16 @@ def layered_rounding(
 
 @torch.no_grad()
 def composed_rounding(kernels: Sequence[Tensor], image: Image, dtype: torch.dtype) -> PerSample:
-    """Bound of ``||fl(H(x)) - H(x)||`` for layers ``h - W^T s(W h)`` one after the other.
+    """Bound on ``||fl(H(x)) - H(x)||`` for layers ``h - W^T s(W h)`` one after the other.
 
-    Every layer keeps 0 and has a Lipschitz constant of at most ``l = max(1, ||W||^2 - 1)``; what it
-    adds at its input of norm ``S <= size + error`` is bounded as in :func:`shrinkage_rounding`.
+    Every layer maps 0 to 0 and has a Lipschitz constant of at most ``l = max(1, ||W||^2 - 1)``. The
+    rounding that it adds, at an input of norm ``S <= size + error``, is bounded as in
+    :func:`shrinkage_rounding`.
 
     Parameters
     ----------
     kernels
-        Those of W, (features, width, k, k).
+        The kernels of W, (features, width, k, k) each.
     image, dtype
         x, and the precision of the weights.
     """
@@ -231,6 +233,7 @@ def composed_rounding(kernels: Sequence[Tensor], image: Image, dtype: torch.dtyp
 def _at_the_start(image: Image, dtype: torch.dtype) -> tuple[PerSample, PerSample]:
     """``||x||``, and the rounding of x to the precision of the weights."""
     size = norm(image) * UPWARDS
+    # A conversion to higher precision is exact.
     narrows = torch.finfo(image.dtype).eps < torch.finfo(dtype).eps
     return size, size * unit_roundoff(dtype) if narrows else torch.zeros_like(size)
 

@@ -1,7 +1,7 @@
 """The activation of proved networks: it shrinks the modulus of complex coefficients.
 
 ``s(z) = z sum_j a_j min(1, tau_j / |z|)`` with ``a_j >= 0`` and ``sum_j a_j = 1`` is the gradient
-of a convex function, a sum of Huber functions of ``|z|``, and 1-Lipschitz; so
+of a convex function, a sum of Huber functions of ``|z|``, and 1-Lipschitz. Hence
 ``<s(u) - s(v), u - v> >= ||s(u) - s(v)||^2`` (Baillon and Haddad 1977).
 """
 
@@ -47,25 +47,26 @@ def slopes(z: Tensor, thresholds: Tensor, shares: Tensor, scale: Tensor | None =
     for threshold, share in zip(thresholds, shares):
         a, ratio = share.reshape(shape), threshold.reshape(shape) * inverse
         weight = weight + a * ratio.clamp(max=1)
+        # Below the threshold the term is the identity, so nothing is missing along z.
         drop = drop + a * torch.where(ratio < 1, ratio, 0)
     return Slopes(weight, drop)
 
 
 class Shrunk(NamedTuple):
-    """s at coefficients z: its value, and its derivative along a change of them."""
+    """s at coefficients z: its value, and what its derivative needs."""
 
     value: Tensor
     slopes: Slopes
     direction: Tensor
 
     def change(self, v: Tensor) -> Tensor:
-        """``s'(z) v``: along z the slope of s, across it ``s(|z|) / |z|``."""
+        """``s'(z) v``. Along z the slope is that of s; across z it is ``s(|z|) / |z|``."""
         along = (self.direction * v).sum(1, keepdim=True)
         return v * self.slopes.weight - self.direction * (self.slopes.drop * along)
 
 
 def shrunk(z: Tensor, thresholds: Tensor, shares: Tensor, scale: PerSample) -> Shrunk:
-    """s at coefficients, its thresholds times a scale for each sample, (batch,)."""
+    """s at coefficients, with thresholds multiplied by a scale for each sample, (batch,)."""
     factor = scale.to(z.dtype).reshape(-1, *(1,) * (z.ndim - 1))
     found = slopes(z, thresholds, shares, factor)
     return Shrunk(z * found.weight, found, z * inverse_modulus(z))

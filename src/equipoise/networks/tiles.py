@@ -119,8 +119,7 @@ def _cuts(n: int, tile: int, halo: int, grid: int = 1) -> list[Cut]:
     cuts = []
     for i in range(count):
         start, stop = n * i // count, n * (i + 1) // count
-        # A network with strides has its own grid; a tile that begins between its points would give
-        # another result.
+        # A network that works on blocks gives another result if a tile begins inside a block.
         first = max(start - halo, 0) // grid * grid
         outer = slice(first, min(stop + halo, n))
         cuts.append(Cut(outer, slice(start - outer.start, stop - outer.start)))

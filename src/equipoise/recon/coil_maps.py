@@ -102,6 +102,7 @@ def calibrate_maps(
         frames = [acquisition.calibration_lines(i) for i in range(len(acquisition.kspace))]
         kspace, mask = (torch.cat(parts) for parts in zip(*frames))
         transform = compression(combine(transform, kspace), mask, virtual) @ transform
+    # Without either the matrix is the identity, and a product would only round the samples.
     if whiten or virtual is not None:
         acquisition = acquisition.in_channels(transform)
     maps, eigenvalues, rows = [], [], []
@@ -126,6 +127,7 @@ def _examine(
             f"{float(eigenvalue.max()):.3f}: lower --crop"
         )
     window = hann_window(mask.shape[1:], tuple(region), mask.device)
+    # Measured although unit sum of squares implies it, because every bound relies on it.
     size = float(operator_norm(SenseOp(csm, mask)).max())
     if size > 1 + NORM_TOLERANCE:
         raise BadInputError(
@@ -192,6 +194,7 @@ def transformed(acquisition: Acquisition, maps: Path) -> Acquisition | None:
     BadInputError
         If the transform is not a complex matrix, or the scan has another number of channels.
     """
+    # npy and cfl files hold maps only.
     if not is_hdf5(maps):
         return None
     with open_hdf5(maps) as file:

@@ -172,6 +172,7 @@ def enlarge(
     """
     started = time.perf_counter()
     check_fits(photograph, blur.factor)
+    # The solver is for complex images; the imaginary part stays zero.
     small = torch.from_numpy(photograph.luminance)[None].to(torch.complex64)
     image, blocks = _luminance(small, model, blur, noise, lam, options, block)
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
@@ -257,8 +258,10 @@ class _Cut:
 
 def _cuts(n: int, block: int) -> list[_Cut]:
     """``0 .. n`` in blocks of at most ``block`` that share ``OVERLAP`` pixels."""
+    # A single block has no seams.
     if n <= block:
         return [_Cut(slice(0, n), slice(0, n))]
+    # Equal blocks instead of full ones and a rest, because a narrow rest would be all border.
     count = -(-n // (block - OVERLAP))
     edges = [n * i // count for i in range(count + 1)]
     half = OVERLAP // 2

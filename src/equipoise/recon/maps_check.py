@@ -31,6 +31,7 @@ def check_maps(acquisition: Acquisition, source: str) -> None:
     InputWarning
         If they leave more than ``DOUBTFUL`` of a slice unexplained.
     """
+    # One coil has no relative sensitivity that a calibration region could contradict.
     if acquisition.csm is None or acquisition.kspace.shape[1] == 1:
         return
     energy = acquisition.kspace.abs().square().flatten(1).sum(1)
@@ -62,6 +63,7 @@ def _slice(acquisition: Acquisition, index: int) -> tuple[Tensor, Tensor, Tensor
 
 def _advice(acquisition: Acquisition, index: int) -> str:
     kspace, mask, csm = _slice(acquisition, index)
+    # The order of the coils first, because its advice is the most specific.
     order = fitting_order(kspace, mask, csm)
     if order is not None:
         left = misfit(kspace, mask, csm[:, order])

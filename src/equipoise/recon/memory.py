@@ -66,6 +66,7 @@ def estimate(
     slices, coils, y, x = stack_shape(acquisition)
     pixels = y * x
     kept = COMPLEX * slices * pixels * (3 + (coils if keep_maps else 0))
+    # Either of the two is in memory at a time, so the larger one counts below.
     calibration = 0 if acquisition.csm is not None else ESPIRIT_COPIES * COMPLEX * coils * pixels
     at_once = pixels if tile is None else min(pixels, tile**2)
     solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + at_once * bytes_of_a_pixel(model)
@@ -98,6 +99,7 @@ def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
     free = available_memory()
     for keep_maps, tile in ((True, None), (False, None), (False, TILE)):
         needed = estimate(acquisition, model, keep_maps=keep_maps, tile=tile)
+        # Where the free memory is unknown, the scan is tried.
         if free is None or needed <= free:
             return Plan(needed, keep_maps, tile)
     raise BadInputError(

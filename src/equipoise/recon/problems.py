@@ -55,6 +55,7 @@ def slice_problem(acquisition: Acquisition, index: int) -> ScanProblem:
     kspace, mask = kspace / unit, _of_slice(acquisition.mask, index)
     if acquisition.csm is None:
         lines, measured = acquisition.calibration_lines(index)
+        # A separate calibration scan has its own scale, which maps do not depend on.
         csm = estimate_csm(lines / (float(lines.abs().max()) or 1.0), measured)
     else:
         csm = normalize_csm(_of_slice(acquisition.csm, index))

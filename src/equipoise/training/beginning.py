@@ -143,6 +143,7 @@ def _second_pass(config: TrainConfig) -> Method | None:
     if config.start is None or not isinstance(asked, MolGuidedConfig):
         return None
     start = load_model(config.start)
+    # Start weights of two passes are continued as a whole.
     if isinstance(start, MolGuided):
         return None
     return MolGuided.after(start, asked.adaptation.hidden, config.seed).train()
@@ -161,6 +162,7 @@ def with_network(config: TrainConfig, network: nn.Module) -> Method:
         If the method needs a particular network, or ``start`` is given too.
     """
     method = config.model.method
+    # The other methods prove or measure something about their own layers.
     if method not in OWN_NETWORK:
         raise BadInputError(
             f"model.method is {method}, which needs its particular network: use your own network "

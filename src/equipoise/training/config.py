@@ -45,6 +45,7 @@ def refuse_test_data(content: Any) -> None:
     BadInputError
         If it does. It is a ValueError too, so that pydantic reports it.
     """
+    # Refused before the schema, whose message about an unknown key would not say why.
     if isinstance(content, dict) and "test" in content:
         raise BadInputError(TEST_DATA)
 

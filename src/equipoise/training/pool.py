@@ -74,6 +74,7 @@ class Pool:
         if slot is None:
             return self._draw(drawn)
         known = self._samples.get(slot)
+        # Drawn again from its seed after a resume, because a checkpoint does not hold samples.
         if known is None or known[0] != drawn:
             known = self._samples[slot] = drawn, self._draw(drawn)
         return known[1]
@@ -82,6 +83,7 @@ class Pool:
         """The starts of the solves of a step, as arguments of ``solve``; none for a new sample."""
         slot, drawn = self._place(step)
         end = None if slot is None else self.ends.get(slot)
+        # The stored equilibrium belongs to the acquisition that had this place before.
         if end is None or end.step != drawn:
             return {}
         image, adjoint = end.image.to(self.device), end.adjoint.to(self.device)
@@ -97,6 +99,7 @@ class Pool:
     def _place(self, step: int) -> tuple[int | None, int]:
         """The place of a step in the pool, or None, and the step at which it was filled."""
         first, size = self.config.warmup_steps, self.config.pool
+        # The warm-up solves nothing that a start could shorten.
         if step < first or not size:
             return None, step
         return (step - first) % size, first + drawn_at(step - first, size, self.config.pool_uses)

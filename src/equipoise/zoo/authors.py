@@ -41,6 +41,7 @@ def import_authors_checkpoint(path: Path, shift: float = AUTHORS_SHIFT) -> MOL:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = content["state_dict"]
         prefix, layers = "f.dw.net.", 0
+        # Their file has no configuration, so the shapes of the weights tell it.
         while f"{prefix}{layers}.conv.weight" in state:
             layers += 1
         first = state[f"{prefix}0.conv.weight"]

@@ -33,13 +33,16 @@ def cache_file() -> Path:
 
 def compute_evidence(model: Method) -> str:
     """``model.m_evidence``, using cached bounds of these weights."""
+    # Small networks need no cache, because their bounds take less than seconds.
     if sum(p.numel() for p in model.parameters()) < WORTH_KEEPING:
         return model.m_evidence
     path = cache_file()
     kept = _kept(path)
     for key, value in kept.items():
+        # A bound of this process is newer than one of the file.
         known_norms.setdefault(key, value)
     evidence = model.m_evidence
+    # Written only if something is new, so that read-only use never touches the file.
     if not known_norms.keys() <= kept.keys():
         _keep(path)
     return evidence

@@ -53,12 +53,14 @@ def find_model(name: str | Path) -> Path:
         If there is no such model, or a method has several models.
     """
     text = chosen_model(str(name))
+    # A path must not be shadowed by a model of the package.
     if _is_bare(text):
         for folder in (_packaged(), user_folder()):
             if (folder / f"{text}{SUFFIX}").is_file():
                 return folder / f"{text}{SUFFIX}"
     if Path(text).is_file():
         return Path(text)
+    # Named in the message only: a file of the working folder must not replace a model silently.
     nearby = Path(f"{text}{SUFFIX}")
     hint = f", but {nearby} is one" if nearby.is_file() else ""
     raise BadInputError(

@@ -94,6 +94,7 @@ def opened(path: Path) -> Iterator[tuple[Header, Any]]:
 def _header(path: Path, file: Any) -> Header:
     metadata = file.metadata() or {}
     version = metadata.get("format")
+    # Checked before the header is parsed, whose fields depend on the version.
     if version not in (FORMAT, OLD_FORMAT):
         raise BadInputError(
             f"{path} is a safetensors file but not a model of this package: its format is "

@@ -19,6 +19,7 @@ def install_model(path: Path, name: str | None = None, *, overwrite: bool = Fals
         If the file is not a model or is damaged, or the name is taken or not allowed.
     """
     path = find_model(path)
+    # Loaded before it is copied, so that a bad file fails now and not when it is first used.
     load_model(path)
     verify(path)
     name = name or path.name.removesuffix(SUFFIX)

@@ -41,6 +41,7 @@ def save_model(path: Path, model: Method, provenance: dict[str, Any]) -> None:
     BadInputError
         If the folder does not exist, or the weights have a type that cannot be stored.
     """
+    # Taken before, because the weights for inference may be a new model without it.
     calibration, model = model.calibration, model.for_inference()
     metadata = {
         "format": FORMAT,
@@ -124,6 +125,8 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = 
     with opened(path) as (header, file):
         stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         body = own_body(path, header.own, network)
+        # Before any weight is read or allocated: the header may ask for a far larger network than
+        # the file holds.
         _check_shapes(path, wanted_shapes(header.config, body), stored, header.own)
         state = {key: file.get_tensor(key) for key in stored}
     if body is None:
@@ -135,6 +138,7 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = 
     # Assigned instead of copied, so that an own network gets the precision of each stored weight.
     model.load_state_dict(state, assign=body is not None)
     model.calibration = _calibration(path, header)
+    # The bounds of the cache are loaded here, before anything asks for the evidence.
     compute_evidence(model)
     _check_proof(path, model)
     return model.eval()

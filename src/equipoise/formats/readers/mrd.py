@@ -360,7 +360,7 @@ def _geometry(
         return None
     names = first.dtype.names or ()
     needed = ("position", "slice_dir", "phase_dir", "read_dir")
-    # Older versions of the header lack some fields.
+    # The headers in a file may lack some fields.
     position, *axes = (
         first[n].astype(float) if n in names else np.zeros((len(first), 3)) for n in needed
     )

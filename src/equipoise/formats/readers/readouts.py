@@ -88,8 +88,7 @@ class Readouts:
         """
         lengths = np.array([s.shape[1] for s in self.samples])
         turned = np.where(self.reverse, lengths - 1 - self.centre, self.centre)
-        # Manufacturers disagree on the order in which reversed readouts are counted; the forward
-        # ones tell.
+        # Files disagree on the order in which reversed readouts are counted; the forward ones tell.
         usual = self.centre[~self.reverse]
         if len(usual):
             same = self.reverse & np.isin(self.centre, usual) & ~np.isin(turned, usual)

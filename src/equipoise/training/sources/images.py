@@ -55,6 +55,7 @@ def load_labelled(paths: list[Path]) -> list[LabelledImage]:
             stack = _stack(file)
             for image, subject in zip(stack, _subjects(file, len(stack))):
                 tensor = torch.from_numpy(np.require(image, np.complex64, ["C", "W"]))
+                # A slice of zeros has no scale, and nothing to learn.
                 if float(tensor.abs().max()) > 0:
                     slices.append(LabelledImage(tensor / tensor.abs().max(), subject))
     if not slices:
@@ -111,6 +112,7 @@ def _read_nifti(path: Path) -> np.ndarray:
     file: Any = nibabel.load(path)
     shape, kind = file.shape, file.get_data_dtype()
     declared = math.prod(shape) * kind.itemsize
+    # A compressed header can declare any size.
     check_size(f"{path} {shape}", declared, path.stat().st_size)
     if kind.names is not None or not 2 <= len(shape) <= 4:
         raise BadInputError(
@@ -125,6 +127,7 @@ def _read_nifti(path: Path) -> np.ndarray:
 
 def _subjects(path: Path, count: int) -> list[str]:
     """The subject of each slice, from the dataset ``subject``, else the file itself."""
+    # Other formats have no place for a subject.
     if not path.name.endswith(".h5"):
         return [str(path)] * count
     with open_hdf5(path) as file:

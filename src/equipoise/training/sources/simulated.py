@@ -79,6 +79,7 @@ class Simulation(Source):
         csm = self._coil_maps(full, rng)
         if rng.random() < self.masked_maps:
             csm = csm * _object_support(image)
+        # A complex image has the phase of its scan, and keeps it.
         if not bool(image.imag.any()):
             image = image * _smooth_phase(full, self.phase, rng)
         if crop:
@@ -97,10 +98,13 @@ class Simulation(Source):
         level = np.exp(rng.uniform(*np.log(self.noise)))
         sigma = float(level * torch.quantile(target.abs().flatten(), 0.99))
         noisy = operator.forward(image) + mask[:, None] * complex_noise(csm.shape, rng) * sigma
+        # The target is combined with the estimated maps, because another combination would count as
+        # an error.
         if rng.random() < self.estimated:
             maps = estimate_csm(noisy, mask)
             target = (maps.conj() * csm).sum(1) * image
             return Scan(SenseOp(maps, mask), noisy, target, noise_level(noisy, mask))
+        # lam must work with the noise level that a real scan shows, not with the true one.
         found = sigma * rng.uniform(*MISREADING)
         reading = torch.tensor([found], dtype=torch.float64, device=noisy.device)
         return Scan(operator, noisy, target, reading)
@@ -149,6 +153,7 @@ def _usable(
     lines = kind in WHOLE_LINES
     offset, slope = USEFUL[lines]
     share = min(calibration / shape[1], 1) * (1 if lines else min(calibration / shape[0], 1))
+    # Beyond this the coils cannot separate the aliases, and training would learn to invent them.
     highest = min(between[1], offset + slope * n_coils, MOST_CALIBRATION / share)
     return min(between[0], highest), highest
 
@@ -203,6 +208,7 @@ def _measured_maps(maps: Tensor, shape: Shape, n_coils: int, rng: np.random.Gene
     cut = _turn(cut, int(rng.integers(4)), bool(rng.integers(2)))
     left_vectors, _, _ = torch.linalg.svd(cut.flatten(1), full_matrices=False)
     virtual = torch.einsum("cv,cyx->vyx", left_vectors[:, :n_coils].conj(), cut)
+    # A unitary mixture keeps the sum of squares, and makes every set of virtual coils a new one.
     mixing, _ = torch.linalg.qr(complex_noise((n_coils, n_coils), rng))
     return normalize_csm(resize_maps(torch.einsum("cv,vyx->cyx", mixing, virtual), shape))
 
@@ -213,6 +219,7 @@ def _lower_resolution(image: Tensor, zoom: float, crop: int | None) -> Tensor:
     top, left = image.shape[0] // 2 - y // 2, image.shape[1] // 2 - x // 2
     kspace = image_to_kspace(image)[top : top + y, left : left + x]
     lower = kspace_to_image(kspace) * math.sqrt(y * x / image.numel())
+    # The cut rings below zero, which would become a phase of pi.
     return lower if bool(image.imag.any()) else lower.abs().to(image.dtype)
 
 
