@@ -39,6 +39,7 @@ def calib(
         from equipoise.recon.coil_maps import calibrate_maps, check_maps_target, save_maps
 
         acquisition = as_slices(read(scan))
+        # A scan that the reader whitened has other channels than the scanner, too.
         changed = whiten or coils is not None or acquisition.header.whitening is not None
         inputs = input_files(scan)
         check_maps_target(output, changed=changed, overwrite=overwrite, inputs=inputs)

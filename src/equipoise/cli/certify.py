@@ -86,6 +86,7 @@ def certify(
 
         model = chosen_model(model, real=False)
         inputs = input_files(scan, csm, mask, model if Path(model).is_file() else None)
+        # Before the work: a refusal after minutes of solving would lose the results.
         check_files([folder / name for name in WRITTEN], overwrite=overwrite, inputs=inputs)
         check_report_target(report, overwrite, inputs)
         network = load_model(model)
@@ -99,6 +100,7 @@ def certify(
             for index in range(len(acquisition.kspace)):
                 with console.status(f"slice {index} of {len(acquisition.kspace)}"):
                     problem = slice_problem(acquisition, index)
+                    # The option is in units of the scan, and the problem is divided by its unit.
                     if noise is not None:
                         level = torch.full_like(problem.noise_level, noise / problem.unit)
                         problem = replace(problem, noise_level=level)
@@ -152,6 +154,7 @@ def _print(c: "Certificate") -> None:
             f"  H: lipschitz_lower {c.lipschitz_lower:.3f} (measured), lipschitz_upper "
             f"{c.lipschitz_upper:.3g} (proved), m_local {min(c.m_local):.3f} (measured)"
         )
+    # Printed again in colour, because it is easily missed among the statements.
     if c.m_evidence == "refuted":
         console.print("  m is REFUTED at this image: nothing is promised", style="bold yellow")
     if c.noise_response is not None:

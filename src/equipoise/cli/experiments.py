@@ -271,6 +271,7 @@ def _load(
     found = _Chosen({}, {})
     for entry in names.split(","):
         name, _, file = entry.strip().partition("=")
+        # Rows are told apart by the names of their methods.
         if name in found.loaded or not name:
             raise BadInputError(f"--methods is {names!r}: each method needs a different name")
         model = None if name in untrained else file or f"{name}{suffix}"

@@ -69,6 +69,7 @@ def convert(
         if kspace:
             acquisition = read(source)
             beside = trajectory_beside(target, acquisition)
+            # The trajectory is a second file, which could replace one that exists.
             if beside is not None:
                 check_target(beside, overwrite=overwrite, inputs=inputs)
             notes, left_out = write_kspace(target, acquisition), acquisition.header.left_out
@@ -79,6 +80,7 @@ def convert(
     for note in notes:
         console.print(f"{source.name}: {note}", style="dim", markup=False)
     console.print(f"written: {target}", markup=False)
+    # The file is written, but it is not the whole scan, and a script must notice.
     if left_out:
         raise typer.Exit(SOME_FAILED)
 

@@ -16,6 +16,7 @@ class _ListByDefault(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Insert ``list`` if there is no subcommand."""
+        # --json alone belongs to the list.
         alone = not args or args[0] == "--json"
         return super().parse_args(ctx, ["list", *args] if alone else args)
 

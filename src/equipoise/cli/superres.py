@@ -62,6 +62,7 @@ def superres(
     _announce(result, output)
     if as_json:
         print(json.dumps(result.as_json(str(image), model), allow_nan=False))
+    # After the file is written: a loose image is better than none.
     if strict and result.outcome.value != "converged":
         raise typer.Exit(NOT_CONVERGED)
 

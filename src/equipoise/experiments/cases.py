@@ -89,9 +89,11 @@ def _expanded(data: list[Path]) -> list[Path]:
 def _as_scan(path: Path) -> Acquisition | None:
     """The scan, or None if the file may hold images, such as an npy stack with three axes."""
     try:
+        # With three axes it may be k-space (coils, y, x) or images; experiments expect images.
         if path.suffix == ".npy" and np.load(path, mmap_mode="r").ndim == IMAGE_STACK_AXES:
             return None
         return as_slices(read(path))
+    # What is not a scan is tried as images next, whose reader reports what is wrong.
     except (BadInputError, OSError, ValueError):
         return None
 

@@ -64,6 +64,8 @@ def study(
         for count in iterations:
             arguments = [method, str(count), str(size), str(n_coils)]
             code = "from equipoise.experiments.memory import main; main()"
+            # One process for each measurement: memory that one returns late would count for the
+            # next.
             done = subprocess.run(
                 [sys.executable, "-c", code, *arguments],
                 capture_output=True,
@@ -83,6 +85,7 @@ def study(
 def main() -> None:
     """Measure one combination, given as command line arguments."""
     name, iterations, size, n_coils = sys.argv[1], *map(int, sys.argv[2:5])
+    # Other threads would keep memory of their own, which would count.
     torch.set_num_threads(1)
     shape = (size, size)
     mask = make_mask("variable-density-2d", shape, 4.0, 12, 0)

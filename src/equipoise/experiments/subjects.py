@@ -40,6 +40,7 @@ def paired_difference(rows: Sequence[Row], method: str, other: str) -> dict[str,
 
 def interval(values: Sequence[Sequence[float]]) -> list[float] | None:
     """The bootstrap interval of the mean of all values; a subject is drawn with all its values."""
+    # One subject says nothing about others.
     if len(values) < 2:
         return None
     sums, counts = (np.array([f(own) for own in values], float) for f in (sum, len))
@@ -68,6 +69,7 @@ def seen_before(origins: Mapping[str, Mapping[str, Any]], data: Iterable[Path]) 
     data
         Files and folders of the comparison.
     """
+    # Provenance holds names without folders; training may have been given the folder of the file.
     names = {name for path in data for name in (path.name, path.parent.name)}
     found: dict[tuple[str, str], list[str]] = {}
     for method, origin in origins.items():

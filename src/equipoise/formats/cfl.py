@@ -45,6 +45,7 @@ def read_cfl(path: Path) -> np.ndarray:
             f"{header} gives the dimensions {tuple(dimensions)}; expected at most "
             f"{N_DIMENSIONS} positive numbers"
         )
+    # The header is text beside the data, so the two are easily mixed up.
     if stored != math.prod(dimensions) * np.dtype(np.complex64).itemsize:
         raise BadInputError(
             f"{content} holds {stored / 8:g} numbers, but its header says {math.prod(dimensions)} "

@@ -27,6 +27,7 @@ def _shrink(mask: np.ndarray) -> np.ndarray:
 
 def _cell(top: float, bottom: float) -> str:
     """One character for two cells: a half block if they differ, else a shade."""
+    # Half blocks double the vertical resolution where a line is sampled and its neighbour is not.
     if top >= 0.5 > bottom:
         return "▀"
     if bottom >= 0.5 > top:

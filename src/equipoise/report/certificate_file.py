@@ -37,6 +37,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [_finite(entry) for entry in value]
+    # json would write the words NaN and Infinity, which other parsers refuse.
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

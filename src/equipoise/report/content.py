@@ -164,7 +164,7 @@ def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice
 
 
 def weight_facts(lam: float, threshold: float | None, choice: Choice) -> list[tuple[str, str]]:
-    """lam, the scale of the thresholds, and where they come from."""
+    """Rows for lam and the scale of the thresholds, and for how they were chosen."""
     facts = [("lam", f"{lam:.3g} ({choice.basis})")]
     if threshold is not None:
         facts.append(("scale of the thresholds", f"{threshold:.3g}"))
@@ -193,6 +193,7 @@ def slice_problem_with(
 def _sense(
     problem: Problem[SenseOp], result: Reconstruction, index: int, lam: float
 ) -> tuple[np.ndarray, str]:
+    # With a target the best lam is known, which makes the comparison fair to SENSE.
     if result.sense is not None:
         return result.sense[index].numpy(), "SENSE at the lam that is best for the target"
     return _at_lam(problem, lam), f"SENSE at the same lam, {lam:.3g}"

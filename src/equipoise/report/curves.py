@@ -16,12 +16,14 @@ Point = tuple[float, float]
 
 def convergence_curve(history: np.ndarray) -> str:
     """Residual and bound by iteration, logarithmic."""
-    # The logarithm has no place for zeros and infinities: points without a bound are left out.
+    # A logarithmic axis has no place for zeros and infinities, so points without a bound are left
+    # out.
     values = np.where(np.isfinite(history) & (history > 0), history, np.nan)
     if len(values) < 2 or np.isnan(values).all():
         return ""
     low = math.floor(math.log10(float(np.nanmin(values))))
     high = math.ceil(math.log10(float(np.nanmax(values))))
+    # A flat curve would give an axis without length.
     high = max(high, low + 1)
     span = len(values) - 1
 

@@ -83,6 +83,7 @@ def certificate_figure(path: Path, found: CertifiedSlice) -> None:
     panels = {"image": (image, "gray")}
     if found.noise is not None:
         panels["noise, standard deviation"] = (found.noise.std.numpy(), "viridis")
+    # The attack is computed in normalised units, the image is in those of the scan.
     if found.attack is not None:
         moved = (found.attack.image * found.unit - found.image)[0].abs().numpy()
         panels["moved by the attack"] = (moved, "magma")

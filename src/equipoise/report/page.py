@@ -199,6 +199,7 @@ def _coloured(values: np.ndarray, name: str) -> str:
 def _montage(csm: np.ndarray) -> str:
     """Magnitudes of the first coils, at half size, four in a row."""
     shown = np.abs(csm[:COILS_SHOWN, ::2, ::2])
+    # Empty tiles fill the last row.
     shown = np.concatenate([shown, np.zeros((-len(shown) % 4, *shown.shape[1:]))])
     rows = [np.concatenate(list(row), 1) for row in np.split(shown, len(shown) // 4)]
     return _coloured(np.concatenate(rows, 0), "viridis")
@@ -212,6 +213,7 @@ def _embedded(colours: np.ndarray) -> str:
     block = -(-max(colours.shape[:2]) // LARGEST_SIDE)
     y, x = (n // block * block for n in colours.shape[:2])
     cells = colours[:y, :x].reshape(y // block, block, x // block, block, 3)
+    # Averaged, because skipping pixels would alias fine structure.
     pixels = np.rint(cells.mean((1, 3)) * 255).astype(np.uint8)
     Image.fromarray(pixels).save(content, format="WEBP", quality=QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
@@ -225,6 +227,7 @@ def _methods(report: Report) -> str:
     )
     if report.maps:
         text += f"Coil sensitivity maps {report.maps}. "
+    # The sentence describes an equilibrium, which the other methods do not have.
     if report.method.startswith("mol"):
         text += (
             "The image is the equilibrium of lam A^H (A x - b) + x - H(x) = 0, where H is a "

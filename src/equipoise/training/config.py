@@ -216,6 +216,7 @@ class TrainConfig(Settings):
                 "leave pool out"
             )
         barrier = self.limit - self.lipschitz.reserve
+        # T minus a reserve is where the barrier lies, and to what weights are scaled.
         if barrier <= 0 or self.limit <= self.lipschitz.validation_reserve:
             raise ValueError("the reserves of lipschitz must be smaller than T = 1 - m")
         # H starts close to skip x, which must not lie beyond the barrier from the first step.

@@ -17,6 +17,8 @@ def log_barrier(estimate: PerSample, threshold: float, margin: float = 1e-3) -> 
     margin
         Distance from T at which the straight line begins; its slope is ``1 / margin``.
     """
+    # The logarithm is infinite at T, and an estimate can lie beyond it; the line keeps the slope
+    # finite.
     gap = (threshold - estimate).clamp(min=margin)
     beyond = (estimate - (threshold - margin)).clamp(min=0)
     return -torch.log(gap) + beyond / margin

@@ -36,6 +36,7 @@ def origin_of(
     for key in ("train", "validation"):
         data[key] = [Path(path).name for path in data[key]]
     data["coils"] = data["coils"] and Path(data["coils"]).name
+    # The file of the start weights may be gone later, so its provenance is copied.
     if config.start:
         content["start"] = provenance(config.start)
     return {

@@ -55,5 +55,6 @@ class TrainingProgress:
         if step.validation:
             values = "  ".join(f"{k} {v:.4g}" for k, v in step.validation.items())
             self.console.print(f"step {step.step}: validation  {values}", markup=False)
+        # A log has no bar, and a line for each step would fill it.
         elif not self.console.is_terminal and step.step % LINE_EVERY == 0:
             self.console.print(f"step {step.step}/{step.total}  {text}", markup=False)

@@ -59,6 +59,7 @@ def ghost_level(navigators: list[np.ndarray], reverse: np.ndarray) -> float | No
         turned = line[:, ::-1] if backwards else line
         centred = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(turned, axes=-1)), axes=-1)
         profiles[bool(backwards)].append(centred)
+    # The phase between the directions needs both.
     if not all(profiles.values()):
         return None
     forwards, backward = (np.mean(profiles[b], axis=0) for b in (False, True))

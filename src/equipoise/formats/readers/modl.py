@@ -32,6 +32,7 @@ def read(path: Path) -> Acquisition:
         if missing:
             raise BadInputError(f"{path} lacks {', '.join(missing)}; it has {sorted(file)}")
         image, csm, mask = (read_complex(file[name]) for name in names)
+    # The product below would broadcast shapes that do not belong together.
     if csm.ndim != 4 or image.shape != mask.shape or image.shape != csm[:, 0].shape:
         raise BadInputError(
             f"{path}: {names[0]} {image.shape}, {names[1]} {csm.shape} and {names[2]} "

@@ -45,6 +45,7 @@ def only_calibration(heads: np.ndarray) -> np.ndarray:
 
 def encodings(heads: np.ndarray) -> np.ndarray:
     """The number of the encoding of each readout."""
+    # Files with one encoding may lack the field.
     if "encoding_space_ref" not in (heads.dtype.names or ()):
         return np.zeros(len(heads), int)
     return heads["encoding_space_ref"].astype(int)

@@ -54,6 +54,7 @@ def _on_lines(coordinates: list[np.ndarray]) -> bool:
 
     Coordinates that are not numbers do not count.
     """
+    # Some converters leave the coordinates of Cartesian scans unset.
     if not all(np.isfinite(c).all() for c in coordinates):
         return True
     ranges = np.array([np.ptp(c, axis=0) for c in coordinates])
@@ -117,6 +118,7 @@ def _split(
         if third.any():
             notes.append("2D data with three coordinates: the third is taken as the density")
         return points[..., :2], third if third.any() else None
+    # The header gives the third direction only by the counter of the partitions.
     if points.shape[-1] == 2 and partitions.any():
         notes.append(
             "a stack of 2D trajectories: the partition counter, about its middle, is the "
@@ -137,6 +139,8 @@ def _frames(
     images, index = np.unique(keys, axis=0, return_inverse=True)
     members = [np.flatnonzero(index.ravel() == i) for i in range(len(images))]
     counts = np.array([len(m) for m in members])
+    # An array needs frames of one length; incomplete frames are at the end of a scan that was
+    # stopped.
     usual = int(np.bincount(counts).argmax())
     labels = labels_of(images, list(lines.counters))
     notes += [

@@ -25,10 +25,10 @@ def are_separate(lines: Readouts, reference: np.ndarray, declared: bool | None) 
     lines
         All readouts.
     reference
-        Those that are flagged for calibration only.
+        Which of them are flagged for calibration only.
     declared
-        Whether the file says that its reference lines are a scan of their own; None if it does
-        not say. They are one if they have counters that no readout of an image has, or if they
+        Whether the file says that its reference lines are a separate scan; None if it does not
+        say. They then count as separate if no readout of an image has their counters, or if they
         repeat a line of an image.
     """
     if declared or not reference.any():
@@ -36,6 +36,7 @@ def are_separate(lines: Readouts, reference: np.ndarray, declared: bool | None) 
     images = {tuple(key) for key in lines.frames()[~reference]}
     elsewhere = np.array([tuple(key) not in images for key in lines.frames()])
     separate = reference & elsewhere
+    # A line is measured once for an image, so a repetition belongs to another scan.
     if declared is None and _repeats(lines, reference & ~elsewhere, ~reference):
         return reference
     return np.asarray(separate)
@@ -51,20 +52,20 @@ def _repeats(lines: Readouts, some: np.ndarray, others: np.ndarray) -> bool:
 def calibration_of(
     lines: Readouts, own: XmlHeader, stack: Stack, xml: XmlHeader, source: str, notes: list[str]
 ) -> Calibration | None:
-    """Readouts of a separate reference scan as what the maps of a stack are estimated from.
+    """The calibration of a stack, from the readouts of a separate reference scan.
 
     Parameters
     ----------
     lines, own
-        The readouts, whitened as those of the images, and the header of their own encoding.
+        The readouts, whitened like those of the images, and the header of their own encoding.
     stack, xml
         The images, and the header of their encoding.
     source, notes
-        The file, and what is to be said of it.
+        The file, and the list that receives notes.
 
     Returns
     -------
-    None, with a note, where they cannot be used.
+    None, with a note, if they cannot be used.
     """
     count = len(lines.samples)
     if {s.shape[0] for s in lines.samples} != {stack.kspace.shape[1]}:
@@ -72,6 +73,7 @@ def calibration_of(
         return None
     reference = assemble(lines, own, source, [])
     blocks = [centre_of(*parts) for parts in zip(*reference.tensors())]
+    # Maps need the same number of dimensions as the images, and a few lines about DC.
     if reference.volumetric != stack.volumetric or any(b is None for b in blocks):
         what = "is 3D and the images are not, or the other way round"
         if reference.volumetric == stack.volumetric:
@@ -79,6 +81,7 @@ def calibration_of(
         notes.append(f"the separate calibration scan of {count} readouts {what}: left out")
         return None
     whole = [b for b in blocks if b is not None]
+    # The blocks share one array, so they are cut to the region that each of them holds.
     least = tuple(min(sizes) for sizes in zip(*(b.shape[1:] for b in whole)))
     found = torch.stack([embedded(b, least) for b in whole])
     fields = zip(kept_field(xml), kept_field(own))

@@ -6,7 +6,7 @@ from equipoise.formats.header import name_of
 from equipoise.formats.readers.readouts import Readouts, labels_of
 
 ENOUGH = 0.9
-"""Share of the lines of a frame that makes an image of it, if of a lower resolution."""
+"""Smallest share of its lines from which a frame is reconstructed, at a lower resolution."""
 
 ALIKE = ("contrast", "set")
 """Counters of frames that are measured in the same way."""
@@ -15,8 +15,8 @@ ALIKE = ("contrast", "set")
 def without_stopped(lines: Readouts, notes: list[str]) -> tuple[np.ndarray, list[str]]:
     """The readouts of whole frames, by index, and the frames that are left out, in words.
 
-    A frame was stopped if its lines are the first of those of another frame, in the order in which
-    that was measured, and fewer than ``ENOUGH`` of them.
+    A frame was stopped if its lines are the first lines of another frame, in the order of that
+    frame, and less than the share ``ENOUGH`` of them.
     """
     frames, index = np.unique(lines.frames(), axis=0, return_inverse=True)
     index = index.ravel()
@@ -38,7 +38,7 @@ def without_stopped(lines: Readouts, notes: list[str]) -> tuple[np.ndarray, list
 
 
 Order = tuple[tuple[int, ...], ...]
-"""What frames of one kind share, then line and partition, each once, in the order of time."""
+"""The counters ``ALIKE`` of a frame, then its lines and partitions, each once, in order of time."""
 
 
 def _order(lines: Readouts, indices: np.ndarray) -> list[tuple[int, ...]]:
@@ -47,9 +47,10 @@ def _order(lines: Readouts, indices: np.ndarray) -> list[tuple[int, ...]]:
 
 
 def _longest(orders: list[Order]) -> dict[Order, int]:
-    """The length of an order that begins as each does; sorted, that follows upon it."""
+    """For each order, the length of the longest order that begins with it."""
     found: dict[Order, int] = {}
     after: Order = ()
+    # In descending order an order follows the longer ones that begin with it.
     for order in sorted(set(orders), reverse=True):
         found[order] = found[after] if after[: len(order)] == order else len(order)
         after = order

@@ -33,6 +33,7 @@ def recognizes(path: Path) -> bool:
 def _names(path: Path) -> set[str]:
     if is_hdf5(path):
         return dataset_names(path)
+    # A .npy file cannot hold a trajectory next to the k-space.
     if not path.is_file() or not zipfile.is_zipfile(path):
         return set()
     try:

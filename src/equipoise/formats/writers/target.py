@@ -126,6 +126,7 @@ def check_target(
         )
     check_sidecar(path)
     check_files([path, *companions(path)], overwrite=overwrite, inputs=inputs)
+    # A DICOM series replaces a whole folder, which must hold nothing else.
     if path.is_dir() and (suffix_of(path) != ".dcm" or not dicom.is_series(path)):
         raise BadInputError(f"{path} is a folder with other files: use another name with -o")
     _check_folder(path.parent)
@@ -141,6 +142,7 @@ def check_files(paths: Iterable[Path], *, overwrite: bool, inputs: Inputs | None
     """
     paths = list(paths)
     for path in paths:
+        # The files of a folder would go with it.
         inside = path.iterdir() if path.is_dir() else ()
         read = next((i for p in (path, *inside) if (i := _input_at(p, inputs or {}))), None)
         if read is not None:
