@@ -137,8 +137,8 @@ class TestMapsOfAnotherScan:
         fits = {
             "coils reversed": "in the coil order 5, 4, 3, 2, 1, 0",
             "two coils exchanged": "in the coil order 1, 0, 2, 3, 4, 5",
-            "transposed": "with y and x exchanged",
-            "flipped": "flipped along y",
+            "transposed": "when they are transposed (y and x exchanged)",
+            "flipped": "when they are flipped along y",
             "conjugated": "when they are conjugated",
         }
         assert f"they fit {fits[change]};" in str(error.value)

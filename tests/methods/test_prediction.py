@@ -208,9 +208,9 @@ def test_the_certificate_says_that_lam_was_read_off_the_data():
     assert certificate.threshold == pytest.approx(choice.weights["threshold"])
     words = certificate.statements["perturbation_bound"].meaning
     assert "held fixed" in words
-    assert "read off these data" in words
+    assert "chosen from these data" in words
     by_rule = certify_slice(problem, model, lam="rule").certificate
-    assert "read off these data" not in by_rule.statements["perturbation_bound"].meaning
+    assert "chosen from these data" not in by_rule.statements["perturbation_bound"].meaning
     assert by_rule.lam < certificate.lam
 
 

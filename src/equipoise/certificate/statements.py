@@ -125,10 +125,10 @@ HELD = "with lam, the intensity scale and A, coil maps included, held at those o
 equations."""
 
 PREDICTED = (
-    " lam was read off these data, by what they predict (25): this is a statement about that lam "
-    "and those thresholds held fixed, and other data may lead to another choice."
+    " lam was chosen from these data, by prediction (25): this is a statement about that lam and "
+    "those thresholds held fixed, and other data may lead to another choice."
 )
-"""Added to every statement about a change of the data."""
+"""Added to every statement about a change of the data if the weights were chosen by prediction."""
 
 NO_NORM = (
     "The statement needs ||A||, and nothing is known about it: give the norm of your operator, "

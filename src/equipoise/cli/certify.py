@@ -141,7 +141,7 @@ def _print(c: "Certificate") -> None:
     console.print(f"slice {c.index}: {c.outcome}, {c.model}, {_weights(c)}", style="bold")
     if c.choice.basis == "prediction":
         console.print(
-            f"  lam was read off the data: {c.choice.reason} ({c.choice.evaluations} network "
+            f"  lam was chosen from the data: {c.choice.reason} ({c.choice.evaluations} network "
             "evaluations); bounds on a change of the data hold for this lam held fixed"
         )
     for name in SHOWN:

@@ -41,7 +41,7 @@ class Acquisition:
     header
         Everything else in the file: geometry, labels, crop, noise covariance.
     calibration
-        What coil maps are estimated from, where the frames do not hold it themselves.
+        The lines from which coil maps are estimated, if the frames do not hold them.
     """
 
     encoding: Encoding
@@ -159,7 +159,7 @@ class Acquisition:
         raise BadInputError(f"{self.source}: a trajectory has no matrix, hence no acceleration")
 
     def calibration_lines(self, frame: int) -> tuple[Tensor, Tensor]:
-        """What the coil maps of a frame are estimated from: k-space (1, coil, matrix), and mask."""
+        """The calibration lines of a frame, for its coil maps: k-space (1, coil, matrix), mask."""
         mask = self._need_slices("calibration_lines").mask
         lines = None
         if self.calibration is not None:

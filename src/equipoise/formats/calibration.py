@@ -1,7 +1,7 @@
-"""The lines that coil maps are estimated from, where the images do not hold them themselves.
+"""The calibration lines from which coil maps are estimated, if the images do not hold them.
 
-A reference scan is measured once for all frames of a slice; frames of a series that each leave
-out other lines hold them together.
+A reference scan is measured once for all frames of a slice. Frames of a series that each leave out
+different lines hold the calibration region together.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from equipoise.outcome import BadInputError
 from equipoise.physics.sampling.masks import calibration_region
 
 SMALLEST = 4
-"""Samples along each axis that coil maps can be estimated from."""
+"""Fewest samples along each axis from which coil maps can be estimated."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Calibration:
         (block, coil, y, x) or (block, coil, z, y, x), DC at index ``n // 2`` of each axis; its
         samples lie as far apart in k-space as those of the scan.
     of_frame
-        The block of each frame; None if the frame holds its calibration region itself.
+        The number of the block of each frame; None if the frame itself holds a calibration region.
     """
 
     blocks: Tensor
     of_frame: tuple[int | None, ...]
 
     def lines(self, frame: int, matrix: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
-        """K-space (1, coil, matrix) that is zero beside the block of a frame, and its mask.
+        """K-space (1, coil, matrix) that is zero outside the block of a frame, and its mask.
 
-        None if the frame holds its own.
+        None if the frame itself holds a calibration region.
         """
         block = self.of_frame[frame]
         if block is None:
@@ -52,7 +52,7 @@ class Calibration:
         return Calibration(self.blocks, tuple(self.of_frame[i] for i in frames))
 
     def size(self, frame: int, matrix: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The samples of the block of a frame along each axis of the matrix."""
+        """The size of the block of a frame in samples along each axis of the matrix."""
         if self.of_frame[frame] is None:
             return None
         return tuple(min(b, n) for b, n in zip(self.blocks.shape[2:], matrix))
@@ -136,10 +136,11 @@ def holds_centre(mask: Tensor) -> Tensor:
 def shared_calibration(
     samples: Tensor, mask: Tensor, labels: list[dict[str, int]]
 ) -> Calibration | None:
-    """What the frames of a series that hold no calibration region take from the others.
+    """The calibration that frames without a calibration region take from other frames.
 
-    That is the frame of the same slice with the largest region; or the mean of the frames of one
-    slice and contrast, where those together hold one: a series whose lines alternate.
+    It is that of the frame of the same slice with the largest region. If no frame has one, it is
+    the mean of the frames of one slice and contrast, if together they hold a region, as in a series
+    whose lines alternate.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def shared_calibration(
 
     Returns
     -------
-    None if all frames hold their own, or none has anything to take.
+    None if all frames hold their own region, or none can take one from others.
     """
     frames = len(samples)
     own = holds_centre(mask).expand(frames).tolist()

@@ -13,8 +13,8 @@ Plane = tuple[Vector, Vector, Vector]
 """Unit vectors in which the slice, y and x index grow."""
 
 ASSUMED: Plane = ((0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0))
-"""Where a file does not say: to the head, the front and the left, which is what readers of NIfTI
-take an image for whose orientation is marked as unknown."""
+"""The directions if a file does not state them: to the head, the front and the left. Readers of
+NIfTI assume the same for an image whose orientation is marked as unknown."""
 
 SAME_DIRECTION = 1e-3
 """Components of unit vectors that differ by less are those of one direction, rounded."""
@@ -41,7 +41,7 @@ class Geometry:
     slice_dir, y_dir, x_dir
         Unit vectors along which these three indices grow.
     planes
-        The same three for each image, where they differ, as in a three-plane localizer; else empty.
+        These three for each image, if they differ, as in a three-plane localizer; else empty.
     centres
         Position of pixel ``n // 2``, the centre of the Fourier transform, of each image; of a
         volume, the position of its voxel ``n // 2``.
@@ -131,7 +131,7 @@ class Geometry:
 
     @property
     def plane(self) -> str:
-        """axial, coronal, sagittal, or oblique with the nearest of them; each that there is."""
+        """axial, coronal or sagittal, or oblique with the nearest of them; all that occur."""
         chosen = self.planes or [self.directions(0)]
         return ", ".join(dict.fromkeys(_name(y_dir, x_dir) for _, y_dir, x_dir in chosen))
 
@@ -148,7 +148,7 @@ def _as_plane(numbers: Any) -> Plane:
 
 
 def unknown_geometry(n_images: int) -> Geometry:
-    """Touching slices of unit voxels, where a file says nothing."""
+    """Touching slices of unit voxels, for a file without geometry."""
     centres = [(0.0, 0.0, float(i)) for i in range(n_images)]
     return Geometry((1.0, 1.0, 1.0), centres=centres, oriented=False)
 
@@ -208,7 +208,7 @@ class Header:
     left_out: list[str] = field(default_factory=list)
 
     def without_empty(self, kept: np.ndarray) -> "Header":
-        """That of the frames that are kept; the others hold no sample."""
+        """The header of the frames that are kept; the others hold no sample."""
         gone = [i for i in range(len(self.labels)) if i not in set(kept.tolist())]
         named = [f"{name_of(self.labels[i])} holds no sample" for i in gone]
         return replace(
@@ -268,7 +268,7 @@ class Header:
 
 
 def name_of(label: dict[str, int]) -> str:
-    """A frame in words, what varies over time first."""
+    """A frame in words, with the labels that vary over time first."""
     return ", ".join(f"{n} {v}" for n, v in sorted(label.items(), key=lambda p: p[0] == "slice"))
 
 

@@ -99,7 +99,7 @@ def as_slices(acquisition: Acquisition) -> Acquisition:
 
 
 def _cut_calibration(found: Calibration | None, axis: int, n: int) -> Calibration | None:
-    """The calibration of a volume as that of its slices along an axis of ``n`` samples."""
+    """The calibration of the slices of a volume along an axis of ``n`` samples."""
     if found is None:
         return None
     blocks = found.blocks.movedim(2 + axis, -1)

@@ -90,7 +90,7 @@ class Method(nn.Module, ABC):
     by_construction: ClassVar[bool] = False
     """Whether every value of the weights proves m, so that weights which do not are damaged."""
     usual_lam: ClassVar[Literal["auto", "rule"]] = "rule"
-    """How the weights of a scan are found where nothing else is asked for."""
+    """How the weights of a scan are chosen by default."""
 
     def __init__(
         self, network: nn.Module, data_weight: nn.Module, options: SolverOptions | None = None

@@ -42,7 +42,7 @@ class Conditioned(NamedTuple):
     """H for one scan, the tensors other than weights that it depends on, and a first iterate.
 
     ``first`` is the solution of a first pass that determined H, if there was one, and ``threshold``
-    is the scale of its thresholds, if it has any.
+    is the scale of its thresholds, if it has thresholds.
     """
 
     network: Any

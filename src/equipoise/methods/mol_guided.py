@@ -109,7 +109,7 @@ class MolGuided(MolRidge):
 
     @property
     def predictor(self) -> MolRidge:
-        """The first pass: it costs half, and wants the same multiples of its rule."""
+        """The first pass, which costs half, and whose best weights are the same multiples."""
         return self.guide
 
     def parameter_groups(self) -> list[ParameterGroup]:

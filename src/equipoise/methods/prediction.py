@@ -28,21 +28,23 @@ MOST_TRIALS = 10
 """Most trials, each a loose, warm-started solve."""
 
 BUDGET = 5
-"""No trial begins once all together cost this many times the most expensive one, which costs about
-two thirds of a reconstruction."""
+"""No trial begins when all trials together have cost this many times the most expensive one, which
+costs about two thirds of a reconstruction."""
 
 LOOSE = 3e-2
-"""Certified accuracy of a trial: the bound is several times the distance, and an error of the image
-of 1 % moves the prediction error, which is of the order of the noise, by less than a step of the
-weights does. A bound of 0.01 led to the same choices for a quarter more evaluations."""
+"""Certified accuracy of a trial. The bound is several times the distance, and an error of 1 % of
+the image changes the prediction error, which is of the order of the noise, by less than a step of
+the weights does. A bound of 0.01 led to the same choices, with a quarter more evaluations."""
 
 SIGNIFICANT = 2.0
-"""Standard errors by which the error must fall. One let four lines overrule the rule by chance."""
+"""Standard errors by which the error must fall. With one, four lines overruled the rule by
+chance."""
 
 Position = tuple[int, ...]
 
 LamSetting = float | str
-"""A data weight; ``auto``: the weights that predict best; ``rule``: those of the learned rules."""
+"""A data weight; ``auto`` for the weights that predict best; ``rule`` for those of the learned
+rules."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Choice:
 
     @property
     def arguments(self) -> dict[str, float]:
-        """What ``model.solve`` is given beside the noise level; the rule itself needs nothing."""
+        """Arguments of ``model.solve`` besides the noise level; the learned rule needs none."""
         return {} if self.follows_rule else self.weights
 
     @property
@@ -109,7 +111,7 @@ def weights_for(
     lam: LamSetting | None,
     options: SolverOptions | None = None,
 ) -> Choice:
-    """The weights of a reconstruction as its settings ask for them; None is the usual of the model.
+    """The weights of a reconstruction by its setting of lam; None is the default of the model.
 
     Raises
     ------
@@ -125,7 +127,7 @@ def weights_for(
 
 
 def checked_lam(lam: LamSetting) -> LamSetting:
-    """A setting of lam that is one of the two words, or a number that can be used.
+    """The setting of lam, if it is one of the two words or a usable number.
 
     Raises
     ------
@@ -153,8 +155,8 @@ def choose_weights(
     as long as the squared error falls by more than two standard errors of the paired difference
     over the samples or lines. The expected error is that of the image plus the variance of the
     noise. The latter is the same for all candidates, so differences are those of the images.
-    Where a method has two passes, the first one alone makes the trials: the best weights are the
-    same multiples of its rule.
+    If a method has two passes, only the first is used for the trials, because the best weights of
+    both are the same multiples of their rules.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ def solve_slice(
 ) -> Solution:
     """Solve one slice, or a problem with your own A, with a model.
 
-    lam and the scale of the thresholds are those of the learned rules without a choice.
+    Without a choice, lam and the scale of the thresholds are those of the learned rules.
 
     Raises
     ------

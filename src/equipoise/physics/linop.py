@@ -85,7 +85,8 @@ class LinearOperator(ABC):
         moved = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(getattr(type(self), name, None), cached_property):
-                delattr(moved, name)  # computed again where it is needed
+                # It is computed again on the new device when it is needed.
+                delattr(moved, name)
             elif isinstance(value, Tensor):
                 setattr(moved, name, value.to(device))
         return moved

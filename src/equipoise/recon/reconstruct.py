@@ -151,9 +151,10 @@ def reconstruct(
         The fully sampled scan from which the acquisition was drawn. With it, or with a target in
         the file, SENSE is reconstructed too, at the best lam for the target.
     lam
-        ``rule``: lam and the scale of the thresholds follow the noise of the scan; ``auto``: those
-        that predict samples that were left out best, see :func:`equipoise.choose_weights`; or a
-        data weight. If it is None, the model decides.
+        With ``rule``, lam and the scale of the thresholds follow the noise of the scan. With
+        ``auto``, they are those that best predict samples that were left out, see
+        :func:`equipoise.choose_weights`. A number is the data weight itself. With None, the model
+        decides.
     options
         Solver options.
     on_slice

@@ -34,9 +34,9 @@ class ReconSettings:
     model
         Name or file of the model.
     lam
-        ``rule``: lam and the scale of the thresholds follow the noise of the scan; ``auto``: those
-        that predict best are chosen for every slice; a number: that lam. None: the usual one of
-        the model.
+        With ``rule``, lam and the scale of the thresholds follow the noise of the scan. With
+        ``auto``, those that predict best are chosen for every slice. A number is the data weight
+        itself. None is the default of the model.
     rtol
         Bound on ``||x - x*|| / ||x||`` that ends the iteration; None uses that of the model.
     acceleration, seed

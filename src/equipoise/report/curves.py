@@ -45,7 +45,7 @@ def convergence_curve(history: np.ndarray) -> str:
 
 
 def choice_curve(choice: Choice | None) -> str:
-    """The error of the samples left out by lam, a line for each scale of the thresholds."""
+    """The error of the samples left out against lam, with a line for each scale of thresholds."""
     trials = () if choice is None else choice.trials
     if choice is None or len(trials) < 2:
         return ""
@@ -67,9 +67,9 @@ def choice_curve(choice: Choice | None) -> str:
     parts += [_tick(_place((v - left) / (right - left), 0)[0], f"{10**v:.2g}") for v in shown]
     return _figure(
         parts,
-        "error of the samples left out by lam",
-        "squared error of the samples left out over that of the noise, by lam: "
-        '<span class="bound-key">at the thresholds chosen</span>, '
+        "error of the samples left out against lam",
+        "squared error of the samples left out, relative to the noise, against lam: "
+        '<span class="bound-key">at the chosen thresholds</span>, '
         '<span class="residual-key">at others</span>; the large dot is the choice',
     )
 
@@ -93,7 +93,7 @@ def _label(low: float, high: float, share: float) -> str:
 
 
 def _place(across: float, up: float) -> Point:
-    """Where shares of the two axes lie."""
+    """The point at shares of the two axes."""
     x = LEFT + (WIDTH - LEFT - RIGHT) * across
     return x, TOP + (HEIGHT - BOTTOM - TOP) * (1 - up)
 

@@ -242,7 +242,7 @@ def _methods(report: Report) -> str:
 
 
 def _weights(report: Report) -> str:
-    """Where lam of the slices comes from."""
+    """How lam of the slices was chosen, in words."""
     bases = {s.choice.basis for s in report.slices if s.choice is not None}
     return " or ".join(words for basis, words in WEIGHTS.items() if basis in bases)
 
@@ -250,8 +250,8 @@ def _weights(report: Report) -> str:
 WEIGHTS = {
     "given": "was given",
     "rule": "follows the noise of the scan",
-    "prediction": "and the thresholds, where there are any, were chosen for every slice by what "
-    "its samples predict of those that are left out",
+    "prediction": "and the thresholds, if there are any, were chosen for every slice so that its "
+    "samples best predict those that are left out",
 }
 
 

@@ -62,7 +62,7 @@ def short_certificate(result: Reconstruction) -> str | None:
         f"the equilibrium; {_changes(result)}"
     )
     if any(s.choice.basis == "prediction" for s in result.slices):
-        text += "; lam was read off the data (prediction), so that is for this lam held fixed"
+        text += "; lam was chosen from the data by prediction, and the bound holds this lam fixed"
     unlike = [str(s.index) for s in result.slices if s.in_range is False]
     if unlike:
         text += f"; UNLIKE the validation scans: slice {', '.join(unlike)}"

@@ -41,12 +41,12 @@ def training_images(config: TrainConfig) -> list[Tensor]:
 
 
 def check_new_run(config: TrainConfig, folder: Path) -> None:
-    """Whether a folder holds nothing that a new run would write over.
+    """Check that a folder holds no file that a new run would overwrite.
 
     Raises
     ------
     BadInputError
-        With the name of the first such file.
+        If it does; the message names the first such file.
     """
     written = ("last.ckpt", "validated.ckpt", f"{config.name}.safetensors", "log.jsonl",
                "config.json")  # fmt: skip
@@ -65,7 +65,7 @@ def check_batch(config: TrainConfig, images: list[Tensor]) -> None:
     Raises
     ------
     BadInputError
-        With the smallest side.
+        If it cannot; the message gives the smallest side.
     """
     smallest = min(min(image.shape) for image in images)
     if config.batch > 1 and (config.crop is None or smallest < config.crop):

@@ -135,7 +135,8 @@ def _file_name(name: str) -> str:
     if not re.fullmatch(NAME, name):
         raise ValueError(
             f"name is {name!r}, and the weights are NAME.safetensors in the folder of the run: "
-            "letters, digits, underscores, dots and dashes, neither of these two first"
+            "use letters, digits, underscores, dots and dashes, and begin with neither a dot nor a "
+            "dash"
         )
     return name
 

@@ -1,4 +1,4 @@
-"""The training curve: ``log.jsonl`` as a picture, and for TensorBoard where it is installed."""
+"""The training curve: ``log.jsonl`` as a picture, and as TensorBoard events if it is installed."""
 
 import json
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from equipoise.training.train import Progress
 
 CURVE = "curve.png"
 SMOOTHING = 50
-"""Steps that one point of a curve is the mean of."""
+"""Number of steps whose mean is one point of a curve."""
 
 SHOWN = ("loss", "psnr", "constraint", "iterations", "adjoint_iterations")
-"""What TensorBoard shows of every step."""
+"""The values that TensorBoard shows for every step."""
 
 OF_A_STEP = ("step", "loss", "psnr", "iterations")
 
 
 class Log(NamedTuple):
-    """A training log by step: those of a run that was resumed or rolled back count once."""
+    """A training log by step; a step that was repeated after a resume or roll-back counts once."""
 
     step: np.ndarray
     loss: np.ndarray
@@ -73,17 +73,21 @@ def write_curve(folder: Path) -> Path:
 
 
 def _means(values: np.ndarray) -> np.ndarray:
-    """Means of successive steps; the last ones may be fewer."""
+    """Means over groups of successive steps; the last group may be smaller."""
     cuts = np.arange(SMOOTHING, len(values), SMOOTHING)
     return np.array([part.mean() for part in np.split(values, cuts)])
 
 
 def recorder(folder: Path) -> Callable[[Progress], None]:
-    """What follows a run: a picture at every validation, and TensorBoard events if it is there."""
+    """A function that is called after every step, for ``report`` of ``train``.
+
+    It draws the curve at every validation, and writes TensorBoard events if it is installed.
+    """
     boards: list[Any] = []
 
     def record(progress: Progress) -> None:
-        if not boards:  # not before the run has begun, which may be refused
+        # Not before the first step, because the run may be refused.
+        if not boards:
             boards.append(_board(folder))
         (board,) = boards
         if board is not None:
@@ -100,7 +104,7 @@ def recorder(folder: Path) -> Callable[[Progress], None]:
 
 
 def _board(folder: Path) -> Any:
-    """A writer of TensorBoard events into the folder of the run, None without TensorBoard."""
+    """A writer of TensorBoard events into the folder of the run; None without TensorBoard."""
     if find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter

@@ -220,7 +220,7 @@ def _acquisition(
 def _look_for_ghosts(
     xml: XmlHeader, heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray, source: str
 ) -> None:
-    """A scan is echo-planar if it is called so, or has navigators and is read both ways."""
+    """Warn of ghosts if the header says EPI, or there are navigators and both read directions."""
     reverse = is_flag_set(heads["flags"], REVERSE)
     navigators = np.flatnonzero(is_flag_set(heads["flags"], PHASE_CORRECTION))
     both_ways = len(np.unique(reverse[chosen])) > 1
@@ -247,7 +247,7 @@ def _reference(
 ) -> tuple[XmlHeader, np.ndarray]:
     """The readouts of a separate calibration scan, and the header of their encoding.
 
-    That is the encoding of the images, or another whose readouts are flagged.
+    It is the encoding of the images, or another whose readouts are flagged for calibration.
     """
     elsewhere = used & (records.encodings != records.encoding)
     flags = records.heads["flags"]
@@ -306,7 +306,7 @@ def _check_coils(heads: np.ndarray, source: str) -> None:
 
 
 def readouts(heads: np.ndarray, samples: np.ndarray, chosen: np.ndarray) -> Readouts:
-    """The chosen readouts with what places them."""
+    """The chosen readouts with the numbers that place them."""
     found = heads[chosen]
     names = found.dtype.names or ()
     zeros = np.zeros(len(found), int)
@@ -370,7 +370,7 @@ def _geometry(
 
 
 def _units(axes: list[np.ndarray]) -> np.ndarray | None:
-    """Vectors (frame, 3) of each axis as unit vectors (frame, axis, 3); None if one is none."""
+    """Vectors (frame, 3) of each axis as unit vectors (frame, axis, 3); None if one is unusable."""
     vectors = np.stack(axes, 1)
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     # Rounded unit vectors are normalised; zeros and other placeholders of converters are not

@@ -1,4 +1,4 @@
-"""What the readouts of an ISMRMRD file are for: images, calibration, noise, or nothing of this."""
+"""The purpose of the readouts of an ISMRMRD file: images, calibration, noise, or none of these."""
 
 import numpy as np
 

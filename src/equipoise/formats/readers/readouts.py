@@ -44,7 +44,7 @@ class Readouts:
         return self.samples[0].shape[0]
 
     def take(self, indices: np.ndarray) -> "Readouts":
-        """Some of them, by their index."""
+        """The readouts with the given indices."""
         return Readouts(
             [self.samples[i] for i in indices],
             self.centre[indices],
@@ -56,7 +56,7 @@ class Readouts:
         )
 
     def joined(self, others: "Readouts") -> "Readouts":
-        """These and others."""
+        """These readouts followed by others."""
         both = {n: np.concatenate([c, others.counters[n]]) for n, c in self.counters.items()}
         return Readouts(
             self.samples + others.samples,
@@ -163,7 +163,7 @@ def place(
     positions
         Of the centre of each frame, (frame, 3).
     notes
-        Receives what is not known.
+        Receives notes on what is not known.
     partitions
         The number of voxels of a volume along the slice direction.
     """
@@ -173,8 +173,8 @@ def place(
         notes.append("orientation is not in the file: it is marked as unknown in the images")
     elif _in_one_place(slices, positions, directions):
         notes.append(
-            "all slices have one position in the file: where they lie is marked as unknown in the "
-            "images, touching slices are taken"
+            "all slices have one position in the file: their positions are marked as unknown in "
+            "the images, and touching slices are assumed"
         )
         placed = False
     if not placed or directions is None:

@@ -1,4 +1,4 @@
-"""A scan that was stopped: its last images lack the lines that were to come."""
+"""A scan that was stopped, so its last images lack lines."""
 
 import numpy as np
 

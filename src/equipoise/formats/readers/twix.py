@@ -148,7 +148,7 @@ def read(path: Path) -> Acquisition:
 
 
 def _look_for_ghosts(scan: Any, images: Readouts, path: Path) -> None:
-    """A scan is echo-planar if it is read on the ramps, or has navigators and is read both ways."""
+    """Warn of ghosts if ramps are sampled, or the scan has navigators and both read directions."""
     on_ramps = scan["image"].rampSampTrj is not None
     both_ways = bool(images.reverse.any()) and not bool(images.reverse.all())
     if not on_ramps and not (both_ways and "phasecor" in scan):
@@ -161,7 +161,7 @@ def _look_for_ghosts(scan: Any, images: Readouts, path: Path) -> None:
 
 
 def _split(scan: Any, path: Path) -> tuple[Readouts, Readouts]:
-    """The readouts of the images, integrated reference lines with them, and a separate scan."""
+    """The readouts of the images, with integrated reference lines, and those of a separate scan."""
     images = _readouts(scan["image"], path)
     if "refscan" not in scan:
         return images, images.take(np.zeros(0, int))
@@ -177,7 +177,7 @@ def _split(scan: Any, path: Path) -> tuple[Readouts, Readouts]:
 
 
 INTEGRATED, SEPARATE = 2, (4, 8)
-"""``ucRefScanMode``: in place; extra, prescan."""
+"""Values of ``ucRefScanMode``: in place; extra and prescan."""
 
 
 def _declared(mode: Any, both: bool) -> bool | None:

@@ -73,19 +73,19 @@ def _save(path: Path, image: np.ndarray, header: Header) -> None:
 
 
 def check_orientation(path: Path, header: Header) -> None:
-    """Whether the images of a scan have one orientation, which is what NIfTI can say.
+    """Check that the images of a scan have one orientation, because NIfTI stores only one.
 
     Raises
     ------
     BadInputError
-        If they have several, as those of a localizer.
+        If they have several, like those of a localizer.
     """
     geometry = header.geometry
     if geometry is not None and geometry.planes:
         count = len({geometry.planes_of(i) for i in range(len(geometry.planes))})
         raise BadInputError(
-            f"{path}: the slices have {count} orientations ({geometry.plane}), a NIfTI file has "
-            "one: write .dcm, .mrd or .h5, which keep each"
+            f"{path}: the slices have {count} orientations ({geometry.plane}), but a NIfTI file "
+            "has only one: write .dcm, .mrd or .h5, which keep each"
         )
 
 

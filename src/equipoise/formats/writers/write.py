@@ -45,12 +45,12 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
 
 
 def check_holds(path: Path, header: Header) -> None:
-    """Whether the format of the suffix can say where the images of a scan lie.
+    """Check that the format of the suffix can store where the images of a scan lie.
 
     Raises
     ------
     BadInputError
-        If it cannot: several orientations in NIfTI.
+        If it cannot, as NIfTI with several orientations.
     """
     if suffix_of(path) in (".nii", ".nii.gz"):
         nifti.check_orientation(path, header)

@@ -90,7 +90,7 @@ def fitting_turn(kspace: KSpace, mask: Mask, csm: CoilMaps, limit: float) -> str
         ("flipped along y and x", lambda s: s.flip(-2, -1)),
     ]
     if csm.shape[-1] == csm.shape[-2]:
-        changes.append(("with y and x exchanged", lambda s: s.mT))
+        changes.append(("transposed (y and x exchanged)", lambda s: s.mT))
     shifts = [n // 2 for n in csm.shape[-2:]]
     changes.append(("moved by half the matrix", lambda s: s.roll(shifts, (-2, -1))))
     # Single changes come first: the simplest explanation is the likely mistake.

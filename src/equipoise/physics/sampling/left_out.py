@@ -35,7 +35,7 @@ class LeftOut(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """What was left out, one by one: ``line`` or ``sample``."""
+        """The unit that was left out: ``line`` or ``sample``."""
         return "sample" if self.along is None else "line"
 
     def by_unit(self, power: Tensor) -> Tensor:
