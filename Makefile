@@ -10,7 +10,7 @@ demo: $(STAMP)
 
 test: check browser pytest
 
-# One process a processor, each with one thread; the tests of a class or a module stay together.
+# One process per processor, each with one thread; the tests of a class or a module stay together.
 pytest: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadscope
 
@@ -19,7 +19,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-# The report is tested in Chromium; where it cannot be installed, those tests are skipped.
+# The report is tested in Chromium. If it cannot be installed, those tests are skipped.
 browser:
 	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || { \
 	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
@@ -28,7 +28,7 @@ browser:
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet 'pip>=25.1'  # the first with --group
+	$(BIN)/python -m pip install --quiet 'pip>=25.1'  # the first version with --group
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]' --group dev
 	touch $(STAMP)
 

@@ -1,11 +1,12 @@
-"""What one evaluation of a proved network costs beside the CNN of 5 x 64.
+"""The cost of one evaluation of each proved network, relative to the CNN of 5 x 64.
 
     python benchmarks/a_proved_network_costs_less_than_the_cnn.py
     python benchmarks/a_proved_network_costs_less_than_the_cnn.py --size 320 --repeats 10
 
-CPU milliseconds of one thread for an image of 256 x 256 complex pixels, the fastest of several
-evaluations in turn, so that a machine with other work slows all networks alike. Ends with an error
-if a ridge takes more than half of the CNN, or a deeper network more than all of it.
+It prints CPU milliseconds of one thread for an image of 256 x 256 complex pixels. The networks take
+turns, so that other work on the machine slows all of them alike, and the fastest of several
+evaluations counts. It ends with an error if a ridge takes more than half the time of the CNN, or a
+deeper network more than its time.
 """
 
 import argparse
@@ -24,7 +25,7 @@ ALLOWED = {"ridge": 0.5, "layered": 1.0, "composed": 1.0}
 
 
 def networks() -> dict[str, Any]:
-    """Every network with the sizes that its configuration has by default."""
+    """Every network with the default sizes of its configuration."""
     one = torch.ones(1)
     proved = {"ridge": Ridge(), "layered": Layered(), "composed": Composed()}
     return {"cnn": CNN(64, 5), **{name: network.at(one) for name, network in proved.items()}}

@@ -1,10 +1,10 @@
-"""An ascent on ||H(x + d) - H(x)|| / ||d|| reads the Lipschitz constant low; Lanczos does not.
+"""An ascent on ||H(x + d) - H(x)|| / ||d|| underestimates the Lipschitz constant; Lanczos does not.
 
     python benchmarks/a_ratio_ascent_reads_low.py [--model mol-lr-brain-4x] [--scan scan.h5]
 
-At the image of a slice (the head of the demo, if no scan is given): the ratio after ascents from
-noise with ||d|| = 2 % of ||x||, as the MOL paper measures it, beside the norm of the Jacobian by
-Lanczos iterations on J^T J. Each step of either costs about three network evaluations.
+At the image of a slice (the head of the demo, if no scan is given), it compares the ratio after
+ascents from noise with ||d|| = 2 % of ||x||, as the MOL paper measures it, with the norm of the
+Jacobian by Lanczos iterations on J^T J. A step of either costs about three network evaluations.
 """
 
 import argparse

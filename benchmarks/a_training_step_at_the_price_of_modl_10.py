@@ -2,12 +2,12 @@
 
     python benchmarks/a_training_step_at_the_price_of_modl_10.py
 
-One step is loss and gradient for the weights and lam, on one 160 x 160 image with 8 coils, 4-fold,
-with the tolerances that training ends with. Both methods have the same CNN, with trained weights,
-so that the iterations are those of real training; MoDL takes ten steps whatever its weights. The
-last columns add the measured Lipschitz constant and its gradient, as often as training asks for
-it; MoDL has none. Every measurement is a new process, which gives its peak memory, and the methods
-take turns.
+One step computes the loss and its gradient for the weights and lam, on one 160 x 160 image with 8
+coils, 4-fold, with the tolerances of the end of training. Both methods have the same CNN. Its
+weights are trained, so that the numbers of iterations are those of real training; MoDL always takes
+ten steps. The last columns add the measured Lipschitz constant and its gradient, as often as
+training computes them; MoDL has none. Every measurement is a new process, which gives its peak
+memory, and the methods take turns.
 """
 
 import argparse

@@ -4,10 +4,10 @@
     python -m venv DIR && DIR/bin/pip install deepinv    # needs torchvision: its own environment
     python benchmarks/an_equilibrium_beside_torchdeq_and_deepinv.py --deepinv DIR/bin/python
 
-Every library solves the problem of :mod:`peer_problem`. First each finds its loosest tolerance that
-gives a true relative distance of at most 1.3e-3, against a reference in double precision; then all
-are timed in turn, in processes that stay alive, so that the load of the machine cancels in ratios.
-Libraries that are not installed are left out by name.
+Every library solves the problem of :mod:`peer_problem`. First the loosest tolerance is found with
+which it reaches a true relative distance of at most 1.3e-3 to a reference in double precision. Then
+all are timed in turn, in processes that stay alive, so that the load of the machine cancels in
+ratios. Libraries that are not installed are left out with a message.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""ESPIRiT maps: error and processor time beside sigpy, and BART where it is installed.
+"""ESPIRiT maps: error and processor time beside sigpy, and beside BART if it is installed.
 
     pip install 'equipoise[sigpy]'; apt install bart
     OMP_NUM_THREADS=1 python benchmarks/coil_maps_beside_sigpy.py [--scan scan.h5]
 
-On simulated coils the error is against the true coil images (which no estimate has seen), on a
-scan against the coil images of all its samples, of which the calibration uses the centre. It is the
-null-space projection error ``||(I - S S^H) c|| / ||c||`` over the object, the same pixels for all.
+The error is the null-space projection error ``||(I - S S^H) c|| / ||c||`` over the object, on the
+same pixels for all. For simulated coils, c are the true coil images, which no estimate has seen.
+For a scan, they are the coil images of all its samples, of which the calibration uses the centre.
 """
 
 import argparse

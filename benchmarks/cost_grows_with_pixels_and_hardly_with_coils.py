@@ -1,10 +1,10 @@
-"""The cost of a reconstruction grows like the pixels, and hardly with the coils: exponents.
+"""The cost of a reconstruction grows with the number of pixels, and hardly with that of coils.
 
     python benchmarks/cost_grows_with_pixels_and_hardly_with_coils.py
 
-The trained model on simulated 4-fold scans of a head: 64 to 512 pixels a side with 8 coils, and 4
-to 32 coils at 192 pixels. CPU seconds of one thread; exponents by least squares on logarithms, and
-the share of the time that the network takes.
+The trained model reconstructs simulated 4-fold scans of a head, with 64 to 512 pixels per side and
+8 coils, and with 4 to 32 coils at 192 pixels. The output is CPU seconds of one thread, the
+exponents by least squares on logarithms, and the share of the time that the network takes.
 """
 
 import math

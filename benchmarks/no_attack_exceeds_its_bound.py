@@ -1,12 +1,12 @@
-"""No measured distance or amplification exceeds its proved bound, and how much of it they reach.
+"""No measured distance or amplification exceeds its proved bound; the share that it reaches.
 
     python benchmarks/no_attack_exceeds_its_bound.py                       # 200 random problems
     python benchmarks/no_attack_exceeds_its_bound.py --data scan.h5 --model mol-sn-brain-4x
 
-Random problems: networks with a proved Lipschitz constant, random coils, masks, lam and data, in
-double precision. With data (fully sampled scans, or images that are simulated as in `equipoise
-experiment`): iterations stopped early, and attacks of 1 to 30 % of the data. Exit code 1 if
-anything is exceeded.
+The random problems have networks with a proved Lipschitz constant, random coils, masks, lam and
+data, in double precision. With ``--data`` (fully sampled scans, or images from which scans are
+simulated as in `equipoise experiment`) iterations are stopped early, and the data are attacked by 1
+to 30 %. The exit code is 1 if a bound is exceeded.
 """
 
 import argparse

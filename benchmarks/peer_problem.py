@@ -1,9 +1,9 @@
-"""The problem that equilibrium codes are compared on; it needs torch alone.
+"""The problem on which equilibrium codes are compared; it needs only torch.
 
-One complex 128 x 128 image, 8 smooth coils, random lines 4-fold with 10 calibration lines, noise
-0.01; ``H = 0.9 x + 0.08 N(x)``, N five 3 x 3 convolutions with 64 features and ReLU, each divided
-by its norm, so that ``Lip(H) <= 0.98``; lam = 20. The loss whose gradient is compared is
-``mean |x* - target|^2``.
+It has one complex 128 x 128 image, 8 smooth coils, 4-fold random lines with 10 calibration lines,
+noise 0.01, and lam = 20. ``H = 0.9 x + 0.08 N(x)``, where N has five 3 x 3 convolutions with 64
+features and ReLU, each divided by its norm, so that ``Lip(H) <= 0.98``. The gradient that is
+compared is that of the loss ``mean |x* - target|^2``.
 """
 
 import itertools

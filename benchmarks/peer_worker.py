@@ -1,8 +1,8 @@
-"""One equilibrium code on the problem of :mod:`peer_problem`, as a process of its own.
+"""One equilibrium code on the problem of :mod:`peer_problem`, in its own process.
 
-``peer_worker.py LIBRARY PROBLEM`` reads one JSON object a line, the settings of a run, and answers
-each with one JSON object: distance to the equilibrium, network evaluations, CPU seconds, memory. So
-every library runs in the environment that it needs, and runs can be interleaved.
+``peer_worker.py LIBRARY PROBLEM`` reads one JSON object per line, the settings of a run, and
+answers each with one JSON object: distance to the equilibrium, network evaluations, CPU seconds,
+memory. Every library can thus run in the environment that it needs, and runs can be interleaved.
 """
 
 import contextlib

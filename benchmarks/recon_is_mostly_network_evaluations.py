@@ -3,10 +3,11 @@
     python benchmarks/recon_is_mostly_network_evaluations.py scan.h5
     python benchmarks/recon_is_mostly_network_evaluations.py scan.h5 --acceleration 4
 
-CPU seconds of one thread: the network alone (its evaluations timed inside the run), the solve, the
-problem (coil maps, noise level), and the whole reconstruction, which for a fully sampled scan ends
-with the comparison with SENSE at seventeen weights. The command is run too, as a process, which
-adds starting Python, importing torch and writing the file. The second of two passes is reported.
+It prints CPU seconds of one thread for the network alone (its evaluations are timed inside the
+run), for the solve, for the problem (coil maps, noise level), and for the whole reconstruction,
+which for a fully sampled scan ends with the comparison with SENSE at seventeen weights. It also
+runs the command as a process, which adds starting Python, importing torch and writing the file. The
+second of two passes is reported.
 """
 
 import argparse

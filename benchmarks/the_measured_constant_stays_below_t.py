@@ -2,8 +2,8 @@
 
     python benchmarks/the_measured_constant_stays_below_t.py --data images.h5 [--model NAME]
 
-Of every slice: the norm of the Jacobian of H at its equilibrium (the largest eigenvalue of its
-symmetric part for MOL-M), by Lanczos iterations, and whether the iteration converged.
+For every slice it prints the norm of the Jacobian of H at its equilibrium (for MOL-M, the largest
+eigenvalue of its symmetric part), by Lanczos iterations, and whether the solve converged.
 """
 
 import argparse

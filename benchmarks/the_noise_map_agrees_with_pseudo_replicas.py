@@ -1,12 +1,12 @@
-"""The noise map of the linearised equilibrium is that of reconstructing again and again.
+"""The noise map of the linearised equilibrium agrees with that of repeated reconstructions.
 
     python benchmarks/the_noise_map_agrees_with_pseudo_replicas.py scan.h5 [--acceleration 4]
 
-Replicas: the scan with fresh noise of its own level, reconstructed at the same lam, intensity scale
-and coil maps from the same first iterate; the standard deviation of the images against the map of
-``equipoise certify --noise-map``, over the object. Both see the same realisations of the noise, so
-that what is compared is the linearisation; with ``--independent`` each has its own, and the error
-of two finite samples, 3.5 % of a pixel each at 200, lowers the correlation.
+A replica is the scan with new noise of its own level, reconstructed at the same lam, intensity
+scale and coil maps from the same first iterate. The standard deviation of the replicas is compared
+with the map of ``equipoise certify --noise-map``, over the object. Both use the same realisations
+of the noise, so that only the linearisation is tested. With ``--independent`` each has its own, and
+the errors of the two finite samples, 3.5 % of a pixel each at 200, lower the correlation.
 """
 
 import argparse
