@@ -8,6 +8,7 @@ import torch
 from equipoise.formats import as_slices, read
 from equipoise.formats.arrays import read_array
 from equipoise.formats.cfl import cfl_bytes
+from equipoise.formats.images import read_images
 from equipoise.formats.writers.write import WRITERS, write_image
 from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
@@ -362,3 +363,15 @@ class TestWriting:
         with pytest.raises(BadInputError, match="disk full"):
             write_image(tmp_path / "out.npy", {**content, "image": Broken()})
         assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_single_precision_cannot_hold_are_refused(tmp_path, scan_arrays):
+    """Squares that overflow are no reason: they are taken of samples divided by their maximum."""
+    kspace = scan_arrays["kspace"] / np.abs(scan_arrays["kspace"]).max()
+    np.savez(tmp_path / "small.npz", kspace=kspace)
+    np.savez(tmp_path / "large.npz", kspace=(kspace * 1e30).astype(np.complex64))
+    small, large = (read_images(tmp_path / f"{n}.npz")["image"] for n in ("small", "large"))
+    assert np.allclose(large / 1e30, small, rtol=1e-5)
+    np.savez(tmp_path / "huge.npz", kspace=np.full((1, 2, 8, 8), 3e38, np.complex64))
+    with pytest.raises(BadInputError, match="exceed what single precision holds"):
+        read_images(tmp_path / "huge.npz")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.hdf5 import dataset_names, open_hdf5, read_complex
@@ -46,13 +47,22 @@ def read_images(path: Path) -> dict[str, Any]:
 
 def combine(acquisition: Acquisition) -> tuple[np.ndarray, str]:
     """Images (slices, y, x) of the measured samples, and how the coils were combined, in words."""
-    coils = kspace_to_image(acquisition.kspace)
+    # Squares of raw data may overflow single precision, which holds them divided by their maximum.
+    unit = float(acquisition.kspace.abs().max())
+    coils = kspace_to_image(acquisition.kspace / unit)
     if acquisition.csm is not None:
-        return (acquisition.csm.conj() * coils).sum(1).numpy(), "coil maps"
-    if coils.shape[1] == 1:
-        return coils[:, 0].numpy(), "single coil"
-    # Without maps the phases of the coils are unknown, so only moduli can be combined.
-    return coils.abs().square().sum(1).sqrt().numpy(), "root sum of squares"
+        image, how = (acquisition.csm.conj() * coils).sum(1), "coil maps"
+    elif coils.shape[1] == 1:
+        image, how = coils[:, 0], "single coil"
+    else:
+        image, how = coils.abs().square().sum(1).sqrt(), "root sum of squares"
+    image = image * unit
+    if not bool(torch.isfinite(image.abs()).all()):
+        raise BadInputError(
+            f"{acquisition.source}: samples of k-space reach {unit:.3g}, so that its images exceed "
+            "what single precision holds: divide the k-space by that"
+        )
+    return image.numpy(), how
 
 
 def _stored_images(path: Path) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def read_photograph(path: Path) -> Photograph:
         with warnings.catch_warnings():
             # Pillow only warns up to twice its limit, and a warning would not stop the decoder.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Tags that are damaged are left out; what matters of them fails by itself.
+            warnings.filterwarnings("ignore", category=UserWarning)
             with Image.open(path, formats=READ) as file:
                 _check_pixels(file.size, path)
                 notes = _ignored(file)
@@ -86,8 +88,7 @@ def read_photograph(path: Path) -> Photograph:
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
     except UnidentifiedImageError as error:
-        kind = kind_of(path) or "not an image that can be read"
-        raise BadInputError(f"{path} is {kind}: convert it to one of {', '.join(READ)}") from error
+        raise BadInputError(f"{path} {_why_not(kind_of(path))}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadInputError(f"{path} is too large: {error}") from error
     except (*DAMAGE, struct.error) as error:
@@ -96,6 +97,19 @@ def read_photograph(path: Path) -> Photograph:
     if image.mode in GRAY_16:
         return _split_16(image, negative, notes)
     return _split(image, notes)
+
+
+def _why_not(kind: str | None) -> str:
+    """Why a file is not read as a photograph, and what to do."""
+    if kind in PICTURES:
+        return f"begins as {kind}, but is damaged or truncated: copy or export it again"
+    what = "is not an image that is known" if kind is None else f"is {kind}"
+    if ":" in what:  # it says already what to do
+        return what
+    return f"{what}: convert it to {', '.join(READ[:-1])} or {READ[-1]}"
+
+
+PICTURES = ("a PNG picture", "a JPEG picture")
 
 
 def _check_pixels(size: tuple[int, int], path: Path) -> None:
