@@ -65,7 +65,8 @@ class TestRecon:
         (only,) = report["slices"]
         assert set(only) == SLICE_KEYS
         assert only["distance_bound"] <= 1e-3
-        assert only["m_evidence"] == "measured"
+        assert only["m_evidence"] == "proved"
+        assert only["choice"]["basis"] == "rule"
         assert only["psnr"] > 30
         assert only["sense_psnr"] > 30
         with h5py.File(out) as file:
@@ -84,7 +85,7 @@ class TestRecon:
         arguments = ("recon", full_scan, "--acceleration", 3, "--json", "-o")
         result = run(*arguments, tmp_path / "mol.h5")
         (only,) = json.loads(result.stdout)["slices"]
-        assert f"certificate (m = {only['m']:.3g}, measured)" in result.stderr
+        assert f"certificate (m = {only['m']:.3g}, proved)" in result.stderr
         assert f"at most {only['perturbation_bound']:.3g} ||d||" in result.stderr
         without = run(*arguments, tmp_path / "modl.h5", "--model", "modl-brain-4x")
         assert "certificate (m" not in without.stderr
@@ -294,7 +295,8 @@ class TestModels:
         result = run("models", "--json")
         found = json.loads(result.stdout)
         origin = found[find.DEFAULT_MODEL]["provenance"]
-        assert origin["validation"]["constraint"] < 1 - weights.load_model().m
+        assert weights.load_model().m_evidence == "proved"
+        assert origin["validation"]["psnr"] > 32
         assert origin["config"]["seed"] == 0
         assert "siat_subject6.h5" in origin["config"]["data"]["validation"]
         assert find.DEFAULT_MODEL in run("models").stdout

@@ -47,7 +47,7 @@ class TestTiles:
             assert relative(Tiled(network, 6)(x), network(x)) > 1e-6
 
     def test_the_trained_network_is_the_same_in_tiles(self):
-        network = load_model().network.double()
+        network = load_model("mol-lr-brain-4x").network.double()
         x = random_complex((1, 70, 61))
         with torch.no_grad():
             assert relative(Tiled(network, 32)(x), network(x)) < 1e-13
@@ -137,7 +137,7 @@ class TestRoughEvaluations:
         assert bool(torch.isfinite(solution.value.abs()).all())
 
     def test_a_network_in_bfloat16_is_near_the_network_and_not_equal(self):
-        network = load_model().network
+        network = load_model("mol-lr-brain-4x").network
         x = random_complex((1, 40, 40)).to(torch.complex64)
         with torch.no_grad():
             difference = relative(in_bfloat16(network)(x), network(x))

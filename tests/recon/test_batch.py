@@ -476,7 +476,7 @@ def test_where_memory_is_short_maps_are_dropped_and_the_image_is_the_same(
     from equipoise.formats import read
     from equipoise.zoo.model_file import load_model
 
-    acquisition, model = read(full_scan), load_model()
+    acquisition, model = read(full_scan), load_model("mol-lr-brain-4x")
     monkeypatch.setattr(equipoise.recon.memory, "TILE", 32)
     last = equipoise.recon.memory.bytes_of_a_pixel(model)
     model.options = replace(model.options, exact=False)
@@ -488,17 +488,18 @@ def test_where_memory_is_short_maps_are_dropped_and_the_image_is_the_same(
     ]
     assert estimates == sorted(estimates, reverse=True)
     images, scores = [], []
+    command = ("recon", full_scan, "--acceleration", "3", "--model", "mol-lr-brain-4x")
     for name, free in zip("abc", estimates):
         monkeypatch.setattr(equipoise.recon.memory, "available_memory", lambda free=free: free)
         target = tmp_path / f"{name}.h5"
-        result = run("recon", full_scan, "-o", target, "--acceleration", "3", "--json")
+        result = run(*command, "-o", target, "--json")
         assert result.exit_code == 0, result.stderr
         assert ("memory is short" in result.stderr) == (name != "a")
         with h5py.File(target) as file:
             images.append(file["image"][:])
             assert ("csm" in file) == (name == "a")
         scores.append(json.loads(result.stdout)["slices"][0]["in_range"])
-    many = run("recon", full_scan, "-o", tmp_path / "many", "--acceleration", "3")
+    many = run(*command, "-o", tmp_path / "many")
     assert "coil maps are not written" in " ".join(many.stderr.split())
     assert np.array_equal(images[0], images[1])
     assert np.abs(images[0] - images[2]).max() < 1e-4 * np.abs(images[0]).max()

@@ -34,7 +34,7 @@ SHOWN = (
 
 def certify(
     scan: Annotated[Path, typer.Argument(help="A scan of any known format.")],
-    model: Model = "mol-lr-brain-4x",
+    model: Model = "mol-ridge-universal",
     csm: Maps = None,
     mask: MaskFile = None,
     acceleration: Acceleration = None,

@@ -45,7 +45,7 @@ def recon(
             help="File (.h5, .nii.gz, .dcm, .mrd, .cfl, .npy, .png) or folder [SCAN_mol.h5].",
         ),
     ] = None,
-    model: Model = "mol-lr-brain-4x",
+    model: Model = "mol-ridge-universal",
     csm: Maps = None,
     mask: MaskFile = None,
     acceleration: Acceleration = None,

@@ -10,7 +10,7 @@ from equipoise.outcome import BadInputError
 from equipoise.zoo.header import opened
 
 SUFFIX = ".safetensors"
-DEFAULT_MODEL = "mol-lr-brain-4x"
+DEFAULT_MODEL = "mol-ridge-universal"
 
 
 def packaged_models() -> list[str]:
