@@ -60,7 +60,7 @@ class TestRecon:
         out = tmp_path / "out.h5"
         arguments = ("recon", full_scan, "-o", out, "--acceleration", 3, "--seed", 0)
         report = run_json(*arguments)
-        assert set(report) == {"scan", "model", "outcome", "slices"}
+        assert set(report) == {"scan", "model", "outcome", "left_out", "slices"}
         assert report["outcome"] == "converged"
         (only,) = report["slices"]
         assert set(only) == SLICE_KEYS
@@ -301,7 +301,7 @@ class TestModels:
         assert "siat_subject6.h5" in origin["config"]["data"]["validation"]
         assert find.DEFAULT_MODEL in run("models").stdout
         shown = run("models", "show", find.DEFAULT_MODEL)
-        assert "m_evidence   measured" in shown.stdout
+        assert "m_evidence   proved" in shown.stdout
         assert "siat_subject6.h5" in shown.stdout
 
     def test_every_shipped_model_is_as_it_was_written(self):
