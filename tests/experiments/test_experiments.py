@@ -160,8 +160,8 @@ class TestSubjects:
         assert table["paired"]["sense"]["interval"] is None
         assert "One subject: no interval." in text
         assert table["seen"] == [
-            "NOT UNSEEN DATA: heads.npy chose, as validation data, the weights, the learning rate "
-            "and T of mol-lr."
+            "NOT UNSEEN DATA: heads.npy was validation data that chose the weights, the learning "
+            "rate and T of mol-lr."
         ]
         assert table["seen"][0] in text
         again = invoke(*command)

@@ -203,7 +203,7 @@ def test_an_own_network_trains_on_an_own_source_and_comes_back_from_its_file(tmp
     assert not torch.equal(before, network.module.last.weight)
     with pytest.raises(BadInputError, match=r"weights of TwoChannels\(Mix\).*network=TwoChannels"):
         eq.load_model(path)
-    with pytest.raises(BadInputError, match="the network given is Half"):
+    with pytest.raises(BadInputError, match="the network is Half"):
         eq.load_model(path, network=Half())
     with pytest.raises(BadInputError, match=r"this TwoChannels\(Mix\).*first.bias is \(3,\)"):
         eq.load_model(path, network=eq.TwoChannels(Mix(features=5)))
