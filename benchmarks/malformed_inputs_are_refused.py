@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/malformed_inputs_are_refused.py [--log log.jsonl]
 
-The scans are those of tests/cli/test_fuzz.py, from its fixed seed, each converted and then given to
-another command that reads scans, in turn; beside them damaged photographs, models, checkpoints,
-configurations and training images, masks and maps. Prints counts by command, the largest resident
-memory of the process that runs them one after the other, and the longest processor time. Exits
-with 1 if anything ends in a traceback, in "unexpected", or in none of the documented exit codes.
+The scans are those of tests/cli/test_fuzz.py, from its fixed seed. Each is converted and then given
+to one of the other commands that read scans, in turn. Damaged photographs, models, checkpoints,
+configurations, training images, masks and maps are tried too. The output is counts by command, the
+largest resident memory of the process that runs them one after the other, and the longest processor
+time. The exit code is 1 if anything ends in a traceback, in "unexpected", or with an undocumented
+exit code.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""lam by prediction beside the rule: what it gains, loses and costs on fully sampled scans.
+"""What lam by prediction gains, loses and costs, relative to the rule, on fully sampled scans.
 
     python benchmarks/weights_by_prediction_beside_the_rule.py scan.h5 other.h5 --grid
 
@@ -6,7 +6,7 @@ The central slice of every scan is undersampled retrospectively by four masks. C
 level are estimated from what is left, and the target is the image of all samples. Each line gives
 the PSNR by the rule and by prediction and the network evaluations of both. ``--grid`` adds the best
 of nine pairs of lam and threshold scale, factors 1 / sqrt(10), 1 and sqrt(10) of the rule, chosen
-with the target. Exit code 1 if prediction loses more than 0.2 dB against the rule on any case.
+with the target. The exit code is 1 if prediction loses more than 0.2 dB to the rule in any case.
 """
 
 import argparse

@@ -89,6 +89,7 @@ def as_batch(value: Array, shape: Sequence[int], name: str, axes: Sequence[str] 
     """
     tensor, needed = as_complex(value, name), tuple(shape[1:])
     single = tensor.ndim == len(needed)
+    # A single number has no axes at all, and is refused below by its shape.
     batch = 1 if single else (tensor.shape[0] if tensor.ndim else 0)
     found = tuple(tensor.shape if single else tensor.shape[1:])
     if found != needed:

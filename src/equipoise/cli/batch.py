@@ -167,11 +167,15 @@ def part_of(
     typer.BadParameter
         If the numbers do not fit, or the array does not tell the part of its task.
     """
+    # The submitting command itself may run inside an array task, whose number must not select a
+    # part.
     if submits:
         if part_id is not None:
             raise typer.BadParameter("--slurm submits all parts: leave out --part-id")
         return num_parts or 1, 0
     task = _array_task(environment)
+    # An array with as many tasks as scans is meant for one scan each; any other number proves
+    # nothing.
     if num_parts is None and part_id is None:
         return task if task is not None and task[0] == n_scans else (1, 0)
     if num_parts is not None and part_id is None and task is not None:

@@ -41,6 +41,7 @@ def models(as_json: AsJson = False) -> None:
         from equipoise.zoo.model_file import damage
 
         problems = {name: damage(name) for name in available_models()}
+        # One damaged file must not hide the others.
         found = {name: _summary(name) for name, problem in problems.items() if not problem}
     for problem in filter(None, problems.values()):
         errors.print(f"warning: {problem}", style="yellow", markup=False)

@@ -169,6 +169,7 @@ def failures() -> Iterator[None]:
             raise
         errors.print(f"error: {error}", style="bold red", markup=False)
         raise typer.Exit(1) from error
+    # A MemoryError usually has no text.
     except MemoryError as error:
         if verbosity.debug:
             raise

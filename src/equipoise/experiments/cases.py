@@ -68,6 +68,7 @@ def cases(
             yield _simulated("head", found, 0, seed, acceleration, noise)
     for path in _expanded(data):
         scan = _as_scan(path)
+        # Read once for all seeds.
         images = load_labelled([path]) if scan is None else []
         for seed in range(seeds):
             if scan is not None:

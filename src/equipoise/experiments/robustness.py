@@ -138,6 +138,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
             for size, values in sizes.items():
                 psnrs = [v[0] for v in values]
                 entry = {"psnr": [float(np.mean(psnrs)), float(np.std(psnrs))], "n": len(values)}
+                # Only attacks have an amplification.
                 if values[0][1] is not None:
                     entry["amplification"] = float(np.mean([v[1] for v in values]))
                 sizes[size] = entry

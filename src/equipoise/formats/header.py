@@ -292,6 +292,7 @@ def stored_header(text: Any, n_images: int, source: str) -> Header:
         return Header()
     try:
         header = Header.from_json(json.loads(text))
+        # Another program may have removed slices but kept the attribute.
         centres = n_images if header.geometry is None else len(header.geometry.centres)
         if centres != n_images:
             raise ValueError(f"{centres} positions for {n_images} images")

@@ -25,6 +25,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise BadInputError(f"--device is {name!r}: it must be auto, cpu or cuda:N") from error
+    # Refused here, because torch would fail only after maps and data have been prepared.
     if device.type == NO_DOUBLE:
         raise BadInputError(f"--device {name}: it has no float64 for the bounds; use cpu")
     count = torch.cuda.device_count() if device.type == "cuda" else 0

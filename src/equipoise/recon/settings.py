@@ -67,6 +67,7 @@ class ReconSettings:
                 raise BadInputError(f"{name} is {value}: it must be positive and finite")
         if self.mask is not None and self.acceleration is not None:
             raise BadInputError("mask and acceleration exclude each other: leave out one of them")
+        # Texts are accepted too, and stored as paths, so that equal settings are equal.
         for name in ("csm", "mask"):
             given = getattr(self, name)
             object.__setattr__(self, name, None if given is None else Path(given))

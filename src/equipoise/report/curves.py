@@ -60,6 +60,7 @@ def choice_curve(choice: Choice | None) -> str:
     chosen = _thresholds(choice.weights)
     for threshold in sorted({_thresholds(t.weights) for t in trials}):
         of_line = sorted((t for t in trials if _thresholds(t.weights) == threshold), key=_lam)
+        # The styles of the convergence curve, so that the page needs only two colours.
         kind = "bound" if threshold == chosen else "residual"
         parts.append(_line(kind, [at(t) for t in of_line]))
         parts += [_dot(kind, at(t), 6 if t.weights == choice.weights else 3) for t in of_line]

@@ -24,6 +24,7 @@ def slice_table(result: Reconstruction) -> Table:
         if compared:
             row += [f"{s.psnr:.2f}", f"{s.ssim:.4f}", f"{s.sense_psnr:.2f}", f"{s.sense_ssim:.4f}"]
         table.add_row(*row)
+    # The mean below is over all slices, also those that are not shown.
     if len(result.slices) > MANY_SLICES:
         table.add_row(f"... {len(result.slices)}")
     if compared and len(result.slices) > 1:

@@ -104,6 +104,7 @@ def continued(config: TrainConfig) -> TrainConfig:
         return config
     there = _held(config).model_dump()
     asked = config.model.model_dump(exclude_unset=True)
+    # Weights of one method have no meaning for another, even if their shapes agree.
     if config.model.method != there["method"]:
         raise BadInputError(
             f"{config.start} holds {there['method']} and model.method is {config.model.method}: "

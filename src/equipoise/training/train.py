@@ -112,6 +112,7 @@ def train(
     run.restore(folder / "last.ckpt") if resume else run.begin()
     while run.step < run.total:
         progress = run.train_step()
+        # The step is repeated from the last validated state, so it is not counted.
         if progress is None:
             run.roll_back("the loss or its gradient exploded")
             continue

@@ -32,6 +32,7 @@ def own_body(path: Path, own: str | None, network: nn.Module | None) -> OwnNetwo
         raise BadInputError(f"{path} describes its network itself: leave network out")
     if network is None:
         raise needs_network(path, own)
+    # Wrapped again below, because the wrapper holds a factor that the file sets.
     given = network.module if isinstance(network, OwnNetwork) else network
     if name_of(given) != own:
         raise BadInputError(

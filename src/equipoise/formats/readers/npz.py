@@ -83,6 +83,8 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> tuple[dict[str, np.ndarra
     """
     try:
         with path.open("rb") as file:
+            # An npy file is recognised by its content, because np.save adds no suffix to an open
+            # file.
             if file.read(len(NPY)) == NPY:
                 file.seek(0)
                 return {names[0]: _load(file, path.stat().st_size, path.stat().st_size, path)}, []

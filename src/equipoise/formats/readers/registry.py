@@ -66,10 +66,12 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
     """
     path = Path(path)
     try:
+        # A BART scan may be named by its stem, which is not a file.
         if not cfl.recognizes(path):
             check_regular(path)
         for reader in READERS:
             if reader.recognizes(path):
+                # Refused for other formats, because a second trajectory would contradict their own.
                 if trajectory_file is not None:
                     return _read_along(path, reader, Path(trajectory_file))
                 return reader.read(path)

@@ -32,6 +32,7 @@ def calibration_region(mask: torch.Tensor) -> tuple[int, ...]:
     growing = True
     while growing:
         growing = False
+        # Both axes in turn: growing one to its end first would make a long thin block.
         for axis in range(mask.ndim):
             trial = [h + (a == axis) for a, h in enumerate(half)]
             fits = trial[axis] <= (mask.shape[axis] + 1) // 2

@@ -80,6 +80,7 @@ def _stack(path: Path) -> np.ndarray:
         raise
     except UNREADABLE as error:
         raise BadInputError(f"{path} cannot be read as images: {error}") from error
+    # numpy does not count bool as a number, but such images are valid.
     numbers = np.issubdtype(stack.dtype, np.number) or stack.dtype == bool
     if stack.ndim != 3 or 0 in stack.shape or not numbers:
         raise BadInputError(
