@@ -59,8 +59,8 @@ def combine(acquisition: Acquisition) -> tuple[np.ndarray, str]:
     image = image * unit
     if not bool(torch.isfinite(image.abs()).all()):
         raise BadInputError(
-            f"{acquisition.source}: samples of k-space reach {unit:.3g}, so that its images exceed "
-            "what single precision holds: divide the k-space by that"
+            f"{acquisition.source}: samples of k-space reach {unit:.3g}, so its images exceed the "
+            "range of single precision: divide the k-space by that number"
         )
     return image.numpy(), how
 

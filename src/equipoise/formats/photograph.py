@@ -78,7 +78,7 @@ def read_photograph(path: Path) -> Photograph:
         with warnings.catch_warnings():
             # Pillow only warns up to twice its limit, and a warning would not stop the decoder.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Tags that are damaged are left out; what matters of them fails by itself.
+            # Pillow warns of damaged tags and ignores them; those that matter raise an error.
             warnings.filterwarnings("ignore", category=UserWarning)
             with Image.open(path, formats=READ) as file:
                 _check_pixels(file.size, path)
@@ -100,11 +100,12 @@ def read_photograph(path: Path) -> Photograph:
 
 
 def _why_not(kind: str | None) -> str:
-    """Why a file is not read as a photograph, and what to do."""
+    """The reason why a file cannot be read as a photograph, and advice."""
     if kind in PICTURES:
         return f"begins as {kind}, but is damaged or truncated: copy or export it again"
     what = "is not an image that is known" if kind is None else f"is {kind}"
-    if ":" in what:  # it says already what to do
+    # Some descriptions already contain their advice.
+    if ":" in what:
         return what
     return f"{what}: convert it to {', '.join(READ[:-1])} or {READ[-1]}"
 
