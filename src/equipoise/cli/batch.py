@@ -327,6 +327,7 @@ def _slurm_parameters(given: Sequence[str]) -> dict[str, Any]:
 def part_command(arguments: Sequence[str], parts: int, part: int) -> list[str]:
     """This command line for one of its parts: without the submission, and with ``--resume``."""
     kept, skip = [], False
+    # The command line is copied instead of being rebuilt, so that new options need no change here.
     for argument in arguments[1:]:
         # Both --option VALUE and --option=VALUE.
         name = argument.split("=")[0]

@@ -97,6 +97,7 @@ def _devices(problems: list[str]) -> dict[str, Any]:
     from equipoise.zoo.model_file import damage
 
     problems += [found for name in available_models() if (found := damage(name))]
+    # Every device, because one of several cards may be broken or too old.
     names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     devices, reference = [], None
     for name in names:

@@ -145,6 +145,7 @@ def _summary(name: str) -> dict[str, Any]:
         "m": model.m,
         "m_evidence": model.m_evidence,
         "calibrated": model.calibration is not None,
+        # The licence of the package says nothing about weights from others.
         "licence": LICENCE if name in packaged_models() else origin.get("licence", "not stated"),
         "provenance": origin,
     }

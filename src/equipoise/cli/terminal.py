@@ -164,6 +164,7 @@ def failures() -> Iterator[None]:
     try:
         with telling():
             yield
+    # Expected failures have advice in their message; a traceback would hide it.
     except EquipoiseError as error:
         if verbosity.debug:
             raise

@@ -115,6 +115,7 @@ def _simulated(
     sigma = float(np.exp(rng.uniform(*np.log(noise)))) * float(image.abs().quantile(0.99))
     clean = SenseOp(csm, mask).forward(image[None])
     kspace = clean + mask[:, None] * complex_noise(csm.shape, rng) * sigma
+    # Estimated, as for a scan: true maps would flatter every method.
     maps = estimate_csm(kspace, mask)
     # The estimated maps have another phase than the true ones; the target takes it over.
     target = (maps.conj() * csm).sum(1) * image

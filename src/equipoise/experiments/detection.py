@@ -70,6 +70,7 @@ def _spikes(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """A faulty receiver: a few samples are far too large in all coils."""
     kspace = problem.data.clone()
     measured = torch.nonzero(problem.operator.mask[0])
+    # Only measured samples, because others would be ignored.
     chosen = measured[torch.from_numpy(rng.integers(len(measured), size=SPIKES))]
     phase = complex_noise((SPIKES, kspace.shape[1]), rng).T
     size = SPIKE * kspace.abs().max()
@@ -90,6 +91,7 @@ def _motion(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
 
 def _wrong_maps(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """Coil maps from a calibration scan at another position."""
+    # Displaced, not replaced: such maps look right, which is what makes the mistake hard to notice.
     csm = torch.roll(problem.operator.csm, (MAP_SHIFT, -MAP_SHIFT), dims=(2, 3))
     return replace(problem, operator=SenseOp(csm, problem.operator.mask))
 

@@ -150,6 +150,8 @@ def _inner(image: Tensor, sample: Sample) -> Tensor:
     # At the border the small image depends on pixels outside the photograph, which no method can
     # know.
     margin = _operator(sample).margin
+    # Clipped, because a photograph cannot be darker than black, and every method is free to use
+    # that.
     return image.real.clamp(0, 1)[:, margin:-margin, margin:-margin].to(torch.complex64)
 
 

@@ -112,6 +112,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
         }
         methods[name]["n"] = len(own)
     result: dict[str, Any] = {"methods": methods, "paired": {}}
+    # A comparison of other methods has no paired differences.
     if REFERENCE in names:
         others = [name for name in names if name != REFERENCE]
         result["paired"] = {name: paired_difference(rows, REFERENCE, name) for name in others}

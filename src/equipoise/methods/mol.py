@@ -308,6 +308,7 @@ class MOL(Method):
         solution.value = value * per_sample(scale, value).to(value.real.dtype)
         solution.scale, solution.network = scale, body.network
         solution.threshold = body.threshold
+        # The first pass costs time too, and the report must not hide it.
         if body.first is not None:
             solution.network_evaluations += body.first.network_evaluations
         return given.returned(solution)

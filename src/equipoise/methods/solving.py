@@ -86,6 +86,8 @@ def in_range(
     ``options`` are the arguments of the solve.
     """
     by_rule = choice is None or choice.follows_rule
+    # Features depend on lam and on the stopping rule, and the calibration was measured with the
+    # usual ones.
     if model.calibration is None or not by_rule or not _usual(model, options):
         return None
     return model.calibration.in_range(slice_features(problem, solution))

@@ -128,6 +128,7 @@ def calibrate(scans: Sequence[Features], false_alarm_rate: float = 0.05) -> Cali
             f"{len(scans)} scans cannot give a false-alarm rate of {false_alarm_rate:g}: use at "
             f"least {needed} scans, or allow a higher rate"
         )
+    # Logarithms, because features are ratios whose size varies by factors.
     logs = {key: [math.log(max(f[key], SMALLEST)) for f in fit] for key in scans[0]}
     quantiles = {
         key: torch.tensor(values, dtype=torch.float64).quantile(

@@ -216,6 +216,7 @@ def _luminance(
                 scale=scale,
                 options=options,
             )
+            # Cut, not blended: the bound of a block holds for the pixels of one solve.
             inner = solution.value[:, y.inside(factor), x.inside(factor)]
             image[:, y.target(factor), x.target(factor)] = inner
             results.append(_block_result(y.outer.start, x.outer.start, solution, model))

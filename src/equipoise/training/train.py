@@ -259,6 +259,7 @@ class _Run:
 
     def _diverged(self, mse: float, of_image: float, gradient_norm: float) -> bool:
         """Whether the loss is not finite, or far above its mean and above that of a zero image."""
+        # Comparisons with nan are false, so it needs a test of its own.
         if not (np.isfinite(mse) and np.isfinite(gradient_norm)):
             return True
         return bool(self.mean_loss) and mse > max(DIVERGENCE_FACTOR * self.mean_loss, of_image)
@@ -294,6 +295,7 @@ class _Run:
         below = validation.get("constraint", 0.0) < limit
         warmed = self.step >= self.config.warmup_steps
         better = not self.best or validation["psnr"] > self.best["psnr"]
+        # Weights whose validation did not converge have a PSNR that means nothing.
         if warmed and below and better and validation.get("converged", 1.0) == 1.0:
             self.best = {**validation, "step": float(self.step), "scaled_by": factor}
             save_model(self.weights_path, kept, self._origin())

@@ -21,6 +21,7 @@ VALIDATION_STREAM = 1
 def validation_set(config: TrainConfig, source: Source) -> list[Sample]:
     """One acquisition for each of ``validation_samples`` evenly spaced validation images."""
     images = load_images(config.data.validation)
+    # Evenly spaced, because neighbouring slices of one subject are alike.
     chosen = np.linspace(0, len(images) - 1, min(config.validation_samples, len(images)))
     samples = []
     for i in chosen.round().astype(int):
