@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import layouts
 from equipoise.formats import read
+from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.checks import as_mask
 from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.coils.biot_savart import biot_savart_maps
@@ -211,3 +213,29 @@ class TestWhatIsNoImage:
 
         with pytest.raises(BadInputError, match="must be positive"):
             MOL(CNN(features=4, layers=2), FixedWeight(1.0), 0.02, shift=shift)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_spokes_without_their_trajectory_are_refused(half, tmp_path):
+    """(1, sample, readout, coil): each readout crosses the centre, or begins there."""
+    rng = np.random.default_rng(0)
+    radius = np.arange(48) if half else np.abs(np.arange(48) - 24)
+    draws = rng.standard_normal((2, 48, 30, 3))
+    spokes = (draws[0] + 1j * draws[1]) / (1 + radius[:, None, None]) ** 2
+    text, data = cfl_bytes(spokes[None].astype(np.complex64))
+    (tmp_path / "s.hdr").write_bytes(text)
+    (tmp_path / "s.cfl").write_bytes(data)
+    with pytest.raises(BadInputError, match=r"looks like readouts of a trajectory"):
+        read(tmp_path / "s.cfl")
+
+
+@pytest.mark.parametrize("undersampled", [False, True])
+def test_a_plane_without_its_readout_is_read(undersampled, tmp_path):
+    """(1, ky, kz, coil), as of a volume after an inverse transform along its readout."""
+    kspace = layouts.multicoil((40, 48), 1)[2][0]
+    if undersampled:
+        kspace = kspace * (np.random.default_rng(0).random((40, 48)) < 0.4)
+    text, data = cfl_bytes(kspace.transpose(2, 1, 0)[None])
+    (tmp_path / "s.hdr").write_bytes(text)
+    (tmp_path / "s.cfl").write_bytes(data)
+    assert np.allclose(read(tmp_path / "s.cfl").kspace.numpy(), kspace[None])

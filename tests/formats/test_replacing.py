@@ -14,9 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from equipoise.formats import replacing as module
+from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.cfl import read_cfl
 from equipoise.formats.replacing import remove_leftovers, replacing, replacing_set
+from equipoise.formats.writers.kspace import write_kspace
 from equipoise.formats.writers.write import write_image
+from equipoise.outcome import BadInputError
 
 BLOCK = 1 << 16
 """Bytes that a writer puts down in two halves, so that another can come in between."""
@@ -220,3 +223,27 @@ def test_a_name_of_255_bytes_can_be_replaced(tmp_path):
         assert temporary.name.endswith(".nii.gz")
         temporary.write_text("new")
     assert path.read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot tell before")
+@pytest.mark.parametrize("suffix", [".h5", ".mrd", ".npz", ".npy", ".nii.gz", "-k.h5"])
+def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(suffix, tmp_path, capfd):
+    """As on a full disk, where HDF5 would end in tracebacks and kill the process."""
+    resource = pytest.importorskip("resource")
+    image = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.complex64)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / f"o{suffix}"
+    of_kspace = suffix in (".npz", "-k.h5")
+    write, content = (
+        (write_kspace, Acquisition.from_arrays(image[None]))
+        if of_kspace
+        else (write_image, {"image": image})
+    )
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(BadInputError, match=f"{path.name} cannot be written: "):
+            write(path, content)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")

@@ -14,6 +14,13 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+for _name in ("stdin", "stdout", "stderr"):
+    # Python leaves None where the stream was closed, and the next file would take its number.
+    if getattr(sys, _name) is None:
+        setattr(
+            sys, _name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if _name == "stdin" else "w")
+        )
+
 CONTROLS = {
     **{i: f"\\x{i:02x}" for i in (*range(9), *range(11, 32), *range(127, 160))},
     **{i: f"\\x{i - 0xDC00:02x}" for i in range(0xDC80, 0xDD00)},

@@ -131,6 +131,24 @@ def _from_corner(kspace: np.ndarray, notes: list[str]) -> np.ndarray:
     return (centred * measured).astype(kspace.dtype)
 
 
+EVEN = 0.45
+"""Share of the energy in a quarter of an axis, up to which it is spread over the axis."""
+
+
+def look_like_spokes(frames: np.ndarray) -> bool:
+    """Whether the readouts of (frame, coil, readout, sample, 1) each cross the centre of k-space.
+
+    Their energy is then peaked along the samples and even along the readouts, which that of
+    k-space on a matrix never is.
+    """
+    power = _power(frames[..., 0].reshape(-1, *frames.shape[2:4]))
+    if power is None or min(power.shape) < MIN_MATRIX:
+        return False
+    evenly = max(_share(power, 0), _share(power, 0, corner=True)) < EVEN
+    along = np.sort(power.sum(0))[::-1]
+    return evenly and bool(along[: len(along) // 4].sum() > CERTAIN * along.sum())
+
+
 def warn_off_centre(kspace: np.ndarray, source: str) -> None:
     """Warn if the energy of a stack of slices peaks far from the assumed position of DC.
 

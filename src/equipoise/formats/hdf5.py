@@ -153,3 +153,10 @@ def read_complex(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
         found.real, found.imag = array[names[0]], array[names[1]]
         return found
     return array
+
+
+def names_of(mapping: h5py.Group | h5py.AttributeManager) -> list[str]:
+    """The names of datasets or attributes in order; bytes that are no UTF-8 as escapes."""
+    return sorted(
+        n.decode("utf-8", "backslashreplace") if isinstance(n, bytes) else n for n in mapping
+    )

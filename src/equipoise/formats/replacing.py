@@ -7,6 +7,7 @@ process that writes into the folder.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import logging
@@ -91,6 +92,38 @@ def remove_leftovers(folder: Path) -> None:
             if name is not None and _is_left(Path(entry), name[1], int(name[2])):
                 log.info("%s was left by a process that was killed: removed", entry.path)
                 _remove(Path(entry))
+
+
+def reserve(temporary: Path, target: Path, size: int) -> None:
+    """Find out before it is written whether a file of about ``size`` bytes fits on the disk.
+
+    HDF5 cannot recover from a write that fails: it aborts the process at its end.
+
+    Raises
+    ------
+    BadInputError
+        If it does not fit, or may not be as large.
+    """
+    try:
+        with temporary.open("wb") as file:
+            _allocate(file.fileno(), size + OVERHEAD)
+            file.truncate(0)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BadInputError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+OVERHEAD = 2**18
+"""Bytes of names, attributes and tables beside the arrays of a file."""
+
+
+def _allocate(number: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(number, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not every file system can
+                raise
 
 
 def make_folder(folder: Path) -> None:

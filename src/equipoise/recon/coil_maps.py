@@ -12,7 +12,7 @@ from torch import Tensor
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.hdf5 import is_hdf5, load, open_hdf5
-from equipoise.formats.replacing import replacing, replacing_set
+from equipoise.formats.replacing import replacing, replacing_set, reserve
 from equipoise.formats.slices import as_slices
 from equipoise.formats.writers.target import Inputs, check_target
 from equipoise.outcome import BadInputError
@@ -177,6 +177,7 @@ def save_maps(path: Path, result: CoilMapResult) -> None:
             with temporary.open("wb") as file:
                 np.save(file, result.csm.numpy())
             return
+        reserve(temporary, path, result.csm.nbytes + result.eigenvalue.nbytes)
         with h5py.File(temporary, "w") as file:
             file["csm"] = result.csm.numpy()
             file["eigenvalue"] = result.eigenvalue.numpy()

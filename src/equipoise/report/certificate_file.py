@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from equipoise.certificate.certify import Certificate, CertifiedSlice
-from equipoise.formats.replacing import replacing
+from equipoise.formats.replacing import replacing, reserve
 from equipoise.version import __version__
 
 
@@ -52,12 +52,16 @@ def write_maps(path: Path, slices: list[CertifiedSlice]) -> None:
     ``attack`` is the perturbation of the k-space, (slices, coil, y, x). All are in units of the
     scan.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file["image"] = np.concatenate([s.image.numpy() for s in slices])
-        maps = [s.noise for s in slices if s.noise is not None]
-        if maps:
-            file["noise_std"] = np.stack([m.std.numpy() for m in maps])
-            file["noise_error"] = np.stack([m.error.numpy() for m in maps])
-        attacks = [s.attack.perturbation * s.unit for s in slices if s.attack is not None]
-        if attacks:
-            file["attack"] = np.concatenate([a.numpy() for a in attacks])
+    arrays = {"image": np.concatenate([s.image.numpy() for s in slices])}
+    maps = [s.noise for s in slices if s.noise is not None]
+    if maps:
+        arrays["noise_std"] = np.stack([m.std.numpy() for m in maps])
+        arrays["noise_error"] = np.stack([m.error.numpy() for m in maps])
+    attacks = [s.attack.perturbation * s.unit for s in slices if s.attack is not None]
+    if attacks:
+        arrays["attack"] = np.concatenate([a.numpy() for a in attacks])
+    with replacing(path) as temporary:
+        reserve(temporary, path, sum(array.nbytes for array in arrays.values()))
+        with h5py.File(temporary, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array

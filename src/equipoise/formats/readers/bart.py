@@ -15,6 +15,7 @@ from equipoise.formats.acquisition import (
     make_acquisition,
     make_trajectory_acquisition,
 )
+from equipoise.formats.arrange import look_like_spokes
 from equipoise.formats.cfl import COIL, LABELS, N_DIMENSIONS, frames_of, read_cfl
 from equipoise.formats.encoding import TrajectoryEncoding, holding_matrix
 from equipoise.formats.header import Header
@@ -28,6 +29,13 @@ def read(path: Path) -> Acquisition:
     # (frame, coil, dim 2, dim 1, dim 0), the byte order of the cfl. A spatial dimension of 1 makes
     # the scan 2D, whichever it is.
     frames = frames_of(array)
+    if array.shape[0] == 1 and array.shape[2] > 1 and look_like_spokes(frames):
+        raise BadInputError(
+            f"{path} {_text(array)} looks like readouts of a trajectory: their energy is spread "
+            "evenly over dimension 2, where k-space has its centre. Describe it with `equipoise "
+            "info --trajectory`, and grid it first to reconstruct it (`bart nufft -i`, `bart fft "
+            "-u`)"
+        )
     flat = next((axis for axis in (2, 4, 3) if frames.shape[axis] == 1), None)
     return make_acquisition(
         frames if flat is None else frames.squeeze(flat),

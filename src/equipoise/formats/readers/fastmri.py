@@ -17,7 +17,7 @@ import numpy as np
 from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.arrange import arranged
 from equipoise.formats.calibration import NAMES, stored_calibration
-from equipoise.formats.hdf5 import is_hdf5, load, open_hdf5, read_complex
+from equipoise.formats.hdf5 import is_hdf5, load, names_of, open_hdf5, read_complex
 from equipoise.formats.header import Geometry, Header, stored_header
 from equipoise.formats.readers.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError
@@ -38,7 +38,7 @@ def read(path: Path) -> Acquisition:
     with open_hdf5(path) as file:
         if "kspace" not in file:
             raise BadInputError(
-                f"{path} has no dataset 'kspace'; it has {sorted(file)}. Known HDF5 layouts are "
+                f"{path} has no dataset 'kspace'; it has {names_of(file)}. Known HDF5 layouts are "
                 "fastMRI and Calgary-Campinas (kspace), MoDL (tstOrg, tstCsm, tstMask), CMRxRecon "
                 "(kspace_full, kspace_sub04, ...) and ISMRMRD (a group with xml and data)"
             )
@@ -47,8 +47,8 @@ def read(path: Path) -> Acquisition:
         xml = _xml(file, str(path), notes)
         own = file.attrs.get("header")
         stored = [file[n].shape[-2:] for n in RECONSTRUCTIONS if _is_stack(file.get(n))]
-        ignored = sorted(set(file) - USED) + [
-            f"attribute {name}" for name in sorted(file.attrs) if name != "header"
+        ignored = sorted(set(names_of(file)) - USED) + [
+            f"attribute {name}" for name in names_of(file.attrs) if name != "header"
         ]
     if kspace.ndim == 3:
         kspace = kspace[:, None]

@@ -15,7 +15,7 @@ import torch
 
 from equipoise.formats.acquisition import Acquisition, make_trajectory_acquisition
 from equipoise.formats.encoding import TrajectoryEncoding, holding_matrix, in_cycles
-from equipoise.formats.hdf5 import dataset_names, is_hdf5, open_hdf5, read_complex
+from equipoise.formats.hdf5 import dataset_names, is_hdf5, names_of, open_hdf5, read_complex
 from equipoise.formats.header import stored_header
 from equipoise.formats.readers.npz import read_arrays
 from equipoise.outcome import BadInputError
@@ -79,8 +79,8 @@ def _arrays(path: Path) -> tuple[dict[str, Any], list[str]]:
     with open_hdf5(path) as file:
         arrays = {name: read_complex(file[name]) for name in names if name in file}
         arrays |= {name: file.attrs[name] for name in OTHERS if name in file.attrs}
-        ignored = sorted(set(file) - set(names))
-        return arrays, ignored + [f"attribute {a}" for a in sorted(file.attrs) if a not in OTHERS]
+        ignored = sorted(set(names_of(file)) - set(names))
+        return arrays, ignored + [f"attribute {a}" for a in names_of(file.attrs) if a not in OTHERS]
 
 
 def _with_frames(array: np.ndarray, axes: int, source: str) -> np.ndarray:

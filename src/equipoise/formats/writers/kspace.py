@@ -12,7 +12,7 @@ from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.calibration import as_arrays
 from equipoise.formats.cfl import LABELS, cfl_bytes, of_frames
 from equipoise.formats.encoding import TrajectoryEncoding
-from equipoise.formats.replacing import replacing, replacing_set
+from equipoise.formats.replacing import replacing, replacing_set, reserve
 from equipoise.formats.slices import as_slices
 from equipoise.formats.writers.target import suffix_of
 from equipoise.outcome import BadInputError
@@ -79,10 +79,13 @@ def _attributes(acquisition: Acquisition) -> Mapping[str, Any]:
 
 
 def _write_hdf5(path: Path, acquisition: Acquisition) -> None:
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        for name, array in _arrays(acquisition).items():
-            file[name] = array
-        file.attrs.update(_attributes(acquisition))
+    arrays = _arrays(acquisition)
+    with replacing(path) as temporary:
+        reserve(temporary, path, sum(array.nbytes for array in arrays.values()))
+        with h5py.File(temporary, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+            file.attrs.update(_attributes(acquisition))
 
 
 def _write_npz(path: Path, acquisition: Acquisition) -> None:

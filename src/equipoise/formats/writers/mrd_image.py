@@ -7,12 +7,15 @@ import h5py
 import numpy as np
 
 from equipoise.formats.header import Geometry, Header
-from equipoise.formats.replacing import replacing
+from equipoise.formats.replacing import replacing, reserve
 from equipoise.formats.writers.stamp import stamp_hdf5
 from equipoise.optional import need
 
 MAGNITUDE, COMPLEX = 1, 5
 """``ISMRMRD_IMTYPE`` of the two series."""
+
+HEADER = 2**12
+"""Bytes of an image beside its pixels, at most."""
 
 COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 
@@ -27,7 +30,10 @@ def write(path: Path, content: dict[str, Any]) -> None:
     history = {"DataRole": "Image", "ImageProcessingHistory": ["EQUIPOISE"]}
     attributes = content.get("attributes", {})
     history |= {k: str(attributes[k]) for k in ("model", "outcome") if k in attributes}
+    size = sum(images.nbytes for _, images in series.values()) + HEADER * 2 * len(image)
     with replacing(path) as temporary:
+        reserve(temporary, path, size)
+        temporary.unlink()
         with ismrmrd.Dataset(str(temporary), mode="w") as dataset:
             for number, (name, (kind, images)) in enumerate(series.items()):
                 for index, pixels in enumerate(images):

@@ -50,6 +50,11 @@ def read_stamp(path: Path) -> Stamp | None:
         return None
 
 
+def storable(value: Any) -> Any:
+    """Text as UTF-8 can hold it: bytes of file names that are no UTF-8 become escapes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 def stamp_hdf5(file: h5py.File, attributes: Mapping[str, Any]) -> None:
     """Write the fingerprint, if there is one, and the checksum of the images of an open file."""
     if FINGERPRINT in attributes:

@@ -10,9 +10,9 @@ import numpy as np
 
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.header import Header
-from equipoise.formats.replacing import replacing, replacing_set
+from equipoise.formats.replacing import replacing, replacing_set, reserve
 from equipoise.formats.writers import dicom, mrd_image, nifti
-from equipoise.formats.writers.stamp import FINGERPRINT, sidecar, stamp_hdf5
+from equipoise.formats.writers.stamp import FINGERPRINT, sidecar, stamp_hdf5, storable
 from equipoise.formats.writers.target import check_target, sidecar_of, suffix_of
 from equipoise.outcome import BadInputError
 
@@ -37,6 +37,8 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
         be written.
     """
     check_target(path, overwrite=overwrite)
+    attributes = {name: storable(v) for name, v in content.get("attributes", {}).items()}
+    content = content | {"attributes": attributes}
     writer = WRITERS[suffix_of(path)]
     try:
         writer(path, content)
@@ -57,7 +59,7 @@ def check_holds(path: Path, header: Header) -> None:
 
 
 def _write_hdf5(path: Path, content: Content) -> None:
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, _new_hdf5(temporary, path, content) as file:
         file["reconstruction"] = np.abs(content["image"]).astype(np.float32)
         if np.iscomplexobj(content["image"]):
             file["image"] = content["image"].astype(np.complex64)
@@ -68,6 +70,13 @@ def _write_hdf5(path: Path, content: Content) -> None:
         stamp_hdf5(file, content.get("attributes", {}))
         if content.get("header") is not None:
             file.attrs["header"] = json.dumps(content["header"].as_json())
+
+
+def _new_hdf5(temporary: Path, path: Path, content: Content) -> h5py.File:
+    image = np.asarray(content["image"])
+    others = sum(np.asarray(content[n]).nbytes for n in ("csm", "mask") if n in content)
+    reserve(temporary, path, 2 * image.nbytes + others)
+    return h5py.File(temporary, "w")
 
 
 def _write_npy(path: Path, content: Content) -> None:
