@@ -14,7 +14,7 @@ from equipoise.physics.sampling.masks import make_mask
 
 DOUBLE = torch.complex128
 TIGHT = SolverOptions(rtol=1e-10, max_iter=500, exact=False)
-"""To a bound of exact arithmetic: that of rounding may be above 1e-10 where lam is large."""
+"""To a bound in exact arithmetic; the bound of rounding may be above 1e-10 if lam is large."""
 
 
 def sense_problem(shape=(10, 8), n_coils=3, batch=2, seed=0, acceleration=2.5):
@@ -71,7 +71,7 @@ def dense_normal(operator, shape):
 
 
 def new_method(name, *, network=None, lam=5.0, m=0.1, iterations=4, seed=0, skip=0.0):
-    """An untrained method with those of the settings that it has."""
+    """An untrained method with those of the given settings that it has."""
     return method_of(config_of(name, network, lam, m, iterations, skip), seed)
 
 

@@ -25,7 +25,7 @@ PAGES = [
 
 
 def given_to(page, scan_arrays):
-    """The names that a page says its reader brings."""
+    """The names that the reader of a page must define."""
     if page.name == "README.md":
         kspace, csm = (torch.as_tensor(scan_arrays[name]) for name in ("kspace", "csm"))
         mask = eq.make_mask("variable-density-2d", kspace.shape[-2:], 3.0, 16, 0)

@@ -74,7 +74,7 @@ def graph_of(source: Path = SOURCE) -> dict[str, set[str]]:
 
 
 def wrong_steps(graph: dict[str, set[str]]) -> list[str]:
-    """Imports that the stairs do not allow."""
+    """Imports that the order of the rooms does not allow."""
     wrong = []
     for module, targets in graph.items():
         if module in ROOF:
@@ -89,7 +89,7 @@ def wrong_steps(graph: dict[str, set[str]]) -> list[str]:
 
 
 def circle_of(graph: dict[str, set[str]]) -> list[str]:
-    """The files that remain when those without imports are taken away again and again."""
+    """The files that remain after those without imports are removed repeatedly."""
     left = {module: targets - {module} for module, targets in graph.items() if module not in ROOF}
     while True:
         free = {m for m, targets in left.items() if not targets & set(left)}

@@ -565,7 +565,7 @@ def test_16_the_linear_response_is_the_derivative_and_its_transpose():
 
 
 def coils_of(operator):
-    """Where the data of the operator hold a measurement, in their shape."""
+    """The mask of the measurements, in the shape of the data."""
     return operator.mask[:, None].expand(-1, operator.csm.shape[1], -1, -1)
 
 
@@ -699,7 +699,7 @@ def test_the_statements_say_what_they_rest_on():
 
 
 def test_8_is_about_one_equation_not_about_a_pipeline_that_reads_lam_off_the_data():
-    """Noise that is taken away where it is measured raises lam, and the image moves with it."""
+    """If the noise is removed where it is measured, lam rises and the image moves."""
     operator, data = head_acquisition(sigma=0.1)
     model = load_model("mol-sn-brain-4x")
     axis = torch.linspace(-1, 1, 96)
@@ -726,7 +726,7 @@ def test_8_is_about_one_equation_not_about_a_pipeline_that_reads_lam_off_the_dat
 
 @pytest.fixture(scope="module")
 def head():
-    """A patch of the head of the demo as a 4-coil acquisition, at the scale that models see."""
+    """A patch of the demo head as a 4-coil acquisition, at the scale of the models."""
     return head_acquisition((24, 20), 0.02, DOUBLE)
 
 
@@ -745,7 +745,7 @@ def trained(name):
 
 
 def solve_trained(model, head, options=TIGHT, **settings):
-    """To a bound of exact arithmetic: rounding is bounded by 1e-9 to 1e-7 here, above TIGHT."""
+    """To a bound in exact arithmetic; rounding is bounded by 1e-9 to 1e-7 here, above TIGHT."""
     operator, data = head
     options = replace(options, exact=False)
     lam = torch.full((1,), 5.0, dtype=torch.float64)

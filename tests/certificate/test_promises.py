@@ -1,4 +1,4 @@
-"""What a certificate may say (24): each hypothesis is asked of A and of the weights at hand."""
+"""What a certificate may say (24): every hypothesis comes from the A and the weights at hand."""
 
 from dataclasses import replace
 

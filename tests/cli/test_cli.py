@@ -1,4 +1,4 @@
-"""What all commands share: instant help, how much is said, tracebacks only when asked for."""
+"""What all commands share: instant help, levels of output, tracebacks only with --debug."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def scan(tmp_path):
 
 
 def test_help_loads_nothing_heavy():
-    """What makes ``--help`` instant; seconds would also measure the other users of the machine."""
+    """The modules that ``--help`` must not import; a time would also measure the machine's load."""
     program = (
         "import sys\nfrom equipoise.cli.app import main\nsys.argv[1:] = ['--help']\n"
         "try:\n    main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"

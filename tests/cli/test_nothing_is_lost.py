@@ -1,4 +1,4 @@
-"""No command writes over what it reads, nor over a file of the user's without --overwrite."""
+"""No command overwrites a file that it reads, or any file of the user without --overwrite."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""File in, image out: the command line from one end to the other, with the model that ships."""
+"""From a file to an image: the command line as a whole, with the packaged model."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a solve may save: memory by tiles, time by rough first evaluations. Never the result."""
+"""Tiles save memory and rough first evaluations save time; neither changes the result."""
 
 import pytest
 import torch

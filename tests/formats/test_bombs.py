@@ -1,4 +1,4 @@
-"""Small files that ask for much: the search, the memory and the time are limited beforehand."""
+"""Small files that demand much: search, memory and time are limited beforehand."""
 
 import io
 import time
@@ -99,7 +99,7 @@ class TestNumpy:
 
 
 def write_flat_png(path, side, mode):
-    """A picture of one colour that is large and never was unpacked."""
+    """A large picture of one colour, which was never unpacked."""
     small = io.BytesIO()
     Image.new(mode, (8, 8)).save(small, format="PNG")
     content = bytearray(small.getvalue())

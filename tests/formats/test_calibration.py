@@ -60,7 +60,7 @@ def write(path, acquisitions, mode=None, second=None):
 
 
 def explained(acquisition, csm, index=0):
-    """How much of the true maps the estimated ones leave out, where those are."""
+    """The share of the true maps that the estimated ones miss, where the estimates are not zero."""
     found = slice_problem(acquisition, index).operator.csm[0].numpy()
     true = csm[0] / np.sqrt((np.abs(csm[0]) ** 2).sum(0))
     inside = found.any(0)
@@ -120,7 +120,7 @@ class TestIsmrmrd:
         assert torch.allclose(block, torch.from_numpy(scan[2][0][:, CENTRE]))
 
     def test_the_images_may_be_the_second_encoding(self, scan, tmp_path):
-        """Its first encoding holds the reference scan alone."""
+        """The first encoding holds only the reference scan."""
         lines = reference(scan[2], REGION.start)
         first = ((X, ACS, 1), SPACE[1]), {"kspace_encoding_step_1": (ACS - 1, ACS // 2)}
         xml = layouts.header_xml(first[0], first[0], first[1])
@@ -140,7 +140,7 @@ class TestIsmrmrd:
 
     @pytest.mark.parametrize("ratio", [1.25, 0.8])
     def test_a_reference_of_another_field_of_view(self, ratio, scan, tmp_path):
-        """Its images are cut, or surrounded by zeros, to that of the scan."""
+        """The images are cut, or surrounded by zeros, to the field of view of the scan."""
         tall = round(Y * ratio)
         image = torch.from_numpy(scan[0][:, None] * scan[1])
         pad = embedded(image, (tall, X))

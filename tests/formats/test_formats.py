@@ -366,7 +366,7 @@ class TestWriting:
 
 
 def test_images_that_single_precision_cannot_hold_are_refused(tmp_path, scan_arrays):
-    """Squares that overflow are no reason: they are taken of samples divided by their maximum."""
+    """Squares do not overflow, because samples are first divided by their maximum."""
     kspace = scan_arrays["kspace"] / np.abs(scan_arrays["kspace"]).max()
     np.savez(tmp_path / "small.npz", kspace=kspace)
     np.savez(tmp_path / "large.npz", kspace=(kspace * 1e30).astype(np.complex64))

@@ -1,4 +1,4 @@
-"""What is let in: files behind links, pipes and devices, and files that are of another kind."""
+"""Which files are opened: files behind links, pipes and devices, and files of other kinds."""
 
 import fcntl
 import os

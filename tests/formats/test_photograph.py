@@ -1,4 +1,4 @@
-"""What a photograph is that cannot be read, in words that help."""
+"""The message for a photograph that cannot be read says what it is and what to do."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What scanners and data sets do to k-space is undone: the same phantom comes back from each."""
+"""The conventions of each scanner and data set are undone: all give the same phantom."""
 
 import shutil
 import subprocess
@@ -173,7 +173,7 @@ class TestIsmrmrd:
     def test_a_noise_scan_of_another_dwell_time_whitens_to_variance_1(
         self, tmp_path, bandwidth, used
     ):
-        """Its receiver lets the share ``bandwidth`` of its noise through, that of the image all."""
+        """The noise scan passes the share ``bandwidth`` of the noise, the image all of it."""
         rng = np.random.default_rng(2)
 
         def noise(variance, n):

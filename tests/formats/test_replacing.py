@@ -22,7 +22,7 @@ from equipoise.formats.writers.write import write_image
 from equipoise.outcome import BadInputError
 
 BLOCK = 1 << 16
-"""Bytes that a writer puts down in two halves, so that another can come in between."""
+"""Bytes that a writer writes in two halves, so that another writer can come in between."""
 
 
 def names(folder):
@@ -36,7 +36,7 @@ def temporary_of(path):
 
 
 def in_threads(*functions):
-    """Run functions at the same time; what one raises is raised here."""
+    """Run functions at the same time; an exception in one of them is raised here."""
     failures = []
 
     def guarded(function):

@@ -1,4 +1,4 @@
-"""A scan that was stopped: its whole images are read, the others are named."""
+"""A scan that was stopped: its complete images are read, and the others are named."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Nothing that stands in a file or its name commands the terminal."""
+"""No text of a file, and no file name, can command the terminal."""
 
 import h5py
 import numpy as np

@@ -1,4 +1,4 @@
-"""Two passes: what stays proved, what is read off the first image, and what is not promised."""
+"""Two passes: what stays proved, what follows from the first image, and what is not promised."""
 
 import numpy as np
 import pytest

@@ -193,7 +193,7 @@ def test_groups_hold_every_parameter_once():
 
 
 class TestInTheBox:
-    """The trained ridge, proved by its own weights, as every other value of them would be."""
+    """The trained ridge is proved by its weights, as any other weights would be."""
 
     def test_is_proved_small_and_says_what_it_was_trained_on(self):
         model = load_model("mol-ridge-universal")

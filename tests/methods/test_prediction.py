@@ -1,4 +1,4 @@
-"""Weights chosen by prediction: they find what the rule misses, and leave it where it is right."""
+"""Weights chosen by prediction improve a wrong rule and keep a right one."""
 
 import math
 from dataclasses import replace

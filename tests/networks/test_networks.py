@@ -1,4 +1,4 @@
-"""What a network says of its own constants and rounding, computed from the weights as they are."""
+"""The constants and the rounding that a network reports, computed from its current weights."""
 
 import math
 

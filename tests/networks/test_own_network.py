@@ -1,4 +1,4 @@
-"""A module of your own as H: its equilibrium, its gradient, and what is said of it."""
+"""A module of your own as H: its equilibrium, its gradient, and its evidence."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ class Half(nn.Module):
 
 
 class Plain(nn.Module):
-    """The convolutions of a network of the package, and nothing else of it."""
+    """Only the convolutions of a network of the package."""
 
     def __init__(self, network):
         super().__init__()

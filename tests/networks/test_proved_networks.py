@@ -58,7 +58,7 @@ def margins(network, x, y):
 
 
 def with_kernels(network, change):
-    """The network with other kernels than those that its limits allow."""
+    """The network with kernels beyond its limits."""
     broken = copy.deepcopy(network)
     found = broken.used()
     broken.used = lambda: change(found)
@@ -107,7 +107,7 @@ class TestMonotone:
 
 class TestBroken:
     def test_kernels_between_layers_above_their_limit_are_found(self):
-        """Layers that take back three times what the first one gives."""
+        """Layers that subtract three times what the first one adds."""
         network = random_network("two layers", 0, m=0.01)
         with torch.no_grad():
             network.second[4:] = network.second[:4]
@@ -218,7 +218,7 @@ class TestEvaluation:
 class TestGradient:
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_weight_has_that_of_the_function(self, kind):
-        """Of the norms too, by differences: on a grid whose bound is the norm nearly."""
+        """Gradients of the norms too, by differences, on a grid whose bound is nearly the norm."""
         network = random_network(kind, 9, m=0.1)
         x, v = random_complex((1, *SHAPE), 1), random_complex((1, *SHAPE), 2)
         s = torch.full((1,), 2.0, dtype=torch.float64)

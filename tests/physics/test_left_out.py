@@ -1,4 +1,4 @@
-"""Samples that are left out: what is touched, and what never is."""
+"""Samples that are left out, and samples that never are."""
 
 import pytest
 import torch

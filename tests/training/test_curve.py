@@ -1,4 +1,4 @@
-"""The training curve: what of a log counts, its picture, and TensorBoard."""
+"""The training curve: which entries of a log count, its picture, and TensorBoard."""
 
 import json
 import sys

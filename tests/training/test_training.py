@@ -91,7 +91,7 @@ def test_nothing_in_the_folder_is_written_over(name, config_file, tmp_path):
 
 
 def model_section(method: str) -> dict:
-    """That of the tiny run, for a method."""
+    """The configuration of the tiny run, for a method."""
     settings = {"m": 0.01, "iterations": 3}
     known = METHODS[method].Config.model_fields
     networks = {

@@ -54,7 +54,7 @@ class TestRanges:
             assert 1 <= mask.numel() / float(mask.sum()) < 1.7
 
     def test_one_of_a_range_is_the_number_itself(self):
-        """A configuration without ranges draws what it drew before there were any."""
+        """A configuration without ranges draws the same samples as before ranges existed."""
         plain = Simulation(acceleration=3.0, mask="uniform")
         narrow = Simulation(acceleration=(3.0, 3.0), mask="uniform")
         one, other = (s.sample(IMAGE, np.random.default_rng(3), 32) for s in (plain, narrow))

@@ -1,4 +1,4 @@
-"""A model is one configuration: object, YAML and file agree, and nothing is dropped or believed."""
+"""A model is one configuration: object, YAML and file agree; nothing is lost or taken on trust."""
 
 import json
 from typing import Any, get_args
@@ -139,7 +139,7 @@ def test_an_even_kernel_is_refused_where_the_network_is_built():
 
 class TestEvidence:
     def test_weights_that_were_scaled_up_are_not_proved_any_more(self, tmp_path):
-        """Whatever the header says: it is that of the proved file."""
+        """The header does not matter: it is that of the proved file."""
         path = find_model("mol-sn")
         state, model = load_file(path), load_model(path)
         assert model.m_evidence == "proved"
