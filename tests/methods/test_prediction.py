@@ -160,7 +160,7 @@ def test_data_without_samples_and_data_that_are_zero_follow_the_rule(model):
     assert "FunctionOp" in choice.reason
 
 
-@pytest.mark.parametrize("wrong", [1 / 300, 1.0, 300.0])
+@pytest.mark.parametrize("wrong", [1 / 300, 1.0])
 def test_trials_cost_at_most_their_budget(wrong):
     problem, _ = head_problem()
     costs = [trial.evaluations for trial in choose_weights(problem, ridge(wrong)).trials]
