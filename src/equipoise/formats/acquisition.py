@@ -312,6 +312,8 @@ def make_trajectory_acquisition(
     for name, array in (("coordinates", encoding.coordinates), ("density", density)):
         if array is not None and not bool(torch.isfinite(array).all()):
             raise BadInputError(f"{source}: the {name} of the trajectory hold NaN or Inf")
+    header = _labelled(header or Header(), frames)
+    warn_of_left_out(header.left_out, source)
     return Acquisition(
         encoding=encoding,
         samples=_tensor(samples),
@@ -320,7 +322,7 @@ def make_trajectory_acquisition(
         source=source,
         layout=layout,
         notes=[*(notes or []), *_beyond(encoding)],
-        header=_labelled(header or Header(), frames),
+        header=header,
     )
 
 
