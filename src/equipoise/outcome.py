@@ -109,6 +109,9 @@ class Solution:
         H as it was used, if it depends on the scan; None if it is that of the model.
     threshold
         The scale of the thresholds that was used; None if the network has none.
+    objective, objective_gap
+        Of a method that minimises: P(x), and a bound on ``(P(x) - min P) / P(x)`` by a duality gap,
+        which holds in exact arithmetic. None of all others.
     """
 
     value: Tensor
@@ -126,6 +129,8 @@ class Solution:
     rounding: Tensor | None = None
     network: Any = field(default=None, repr=False)
     threshold: Tensor | None = None
+    objective: Tensor | None = None
+    objective_gap: Tensor | None = None
 
     def __repr__(self) -> str:
         """How the solve ended and which bound holds, in two lines."""

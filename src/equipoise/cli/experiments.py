@@ -61,6 +61,31 @@ def table1(
 
 
 @app.command()
+def scans(
+    data: Annotated[
+        list[Path], typer.Option(help="fully sampled scan, or folder; repeat for more")
+    ],
+    methods: Names = None,
+    seeds: Seeds = 1,
+    output: Folder = Path("scans"),
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Real fully sampled scans, four kinds of masks: every method beside tuned wavelets and TV."""
+    with failures():
+        from equipoise.experiments import scans as experiment
+        from equipoise.experiments.table1 import compare
+
+        _check(output, experiment.FILES, overwrite, data)
+        chosen = _methods(methods, SCANS_ORDER)
+        rows = compare(chosen.loaded, experiment.scan_cases(data, seeds), console.print).rows
+        settings = {**_settings(data, experiment.MASKS, seeds), "simulated_noise": None}
+        result = experiment.write_scans(output, rows, settings, chosen.seen(data))
+        console.print((output / "scans.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
 def robustness(
     data: Data = None,
     methods: Names = None,
@@ -218,8 +243,15 @@ def detection(
     _finish(output, result, as_json)
 
 
-ORDER = ("sense", "unet", "de-grad", "mol-sn", "mol-lr", "mol-m", "admm-net", "modl")
+ORDER = (
+    *("sense", "wavelet", "tv", "unet", "de-grad", "mol-sn", "mol-lr", "mol-m"),
+    *("mol-ridge", "mol-guided", "admm-net", "modl"),
+)
 """Rows of Table I, in order."""
+
+SCANS_ORDER = ("sense", "wavelet", "tv", "mol-lr", "mol-ridge", "mol-guided", "modl")
+
+WITHOUT_WEIGHTS = ("sense", "wavelet", "tv")
 
 
 SUPERRES_ORDER = ("bicubic", "tikhonov", "mol-lr", "modl")
@@ -249,35 +281,44 @@ def _check(
     check_files([folder / name for name in files], overwrite=overwrite, inputs=inputs)
 
 
-def _methods(names: str | None) -> _Chosen:
-    return _load(names, ORDER, ("sense",), "-brain-4x")
+def _methods(names: str | None, order: tuple[str, ...] = ORDER) -> _Chosen:
+    return _load(names, order, WITHOUT_WEIGHTS, ("-brain-4x", "-universal"))
 
 
 def _superres_methods(names: str | None) -> _Chosen:
-    return _load(names, SUPERRES_ORDER, ("bicubic", "tikhonov"), "-superres-3x")
+    return _load(names, SUPERRES_ORDER, ("bicubic", "tikhonov"), ("-superres-3x",))
 
 
 def _load(
-    names: str | None, order: tuple[str, ...], untrained: tuple[str, ...], suffix: str
+    names: str | None, order: tuple[str, ...], untrained: tuple[str, ...], suffixes: tuple[str, ...]
 ) -> _Chosen:
     """The methods of a list."""
+    from equipoise.methods.variational import UNTRAINED
     from equipoise.outcome import BadInputError
     from equipoise.zoo.find import available_models
     from equipoise.zoo.model_file import load_model, provenance
 
+    available = available_models()
+    packaged = {
+        name: name + suffix
+        for name in order
+        for suffix in reversed(suffixes)
+        if name + suffix in available
+    }
     if names is None:
-        trained = [m.removesuffix(suffix) for m in available_models() if m.endswith(suffix)]
-        names = ",".join(name for name in order if name in (*untrained, *trained))
+        names = ",".join(name for name in order if name in (*untrained, *packaged))
     found = _Chosen({}, {})
     for entry in names.split(","):
         name, _, file = entry.strip().partition("=")
         # Rows are told apart by the names of their methods.
         if name in found.loaded or not name:
             raise BadInputError(f"--methods is {names!r}: each method needs a different name")
-        model = None if name in untrained else file or f"{name}{suffix}"
-        found.loaded[name] = None if model is None else load_model(model)
-        if model is not None:
-            found.origins[name] = provenance(model)
+        if name in untrained and not file:
+            found.loaded[name] = load_model(name) if name in UNTRAINED else None
+            continue
+        whole = name if name in available else f"{name}{suffixes[0]}"
+        model = file or packaged.get(name, whole)
+        found.loaded[name], found.origins[name] = load_model(model), provenance(model)
     return found
 
 

@@ -37,12 +37,14 @@ Overwrite = Annotated[bool, typer.Option(help="Replace a file that exists.")]
 def models(as_json: AsJson = False) -> None:
     """List the models of the package and those that were installed."""
     with failures():
+        from equipoise.methods.variational import UNTRAINED
         from equipoise.zoo.find import available_models
         from equipoise.zoo.model_file import damage
 
         problems = {name: damage(name) for name in available_models()}
         # One damaged file must not hide the others.
-        found = {name: _summary(name) for name, problem in problems.items() if not problem}
+        whole = [name for name, problem in problems.items() if not problem]
+        found = {name: _summary(name) for name in (*whole, *UNTRAINED)}
     for problem in filter(None, problems.values()):
         errors.print(f"warning: {problem}", style="yellow", markup=False)
     if as_json:
@@ -136,17 +138,20 @@ def install(
 def _summary(name: str) -> dict[str, Any]:
     from equipoise.zoo.find import find_model, packaged_models
     from equipoise.zoo.model_file import load_model, provenance
+    from equipoise.zoo.untrained import untrained_model
 
-    model, origin = load_model(name), provenance(name)
+    model = load_model(name)
+    untrained, origin = untrained_model(name) is not None, provenance(name)
+    ours = untrained or name in packaged_models()
     return {
-        "file": str(find_model(name)),
+        "file": None if untrained else str(find_model(name)),
         "method": model.name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "m": model.m,
         "m_evidence": model.m_evidence,
         "calibrated": model.calibration is not None,
         # The licence of the package says nothing about weights from others.
-        "licence": LICENCE if name in packaged_models() else origin.get("licence", "not stated"),
+        "licence": LICENCE if ours else origin.get("licence", "not stated"),
         "provenance": origin,
     }
 

@@ -66,8 +66,8 @@ def cases(
         for seed in range(seeds):
             found = LabelledImage(head_slice()[0], "head")
             yield _simulated("head", found, 0, seed, acceleration, noise)
-    for path in _expanded(data):
-        scan = _as_scan(path)
+    for path in expanded(data):
+        scan = as_scan(path)
         # Read once for all seeds.
         images = load_labelled([path]) if scan is None else []
         for seed in range(seeds):
@@ -78,7 +78,8 @@ def cases(
                 yield _simulated(name, image, index, seed, acceleration, noise)
 
 
-def _expanded(data: list[Path]) -> list[Path]:
+def expanded(data: list[Path]) -> list[Path]:
+    """The files, and those of the folders."""
     files: list[Path] = []
     for path in data:
         files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
@@ -87,7 +88,7 @@ def _expanded(data: list[Path]) -> list[Path]:
     return files
 
 
-def _as_scan(path: Path) -> Acquisition | None:
+def as_scan(path: Path) -> Acquisition | None:
     """The scan, or None if the file may hold images, such as an npy stack with three axes."""
     try:
         # With three axes it may be k-space (coils, y, x) or images; experiments expect images.
@@ -125,24 +126,22 @@ def _simulated(
 
 def _undersampled(scan: Acquisition, path: Path, seed: int, acceleration: float) -> Iterator[Case]:
     reduced = undersample(scan, acceleration, seed)
-    # Raw data come at any scale, and squares of tiny numbers underflow in single precision.
-    unit = float(scan.kspace.abs().max())
     for index in range(len(scan.kspace)):
-        kspace = reduced.kspace[index : index + 1] / unit
-        mask = reduced.mask[index % len(reduced.mask)][None]
-        maps = (
-            estimate_csm(kspace, mask)
-            if scan.csm is None
-            else normalize_csm(scan.csm[index % len(scan.csm)][None])
-        )
-        coil_images = kspace_to_image(scan.kspace[index : index + 1] / unit)
-        target = (maps.conj() * coil_images).sum(1)
-        yield Case(
-            f"{path.stem}:{index}",
-            str(path),
-            seed,
-            SenseOp(maps, mask),
-            kspace,
-            target,
-            noise_level(kspace, torch.as_tensor(mask)),
-        )
+        yield scan_case(scan, reduced, path, index, seed)
+
+
+def scan_case(scan: Acquisition, reduced: Acquisition, path: Path, index: int, seed: int) -> Case:
+    """One slice of a fully sampled scan and of what a mask left of it."""
+    unit = float(scan.kspace.abs().max())
+    kspace = reduced.kspace[index : index + 1] / unit
+    mask = reduced.mask[index % len(reduced.mask)][None]
+    maps = (
+        estimate_csm(kspace, mask)
+        if scan.csm is None
+        else normalize_csm(scan.csm[index % len(scan.csm)][None])
+    )
+    coil_images = kspace_to_image(scan.kspace[index : index + 1] / unit)
+    target = (maps.conj() * coil_images).sum(1)
+    level = noise_level(kspace, torch.as_tensor(mask))
+    name = f"{path.stem}:{index}"
+    return Case(name, str(path), seed, SenseOp(maps, mask), kspace, target, level)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from equipoise.experiments.cases import Case
+from equipoise.experiments.oracle import at_both_weights
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
 from equipoise.experiments.subjects import about_subjects, paired_difference
 from equipoise.formats.replacing import make_folder, replacing
 from equipoise.methods.method import Method
 from equipoise.methods.sense import best_sense
+from equipoise.methods.variational import Variational
 from equipoise.metrics import psnr, ssim
 from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.linop import LinearOperator
@@ -54,24 +56,48 @@ def compare(
     first: Case | None = None
     for case in acquisitions:
         first = first or case
-        for name, method in methods.items():
-            image, row = (
-                _sense(case)
-                if method is None
-                else learned(method, case.operator, case.kspace, case.noise_level)
-            )
+        before = len(rows)
+        for name, image, row in _all_methods(methods, case):
             quality = {
                 "psnr": float(psnr(image, case.target)),
                 "ssim": float(ssim(image, case.target)),
             }
             place = {"slice": case.name, "subject": case.subject, "seed": case.seed}
-            rows.append({**place, "method": name, **quality, **row})
+            unknown = {"lam": None, "objective_gap": None}
+            rows.append({**place, "method": name, **quality, **unknown, **row})
             if case is first:
                 images[name] = image
-        done = {r["method"]: f"{r['psnr']:.2f}" for r in rows[-len(methods) :]}
+        done = {r["method"]: f"{r['psnr']:.2f}" for r in rows[before:]}
         say(f"{case.name}, mask {case.seed}: {done}")
     assert first is not None
     return Comparison(rows, images, first)
+
+
+def _all_methods(
+    methods: dict[str, Method | None], case: Case
+) -> Iterator[tuple[str, Tensor, Row]]:
+    """Name, image and row of every method, of those that are not trained at two weights."""
+    for name, method in methods.items():
+        if isinstance(method, Variational):
+            for weight, (image, row) in at_both_weights(method, case).items():
+                yield f"{name}, {weight}", image, {**row, "guarantee": guarantee(method)}
+            continue
+        image, row = (
+            _sense(case)
+            if method is None
+            else learned(method, case.operator, case.kspace, case.noise_level)
+        )
+        yield name, image, {**row, "guarantee": guarantee(method)}
+
+
+def guarantee(method: Method | None) -> str:
+    """What is bounded of an image of the method, and what the bound rests on."""
+    if isinstance(method, Variational):
+        return "objective: proved"
+    if method is None or method.m is None:
+        return "none"
+    bounded = "distance" if getattr(method, "frozen", False) else "distance, change of data"
+    return f"{bounded}: {method.m_evidence}"
 
 
 def _sense(case: Case) -> tuple[Tensor, Row]:
@@ -111,6 +137,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
             for key in ("psnr", "ssim", "seconds", "evaluations")
         }
         methods[name]["n"] = len(own)
+        methods[name]["guarantee"] = own[0].get("guarantee", "none")
     result: dict[str, Any] = {"methods": methods, "paired": {}}
     # A comparison of other methods has no paired differences.
     if REFERENCE in names:
@@ -159,6 +186,7 @@ def table_row(name: str, result: dict[str, Any]) -> Row:
         "seconds": "{:.2f} ± {:.2f}".format(*m["seconds"]),
         "evaluations": f"{m['evaluations'][0]:.1f}",
         "n": m["n"],
+        "guarantee": m["guarantee"],
         f"{REFERENCE} minus method (dB), 95 %": difference,
     }
 

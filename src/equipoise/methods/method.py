@@ -89,6 +89,8 @@ class Method(nn.Module, ABC):
     calibration: Calibration | None = None
     by_construction: ClassVar[bool] = False
     """Whether every value of the weights proves m, so that weights which do not are damaged."""
+    learned: ClassVar[bool] = True
+    """Whether weights were trained; without them the rule for lam is fixed."""
     usual_lam: ClassVar[Literal["auto", "rule"]] = "rule"
     """How the weights of a scan are chosen by default."""
 

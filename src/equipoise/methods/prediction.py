@@ -122,7 +122,8 @@ def weights_for(
     if lam == "auto":
         return choose_weights(problem, model, options=options)
     if lam == "rule":
-        return Choice({}, "rule", "the learned rule of the model")
+        kind = "learned" if model.learned else "fixed"
+        return Choice({}, "rule", f"the {kind} rule of the model")
     return Choice({"lam": float(lam)}, "given", "lam was given")
 
 
@@ -173,6 +174,8 @@ def choose_weights(
     scale = operator.intensity_scale(problem.data).double()
     noise = level / torch.where(scale > 0, scale, 1.0)
     rule = {name: float(value) for name, value in model.rule(operator, noise).items()}
+    if not model.learned:
+        return Choice(rule, "rule", f"{model.name} follows the noise level by a fixed rule")
     # An unrolled network is only defined for the weights of its training.
     if model.m is None:
         return Choice(rule, "rule", f"{model.name} was trained for the weights of its rule")

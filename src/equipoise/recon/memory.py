@@ -8,6 +8,7 @@ from equipoise.formats.limits import available_memory, size_text
 from equipoise.formats.slices import stack_shape
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
+from equipoise.methods.variational import Variational
 from equipoise.networks.ridge import Ridge
 from equipoise.outcome import BadInputError
 
@@ -19,6 +20,10 @@ ESPIRIT_COPIES = 6
 
 SOLVER_IMAGES = 40
 """Number of images in memory during a solve: Anderson's history, conjugate gradients, iterates."""
+
+VARIATIONAL_COPIES, VARIATIONAL_BANDS = 14, 20
+"""Number of copies of coefficients in memory during a minimisation, two for each in double
+precision, and of their bands at most."""
 
 BUFFERS = 5
 """Number of layers in memory during an evaluation; 3.2 were measured for a CNN, 4.1 for a ridge."""
@@ -80,6 +85,8 @@ def bytes_of_a_pixel(model: Method) -> int:
     If rounding is bounded, the last evaluation is in double precision, whatever the precision of
     the network, and it is the one that counts.
     """
+    if isinstance(model, Variational):
+        return COMPLEX * VARIATIONAL_COPIES * VARIATIONAL_BANDS
     width = max((p.shape[0] for p in model.parameters() if p.ndim == 4), default=1)
     if isinstance(getattr(model, "network", None), Ridge):
         width *= PARTS

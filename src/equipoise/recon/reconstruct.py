@@ -18,6 +18,7 @@ from equipoise.methods.method import Method
 from equipoise.methods.prediction import Choice, LamSetting, weights_for
 from equipoise.methods.sense import best_sense
 from equipoise.methods.solving import amplification_bound, in_range, noise_bound, solve_slice
+from equipoise.methods.variational import gap_of
 from equipoise.metrics import psnr, ssim
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.cartesian import SenseOp
@@ -39,7 +40,8 @@ class SliceResult:
     ``||n|| / ||x||`` for the estimated noise of the scan. ``m_evidence`` is ``measured`` if m was
     checked in validation; ``equipoise certify`` checks it at the image itself. ``choice`` says how
     lam and the scale of the thresholds, if there is one, were chosen; its trials are not part of
-    ``network_evaluations``.
+    ``network_evaluations``. ``objective_gap`` belongs to methods that minimise: a duality gap,
+    relative to the objective.
     """
 
     index: int
@@ -57,6 +59,7 @@ class SliceResult:
     noise_bound: float | None
     in_range: bool | None
     seconds: float
+    objective_gap: float | None = None
     psnr: float | None = None
     ssim: float | None = None
     sense_psnr: float | None = None
@@ -280,6 +283,7 @@ def _slice_result(
         noise_bound=noise_bound(amplification, problem.noise_to(solution.value)),
         in_range=usual,
         seconds=seconds,
+        objective_gap=gap_of(solution),
     )
 
 

@@ -41,6 +41,7 @@ def of_reconstruction(
             ("iterations, network evaluations", f"{s.iterations}, {s.network_evaluations}"),
             *weight_facts(s.lam, s.threshold, s.choice),
             ("bound on the relative distance to the equilibrium", number(s.distance_bound)),
+            *_gap(s),
             ("m", "none" if s.m is None else f"{s.m:.3g} ({s.m_evidence})"),
             ("bound on ||dx*|| / ||db||", number(s.perturbation_bound)),
             ("noise of the scan moves the equilibrium by at most", _noise(s)),
@@ -244,6 +245,15 @@ def _noise(s: SliceResult) -> str:
     if s.noise_bound is not None:
         return f"{s.noise_bound:.1%} of its norm"
     return "not available" if s.perturbation_bound is None else "vacuous: above 100 %"
+
+
+def _gap(s: SliceResult) -> list[tuple[str, str]]:
+    if s.objective_gap is None:
+        return []
+    return [(GAP, number(s.objective_gap))]
+
+
+GAP = "duality gap: the objective is above its minimum, relative to it, by at most"
 
 
 def _range(value: bool | None) -> str:

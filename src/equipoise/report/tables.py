@@ -53,6 +53,17 @@ def _changes(result: Reconstruction) -> str:
     )
 
 
+def objective_sentence(result: Reconstruction) -> str | None:
+    """What the duality gaps prove of methods that minimise; None for all others."""
+    gaps = [s.objective_gap for s in result.slices if s.objective_gap is not None]
+    if not gaps or len(gaps) < len(result.slices):
+        return None
+    return (
+        f"objective: at most {max(gaps):.1e} of itself above its minimum (duality gap, proved in "
+        "exact arithmetic); nothing bounds the distance of the image to the minimum"
+    )
+
+
 def short_certificate(result: Reconstruction) -> str | None:
     """One sentence on the worst slice and the evidence; None without an equilibrium."""
     first, distances = result.slices[0], [s.distance_bound for s in result.slices]

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from equipoise.methods.registry import METHODS
+from equipoise.methods.variational import UNTRAINED
 from equipoise.outcome import BadInputError
 from equipoise.zoo.header import opened
 
@@ -65,7 +66,7 @@ def find_model(name: str | Path) -> Path:
     hint = f", but {nearby} is one" if nearby.is_file() else ""
     raise BadInputError(
         f"there is no model {text!r}: it is not a file{hint}; the package has "
-        f"{', '.join(available_models())}"
+        f"{', '.join([*available_models(), *UNTRAINED])}"
     )
 
 

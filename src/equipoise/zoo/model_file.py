@@ -19,6 +19,7 @@ from equipoise.zoo.evidence import compute_evidence
 from equipoise.zoo.find import DEFAULT_MODEL, find_model
 from equipoise.zoo.header import FORMAT, Header, checksum, opened
 from equipoise.zoo.own import needs_network, own_body, wanted_shapes
+from equipoise.zoo.untrained import untrained_model
 
 PRECISIONS = (torch.float32, torch.float64)
 
@@ -120,7 +121,14 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = 
     >>> model = eq.load_model("mol-sn-brain-4x")
     >>> model.m, model.m_evidence
     (0.02, 'proved')
+    >>> eq.load_model("tv")
+    TV (tv): nothing trained, rtol 0.01, max_iter 200
     """
+    untrained = untrained_model(name)
+    if untrained is not None:
+        if network is not None:
+            raise BadInputError(f"{name} has no network: leave network out")
+        return untrained.eval()
     path = find_model(name)
     with opened(path) as (header, file):
         stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
@@ -161,6 +169,8 @@ def model_config(name: str | Path = DEFAULT_MODEL) -> MethodConfig:
 
 def provenance(name: str | Path = DEFAULT_MODEL) -> dict[str, Any]:
     """The origin of the weights of a model: data, split, seed, metrics, version."""
+    if untrained_model(name) is not None:
+        return {}
     with opened(find_model(name)) as (header, _):
         return header.provenance
 
