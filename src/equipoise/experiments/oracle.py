@@ -34,11 +34,12 @@ def at_both_weights(method: Variational, case: Case) -> dict[str, tuple[Tensor, 
 def best_weight(method: Variational, case: Case) -> float:
     """The lam of the grid whose image has the largest PSNR."""
     loose = replace(method.options, max_iter=SEARCH_ITERATIONS)
-    start, found = None, []
+    start: Tensor | None = None
+    found: list[tuple[float, float]] = []
     for lam in WEIGHTS:
         solution = method.solve(case.operator, case.kspace, lam=lam, start=start, options=loose)
         start = solution.value
-        found.append((float(psnr(start, case.target)), lam))
+        found.append((float(psnr(solution.value, case.target)), lam))
     return max(found)[1]
 
 

@@ -120,7 +120,7 @@ class Wavelets(Sparsity):
         self.responses = torch.stack(bands).to(image)
         each = torch.tensor(weights, dtype=torch.float64).to(image.real)[:, None, None]
         self.weights = each if averaged else torch.ones_like(each)
-        self.places = None
+        self.places: Tensor | None = None
         if not averaged:
             _check_divisible(shape, steps)
             self.places = torch.stack([*places, _places(shape, steps)]).to(image.real) / each
