@@ -25,6 +25,7 @@ CORE = (
     "matplotlib",
     "torchmetrics",
     "pillow",
+    "PyWavelets",
     "platformdirs",
     "pydantic",
     "pyyaml",
