@@ -148,15 +148,25 @@ def one_input_norm_squared(kernel: Tensor, grid: int = GRID) -> Tensor:
 def convolution_norm(kernel: Tensor, grid: int = GRID) -> Tensor:
     """The bound of :func:`convolution_norm_upper`, differentiable in the kernel.
 
-    Its gradient is that of the largest singular value on a coarse grid of frequencies.
+    Its gradient is that of the largest singular value, at the frequency of the grid that has it:
+    found on a coarse grid first.
     """
     upper = convolution_norm_upper(kernel, grid)
     # The singular values are needed for the gradient only.
     if not (torch.is_grad_enabled() and kernel.requires_grad):
         return torch.full((), upper, dtype=kernel.dtype, device=kernel.device)
-    symbol = torch.fft.rfft2(kernel, s=(COARSE, COARSE)).permute(2, 3, 0, 1)
+    with torch.no_grad():
+        coarse = torch.fft.rfft2(kernel, s=(COARSE, COARSE)).permute(2, 3, 0, 1)
+        sizes = torch.linalg.svdvals(coarse)[..., 0]
+        y, x = divmod(int(sizes.argmax()), sizes.shape[1])
+    apart = torch.arange(1 - grid // COARSE, grid // COARSE, device=kernel.device)
+    taps = torch.arange(kernel.shape[-1], device=kernel.device)
+    rows, columns = (
+        torch.exp(-2j * math.pi / grid * ((at * (grid // COARSE) + apart)[:, None] * taps).double())
+        for at in (y, x)
+    )
+    symbol = torch.einsum("oiyx,ay,bx->aboi", kernel.to(rows.dtype), rows, columns)
     largest = torch.linalg.svdvals(symbol)[..., 0].amax()
-    # The value is the proved bound; only the direction of the gradient comes from the coarse grid.
     return largest * (upper / largest.detach()) if upper else largest
 
 
