@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from equipoise.certificate.attack import attackable, worst_case
+from equipoise.certificate.attack import Attackable, worst_case
 from equipoise.equilibrium.bounds import distance_bound, perturbation_bound, tight_distance_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.experiments.cases import cases
@@ -95,7 +95,7 @@ def attacks_on_slices(model_name: str, data: list[Path], attacks: range) -> list
             early = solve_slice(problem, model, None, loose)
             exact = solve_slice(problem, model, None, EXACT)
         distance = norm(early.value - exact.value) / norm(early.value) - exact.distance_bound
-        reconstruct = attackable(problem.operator, model, exact, ATTACKED)
+        reconstruct = Attackable(problem.operator, model, exact, ATTACKED, problem.noise_level)
         epsilon = float(10 ** rng.uniform(-2, -0.5))
         attack = worst_case(
             reconstruct, problem.data, problem.measured, epsilon, steps=3, starts=1, seed=i

@@ -17,6 +17,7 @@ WITHOUT_INPUT = {
     "physics/generic.py": "nor does a pair of functions",
     "physics/superres.py": "matrices of numbers alone, moved to the image where they are used",
     "methods/usual.py": "from Python numbers to Python numbers",
+    "networks/shrinkage.py": "the start of parameters, moved with their module",
 }
 
 

@@ -14,7 +14,7 @@ _PUBLIC = {
     "BlurDownsampleOp": "equipoise.physics.superres",
     "CNN": "equipoise.networks.cnn",
     "ConvergenceWarning": "equipoise.outcome",
-    "Certificate": "equipoise.certificate.certify",
+    "Certificate": "equipoise.certificate.record",
     "DataWeight": "equipoise.methods.data_weight",
     "EquipoiseError": "equipoise.outcome",
     "FixedWeight": "equipoise.methods.data_weight",
@@ -72,7 +72,8 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
-    from equipoise.certificate.certify import Certificate, certify_slice
+    from equipoise.certificate.certify import certify_slice
+    from equipoise.certificate.record import Certificate
     from equipoise.equilibrium.fixed_point import SolverOptions
     from equipoise.formats import Acquisition, as_slices, read
     from equipoise.methods.data_weight import DataWeight, FixedWeight

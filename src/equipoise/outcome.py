@@ -112,6 +112,9 @@ class Solution:
     objective, objective_gap
         Of a method that minimises: P(x), and a bound on ``(P(x) - min P) / P(x)`` by a duality gap,
         which holds in exact arithmetic. None of all others.
+    first
+        The solution of the first pass that H was read off, at the intensity scale 1; None where
+        there was none.
     """
 
     value: Tensor
@@ -131,6 +134,7 @@ class Solution:
     threshold: Tensor | None = None
     objective: Tensor | None = None
     objective_gap: Tensor | None = None
+    first: "Solution | None" = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """How the solve ended and which bound holds, in two lines."""

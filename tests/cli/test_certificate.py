@@ -78,9 +78,13 @@ def test_a_proved_model_gives_proved_statements_and_the_attack_stays_below(
     assert only["contraction"] == pytest.approx(0.8)
     assert only["lam_source"] == "rule"
     assert only["choice"]["trials"] == []
-    assert only["attack"] == {"epsilon": 0.05, "steps": 4, "starts": 2, "seed": 0}
+    attack = only["attack"]
+    assert 0 < attack.pop("error") < 0.5 * only["measured_amplification"]
+    assert attack == {"epsilon": 0.05, "krylov": 4, "steps": 4, "starts": 1, "seed": 0}
+    assert list(only["stages"]) == ["image", "constants", "noise", "attack"]
+    assert all(stage["evaluations"] > 0 for stage in only["stages"].values())
     assert only["noise"]["probes"] == 8
-    assert only["noise"]["accuracy"] <= 0.01
+    assert 0 < only["noise"]["missing"] <= 0.05
     assert only["noise_level"] > 0
     bound = 0.5 * (only["lam"] / 0.2) ** 0.5
     assert only["perturbation_bound"] == pytest.approx(bound)

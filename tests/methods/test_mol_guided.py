@@ -119,7 +119,7 @@ class TestProof:
             difference = tiled.linearised(x)(d) - network.linearised(x)(d)
             assert float((norm(difference) / norm(d)).max()) < 1e-13
 
-    def test_the_distance_is_certified_and_no_amplification_is_promised(self):
+    def test_the_distance_is_certified_and_both_amplifications_are_told(self):
         operator, data = sense_problem(batch=1)
         model = guided()
         options = SolverOptions(rtol=0.01, window=10)
@@ -127,8 +127,33 @@ class TestProof:
             solution = model.solve(operator, data, noise_level=NOISE[:1], options=options)
         assert solution.converged
         assert model.m_evidence == "proved"
-        assert amplification_bound(model, solution) is None
-        assert amplification_bound(model.guide, solution) is not None
+        both = amplification_bound(model, solution)
+        assert both.first_held == pytest.approx(0.5 * float(solution.lam / model.m) ** 0.5)
+        assert both.end_to_end > both.first_held
+        one = amplification_bound(model.guide, solution.first)
+        assert one.first_held == one.end_to_end
+
+    def test_23_no_change_of_the_data_moves_the_image_by_more_than_both_passes_allow(self):
+        """Of the second number of (23): with the factors moving, the first one may be exceeded."""
+        operator, data = sense_problem(batch=1)
+        for seed in range(3):
+            model = guided(m=0.2, seed=seed)
+            with torch.no_grad():
+                before = model.solve(operator, data, noise_level=NOISE[:1], options=TIGHT)
+                held = {**before.held, "noise_level": NOISE[:1], "options": TIGHT}
+                bound = model.amplification(before)
+                for size in (1e-2, 1e-5):
+                    d = size * random_complex(data.shape, seed) * operator.mask[:, None]
+                    moved = norm(model.solve(operator, data + d, **held).value - before.value)
+                    slack = before.scale * 2 * model._first_lipschitz(before) / model.m
+                    loose = slack * 0.06 * norm(before.first.value)  # the first pass is a guide
+                    assert float(moved) <= bound.end_to_end * float(norm(d)) + float(loose)
+                y = before.first.value
+                z = y + 0.1 * random_complex(y.shape, seed + 9)
+                networks = [model.of_first(before)(image) for image in (y, z)]
+                x = random_complex(y.shape, seed + 5)
+                change = norm(networks[0](x) - networks[1](x)) / norm(y - z)
+                assert 0 < float(change) <= model._first_lipschitz(before)
 
     def test_evaluations_of_both_passes_are_counted(self):
         operator, data = sense_problem()
@@ -151,6 +176,7 @@ class TestGradient:
             return model.solve(operator, b, noise_level=NOISE[:1], scale=1.0, options=options).value
 
         monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", 1e-11)
+        model.guide.options = options
         b = data.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(inner(image(b), weight).sum(), b)
         found = float(inner(gradient, change).sum())

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from equipoise.certificate.effort import Progress, silent
+from equipoise.certificate.linear_response import LinearResponse
 from equipoise.certificate.noise import white_noise
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
-from equipoise.outcome import Solution
+from equipoise.methods.mol import MOL
+from equipoise.outcome import BackwardRecord, Solution
 from equipoise.physics.linop import LinearOperator
 from equipoise.readable import size, span
 from equipoise.shapes import Data, Image, Mask, PerSample
-from equipoise.vectors import norm, per_sample
+from equipoise.vectors import inner, norm, per_sample
 
 Reconstruct = Callable[[Tensor], Tensor]
 
@@ -34,7 +37,8 @@ class WorstCase:
     amplification
         ``movement / ||d||``; no ascent can exclude a larger one.
     random_amplification
-        The mean amplification of the random perturbations from which the ascents started.
+        The same for random perturbations, their mean: of the linearised image where the first start
+        was not random.
     history
         The movement after each step, beginning with the random start, (starts, steps + 1, batch).
     """
@@ -64,6 +68,9 @@ def worst_case(
     starts: int = 2,
     seed: int = 0,
     real: bool = False,
+    clean: Tensor | None = None,
+    begin: "KrylovStart | None" = None,
+    tell: Progress = silent,
 ) -> WorstCase:
     """``max_d ||x(b + d) - x(b)||`` over ``||d|| = epsilon ||b||``, by ascent along the gradient.
 
@@ -88,40 +95,108 @@ def worst_case(
     seed
         Seed of the random starts.
     real
-        Start from real noise; if data and image are real, the gradients are real too.
+        Start from real noise: where data and image are real, so are the gradients.
+    clean
+        x(b), if it is known.
+    begin
+        First start, instead of a random one.
+    tell
+        Called as the steps go on.
     """
     length = epsilon * norm(data)
-    with torch.no_grad():
-        clean = reconstruct(data)
+    if clean is None:
+        with torch.no_grad():
+            clean = reconstruct(data)
     best_d, best_image, largest = torch.zeros_like(data), clean, torch.zeros_like(length)
-    history = []
+    history, of_noise = [], [] if begin is None else [begin.random * length]
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(starts):
-        noise = white_noise(data, len(data), generator, real).to(data.dtype)
-        d = _to_sphere(noise * measured, length)
+    for start in range(starts):
+        if start == 0 and begin is not None:
+            d = _to_sphere(begin.direction * measured, length).to(data.dtype)
+        else:
+            noise = white_noise(data, len(data), generator, real).to(data.dtype)
+            d = _to_sphere(noise * measured, length)
         for step in range(steps + 1):
+            tell("attack", start * (steps + 1) + step, starts * (steps + 1))
             if step < steps:
                 image, gradient = _movement_gradient(reconstruct, data, d, clean)
             else:
                 with torch.no_grad():
                     image = reconstruct(data + d)
             movement = norm(image - clean)
-            # A Frank-Wolfe step can also decrease the movement, so the best one is kept.
+            if step == 0 and not (start == 0 and begin is not None):
+                of_noise.append(movement)
             better = movement > largest
             best_d, best_image = _pick(better, d, best_d), _pick(better, image, best_image)
             largest = torch.maximum(largest, movement)
             history.append(movement)
             if step < steps:
                 d = _to_sphere(gradient * measured, length)
-    movements = torch.stack(history).reshape(starts, steps + 1, -1)
     return WorstCase(
         perturbation=best_d,
         image=best_image,
         movement=largest,
         amplification=largest / length,
-        random_amplification=movements[:, 0].mean(0) / length,
-        history=movements,
+        random_amplification=torch.stack(of_noise).mean(0) / length,
+        history=torch.stack(history).reshape(starts, steps + 1, -1),
     )
+
+
+class KrylovStart(NamedTuple):
+    """A direction that the linearised image follows most, and how it follows random noise.
+
+    Attributes
+    ----------
+    direction
+        d, (1, ...).
+    gain
+        ``||K d|| / ||d||`` by the Ritz value.
+    random
+        ``||K n|| / ||n||`` of the noise that the steps began with, (1,).
+    """
+
+    direction: Data
+    gain: float
+    random: PerSample
+
+
+@torch.no_grad()
+def krylov_start(
+    response: LinearResponse,
+    data: Data,
+    measured: Mask,
+    *,
+    steps: int,
+    seed: int = 0,
+    real: bool = False,
+    tell: Progress = silent,
+) -> KrylovStart:
+    """The top of ``K^T K`` by Lanczos steps, which need a fraction of the steps of ascents.
+
+    Parameters are those of :func:`worst_case`; each step costs one response and one transposed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = white_noise(data, 1, generator, real).to(data.dtype) * measured
+    one = torch.ones_like(norm(noise))
+    basis, products = [_to_sphere(noise, one)], []
+    for step in range(steps):
+        tell("attack", step, steps)
+        moved = response(basis[-1])
+        if step == 0:
+            random = norm(moved)
+        product = response.transposed(moved) * measured
+        products.append(product.real + 0j if real else product)
+        new = products[-1]
+        for _ in range(2):  # twice is enough
+            for vector in basis:
+                new = new - inner(vector, new).to(new.real.dtype) * vector
+        if step < steps - 1:
+            basis.append(_to_sphere(new, one))
+    matrix = torch.stack([torch.cat([inner(a, b) for b in products]) for a in basis])
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    weights = vectors[:, -1].to(data.real.dtype)
+    direction = torch.stack([w * v for w, v in zip(weights, basis, strict=True)]).sum(0)
+    return KrylovStart(direction, float(values[-1].clamp(min=0)) ** 0.5, random)
 
 
 def _movement_gradient(
@@ -149,27 +224,59 @@ BACKWARD_RTOL = 0.05
 """Tolerance of the gradients of an attack."""
 
 
-def attackable(
-    operator: LinearOperator,
-    model: Method,
-    solution: Solution,
-    options: SolverOptions | None = None,
-    *,
-    noise_level: Tensor | None = None,
-) -> Callable[[Tensor], Tensor]:
-    """The image as a differentiable function of the data, by the equation of a solution.
+class Attackable:
+    """The image as a differentiable function of the data, as a solution was reached.
 
     lam, the intensity scale and the scale of the thresholds are held, as in (8), and a first pass
     follows the noise level. Equilibria are solved with the resolvent step, even if the method has
-    another one.
+    another one, from the image of the solution.
+
+    Parameters
+    ----------
+    operator, model, solution
+        A, the method, and how it reached the image.
+    options
+        Solver options; those of the model if not given.
+    noise_level
+        That of the data, which a first pass follows.
+
+    Attributes
+    ----------
+    bound
+        Distance bound of the last image.
     """
-    held: dict[str, Any] = {**solution.held, "noise_level": noise_level}
-    # Its backward solve costs the least, and an attack needs no bound that includes rounding.
-    chosen = replace(options or model.options, step="resolvent", exact=False)
 
-    def reconstruct(data: Tensor) -> Tensor:
-        return model.solve(
-            operator, data, options=chosen, backward_rtol=BACKWARD_RTOL, **held
-        ).value
+    def __init__(
+        self,
+        operator: LinearOperator,
+        model: Method,
+        solution: Solution,
+        options: SolverOptions | None = None,
+        noise_level: PerSample | None = None,
+    ):
+        self.operator, self.model = operator, model
+        self.options = replace(options or model.options, step="resolvent", exact=False)
+        self.held: dict[str, Any] = {**solution.held, "noise_level": noise_level}
+        if isinstance(model, MOL):
+            self.held["start"] = solution.value.detach()
+        self.bound = solution.distance_bound
+        self._forward = 0
+        self._records: list[BackwardRecord] = []
 
-    return reconstruct
+    def __call__(self, data: Tensor) -> Tensor:
+        """The image."""
+        found = self.model.solve(
+            self.operator, data, options=self.options, backward_rtol=BACKWARD_RTOL, **self.held
+        )
+        self._forward += int(found.network_evaluations.sum())
+        self.bound = found.distance_bound
+        self._records += [one.record for one in (found, found.first) if one is not None]
+        return found.value
+
+    @property
+    def evaluations(self) -> int:
+        """Of all images and gradients so far; each gradient evaluates H once more for its graph."""
+        gradients = [r.solution for r in self._records if r.solution is not None]
+        if not isinstance(self.model, MOL):  # a gradient goes back through all that was evaluated
+            return 2 * self._forward
+        return self._forward + sum(int(g.network_evaluations.sum()) + 1 for g in gradients)

@@ -1,187 +1,32 @@
 """How far the image of a slice can be trusted: bounds, measurements, and their evidence."""
 
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from math import isfinite
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from equipoise.certificate.attack import WorstCase, attackable, worst_case
-from equipoise.certificate.measurements import NoiseResponse, local_constants, noise_response
+from equipoise.certificate.attack import Attackable, WorstCase, krylov_start, worst_case
+from equipoise.certificate.effort import Effort, Progress, Stages, silent
+from equipoise.certificate.linear_response import LAST_STEP, LinearResponse
+from equipoise.certificate.local import LocalConstants, local_constants
 from equipoise.certificate.noise import NoiseMap
-from equipoise.certificate.noise_map import slice_noise_map
-from equipoise.certificate.statements import Constants, Statement, statements
+from equipoise.certificate.noise_map import check_linear
+from equipoise.certificate.noise_response import MeasuredNoise, measured_noise
+from equipoise.certificate.record import Attack, Certificate, CertifiedSlice, NoiseSummary
+from equipoise.certificate.statements import Constants, statements
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
-from equipoise.methods.prediction import Choice, LamSetting, weights_for
-from equipoise.methods.solving import in_range, solve_slice
+from equipoise.methods.prediction import LamSetting, weights_for
+from equipoise.methods.solving import amplification_bound, in_range, solve_slice
 from equipoise.methods.usual import slice_features
 from equipoise.networks.network import lipschitz_upper_of
 from equipoise.outcome import Outcome, Solution
 from equipoise.physics.problem import Problem
 from equipoise.threads import suits_the_problem
-
-
-@dataclass(frozen=True)
-class Attack:
-    """The settings of an attack (17): ``||d|| = epsilon ||b||``, ascents from random starts."""
-
-    epsilon: float
-    steps: int
-    starts: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class NoiseSummary:
-    """The noise map (16) in four numbers.
-
-    Attributes
-    ----------
-    probes
-        Number of noise realisations.
-    median, median_error
-        Medians over the pixels of the standard deviation and of its Monte-Carlo error, in units of
-        the image.
-    accuracy
-        Largest bound (11) on the relative error of a linear solve, in exact arithmetic; None if m
-        was refuted.
-    """
-
-    probes: int
-    median: float
-    median_error: float
-    accuracy: float | None
-
-
-@dataclass(frozen=True, repr=False)
-class Certificate:
-    """Everything that is promised about the image of one slice, and that was measured at it.
-
-    Attributes
-    ----------
-    index, model, outcome
-        The slice, the method, and how the solve ended.
-    lam, threshold, lam_source
-        The data weight, the scale of the thresholds if the network has one, and whether they were
-        ``given``, follow the noise by the learned ``rule``, or were chosen by ``prediction``.
-    choice
-        Why these weights were chosen, and the trials.
-    noise_level, intensity_scale
-        sigma, ``E|n|^2 = sigma^2``, and the scale by which the image was divided, in units of the
-        scan.
-    distance_bound, perturbation_bound, noise_bound, paper_bound, contraction
-        The numbers of ``statements``, None if nothing is promised. ``perturbation_bound`` and
-        ``paper_bound`` bound ``||dx*|| / ||db||`` of the exact equilibrium at this lam, this scale
-        and these maps; the first is the sharp one. Two delivered images may differ by more, by the
-        ``slack`` of the statement.
-    rounding
-        The part of ``distance_bound`` that accounts for rounding in all computations; None if it is
-        not bounded.
-    operator_norm
-        The bound on ``||A||`` that the statements use; None if nothing is known about it.
-    m, m_evidence
-        The monotonicity constant that the bounds use, and its evidence: ``proved``; ``measured``,
-        not contradicted at this image; ``refuted``, contradicted at this image; or ``none``.
-    m_local
-        ``1 - lambda_max((J + J^T) / 2)`` at the first iterate, half-way, and at the image. It is
-        measured, from above, by Lanczos iterations.
-    lipschitz_lower
-        The largest ``||J||`` that Lanczos iterations found at the same three images: measured.
-    lipschitz_upper
-        A Lipschitz constant of H from its weights, as they are now: proved.
-    measured_amplification
-        The largest ``||dx|| / ||db||`` that an attack found; None without an attack.
-    random_amplification
-        The same for random noise of the same norm.
-    attack, noise
-        Settings of the attack, and summary of the noise map.
-    noise_response
-        How far noise of the estimated level moves the image, measured with a few probes. It
-        complements ``noise_bound``, which is None if the bound is above 100 % of the image.
-    in_range, false_alarm_rate
-        Whether the features are usual at the stated rate; None without a calibration, or with a
-        lam or tolerance other than that of the calibration.
-    features, deviations
-        The features that are compared with the calibration, and their deviations in spreads.
-    statements
-        Value, formula, evidence and meaning of each bound.
-    """
-
-    index: int
-    model: str
-    outcome: str
-    lam: float
-    threshold: float | None
-    lam_source: Literal["prediction", "rule", "given"]
-    choice: Choice
-    noise_level: float
-    intensity_scale: float
-    distance_bound: float | None
-    perturbation_bound: float | None
-    noise_bound: float | None
-    paper_bound: float | None
-    contraction: float | None
-    rounding: float | None
-    operator_norm: float | None
-    m: float | None
-    m_evidence: Literal["proved", "measured", "refuted", "none"]
-    m_local: list[float] | None
-    lipschitz_lower: float | None
-    lipschitz_upper: float | None
-    measured_amplification: float | None
-    random_amplification: float | None
-    attack: Attack | None
-    noise: NoiseSummary | None
-    noise_response: NoiseResponse | None
-    in_range: bool | None
-    false_alarm_rate: float | None
-    features: dict[str, float | None]
-    deviations: dict[str, float | None] | None
-    statements: dict[str, Statement]
-
-    def __repr__(self) -> str:
-        """How the slice ended, and the two bounds with their evidence."""
-        m = "no equilibrium" if self.m is None else f"m {self.m:.3g} ({self.m_evidence})"
-        promised = [
-            f"{name} {value:.3g}"
-            for name in ("distance_bound", "perturbation_bound")
-            if (value := self.statements[name].value) is not None
-        ]
-        return (
-            f"Certificate of slice {self.index} ({self.model}): {self.outcome}, "
-            f"lam {self.lam:.3g} ({self.lam_source})\n"
-            f"  {m}: {', '.join(promised) or 'nothing is promised'}"
-        )
-
-
-@dataclass(repr=False)
-class CertifiedSlice:
-    """The image with its certificate and, if requested, a noise map and an attack.
-
-    Image and noise map are in units of the scan; problem and attack are divided by its ``unit``.
-    ``history`` holds the relative residual and the distance bound by iteration. ``seconds`` is the
-    time of the reconstruction alone.
-    """
-
-    certificate: Certificate
-    image: Tensor
-    problem: Problem[Any]
-    history: Tensor
-    seconds: float
-    noise: NoiseMap | None
-    attack: WorstCase | None
-
-    def __repr__(self) -> str:
-        """The certificate."""
-        return repr(self.certificate)
-
-    @property
-    def unit(self) -> float:
-        """The number by which the data were divided."""
-        return self.problem.unit
+from equipoise.vectors import norm
 
 
 @suits_the_problem
@@ -192,11 +37,15 @@ def certify_slice(
     index: int = 0,
     lam: LamSetting | None = None,
     options: SolverOptions | None = None,
+    noise_map: bool = False,
     noise_probes: int | None = None,
     epsilon: float | None = None,
-    attack_steps: int = 10,
-    attack_starts: int = 2,
+    attack_steps: int | None = None,
+    attack_starts: int = 1,
     seed: int = 0,
+    effort: Effort | None = None,
+    on_stage: Callable[[CertifiedSlice], None] = lambda found: None,
+    tell: Progress = silent,
 ) -> CertifiedSlice:
     """Reconstruct a slice and certify how far the image can be trusted.
 
@@ -209,15 +58,26 @@ def certify_slice(
     index
         Number of the slice.
     lam, options
-        Data weight and solver options, as for a reconstruction.
+        As for a reconstruction.
+    noise_map
+        Whether a noise map (16) is made.
     noise_probes
-        Number of probes of the noise map (16); no map if not given.
+        Probes of the noise map instead of those of the effort; it is made if they are given.
     epsilon
-        ``||d|| / ||b||`` of a worst-case perturbation (17); no attack if not given.
-    attack_steps, attack_starts
-        Number of ascent steps and starts of the attack.
+        ``||d|| / ||b||`` of a worst-case perturbation (17); none if not given.
+    attack_steps
+        Ascents of the attack instead of those of the effort.
+    attack_starts
+        Starts of the attack; the first one is the direction that the linearised image follows most
+        where there is an equilibrium, and random where there is none.
     seed
-        Seed of the probes, the starts and the ascents.
+        Of the probes, the starts and the ascents.
+    effort
+        How much is measured; :data:`~equipoise.certificate.effort.QUICK` for a first look.
+    on_stage
+        Called after each stage but the last one with what is complete.
+    tell
+        Called as the stages go on.
 
     Raises
     ------
@@ -239,81 +99,198 @@ def certify_slice(
     >>> eq.certify_slice(problem, model).certificate.outcome
     'converged'
     """
-    started = time.perf_counter()
-    with torch.no_grad():
-        choice = weights_for(problem, model, lam, options)
-        solution = solve_slice(problem, model, choice, options)
-    seconds = time.perf_counter() - started
-    solution.warn_unless_converged(f"slice {index}")
-    diverged = solution.outcome[0] is Outcome.DIVERGED
-    m_local, lower, upper, response = None, None, None, None
+    if noise_map or noise_probes is not None:
+        check_linear(model)
+    run = _Run(problem, model, lam, options, seed, effort or Effort(), tell, index)
+    run.solve()
+    run.solution.warn_unless_converged(f"slice {index}")
+    if run.found is Outcome.DIVERGED:
+        return run.certified()
     if isinstance(model, MOL):
-        upper = lipschitz_upper_of(model.network)
-        # Constants and derivatives at an image that is not finite mean nothing.
-        if not diverged:
-            m_local, lower = local_constants(problem, model, solution, options, seed)
-            response = noise_response(problem, model, solution, options, seed)
-    constants = _constants(
-        problem, model, solution, options or model.options, (m_local, lower), upper
-    )
-    constants = replace(constants, predicted=choice.basis == "prediction")
-    bounds = statements(
-        constants, float(solution.distance_bound[0]), problem.noise_to(solution.value)
-    )
-    attack = None
-    if epsilon is not None and not diverged:
-        attack = worst_case(
-            attackable(problem.operator, model, solution, options, noise_level=problem.noise_level),
+        on_stage(run.certified())
+        run.measure_constants(model)
+        on_stage(run.certified())
+        run.measure_noise(model, noise_probes, noise_map)
+    if epsilon is not None:
+        on_stage(run.certified())
+        run.attack_it(epsilon, attack_steps, attack_starts)
+    return run.certified()
+
+
+class _Run:
+    """The stages of one certificate; each fills in what it measures."""
+
+    def __init__(
+        self,
+        problem: Problem[Any],
+        model: Method,
+        lam: LamSetting | None,
+        options: SolverOptions | None,
+        seed: int,
+        effort: Effort,
+        tell: Progress,
+        index: int,
+    ):
+        self.problem, self.model, self.lam, self.options = problem, model, lam, options
+        self.seed, self.effort, self.tell, self.index = seed, effort, tell, index
+        self.stages = Stages()
+        self.local: LocalConstants | None = None
+        self.noise: MeasuredNoise | None = None
+        self.map: NoiseMap | None = None
+        self.attack: WorstCase | None = None
+        self.attacked: Attack | None = None
+        self.upper = lipschitz_upper_of(model.network) if isinstance(model, MOL) else None
+
+    @property
+    def found(self) -> Outcome:
+        """How the solve ended."""
+        return self.solution.outcome[0]
+
+    def solve(self) -> None:
+        """The image, as a reconstruction makes it."""
+        self.tell("image", 0, 1)
+        with torch.no_grad():
+            self.choice = weights_for(self.problem, self.model, self.lam, self.options)
+            self.solution = solve_slice(self.problem, self.model, self.choice, self.options)
+        spent = int(self.solution.network_evaluations.sum()) + self.choice.evaluations
+        self.stages.end("image", spent)
+
+    def measure_constants(self, model: MOL) -> None:
+        """m and the Lipschitz constant at the image."""
+        self.local = local_constants(
+            self.problem,
+            model,
+            self.solution,
+            self.effort,
+            options=self.options,
+            seed=self.seed,
+            tell=self.tell,
+        )
+        self.stages.end("constants", self.local.evaluations)
+
+    def measure_noise(self, model: MOL, probes: int | None, mapped: bool) -> None:
+        """The response to noise and, where it is asked for, its map."""
+        mapped = mapped or probes is not None
+        usual = self.effort.probes if mapped else self.effort.response_probes
+        self.noise = measured_noise(
+            self.problem,
+            model,
+            self.solution,
+            probes=usual if probes is None else probes,
+            seed=self.seed,
+            options=self.options,
+            tell=self.tell,
+        )
+        self.map = self.noise.map if mapped else None
+        self.stages.end("noise", self.noise.evaluations)
+
+    def attack_it(self, epsilon: float, steps: int | None, starts: int) -> None:
+        """The worst perturbation that is found."""
+        problem, model, solution = self.problem, self.model, self.solution
+        steps = self.effort.steps if steps is None else steps
+        real = model.real and problem.real
+        begin, spent, krylov = None, 0, 0
+        options = self.options or model.options
+        if isinstance(model, MOL):
+            response = LinearResponse(
+                model, problem.operator, solution, options=self.options, until=LAST_STEP
+            )
+            krylov = self.effort.krylov
+            begin = krylov_start(
+                response,
+                problem.data,
+                problem.measured,
+                steps=krylov,
+                seed=self.seed,
+                real=real,
+                tell=self.tell,
+            )
+            spent = response.evaluations
+            moved = begin.gain * epsilon * float(norm(problem.data) / norm(solution.value))
+            options = replace(options, rtol=max(min(options.rtol, moved), TIGHTEST))
+        reconstruct = Attackable(
+            problem.operator, model, solution, options, noise_level=problem.noise_level
+        )
+        self.attack = worst_case(
+            reconstruct,
             problem.data,
             problem.measured,
             epsilon,
-            steps=attack_steps,
-            starts=attack_starts,
-            seed=seed,
-            real=model.real and problem.real,
+            steps=steps,
+            starts=starts,
+            seed=self.seed,
+            real=real,
+            clean=solution.value,
+            begin=begin,
+            tell=self.tell,
         )
-    noise = summary = None
-    if noise_probes is not None and not diverged:
-        noise = slice_noise_map(
-            problem, model, solution, probes=noise_probes, seed=seed, options=options
+        bounds = float(solution.distance_bound[0]) + float(reconstruct.bound[0])
+        length = epsilon * float(norm(problem.data))
+        error = bounds * float(norm(solution.value)) / length if isfinite(bounds) else None
+        self.attacked = Attack(epsilon, krylov, steps, starts, self.seed, error)
+        self.stages.end("attack", spent + reconstruct.evaluations)
+
+    def certified(self) -> CertifiedSlice:
+        """What is complete."""
+        problem, solution = self.problem, self.solution
+        image, history = solution.value * problem.unit, solution.history_of(0)
+        seconds = self.stages.complete["image"].seconds
+        return CertifiedSlice(
+            self._certificate(), image, problem, history, seconds, self.map, self.attack
         )
-        summary = _noise_summary(noise, solution, constants.evidence == "not available")
-    assert solution.scale is not None
-    found = slice_features(problem, solution)
-    calibration = model.calibration
-    certificate = Certificate(
-        index=index,
-        model=model.name,
-        outcome=solution.outcome[0].value,
-        lam=constants.lam,
-        threshold=None if solution.threshold is None else float(solution.threshold[0]),
-        lam_source=choice.basis,
-        choice=choice,
-        noise_level=float(problem.noise_level[0]) * problem.unit,
-        intensity_scale=float(solution.scale[0]) * problem.unit,
-        **{name: statement.value for name, statement in bounds.items()},
-        rounding=None if solution.rounding is None else float(solution.rounding[0]),
-        operator_norm=constants.norm,
-        m=model.m,
-        m_evidence=_m_evidence(constants),
-        m_local=m_local,
-        lipschitz_lower=lower,
-        lipschitz_upper=upper,
-        measured_amplification=None if attack is None else float(attack.amplification[0]),
-        random_amplification=None if attack is None else float(attack.random_amplification[0]),
-        attack=None
-        if attack is None or epsilon is None
-        else Attack(epsilon, attack_steps, attack_starts, seed),
-        noise=summary,
-        noise_response=response,
-        in_range=in_range(model, problem, solution, choice, options),
-        false_alarm_rate=None if calibration is None else calibration.false_alarm_rate,
-        features={**found},
-        deviations=None if calibration is None else {**calibration.deviation(found)},
-        statements=bounds,
-    )
-    image, history = solution.value * problem.unit, solution.history_of(0)
-    return CertifiedSlice(certificate, image, problem, history, seconds, noise, attack)
+
+    def _certificate(self) -> Certificate:
+        problem, model, solution, local = self.problem, self.model, self.solution, self.local
+        measured = (None, None) if local is None else (local.m_local, local.lipschitz_lower)
+        options = self.options or model.options
+        constants = _constants(problem, model, solution, options, measured, self.upper)
+        constants = replace(constants, predicted=self.choice.basis == "prediction")
+        bounds = statements(
+            constants, float(solution.distance_bound[0]), problem.noise_to(solution.value)
+        )
+        assert solution.scale is not None
+        features = slice_features(problem, solution)
+        calibration, attack = model.calibration, self.attack
+        refuted = constants.evidence == "not available"
+        return Certificate(
+            index=self.index,
+            model=model.name,
+            outcome=solution.outcome[0].value,
+            lam=constants.lam,
+            threshold=None if solution.threshold is None else float(solution.threshold[0]),
+            lam_source=self.choice.basis,
+            choice=self.choice,
+            noise_level=float(problem.noise_level[0]) * problem.unit,
+            intensity_scale=float(solution.scale[0]) * problem.unit,
+            **{name: statement.value for name, statement in bounds.items()},
+            second_pass_bound=constants.first_held if constants.frozen else None,
+            rounding=None if solution.rounding is None else float(solution.rounding[0]),
+            operator_norm=constants.norm,
+            m=model.m,
+            m_evidence=_m_evidence(constants),
+            m_local=measured[0],
+            m_local_accuracy=None if local is None else local.accuracy,
+            lipschitz_lower=measured[1],
+            lipschitz_upper=self.upper,
+            measured_amplification=None if attack is None else float(attack.amplification[0]),
+            random_amplification=None if attack is None else float(attack.random_amplification[0]),
+            attack=self.attacked,
+            noise=None
+            if self.map is None
+            else _noise_summary(self.map, self.noise, solution, refuted),
+            noise_response=None if self.noise is None else self.noise.response,
+            in_range=in_range(model, problem, solution, self.choice, self.options),
+            false_alarm_rate=None if calibration is None else calibration.false_alarm_rate,
+            features={**features},
+            deviations=None if calibration is None else {**calibration.deviation(features)},
+            statements=bounds,
+            stages=dict(self.stages.complete),
+        )
+
+
+TIGHTEST = 1e-3
+"""Certified accuracy of attacked images, or the movement itself, relative to the image, if that is
+larger. The true distance is a few per cent of a bound, and the bound is reported beside it."""
 
 
 def _constants(
@@ -338,6 +315,7 @@ def _constants(
         # A measured constant above the limit refutes the contraction, even if m stands.
         if lipschitz_proved or (lower is not None and lower <= limit):
             contraction = _contraction(model, options, lam, norm)
+    bound = amplification_bound(model, solution)
     return Constants(
         m=model.m,
         m_proved=m_proved,
@@ -346,6 +324,8 @@ def _constants(
         contraction=contraction,
         contraction_proved=lipschitz_proved and found is not None and found.proved,
         diverged=solution.outcome[0] is Outcome.DIVERGED,
+        amplification=None if bound is None else bound.end_to_end,
+        first_held=None if bound is None else bound.first_held,
         frozen=getattr(model, "frozen", False),
         norm=norm,
         operator_proved=found is not None and found.proved,
@@ -373,12 +353,15 @@ def _m_evidence(constants: Constants) -> Literal["proved", "measured", "refuted"
     return "proved" if constants.m_proved else "measured"
 
 
-def _noise_summary(noise: NoiseMap, solution: Solution, refuted: bool) -> NoiseSummary:
-    # Outside the coil maps the image and its noise are zero, which would pull the medians down.
+def _noise_summary(
+    noise: NoiseMap, measured: MeasuredNoise | None, solution: Solution, refuted: bool
+) -> NoiseSummary:
+    assert measured is not None
     inside = solution.value[0] != 0
     return NoiseSummary(
         probes=noise.probes,
         median=float(noise.std[inside].median()),
         median_error=float(noise.error[inside].median()),
+        missing=measured.response.missing,
         accuracy=None if refuted else noise.accuracy,
     )

@@ -7,19 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equipoise.certificate.linear_response import LinearResponse
-from equipoise.certificate.noise import NoiseMap, Respond, noise_map
+from equipoise.certificate.linear_response import RTOL
+from equipoise.certificate.noise import NoiseMap, noise_map
+from equipoise.certificate.noise_response import BATCH, measured_noise
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.problem import Problem
 
-BATCH = 4
-"""Number of probes that are solved at once."""
+CERTIFIED = SolverOptions(rtol=RTOL)
+"""Of the linear equations of a map that is made by itself."""
 
 REPLICA_ACCURACY = 0.1
 """Bound on the distance of a replica to its equilibrium, relative to the noise in its data."""
+
+
+def check_linear(model: Method) -> None:
+    """Refuse a noise map of a method whose image has no linear response.
+
+    Raises
+    ------
+    BadInputError
+        If the method has no equilibrium.
+    """
+    if not isinstance(model, MOL):
+        raise BadInputError(
+            f"{model.name} has no equilibrium to linearise: a noise map needs a MOL model; "
+            "pseudo-replicas give that of any method"
+        )
 
 
 def slice_noise_map(
@@ -38,16 +54,14 @@ def slice_noise_map(
     Raises
     ------
     BadInputError
-        If the method has no equilibrium, or its equilibrium depends on a first pass.
+        If the method has no equilibrium.
     """
-    if not isinstance(model, MOL) or model.frozen:
-        raise BadInputError(
-            f"{model.name} has no single equilibrium to linearise: a noise map needs a MOL model "
-            "with one pass; pseudo-replicas work for any method"
-        )
-    response = LinearResponse(model, problem.operator, solution, batch=BATCH, options=options)
-    found = _map(response, problem, model, probes, seed, shrink=True)
-    return replace(found, accuracy=response.accuracy)
+    check_linear(model)
+    assert isinstance(model, MOL)
+    found = measured_noise(
+        problem, model, solution, probes=probes, seed=seed, options=options, until=CERTIFIED
+    )
+    return found.map
 
 
 @torch.no_grad()
@@ -71,26 +85,14 @@ def replica_noise_map(
         again = [solve(problem.operator, problem.data + one[None], **held).value for one in noise]
         return torch.cat(again) - solution.value
 
-    return _map(moved, problem, model, probes, seed, shrink=False)
-
-
-def _map(
-    respond: Respond,
-    problem: Problem[Any],
-    model: Method,
-    probes: int,
-    seed: int,
-    *,
-    shrink: bool,
-) -> NoiseMap:
     found = noise_map(
-        respond,
+        moved,
         problem.measured.expand(problem.data.shape),
         float(problem.noise_level[0]),
         probes=probes,
         batch=BATCH,
         seed=seed,
         real=model.real and problem.real,
-        shrink=shrink,
+        shrink=False,
     )
     return replace(found, std=found.std * problem.unit, error=found.error * problem.unit)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from equipoise.equilibrium.bounds import delivered_slack
+
 Evidence = Literal["proved", "measured", "vacuous", "not available"]
 
 
@@ -55,8 +57,11 @@ class Constants:
         are proved; None if they are not claimed, not known, or refuted.
     diverged
         Whether the iteration ended without an image.
+    amplification, first_held
+        The most that ``||dx*|| / ||db||`` can be, and the same with the first image held fixed; (8)
+        with m if not given.
     frozen
-        Whether a first pass derived F from the data, so that (8) does not cover their change.
+        Whether F was read off the data by a first pass, so that a change of the data moves F (23).
     norm
         a with ``||A x|| <= a ||x||``; None if nothing is known about it.
     operator_proved
@@ -77,6 +82,8 @@ class Constants:
     contraction: float | None = None
     contraction_proved: bool = False
     diverged: bool = False
+    amplification: float | None = None
+    first_held: float | None = None
     frozen: bool = False
     norm: float | None = 1.0
     operator_proved: bool = True
@@ -110,14 +117,10 @@ class Constants:
         )
 
     def slack(self, distance: float) -> float | None:
-        """``(e + e') / ||x||`` for this image and another one of the same tolerance.
-
-        ``e' <= rtol ||x'||`` and ``||x'|| <= ||x|| + ||x' - x||`` give
-        ``||x' - x|| <= (K ||d|| + (distance + rtol) ||x||) / (1 - rtol)``.
-        """
-        if self.rtol is None or not self.rtol < 1 or not math.isfinite(distance):
+        """``(e + e') / ||x||`` for this image and another one of the same tolerance."""
+        if self.frozen or self.rtol is None:
             return None
-        return (distance + self.rtol) / (1 - self.rtol)
+        return delivered_slack(distance, self.rtol)
 
 
 HELD = "with lam, the intensity scale and A, coil maps included, held at those of this scan"
@@ -153,45 +156,70 @@ def statements(
     """
     # Without m the numbers below are not used; infinity keeps the divisions defined.
     m, lam = constants.m or math.inf, constants.lam
-    amplification = 0.5 * (lam / m) ** 0.5
+    amplification = constants.amplification
+    if amplification is None:
+        amplification = 0.5 * (lam / m) ** 0.5
     slack = constants.slack(distance)
     found = {
         "distance_bound": _distance(constants, distance),
-        "perturbation_bound": _promise(
-            constants,
-            amplification,
-            "1/2 sqrt(lam / m) (8)",
-            f"No change d of the data, noise or attack, moves the exact equilibrium by more than "
-            f"{{:.3g}} ||d||, {HELD}. {_delivered(constants, amplification, slack)}",
-            slack=slack,
-        ),
+        "perturbation_bound": _perturbation(constants, amplification, slack),
         "noise_bound": _promise(
             constants,
             amplification * noise_to_image,
-            "1/2 sqrt(lam / m) ||n|| / ||x|| (8)",
+            "perturbation_bound times ||n|| / ||x||",
             "Noise of the estimated level, white and equal in all coils, moves the exact "
-            f"equilibrium by at most {{:.3g}} of the norm of the image, whatever its direction, "
-            f"{HELD}.",
+            f"equilibrium by at most {{:.3g}} of the norm of the image whatever its direction, "
+            f"{HELD}. {_more(slack)}",
             basis="measured",
             slack=slack,
             relative=True,
         ),
-        "paper_bound": _paper_bound(constants),
+        "paper_bound": _paper_bound(constants, slack),
         "contraction": _contraction(constants),
     }
     for name in ABOUT_ONE_F if constants.predicted else ():
         if found[name].value is not None:
             found[name] = replace(found[name], meaning=found[name].meaning + PREDICTED)
-    for name in ABOUT_ONE_F if constants.frozen else ():
-        found[name] = Statement(None, found[name].formula, "not available", FROZEN)
+    if constants.frozen:
+        formula = found["paper_bound"].formula
+        found["paper_bound"] = Statement(None, formula, "not available", FROZEN)
     return found
 
 
 ABOUT_ONE_F = ("perturbation_bound", "noise_bound", "paper_bound")
+"""Statements about a change of the data at one lam and F."""
+
 FROZEN = (
-    "A first pass derived F from these data, and other data give another F. (8) is about one F, so "
-    "nothing is promised about a change of the data."
+    "F was read off these data by a first pass, and other data give another F: the bound of the "
+    "paper is about one F."
 )
+
+
+def _perturbation(constants: Constants, amplification: float, slack: float | None) -> Statement:
+    """(8), or both numbers of (23)."""
+    moved = (
+        "No change d of the data, noise or attack, moves the exact equilibrium by more than "
+        f"{{:.3g}} ||d||, {HELD}."
+    )
+    if not constants.frozen:
+        text = f"{moved} {_delivered(constants, amplification, slack)}"
+        return _promise(constants, amplification, "1/2 sqrt(lam / m) (8)", text, slack=slack)
+    held = "unknown" if constants.first_held is None else f"{constants.first_held:.3g} ||d||"
+    return _promise(
+        constants,
+        amplification,
+        "1/2 sqrt(lam / m) + l / (2 m) sqrt(lam_1 / m_1) (23)",
+        f"{moved} With the first image held fixed it would be {held}, which promises nothing of an "
+        "attack: that moves both passes. Between two delivered images, add what the distance "
+        "bounds of both passes allow.",
+    )
+
+
+def _more(slack: float | None) -> str:
+    """What delivered images add to a statement on equilibria."""
+    if slack is None:
+        return "Delivered images differ by their distance bounds more."
+    return f"Delivered images differ by up to {slack:.2e} of the norm of the image more."
 
 
 def _promise(
@@ -243,12 +271,12 @@ def _delivered(constants: Constants, amplification: float, slack: float | None) 
         return "Between two delivered images, add the distance bounds of both."
     factor = amplification / (1 - constants.rtol)
     return (
-        f"Two images that are delivered with rtol = {constants.rtol:.1e} differ by at most "
+        f"This image and another one delivered with rtol = {constants.rtol:.1e} differ by at most "
         f"{factor:.4g} ||d|| + {slack:.2e} ||x||."
     )
 
 
-def _paper_bound(constants: Constants) -> Statement:
+def _paper_bound(constants: Constants, slack: float | None) -> Statement:
     formula = "lam ||A|| / m"
     # The missing norm is the reason only where everything else is known.
     if constants.norm is None and constants.evidence != "not available":
@@ -258,7 +286,8 @@ def _paper_bound(constants: Constants) -> Statement:
         constants.lam * (constants.norm or 0.0) / (constants.m or math.inf),
         formula,
         "The bound of the MOL paper on the movement of the exact equilibrium: {:.3g} ||d||, "
-        f"{HELD}.",
+        f"{HELD}. {_more(slack)}",
+        slack=slack,
     )
 
 

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from equipoise.cli.calib import calib
-from equipoise.cli.certify import calibrate, certify
+from equipoise.cli.calibrate import calibrate
+from equipoise.cli.certify import certify
 from equipoise.cli.demo import demo
 from equipoise.cli.doctor import doctor
 from equipoise.cli.experiments import app as experiments

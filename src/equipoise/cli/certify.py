@@ -1,26 +1,18 @@
-"""``equipoise certify`` and ``equipoise calibrate``: how far an image can be trusted."""
+"""``equipoise certify``: how far an image can be trusted."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipoise.cli.options import (
-    Acceleration,
-    Lam,
-    Maps,
-    MaskFile,
-    Model,
-    Rtol,
-    Seed,
-    check_scan_options,
-    parse_lam,
-)
+from equipoise.cli.options import ScanOptions, with_scan_options
+from equipoise.cli.progress import progress
 from equipoise.cli.report import check_report_target, command_line
 from equipoise.cli.terminal import console, failures
 
 if TYPE_CHECKING:
-    from equipoise.certificate.certify import Certificate, CertifiedSlice
+    from equipoise.certificate.record import Certificate, CertifiedSlice
 
 
 SHOWN = (
@@ -32,15 +24,11 @@ SHOWN = (
 )
 
 
+@with_scan_options
 def certify(
     scan: Annotated[Path, typer.Argument(help="A scan of any known format.")],
-    model: Model = "mol-ridge-universal",
-    csm: Maps = None,
-    mask: MaskFile = None,
-    acceleration: Acceleration = None,
-    seed: Seed = None,
-    lam: Lam = None,
-    rtol: Rtol = None,
+    *,
+    how: ScanOptions,
     noise: Annotated[
         float | None,
         typer.Option(
@@ -50,13 +38,25 @@ def certify(
     noise_map: Annotated[
         bool, typer.Option("--noise-map", help="Compute the noise of every pixel.")
     ] = False,
-    probes: Annotated[int, typer.Option(min=2, help="Number of probes of the noise map.")] = 128,
+    probes: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of probes of the noise map [16; 2 with --quick]."),
+    ] = None,
     worst_case: Annotated[
         float | None, typer.Option(help="Attack the data with ||d|| = EPS ||b||.", metavar="EPS")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Number of ascent steps of the attack.")] = 10,
-    starts: Annotated[int, typer.Option(min=1, help="Number of random starts of the attack.")] = 2,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Number of ascent steps of the attack [2; 0 with --quick]."),
+    ] = None,
+    starts: Annotated[
+        int,
+        typer.Option(min=1, help="Number of starts of the attack; all but the first are random."),
+    ] = 1,
     probe_seed: Annotated[int, typer.Option(min=0, help="Seed of probes and attacks.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look for a sixth of the work.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Folder for the results [SCAN_certificate]."),
@@ -66,74 +66,114 @@ def certify(
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
 ) -> None:
     """Certify how far the image of each slice can be trusted, and on which evidence."""
-    weight = parse_lam(lam)
-    check_scan_options(mask, acceleration, seed, rtol)
     if worst_case is not None and not 0 < worst_case < 1:
         raise typer.BadParameter(f"--worst-case is {worst_case}: it must lie between 0 and 1")
+    if probes is not None and not noise_map:
+        raise typer.BadParameter("--probes belongs to --noise-map")
     folder = output or Path(f"{scan.name.split('.')[0]}_certificate")
     with failures():
-        from dataclasses import replace
-
-        import torch
-
         from equipoise.certificate.certify import certify_slice
+        from equipoise.certificate.effort import QUICK, Effort
         from equipoise.formats.replacing import make_folder
+        from equipoise.formats.slices import as_slices
         from equipoise.formats.writers.target import check_files, input_files
         from equipoise.recon.experiment import load_experiment
-        from equipoise.recon.problems import slice_problem
+        from equipoise.recon.problems import problems
         from equipoise.zoo.find import chosen_model
         from equipoise.zoo.model_file import load_model
 
-        model = chosen_model(model, real=False)
-        inputs = input_files(scan, csm, mask, model if Path(model).is_file() else None)
+        model = chosen_model(how.model, real=False)
+        inputs = input_files(scan, how.csm, how.mask, model if Path(model).is_file() else None)
         # Before the work: a refusal after minutes of solving would lose the results.
         check_files([folder / name for name in WRITTEN], overwrite=overwrite, inputs=inputs)
         check_report_target(report, overwrite, inputs)
         network = load_model(model)
         experiment = load_experiment(
-            scan, csm=csm, mask=mask, acceleration=acceleration, seed=seed or 0
+            scan,
+            csm=how.csm,
+            mask=how.mask,
+            acceleration=how.acceleration,
+            seed=how.seed,
         )
-        acquisition = experiment.acquisition
+        acquisition = as_slices(experiment.acquisition)
         make_folder(folder)
-        found: list[CertifiedSlice] = []
-        try:
-            for index in range(len(acquisition.kspace)):
-                with console.status(f"slice {index} of {len(acquisition.kspace)}"):
-                    problem = slice_problem(acquisition, index)
-                    # The option is in units of the scan, and the problem is divided by its unit.
-                    if noise is not None:
-                        level = torch.full_like(problem.noise_level, noise / problem.unit)
-                        problem = replace(problem, noise_level=level)
-                    certified = certify_slice(
-                        problem,
-                        network,
-                        index=index,
-                        lam=weight,
-                        options=None if rtol is None else replace(network.options, rtol=rtol),
-                        noise_probes=probes if noise_map else None,
-                        epsilon=worst_case,
-                        attack_steps=steps,
-                        attack_starts=starts,
-                        seed=probe_seed,
-                    )
+        results = _Results(folder, str(scan), model)
+        settings: dict[str, Any] = {
+            "lam": how.lam,
+            "options": None if how.rtol is None else replace(network.options, rtol=how.rtol),
+            "noise_map": noise_map,
+            "noise_probes": probes,
+            "epsilon": worst_case,
+            "attack_steps": steps,
+            "attack_starts": starts,
+            "seed": probe_seed,
+            "effort": QUICK if quick else Effort(),
+        }
+        stages = 2 + 2 * (network.m is not None)
+        with progress() as bar:
+            for problem in problems(acquisition):
+                problem = _at_noise(problem, noise)
+                of_slice = bar.stages(f"slice {problem.index}", stages)
+                certified = certify_slice(
+                    problem,
+                    network,
+                    index=problem.index,
+                    on_stage=results.with_slice,
+                    tell=of_slice,
+                    **settings,
+                )
+                results.with_slice(certified)
+                bar.finish()
                 _print(certified.certificate)
-                found.append(certified)
-        # If a slice fails, the certificates of the slices before it are kept.
-        finally:
-            if found:
-                content = _write(folder, found, str(scan), model)
         if report is not None:
             from equipoise.report.content import of_certificates
             from equipoise.report.page import write_report
 
+            found = results.slices
             write_report(report, of_certificates(found, experiment, model, command_line()))
     console.print(f"written: {folder}", markup=False)
     if as_json:
-        print(content)
+        print(results.content)
+
+
+def _at_noise(problem: Any, noise: float | None) -> Any:
+    """The problem at the noise level that was given in units of the scan, if one was."""
+    import torch
+
+    if noise is None:
+        return problem
+    # The option is in units of the scan, and the problem is divided by its unit.
+    level = torch.full_like(problem.noise_level, noise / problem.unit)
+    return replace(problem, noise_level=level)
 
 
 CERTIFICATE, MAPS, PICTURE = "certificate.json", "maps.h5", "certificate.png"
 WRITTEN = (CERTIFICATE, MAPS, PICTURE)
+
+
+class _Results:
+    """What is complete, on disk after each stage: whoever ends the program keeps that."""
+
+    def __init__(self, folder: Path, scan: str, model: str) -> None:
+        self.folder, self.scan, self.model = folder, scan, model
+        self.slices: list[CertifiedSlice] = []
+        self.content = ""
+
+    def with_slice(self, found: "CertifiedSlice") -> None:
+        """``certificate.json``, ``maps.h5`` and ``certificate.png`` with a slice as it is now."""
+        from equipoise.formats.replacing import replacing
+        from equipoise.report.certificate_file import certificate_json, write_maps
+        from equipoise.report.figures import certificate_figure
+
+        index = found.certificate.index
+        others = [one for one in self.slices if one.certificate.index != index]
+        self.slices = [*others, found]
+        certificates = [one.certificate for one in self.slices]
+        self.content = certificate_json(certificates, self.scan, self.model)
+        write_maps(self.folder / MAPS, self.slices)
+        certificate_figure(self.folder / PICTURE, self.slices[0])
+        with replacing(self.folder / CERTIFICATE) as temporary:
+            temporary.write_text(self.content)
 
 
 def _print(c: "Certificate") -> None:
@@ -152,7 +192,8 @@ def _print(c: "Certificate") -> None:
     if c.lipschitz_lower is not None and c.m_local is not None and c.lipschitz_upper is not None:
         console.print(
             f"  H: lipschitz_lower {c.lipschitz_lower:.3f} (measured), lipschitz_upper "
-            f"{c.lipschitz_upper:.3g} (proved), m_local {min(c.m_local):.3f} (measured)"
+            f"{c.lipschitz_upper:.3g} (proved), m_local {min(c.m_local):.3f} (measured by Lanczos "
+            f"steps, an eigenvalue within {max(c.m_local_accuracy or [0.0]):.1g})"
         )
     # Printed again in colour, because it is easily missed among the statements.
     if c.m_evidence == "refuted":
@@ -161,17 +202,19 @@ def _print(c: "Certificate") -> None:
         console.print(
             f"  noise of this scan moves the image by {c.noise_response.mean:.2%} ± "
             f"{c.noise_response.error:.1g} of its norm (measured, {c.noise_response.probes} probes "
-            "of the linearised response)"
+            f"of the linearised response{BOTH if c.second_pass_bound is not None else ''}, about "
+            f"{c.noise_response.missing:.0%} of each missing)"
         )
     if c.noise is not None:
         console.print(
             f"  noise map: median {c.noise.median:.3g} ± {c.noise.median_error:.1g} (measured, "
-            f"{c.noise.probes} probes, standard deviation of the complex image)"
+            f"{c.noise.probes} probes, standard deviation of the complex image; about "
+            f"{c.noise.missing:.0%} missing from the linear solves)"
         )
     if c.measured_amplification is not None:
         console.print(
-            f"  attack: moves the image by {c.measured_amplification:.3g} times the norm of the "
-            f"attack (measured); random noise of that norm by {c.random_amplification:.3g} times"
+            f"  attack: moves the image by {c.measured_amplification:.3g}{_error(c)} times its "
+            f"norm (measured), random noise of that norm by {c.random_amplification:.3g}"
         )
     if c.in_range is None:
         console.print("  in range: not known (no calibration, or --lam or --rtol was given)")
@@ -183,6 +226,8 @@ def _print(c: "Certificate") -> None:
             f"{c.false_alarm_rate:.0%}); largest deviation: {worst}, {size:.1f} spreads",
             style="" if c.in_range else "bold yellow",
         )
+    parts = ", ".join(f"{name} {stage.evaluations}" for name, stage in c.stages.items())
+    console.print(f"  network evaluations: {c.evaluations} ({parts})", style="dim")
 
 
 def _weights(c: "Certificate") -> str:
@@ -190,52 +235,10 @@ def _weights(c: "Certificate") -> str:
     return f"lam {c.lam:.3g} ({c.lam_source}){threshold}"
 
 
-def _write(folder: Path, found: "list[CertifiedSlice]", scan: str, model: str) -> str:
-    """Write ``certificate.json``, ``maps.h5`` and ``certificate.png``; return the JSON."""
-    from equipoise.report.certificate_file import certificate_json, write_maps
-    from equipoise.report.figures import certificate_figure
-
-    content = certificate_json([f.certificate for f in found], scan, model)
-    write_maps(folder / MAPS, found)
-    certificate_figure(folder / PICTURE, found[0])
-    from equipoise.formats.replacing import replacing
-
-    with replacing(folder / CERTIFICATE) as temporary:
-        temporary.write_text(content)
-    return content
+BOTH = " through both passes"
 
 
-def calibrate(
-    model: Annotated[Path, typer.Argument(help="The model file to calibrate.")],
-    data: Annotated[list[Path], typer.Option(help="File or folder of validation images.")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Model file to write, .safetensors.")
-    ],
-    coils: Annotated[
-        Path | None, typer.Option(help="Measured coil maps, if training used them.")
-    ] = None,
-    rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Rate of false alarms on scans like these.")
-    ] = 0.05,
-    scans: Annotated[int, typer.Option(min=4, help="Number of simulated scans.")] = 120,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace a model that exists.")] = False,
-) -> None:
-    """Measure what is usual on validation data, so that `in_range` can be computed."""
-    with failures():
-        from equipoise.formats.writers.target import MODELS, check_target, input_files
-        from equipoise.training.calibrate import calibrate_model, simulation_of
-        from equipoise.training.sources.images import load_images
-        from equipoise.zoo.model_file import load_model, provenance, save_model
-
-        inputs = input_files(model, coils, *data)
-        check_target(output, overwrite=overwrite, suffixes=MODELS, inputs=inputs)
-        network, origin = load_model(model), provenance(model)
-        source = simulation_of(origin, coils)
-        with console.status(f"{scans} simulated scans"):
-            network.calibration = calibrate_model(
-                network, load_images(data), source, scans=scans, rate=rate, seed=seed
-            )
-        origin["calibration"] = {"data": [p.name for p in data], "scans": scans, "seed": seed}
-        save_model(output, network, origin)
-    console.print(f"written: {output}", markup=False)
+def _error(c: "Certificate") -> str:
+    """What the distance bounds of both images leave open."""
+    error = None if c.attack is None else c.attack.error
+    return "" if error is None else f" (± {error:.2g} by both distance bounds)"

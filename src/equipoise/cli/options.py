@@ -1,7 +1,11 @@
 """The options that ``recon`` and ``certify`` share: scan, model and accuracy."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +32,57 @@ Rtol = Annotated[
 ]
 
 Device = Annotated[str, typer.Option(help="Device of the solve: auto, cpu or cuda:N.")]
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """What they were given; lam is None where the model decides."""
+
+    model: str
+    csm: Path | None
+    mask: Path | None
+    acceleration: float | None
+    seed: int
+    lam: "LamSetting | None"
+    rtol: float | None
+
+
+PARAMETERS: dict[str, tuple[Any, Any]] = {
+    "model": (Model, "mol-ridge-universal"),
+    "csm": (Maps, None),
+    "mask": (MaskFile, None),
+    "acceleration": (Acceleration, None),
+    "seed": (Seed, None),
+    "lam": (Lam, None),
+    "rtol": (Rtol, None),
+}
+"""Types and defaults of the options, in the order of the help."""
+
+
+def with_scan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with these options instead of its parameter ``how``, a :class:`ScanOptions`."""
+
+    @wraps(command)
+    def taking(**given: Any) -> None:
+        found = {name: given.pop(name) for name in PARAMETERS}
+        names = ("mask", "acceleration", "seed", "rtol")
+        check_scan_options(*(found[name] for name in names))
+        lam, seed = parse_lam(found["lam"]), found["seed"] or 0
+        command(how=ScanOptions(**{**found, "lam": lam, "seed": seed}), **given)
+
+    signature = inspect.signature(command)
+    parameters: list[inspect.Parameter] = []
+    for one in signature.parameters.values():
+        if one.name != "how":
+            parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=usual, annotation=kind)
+            for name, (kind, usual) in PARAMETERS.items()
+        ]
+    taking.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    taking.__annotations__ = {one.name: one.annotation for one in parameters}
+    return taking
 
 
 def check_scan_options(

@@ -14,17 +14,7 @@ from equipoise.cli.batch import (
     parse_parts,
     recon_many,
 )
-from equipoise.cli.options import (
-    Acceleration,
-    Lam,
-    Maps,
-    MaskFile,
-    Model,
-    Rtol,
-    Seed,
-    check_scan_options,
-    parse_lam,
-)
+from equipoise.cli.options import ScanOptions, with_scan_options
 from equipoise.cli.report import check_report_target, write_recon_report
 from equipoise.cli.terminal import console, failures, verbosity
 
@@ -35,6 +25,7 @@ if TYPE_CHECKING:
     from equipoise.recon.settings import ReconSettings
 
 
+@with_scan_options
 def recon(
     scans: Annotated[list[Path], typer.Argument(help="One scan, or many with -o FOLDER.")],
     output: Annotated[
@@ -45,13 +36,8 @@ def recon(
             help="File (.h5, .nii.gz, .dcm, .mrd, .cfl, .npy, .png) or folder [SCAN_mol.h5].",
         ),
     ] = None,
-    model: Model = "mol-ridge-universal",
-    csm: Maps = None,
-    mask: MaskFile = None,
-    acceleration: Acceleration = None,
-    seed: Seed = None,
-    lam: Lam = None,
-    rtol: Rtol = None,
+    *,
+    how: ScanOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
     strict: Annotated[bool, typer.Option(help="Exit with 3 if a slice did not converge.")] = False,
@@ -83,8 +69,6 @@ def recon(
     ] = None,
 ) -> None:
     """Reconstruct scans, with a bound on the error of each image."""
-    weight = parse_lam(lam)
-    check_scan_options(mask, acceleration, seed, rtol)
     options = BatchOptions(
         suffix, resume, parse_parts(num_parts), part_id, slurm, slurm_option or [], device, report
     )
@@ -92,8 +76,10 @@ def recon(
         from equipoise.recon.settings import ReconSettings
         from equipoise.zoo.find import chosen_model
 
-        model = chosen_model(model, real=False)
-        settings = ReconSettings(model, weight, rtol, acceleration, seed or 0, csm, mask)
+        model = chosen_model(how.model, real=False)
+        settings = ReconSettings(
+            model, how.lam, how.rtol, how.acceleration, how.seed, how.csm, how.mask
+        )
     if is_batch(scans, output, options):
         if report is not None and report.suffix == ".html":
             raise typer.BadParameter("--report must be a folder for many scans: use --report DIR")

@@ -9,6 +9,7 @@ import typer
 
 from equipoise.cli.batch import NOT_CONVERGED
 from equipoise.cli.options import Model, Rtol, check_scan_options, parse_lam
+from equipoise.cli.progress import progress
 from equipoise.cli.terminal import console, failures
 
 if TYPE_CHECKING:
@@ -56,8 +57,17 @@ def superres(
         inputs = input_files(image, model if Path(model).is_file() else None)
         check_photograph_target(output, photograph, blur.factor, overwrite=overwrite, inputs=inputs)
         options = None if rtol is None else replace(network.options, rtol=rtol)
-        with console.status(f"{photograph.luminance.shape[1]} x {photograph.luminance.shape[0]}"):
-            result = enlarge(photograph, network, blur, noise=noise, lam=weight, options=options)
+        size = f"{photograph.luminance.shape[1]} x {photograph.luminance.shape[0]}"
+        with progress() as bar:
+            result = enlarge(
+                photograph,
+                network,
+                blur,
+                noise=noise,
+                lam=weight,
+                options=options,
+                tell=bar.of(size),
+            )
         write_photograph(output, result.photograph)
     _announce(result, output)
     if as_json:

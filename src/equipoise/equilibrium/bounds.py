@@ -1,5 +1,7 @@
 """The bounds that hold for every m-strongly monotone F, as formulas of norms and inner products."""
 
+import math
+
 import torch
 
 from equipoise.shapes import Image, PerSample
@@ -39,6 +41,17 @@ def tight_distance_bound(
     energy = inner(z, m_z) + 2 * inner(z, s) + inner(s, s) / m + slack
     # The energy is positive in exact arithmetic; near the solution rounding can make it negative.
     return torch.sqrt(energy.clamp(min=0) / m)
+
+
+def delivered_slack(distance: float, rtol: float) -> float | None:
+    """``(e + e') / ||x||`` of this image and another one that was delivered with rtol (24).
+
+    ``e' <= rtol ||x'||`` and ``||x'|| <= ||x|| + ||x' - x||`` give
+    ``||x' - x|| <= (K ||d|| + (distance + rtol) ||x||) / (1 - rtol)``, K the bound of equilibria.
+    """
+    if not rtol < 1 or not math.isfinite(distance):
+        return None
+    return (distance + rtol) / (1 - rtol)
 
 
 def perturbation_bound(lam: PerSample, m: float, noise_norm: PerSample) -> PerSample:

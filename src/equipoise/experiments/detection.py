@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.certificate.attack import attackable, worst_case
+from equipoise.certificate.attack import Attackable, worst_case
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
 from equipoise.formats.replacing import make_folder
 from equipoise.methods.method import Method
@@ -99,8 +99,8 @@ def _wrong_maps(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
 def _attacked(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     """The worst case of (17) that a few steps find."""
     with torch.no_grad():
-        clean = solve_slice(problem, model)
-    reconstruct = attackable(problem.operator, model, clean, noise_level=problem.noise_level)
+        clean = solve_slice(problem, model, None, None)
+    reconstruct = Attackable(problem.operator, model, clean, noise_level=problem.noise_level)
     attack = worst_case(reconstruct, problem.data, problem.measured, ATTACK, steps=4, starts=1)
     return _with_data(problem, problem.data + attack.perturbation)
 

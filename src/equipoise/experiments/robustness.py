@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.certificate.attack import attackable, worst_case
+from equipoise.certificate.attack import Attackable, worst_case
 from equipoise.experiments.cases import Case
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
 from equipoise.formats.replacing import make_folder, replacing
@@ -111,7 +111,7 @@ def _attackable(method: Method | None, case: Case) -> Callable[[Tensor], Tensor]
     with torch.no_grad():
         clean = method.solve(operator, case.kspace, noise_level=case.noise_level)
     options = replace(method.options, rtol=ATTACK_RTOL)
-    return attackable(operator, method, clean, options, noise_level=case.noise_level)
+    return Attackable(operator, method, clean, options, case.noise_level)
 
 
 def _row(name: str, case: Case, kind: str, size: float, image: Tensor) -> Row:

@@ -64,7 +64,8 @@ NAMES = ("calibration", "calibration_of")
 
 def as_arrays(found: Calibration) -> dict[str, Tensor]:
     """The arrays that a file holds, under ``NAMES``."""
-    numbers = torch.tensor([-1 if block is None else block for block in found.of_frame])
+    found_in = [-1 if block is None else block for block in found.of_frame]
+    numbers = torch.tensor(found_in, device=found.blocks.device)
     return dict(zip(NAMES, (found.blocks, numbers)))
 
 

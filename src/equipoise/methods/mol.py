@@ -3,20 +3,21 @@
 Pramanik, Zimmerman, Jacob, IEEE Trans. Comput. Imaging 9:260-275, 2023.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from equipoise.arguments import Array, Number
+from equipoise.equilibrium.bounds import perturbation_bound
 from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.implicit import Adjoint, ImplicitProblem, attach_gradient
 from equipoise.equilibrium.rounding import RoundingModel
 from equipoise.equilibrium.tf32 import without_tf32
 from equipoise.methods.edge import solve_arguments
+from equipoise.methods.equilibrium_config import EquilibriumConfig
 from equipoise.methods.exact import attainable, solve_with_rounding, with_delivery
 from equipoise.methods.method import Method, MethodConfig, relative_noise_of
 from equipoise.networks.cnn import CNN, SkipCNNConfig, in_bfloat16, in_double
@@ -52,25 +53,14 @@ class Conditioned(NamedTuple):
     threshold: PerSample | None = None
 
 
-class SolvedConfig(MethodConfig):
-    """Settings of every method whose image is the equilibrium of a monotone operator."""
+class Amplification(NamedTuple):
+    """The most that ``||dx*|| / ||db||`` can be: with a first image held fixed, and in all.
 
-    solver: SolverOptions = Field(
-        SolverOptions(), description="solver options; the method has defaults for all of them"
-    )
+    The same number twice where there is one pass.
+    """
 
-    @field_validator("solver", mode="before")
-    @classmethod
-    def _complete(cls, given: Any) -> Any:
-        usual = cls.model_fields["solver"].default
-        return {**asdict(usual), **given} if isinstance(given, dict) else given
-
-
-class EquilibriumConfig(SolvedConfig):
-    """Settings of a method with a claimed m, see :class:`MOL`."""
-
-    m: float = Field(0.02, gt=0, lt=1, description="monotonicity constant of I - H, T = 1 - m")
-    shift: float = Field(0.0, ge=0, description="added multiple of the identity in F")
+    first_held: float
+    end_to_end: float
 
 
 class MolConfig(EquilibriumConfig):
@@ -181,12 +171,19 @@ class MOL(Method):
         """How training solves for the equilibrium."""
         return SolverOptions(rtol=rtol, max_iter=max_iter, exact=False)
 
+    def amplification(self, solution: Solution) -> Amplification:
+        """``1/2 sqrt(lam / m)`` (8), of two equilibria at one lam, scale and A."""
+        one = torch.ones_like(solution.lam)
+        bound = float(perturbation_bound(solution.lam.detach(), self.m, one)[0])
+        return Amplification(bound, bound)
+
     def conditioned(
         self,
         operator: LinearOperator,
         data: Data,
         relative_noise: PerSample,
         threshold: PerSample | None,
+        options: SolverOptions,
     ) -> Conditioned:
         """H for a scan whose data are divided by its intensity scale.
 
@@ -265,7 +262,7 @@ class MOL(Method):
         adjoint_image = operator.adjoint(scaled)
         noise = relative_noise_of(given.noise_level, scale)
         units = per_sample(scale, data).to(data.real.dtype)
-        body = self.conditioned(operator, data / units, noise, given.threshold)
+        body = self.conditioned(operator, data / units, noise, given.threshold, options)
         network = self._evaluated(body.network, operator.support(), options)
         constant = per_sample(weight, adjoint_image).detach() * adjoint_image.detach()
         equation = MonotoneEquation(
@@ -311,6 +308,7 @@ class MOL(Method):
         # The first pass costs time too, and the report must not hide it.
         if body.first is not None:
             solution.network_evaluations += body.first.network_evaluations
+            solution.first = body.first
         return given.returned(solution)
 
     def _solved(

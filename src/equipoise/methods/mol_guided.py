@@ -2,6 +2,8 @@
 (23)."""
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,15 +13,19 @@ from torch import Tensor
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import ScanRule
 from equipoise.methods.method import ParameterGroup
-from equipoise.methods.mol import Conditioned
-from equipoise.methods.mol_ridge import WINDOW, MolRidge, MolRidgeConfig, RidgeLikeConfig
+from equipoise.methods.mol import Amplification, Conditioned
+from equipoise.methods.mol_ridge import MolRidge, MolRidgeConfig, RidgeLikeConfig
 from equipoise.networks.adaptation import Adaptation, AdaptationConfig
+from equipoise.networks.network import Network
+from equipoise.networks.proved import convolution_norm_upper
 from equipoise.networks.ridge import Ridge
+from equipoise.outcome import Solution
 from equipoise.physics.linop import LinearOperator
-from equipoise.shapes import Data, PerSample
+from equipoise.shapes import Data, Image, PerSample
 
 FIRST_RTOL = 0.03
-"""Certified accuracy of the first image; it only guides the second pass."""
+"""Certified accuracy of the first image, which is a guide. A solver of the guide that asks for more
+is not followed in this; its other options are used."""
 
 
 class MolGuidedConfig(RidgeLikeConfig):
@@ -53,11 +59,11 @@ class MolGuidedConfig(RidgeLikeConfig):
 class MolGuided(MolRidge):
     """``lam A^H (A x* - b) + F(x*; y) = 0``, with y the image of a :class:`MolRidge`, then fixed.
 
-    ``F(x; y) = m x + U^T s(U x; tau(y))``: the thresholds of the ridge are multiplied by factors
-    for every channel and pixel that an :class:`Adaptation` derives from y. For a fixed y, F is
-    m-strongly monotone in x for every value of the weights, so the second equilibrium is unique and
-    the distance to it is certified like any other. The change of x* with the data through y is
-    *not* bounded here, because (8) is about one fixed F.
+    ``F(x; y) = m x + U^T s(U x; tau(y))``: the thresholds of the ridge times factors for every
+    channel and pixel that an :class:`Adaptation` reads off y. For a fixed y, F is m-strongly
+    monotone in x for every value of the weights, so the second equilibrium is unique and the
+    distance to it is certified like that of any other. How far x* moves with the data through y is
+    bounded by :meth:`amplification`.
 
     Parameters
     ----------
@@ -122,25 +128,71 @@ class MolGuided(MolRidge):
         data: Data,
         relative_noise: PerSample,
         threshold: PerSample | None,
+        options: SolverOptions,
     ) -> Conditioned:
         """The ridge with the thresholds that follow from the first image, which is also the start.
 
         Gradients pass through the first pass too, so attacks and sensitivities include it.
         """
-        ridge = super().conditioned(operator, data, relative_noise, threshold)
+        ridge = super().conditioned(operator, data, relative_noise, threshold, options)
         scale = torch.ones_like(relative_noise)
         first = self.guide.solve(
             operator,
             data,
             noise_level=relative_noise,
             scale=scale,
-            # No certificate is issued for the first image, so its rounding is not bounded.
-            options=SolverOptions(rtol=FIRST_RTOL, window=WINDOW, exact=False),
+            options=self._first_options(options),
         )
         factors = self._factors(first.value, self.guide.threshold_for(operator, relative_noise))
         scales = ridge.inputs[0]
         network = self.network.at(scales, factors)
         return Conditioned(network, (scales, factors), first.value, first, scales)
+
+    def _first_options(self, options: SolverOptions) -> SolverOptions:
+        """Those of the guide, at the accuracy of a guide and in the tiles of the second pass."""
+        own = self.guide.options
+        return replace(
+            own,
+            rtol=max(own.rtol, FIRST_RTOL),
+            exact=False,
+            tile=options.tile,
+            recompute=options.recompute,
+        )
+
+    def of_first(self, solution: Solution) -> Callable[[Image], Network]:
+        """``y -> H(.; y)``, the network of the second pass as a function of the first image.
+
+        At the thresholds of a solution; y in the units of the network.
+        """
+        assert solution.first is not None
+        threshold, scales = solution.first.network.threshold, solution.network.threshold
+        return lambda y: self.network.at(scales, self._factors(y, threshold))
+
+    def amplification(self, solution: Solution) -> Amplification:
+        """Both numbers of (23), with lam, the intensity scale and the thresholds held.
+
+        ``||x*(b + d) - x*(b)||`` is at most ``1/2 sqrt(lam / m) ||d||`` with the first image held,
+        and more by ``l / (2 m) sqrt(lam_1 / m_1) ||d||`` as it moves, l the Lipschitz constant of
+        ``y -> F(x; y)``: ``||U||`` times that of the thresholds, which is proved layer by layer.
+        """
+        assert solution.first is not None
+        second = super().amplification(solution).end_to_end
+        first = self.guide.amplification(solution.first).end_to_end
+        moved = self._first_lipschitz(solution) / self.m * first
+        return Amplification(second, second + moved)
+
+    @torch.no_grad()
+    def _first_lipschitz(self, solution: Solution) -> float:
+        """Bound of ``||F(x; y) - F(x; y')|| / ||y - y'||``, for all images x."""
+        assert solution.first is not None
+        second, first = self.network.used(), self.guide.network.used()
+        # |s(z; t) - s(z; t')| <= sum_j a_j |t_j - t'_j|, and t are these sizes times the factors.
+        sizes = (second.thresholds * second.shares).sum(0) * float(solution.network.threshold[0])
+        kernel = self.guide.network.kernel().to(self.network.dtype)
+        unit = first.thresholds.log().mean(0).exp() * float(solution.first.network.threshold[0])
+        coefficients = convolution_norm_upper(kernel / unit[:, None, None, None])
+        u = convolution_norm_upper(self.network.kernel().to(self.network.dtype))
+        return u * self.adaptation.lipschitz_upper(sizes) * coefficients
 
     def _factors(self, image: Tensor, threshold: PerSample) -> Tensor:
         return self.adaptation(self.guide.network.coefficients(image, threshold))

@@ -4,7 +4,8 @@ from typing import Literal
 
 import torch
 
-from equipoise.methods.mol import MOL, EquilibriumConfig
+from equipoise.methods.equilibrium_config import EquilibriumConfig
+from equipoise.methods.mol import MOL
 from equipoise.networks.cnn import SkipCNNConfig
 from equipoise.networks.measured import lipschitz_lower, one_sided_lipschitz_lower
 from equipoise.shapes import Image, PerSample

@@ -6,8 +6,9 @@ import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import ScanRule, ScanRuleConfig
+from equipoise.methods.equilibrium_config import SolvedConfig
 from equipoise.methods.method import MethodConfig, ParameterGroup
-from equipoise.methods.mol import MOL, Conditioned, SolvedConfig
+from equipoise.methods.mol import MOL, Conditioned
 from equipoise.networks.conditioned import ConditionedNetwork
 from equipoise.networks.ridge import Ridge, RidgeConfig
 from equipoise.outcome import BadInputError
@@ -145,6 +146,7 @@ class MolRidge(MOL):
         data: Data,
         relative_noise: PerSample,
         threshold: PerSample | None,
+        options: SolverOptions,
     ) -> Conditioned:
         """The ridge at the threshold scale of the scan, or at the given one.
 

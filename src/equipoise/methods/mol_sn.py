@@ -6,7 +6,8 @@ from pydantic import Field
 from torch import nn
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.methods.mol import MOL, EquilibriumConfig
+from equipoise.methods.equilibrium_config import EquilibriumConfig
+from equipoise.methods.mol import MOL
 from equipoise.networks.cnn import CNN, CNNConfig
 from equipoise.networks.spectral import SpectralCNN
 from equipoise.shapes import Image, PerSample

@@ -3,11 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from equipoise.equilibrium.bounds import perturbation_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
+from equipoise.methods.mol import MOL, Amplification
 from equipoise.methods.prediction import Choice
 from equipoise.methods.usual import slice_features
 from equipoise.outcome import BadInputError, Outcome, Solution
@@ -47,19 +45,11 @@ def solve_slice(
     )
 
 
-def amplification_bound(model: Method, solution: Solution) -> float | None:
-    """(8): the largest possible ``||dx|| / ||db||``; None if nothing is promised.
-
-    (8) is about one F, so nothing is promised if a first pass derived F from the data.
-    """
-    if (
-        model.m is None
-        or getattr(model, "frozen", False)
-        or solution.outcome[0] is Outcome.DIVERGED
-    ):
+def amplification_bound(model: Method, solution: Solution) -> Amplification | None:
+    """(8), or (23) of two passes: the most that ``||dx|| / ||db||`` can be; None without m."""
+    if not isinstance(model, MOL) or solution.outcome[0] is Outcome.DIVERGED:
         return None
-    one = torch.ones_like(solution.lam)
-    return float(perturbation_bound(solution.lam, model.m, one)[0])
+    return model.amplification(solution)
 
 
 def noise_bound(amplification: float | None, noise_to_image: float) -> float | None:

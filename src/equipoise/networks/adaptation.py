@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equipoise.networks.network import NetworkConfig, Shapes
+from equipoise.networks.proved import convolution_norm_upper
 from equipoise.settings import checked
 
 LARGEST_WIDTH = 512
@@ -86,9 +87,23 @@ class Adaptation(nn.Module):
         logarithm = F.conv2d(h, self.last, self.last_offset)
         return torch.exp(LARGEST * torch.tanh(logarithm / LARGEST))
 
+    def lipschitz_upper(self, sizes: Tensor) -> float:
+        """Proved Lipschitz constant of ``c -> sizes * factors(c)``, a size for each channel.
+
+        The product of those of log(1 + c) and ReLU, 1, of the convolutions, dilated or not, and of
+        ``exp(5 tanh(t / 5))``.
+        """
+        last = sizes[:, None, None, None].to(self.last) * self.last
+        return STEEPEST * math.prod(convolution_norm_upper(w) for w in (*self.weights, last))
+
 
 DILATIONS = (1, 2, 1)
 """Dilations of the convolutions of 3 x 3."""
 
 LARGEST = 5.0
 """Logarithm of the largest factor."""
+
+_AT = (math.sqrt(1 + LARGEST**2) - 1) / LARGEST
+STEEPEST = math.exp(LARGEST * _AT) * (1 - _AT**2) * (1 + 1e-12)
+"""Largest slope of ``exp(5 tanh(t / 5))``, rounded up: where ``h = tanh(t / 5)`` is the root of
+``5 (1 - h^2) = 2 h``."""

@@ -25,31 +25,51 @@ class Jacobian:
         five evaluations.
     image
         The image at which the derivative is taken, (batch, y, x).
+
+    Attributes
+    ----------
+    evaluations
+        The cost so far in evaluations of the network at one image.
+    symmetric
+        Whether ``J^T = J`` is known of the network, so that products with J stand for both.
     """
 
     def __init__(self, network: Callable[[Tensor], Tensor], image: Image):
         self._network, self._at = network, image.detach()
+        self.evaluations = 0
+        self.symmetric = bool(getattr(network, "symmetric", False))
+        self._own = getattr(network, "linearised", None) is not None
 
     def forward(self, direction: Image, create_graph: bool = False) -> Image:
         """``J d`` in the precision of d; with ``create_graph``, weights get gradients."""
+        self.evaluations += len(direction) * (1 if self._own else BY_AUTOGRAD)
         with torch.set_grad_enabled(create_graph):
             return self._forward(direction.to(self._at.dtype)).to(direction.dtype)
 
     def transposed(self, direction: Image) -> Image:
         """``J^T d``, in the precision of d."""
+        if self.symmetric:
+            return self.forward(direction)
+        self.evaluations += len(direction)
         point, image = self._graph
         (product,) = torch.autograd.grad(image, point, direction.to(image.dtype), retain_graph=True)
         return product.to(direction.dtype)
 
     @cached_property
     def _forward(self) -> Callable[[Tensor], Tensor]:
+        self.evaluations += len(self._at) * (1 if self._own else BY_AUTOGRAD)
         return linearised(self._network, self._at)
 
     @cached_property
     def _graph(self) -> tuple[Tensor, Tensor]:
+        self.evaluations += len(self._at)
         with torch.enable_grad():
             point = self._at.clone().requires_grad_()
             return point, self._network(point)
+
+
+BY_AUTOGRAD = 5
+"""Evaluations that a product costs of a network without ``linearised``."""
 
 
 def linearised(network: Callable[[Tensor], Tensor], image: Tensor) -> Callable[[Tensor], Tensor]:

@@ -137,6 +137,11 @@ class OnSupport(nn.Module):
         """``P H(P x)``."""
         return self.support * self.network(self.support * image)
 
+    @property
+    def symmetric(self) -> bool:
+        """As H: a projection is symmetric."""
+        return bool(getattr(self.network, "symmetric", False))
+
     def linearised(self, image: Image) -> Callable[[Image], Image]:
         """The Jacobian at an image as ``d -> P J P d``."""
         inner = linearised(self.network, self.support * image)

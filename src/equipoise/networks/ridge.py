@@ -103,6 +103,9 @@ class Ridge(nn.Module):
         Seed of the kernels.
     """
 
+    symmetric = True
+    """J is symmetric: F is the gradient of a convex function."""
+
     def __init__(
         self,
         m: float = 0.01,
@@ -217,6 +220,9 @@ class Ridge(nn.Module):
 
 class RidgeAt(nn.Module):
     """H of a :class:`Ridge` at one threshold scale for each sample; see :meth:`Ridge.at`."""
+
+    symmetric = True
+    """J is symmetric: F is the gradient of a convex function."""
 
     def __init__(self, ridge: Ridge, threshold: PerSample, factors: Tensor | None = None):
         super().__init__()

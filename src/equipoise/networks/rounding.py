@@ -184,7 +184,7 @@ def layered_rounding(
         of_v = of_u
         before, layer_size = layer_size, upper * size
         if k:
-            found = layer_rounding(between[k - 1], torch.zeros(1))
+            found = layer_rounding(between[k - 1], between[k - 1].new_zeros(1))
             fresh = gamma(found.terms, dtype) * found.absolute_norm * (before + layer_error)
             of_v = of_u + found.norm * layer_error + fresh
             layer_size = layer_size + found.norm * before
@@ -215,7 +215,7 @@ def composed_rounding(kernels: Sequence[Tensor], image: Image, dtype: torch.dtyp
     """
     size, error = _at_the_start(image, dtype)
     for kernel in kernels:
-        found = layer_rounding(kernel, torch.zeros(1))
+        found = layer_rounding(kernel, kernel.new_zeros(1))
         taps = kernel.shape[0] * kernel[0, 0].numel()
         given = size + error
         wide = gamma(found.terms, dtype) * found.absolute_norm * given

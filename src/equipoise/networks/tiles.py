@@ -52,6 +52,11 @@ class Tiled(nn.Module):
         """``H(x)``."""
         return self._assembled(self._evaluate, image)
 
+    @property
+    def symmetric(self) -> bool:
+        """As H."""
+        return bool(getattr(self.network, "symmetric", False))
+
     def linearised(self, image: Image) -> Callable[[Image], Image]:
         """The Jacobian at an image as ``d -> J d``; each tile is evaluated again for a product."""
 

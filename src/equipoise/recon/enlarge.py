@@ -3,6 +3,7 @@
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ def enlarge(
     lam: float | None = None,
     options: SolverOptions | None = None,
     block: int = BLOCK,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Enlargement:
     """A photograph with ``factor`` times as many pixels along each axis.
 
@@ -158,6 +160,8 @@ def enlarge(
         Solver options.
     block
         Side of the blocks in pixels of the small image. A smaller image is solved as a whole.
+    tell
+        Called with how many blocks are done, and of how many.
 
     Raises
     ------
@@ -174,7 +178,7 @@ def enlarge(
     check_fits(photograph, blur.factor)
     # The solver is for complex images; the imaginary part stays zero.
     small = torch.from_numpy(photograph.luminance)[None].to(torch.complex64)
-    image, blocks = _luminance(small, model, blur, noise, lam, options, block)
+    image, blocks = _luminance(small, model, blur, noise, lam, options, block, tell)
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise BadInputError("the larger image holds NaN or Inf: lower --lam, or leave it out")
     shape = (image.shape[1], image.shape[2])
@@ -197,15 +201,17 @@ def _luminance(
     lam: float | None,
     options: SolverOptions | None,
     block: int,
+    tell: Callable[[int, int], None],
 ) -> tuple[Tensor, list[BlockResult]]:
     factor = blur.factor
     rows, columns = (_cuts(n, block) for n in small.shape[1:])
     image = small.new_zeros((1, *(n * factor for n in small.shape[1:])))
     # One scale for all blocks: with scales of their own, seams would show in flat regions.
     scale = percentile(small.abs(), 0.99).double()
-    results = []
+    results: list[BlockResult] = []
     for y in rows:
         for x in columns:
+            tell(len(results), len(rows) * len(columns))
             data = small[:, y.outer, x.outer]
             shape = (1, *(n * factor for n in data.shape[1:]))
             solution = model.solve(
@@ -228,6 +234,7 @@ def _luminance(
 
 def _block_result(top: int, left: int, solution: Solution, model: Method) -> BlockResult:
     bound = float(solution.distance_bound)
+    amplification = amplification_bound(model, solution)
     return BlockResult(
         top=top,
         left=left,
@@ -236,7 +243,7 @@ def _block_result(top: int, left: int, solution: Solution, model: Method) -> Blo
         network_evaluations=int(solution.network_evaluations),
         lam=float(solution.lam),
         distance_bound=bound if np.isfinite(bound) else None,
-        perturbation_bound=amplification_bound(model, solution),
+        perturbation_bound=None if amplification is None else amplification.end_to_end,
         m=model.m,
         m_evidence=model.m_evidence,
     )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equipoise.equilibrium.bounds import delivered_slack
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.header import Header
@@ -35,13 +36,15 @@ class SliceResult:
     """What is known about one reconstructed slice; the names are those of the JSON output.
 
     ``perturbation_bound`` bounds ``||dx*|| / ||db||`` for any change of the data at this lam,
-    intensity scale and these maps (8). It is about exact equilibria; two delivered images may
-    differ by the sum of their distance bounds in addition. ``noise_bound`` is this bound times
-    ``||n|| / ||x||`` for the estimated noise of the scan. ``m_evidence`` is ``measured`` if m was
-    checked in validation; ``equipoise certify`` checks it at the image itself. ``choice`` says how
-    lam and the scale of the thresholds, if there is one, were chosen; its trials are not part of
-    ``network_evaluations``. ``objective_gap`` belongs to methods that minimise: a duality gap,
-    relative to the objective.
+    intensity scale and these maps (8). It is about exact equilibria; two images that are delivered
+    with the same tolerance may differ by ``slack`` times the norm of this one in addition (24).
+    For a method of two passes it is the bound through both, and ``second_pass_bound`` is that with
+    the first image held fixed, which promises nothing about an attack (23). ``noise_bound`` is
+    this bound times ``||n|| / ||x||`` for the estimated noise of the scan. ``m_evidence`` is
+    ``measured`` if m was checked in validation; ``equipoise certify`` checks it at the image
+    itself. ``choice`` says how lam and the scale of the thresholds, if there is one, were chosen;
+    its trials are not part of ``network_evaluations``. ``objective_gap`` belongs to methods that
+    minimise: a duality gap, relative to the objective.
     """
 
     index: int
@@ -56,6 +59,8 @@ class SliceResult:
     m: float | None
     m_evidence: str
     perturbation_bound: float | None
+    second_pass_bound: float | None
+    slack: float | None
     noise_bound: float | None
     in_range: bool | None
     seconds: float
@@ -201,7 +206,8 @@ def reconstruct(
             image, record = solution.value.cpu(), solution.history_of(0).cpu()
             seconds = time.perf_counter() - started
             usual = in_range(model, moved, solution, choice, options)
-            result = _slice_result(index, solution, model, moved, choice, seconds, usual)
+            used = options or model.options
+            result = _slice_result(index, solution, model, moved, choice, seconds, usual, used)
         _check_finite(image, index, acquisition.source, result)
         # With the same maps as the solve, so that the difference is not one of the coil
         # combination.
@@ -265,8 +271,13 @@ def _slice_result(
     choice: Choice,
     seconds: float,
     usual: bool | None,
+    options: SolverOptions,
 ) -> SliceResult:
-    amplification = amplification_bound(model, solution)
+    bound = amplification_bound(model, solution)
+    amplification = None if bound is None else bound.end_to_end
+    frozen = getattr(model, "frozen", False)
+    distance = float(solution.distance_bound[0])
+    certified = bound is not None and not frozen and options.rule == "certified"
     return SliceResult(
         index=index,
         outcome=solution.outcome[0].value,
@@ -276,10 +287,12 @@ def _slice_result(
         threshold=None if solution.threshold is None else float(solution.threshold[0]),
         choice=choice,
         relative_residual=float(solution.relative_residual[0]),
-        distance_bound=float(solution.distance_bound[0]),
+        distance_bound=distance,
         m=model.m,
         m_evidence=model.m_evidence,
         perturbation_bound=amplification,
+        second_pass_bound=bound.first_held if bound is not None and frozen else None,
+        slack=delivered_slack(distance, options.rtol) if certified else None,
         noise_bound=noise_bound(amplification, problem.noise_to(solution.value)),
         in_range=usual,
         seconds=seconds,

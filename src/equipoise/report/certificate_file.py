@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from pydantic import TypeAdapter
 
-from equipoise.certificate.certify import Certificate, CertifiedSlice
+from equipoise.certificate.record import Certificate, CertifiedSlice
 from equipoise.formats.replacing import replacing, reserve
 from equipoise.version import __version__
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from equipoise.certificate.certify import CertifiedSlice
+from equipoise.certificate.record import CertifiedSlice
 from equipoise.formats.writers.target import check_target
 from equipoise.methods.prediction import Choice
 from equipoise.outcome import BadInputError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equipoise.certificate.certify import CertifiedSlice
+from equipoise.certificate.record import CertifiedSlice
 from equipoise.formats.replacing import replacing
 from equipoise.recon.reconstruct import Reconstruction
 

@@ -49,7 +49,7 @@ def _changes(result: Reconstruction) -> str:
     )
     return (
         f"a change d of the data moves the equilibrium by at most {max(known):.3g} ||d|| at this "
-        f"lam, this scale and these maps, {of_noise}"
+        f"lam, this scale and these maps{_between(result)}, {of_noise}"
     )
 
 
@@ -62,6 +62,18 @@ def objective_sentence(result: Reconstruction) -> str | None:
         f"objective: at most {max(gaps):.1e} of itself above its minimum (duality gap, proved in "
         "exact arithmetic); nothing bounds the distance of the image to the minimum"
     )
+
+
+def _between(result: Reconstruction) -> str:
+    """By how much two delivered images may differ beyond their equilibria (24), or (23)."""
+    held = [s.second_pass_bound for s in result.slices if s.second_pass_bound is not None]
+    if held:
+        return f" ({max(held):.3g} ||d|| with the first image held, which no attack does)"
+    slack = [s.slack for s in result.slices]
+    known = [value for value in slack if value is not None]
+    if len(known) < len(slack):
+        return " (two delivered images by their distance bounds more)"
+    return f" (two delivered images by up to {max(known):.1e} ||x|| more)"
 
 
 def short_certificate(result: Reconstruction) -> str | None:

@@ -1,5 +1,6 @@
 """Calibration of a model's range on simulated scans of validation images."""
 
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def calibrate_model(
     scans: int,
     rate: float,
     seed: int = 0,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
     """Simulate scans as in training, with estimated maps and noise, and measure what is usual.
 
@@ -73,7 +75,9 @@ def calibrate_model(
     rate
         Share of scans like these that may be flagged as unlike them.
     seed
-        Seed of the simulation.
+        Of the simulation.
+    tell
+        Called with how many scans are done, and of how many.
 
     Raises
     ------
@@ -83,10 +87,11 @@ def calibrate_model(
     # Scans of one image in both halves would not be exchangeable with a scan of a new image.
     middle = (len(images) + 1) // 2
     halves = images[:middle], images[middle:] or images
-    found = [
-        simulated_features(model, source, half[i // 2 % len(half)], [seed, STREAM, i])
-        for i, half in zip(range(scans), cycle(halves))
-    ]
+    found = []
+    for i, half in zip(range(scans), cycle(halves)):
+        tell(i, scans)
+        image = half[i // 2 % len(half)]
+        found.append(simulated_features(model, source, image, [seed, STREAM, i]))
     return calibrate(found, rate)
 
 

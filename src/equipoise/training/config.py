@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from equipoise.methods.mol import MolConfig, SolvedConfig
+from equipoise.methods.equilibrium_config import SolvedConfig
+from equipoise.methods.mol import MolConfig
 from equipoise.methods.registry import AnyMethodConfig
 from equipoise.outcome import BadInputError
 from equipoise.settings import Settings, explained

@@ -1,0 +1,106 @@
+"""How far the noise of a scan moves its image, and where: measured with the same probes (16)."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.certificate.effort import Progress, silent
+from equipoise.certificate.linear_response import LAST_STEP, LinearResponse
+from equipoise.certificate.noise import NoiseMap, noise_map
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.mol import MOL
+from equipoise.outcome import Solution
+from equipoise.physics.problem import Problem
+from equipoise.vectors import norm
+
+BATCH = 4
+"""Probes that are solved at once."""
+
+
+@dataclass(frozen=True)
+class NoiseResponse:
+    """How far the noise of a scan moves its image, measured (16).
+
+    Attributes
+    ----------
+    probes
+        Noise realisations of the estimated level.
+    mean, error
+        Of ``||K n|| / ||x||``, K the linearised response of the image to the data, through both
+        passes where there are two, with the standard error of the mean.
+    missing
+        Relative error of ``K n`` from its linear solves: estimated.
+    accuracy
+        Largest bound (11) of it, in exact arithmetic: proved where m is, and pessimistic.
+    """
+
+    probes: int
+    mean: float
+    error: float
+    missing: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class MeasuredNoise:
+    """The response, the map of the same probes in units of the scan, and what both cost."""
+
+    response: NoiseResponse
+    map: NoiseMap
+    evaluations: int
+
+
+def measured_noise(
+    problem: Problem[Any],
+    model: MOL,
+    solution: Solution,
+    *,
+    probes: int,
+    seed: int = 0,
+    options: SolverOptions | None = None,
+    until: SolverOptions = LAST_STEP,
+    tell: Progress = silent,
+) -> MeasuredNoise:
+    """Responses to white noise, equal in all coils, on the measured samples.
+
+    ``options`` say in which tiles the network is evaluated, ``until`` how exactly the linear
+    equations are solved.
+    """
+    batch = min(BATCH, probes)
+    response = LinearResponse(
+        model, problem.operator, solution, batch=batch, options=options, until=until
+    )
+    moved: list[Tensor] = []
+
+    def respond(noise: Tensor) -> Tensor:
+        tell("noise", batch * len(moved), probes)
+        found = response(noise)
+        moved.append(norm(found))
+        return found
+
+    found = noise_map(
+        respond,
+        problem.measured.expand(problem.data.shape),
+        float(problem.noise_level[0]),
+        probes=probes,
+        batch=batch,
+        seed=seed,
+        real=model.real and problem.real,
+    )
+    share = torch.cat(moved) / norm(solution.value)
+    summary = NoiseResponse(
+        probes=len(share),
+        mean=float(share.mean()),
+        error=float(share.std()) / len(share) ** 0.5,
+        missing=response.missing,
+        accuracy=response.accuracy,
+    )
+    in_units = replace(
+        found,
+        std=found.std * problem.unit,
+        error=found.error * problem.unit,
+        accuracy=response.accuracy,
+    )
+    return MeasuredNoise(summary, in_units, response.evaluations)
