@@ -78,7 +78,7 @@ def test_a_proved_model_gives_proved_statements_and_the_attack_stays_below(
     assert only["contraction"] == pytest.approx(0.8)
     assert only["lam_source"] == "rule"
     assert only["choice"]["trials"] == []
-    attack = only["attack"]
+    attack = {**only["attack"]}
     assert 0 < attack.pop("error") < 0.5 * only["measured_amplification"]
     assert attack == {"epsilon": 0.05, "krylov": 4, "steps": 4, "starts": 1, "seed": 0}
     assert list(only["stages"]) == ["image", "constants", "noise", "attack"]
