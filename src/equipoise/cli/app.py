@@ -27,15 +27,25 @@ from equipoise.cli.train import train
 app = typer.Typer(
     help="MRI reconstruction at an equilibrium, with a bound on its error.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     cls=VerboseGroup,
 )
 app.add_typer(experiments, name="experiment")
 app.add_typer(models, name="models")
-for command in (doctor, certify, calibrate, calib, info, convert, superres, recon, demo, train):
+for command in (doctor, certify, calibrate, info, convert, superres, recon, demo, train):
     app.command()(command)
 app.command("import-model")(import_model)
+app.command("maps")(calib)
+app.command("calib", hidden=True)(calib)  # the older word
+
+
+def _version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        from equipoise.version import __version__
+
+        print(f"equipoise {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -45,6 +55,9 @@ def _verbosity(
     ] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print more details.")] = False,
     debug: Annotated[bool, typer.Option(help="Print a traceback when a command fails.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
 ) -> None:
     """MRI reconstruction at an equilibrium, with a bound on its error."""
     verbosity.quiet, verbosity.verbose, verbosity.debug = quiet, verbose, debug
