@@ -39,13 +39,14 @@ app.command("maps")(calib)
 app.command("calib", hidden=True)(calib)  # the older word
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     """Print the version and end."""
     if asked:
         from equipoise.version import __version__
 
         print(f"equipoise {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
