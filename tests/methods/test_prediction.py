@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import small_head
-from equipoise.certificate.attack import attackable
+from equipoise.certificate.attack import Attackable
 from equipoise.certificate.certify import certify_slice
 from equipoise.methods.prediction import (
     BUDGET,
@@ -218,7 +218,7 @@ def test_an_attack_holds_the_thresholds_of_the_image(model):
     problem, _ = head_problem()
     weights = {"lam": 10.0, "threshold": 0.1}
     solution = model.solve(problem.operator, problem.data, **weights)
-    again = attackable(problem.operator, model, solution)(problem.data)
+    again = Attackable(problem.operator, model, solution)(problem.data)
     assert float(norm(again - solution.value) / norm(solution.value)) < 2e-3
     other = model.solve(problem.operator, problem.data, lam=10.0)
     assert float(norm(other.value - solution.value) / norm(solution.value)) > 0.02
