@@ -276,7 +276,7 @@ class TestCommand:
         found = json.loads(done.stdout)
         assert found["outcome"] == "converged"
         assert found["distance_bound"] <= 1e-3
-        assert found["blocks"][0]["m_evidence"] == "measured"
+        assert found["blocks"][0]["m_evidence"] == "claimed"
 
     def test_a_large_image_in_blocks_is_that_of_the_whole(self):
         photo = read_photograph_of(picture((60, 75)))

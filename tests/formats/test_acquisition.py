@@ -422,7 +422,7 @@ class TestTrajectories:
         for command in (
             ["recon", path, "-o", tmp_path / "o.npy"],
             ["convert", path, tmp_path / "o.npy"],
-            ["calib", path, "-o", tmp_path / "o.npy"],
+            ["maps", path, "-o", tmp_path / "o.npy"],
         ):
             result = CliRunner().invoke(app, [str(c) for c in command])
             assert result.exit_code == 1

@@ -182,7 +182,7 @@ class TestFile:
         model = ridge_model()
         with torch.no_grad():
             model.network.share[0, 0] = torch.nan
-        assert model.m_evidence == "measured"
+        assert model.m_evidence == "claimed"
 
 
 def test_groups_hold_every_parameter_once():

@@ -73,9 +73,9 @@ def test_evidence_is_computed_from_the_weights_and_never_read():
     assert model.m_evidence == "proved"
     with torch.no_grad():
         model.network.kernels()[-1].mul_(1.5)
-    assert model.m_evidence == "measured"
+    assert model.m_evidence == "claimed"
     claims = MOL(CNN(6, 3, 3, gain=0.9), FixedWeight(5.0), 0.2)
-    assert claims.m_evidence == "measured"
+    assert claims.m_evidence == "claimed"
 
 
 def test_a_network_that_proves_nothing_says_so():
@@ -121,4 +121,4 @@ def test_evidence_of_an_untrained_spectral_method_needs_no_claim():
     network = {"features": 6, "layers": 3, "kernel_size": 3}
     model = new_method("mol-sn", network=network, **settings)
     assert model.for_inference().m_evidence == "proved"
-    assert new_method("mol-lr", network=network, **settings).m_evidence == "measured"
+    assert new_method("mol-lr", network=network, **settings).m_evidence == "claimed"

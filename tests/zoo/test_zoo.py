@@ -146,7 +146,7 @@ class TestEvidence:
         with torch.no_grad():
             model.network.kernels()[-1].mul_(1.5)
         save_model(tmp_path / "scaled.safetensors", model, {})
-        assert load_model(tmp_path / "scaled.safetensors").m_evidence == "measured"
+        assert load_model(tmp_path / "scaled.safetensors").m_evidence == "claimed"
         configuration = {
             "method": "mol-sn",
             "network": {"features": 64, "layers": 5, "kernel_size": 3, "channels": 2},
@@ -156,7 +156,7 @@ class TestEvidence:
         state["network.convolutions.4.weight"] *= 1.5
         header = {"format": "equipoise-1", "configuration": json.dumps(configuration)}
         save_file(state, tmp_path / "old.safetensors", metadata=header)
-        assert load_model(tmp_path / "old.safetensors").m_evidence == "measured"
+        assert load_model(tmp_path / "old.safetensors").m_evidence == "claimed"
 
     def test_bounds_are_kept_by_the_bytes_that_they_are_bounds_of(self, tmp_path, monkeypatch):
         monkeypatch.setenv("EQUIPOISE_CACHE", str(tmp_path / "cache"))
@@ -257,7 +257,7 @@ class TestFiles:
         loaded = load_model(tmp_path / "m.safetensors")
         assert loaded.config.data_weight.lam == pytest.approx(1271)
         assert (loaded.m_network, loaded.shift, loaded.options) == (0.1, 0.25, model.options)
-        assert loaded.m_evidence == "measured"
+        assert loaded.m_evidence == "claimed"
 
 
 class TestNames:

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from equipoise.cli.calib import calib
 from equipoise.cli.calibrate import calibrate
 from equipoise.cli.certify import certify
 from equipoise.cli.demo import demo
@@ -18,6 +17,7 @@ from equipoise.cli.doctor import doctor
 from equipoise.cli.experiments import app as experiments
 from equipoise.cli.files import convert, info
 from equipoise.cli.import_model import import_model
+from equipoise.cli.maps import maps
 from equipoise.cli.models import app as models
 from equipoise.cli.recon import recon
 from equipoise.cli.superres import superres
@@ -35,8 +35,8 @@ app.add_typer(models, name="models")
 for command in (doctor, certify, calibrate, info, convert, superres, recon, demo, train):
     app.command()(command)
 app.command("import-model")(import_model)
-app.command("maps")(calib)
-app.command("calib", hidden=True)(calib)  # the older word
+app.command("maps")(maps)
+app.command("calib", hidden=True)(maps)  # the older word
 
 
 def _version(asked: bool) -> bool:

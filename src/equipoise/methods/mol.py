@@ -23,7 +23,6 @@ from equipoise.methods.method import Method, MethodConfig, relative_noise_of
 from equipoise.networks.cnn import CNN, SkipCNNConfig, in_bfloat16, in_double
 from equipoise.networks.measured import lipschitz_lower
 from equipoise.networks.network import OnSupport, monotonicity_of, rounding_of
-from equipoise.networks.own import OwnNetwork
 from equipoise.networks.tiles import Tiled
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.least_squares import tikhonov
@@ -141,14 +140,13 @@ class MOL(Method):
     def m_evidence(self) -> str:
         """``proved`` if the weights, as they are now, prove that ``I - H`` is m-monotone.
 
-        Otherwise it is ``measured``, because m comes from training and validation, or ``claimed``
-        for your own network until a certificate measures m at an image. It is never read from a
-        file.
+        Otherwise it is ``claimed``, by training or by you, until a certificate measures m at an
+        image. It is never read from a file.
         """
         proved = monotonicity_of(self.network).value
         if proved is not None and proved >= self.m_network:
             return "proved"
-        return "claimed" if isinstance(self.network, OwnNetwork) else "measured"
+        return "claimed"
 
     def settings(self) -> dict[str, Any]:
         """m of the network, shift and solver options."""

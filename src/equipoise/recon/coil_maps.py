@@ -1,4 +1,4 @@
-"""Coil maps of a scan as a file, for ``equipoise calib``."""
+"""Coil maps of a scan as a file, for ``equipoise maps``."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ class CoilMapResult:
     slices: list[SliceMaps]
 
     def as_json(self, scan: str) -> dict[str, Any]:
-        """The object that ``equipoise calib --json`` prints."""
+        """The object that ``equipoise maps --json`` prints."""
         return {
             "scan": scan,
             "coils": self.transform.shape[1],
@@ -212,6 +212,6 @@ def transformed(acquisition: Acquisition, maps: Path) -> Acquisition | None:
     if matrix.shape[1] != n_coils:
         raise BadInputError(
             f"{maps} was made for {matrix.shape[1]} channels, the scan has {n_coils}: run "
-            "`equipoise calib` on this scan"
+            "`equipoise maps` on this scan"
         )
     return acquisition.in_channels(matrix)

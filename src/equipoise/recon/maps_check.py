@@ -75,5 +75,5 @@ def _advice(acquisition: Acquisition, index: int) -> str:
         return f"they fit when they are {turned}; change the file accordingly"
     return (
         "they belong to another scan or other channels; make maps of this scan with "
-        "`equipoise calib`"
+        "`equipoise maps`"
     )

@@ -112,7 +112,7 @@ def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
     raise BadInputError(
         f"{acquisition.source}: {slices} slices of {y} x {x} with {coils} coils need about "
         f"{size_text(needed)} of memory, and {size_text(free or 0)} are free: split the file by "
-        "slices, compress its coils (`equipoise calib --coils`), or use a machine with more memory"
+        "slices, compress its coils (`equipoise maps --coils`), or use a machine with more memory"
     )
 
 

@@ -41,9 +41,9 @@ class SliceResult:
     For a method of two passes it is the bound through both, and ``second_pass_bound`` is that with
     the first image held fixed, which promises nothing about an attack (23). ``noise_bound`` is
     this bound times ``||n|| / ||x||`` for the estimated noise of the scan. ``m_evidence`` is
-    ``measured`` if m was checked in validation; ``equipoise certify`` checks it at the image
-    itself. ``choice`` says how lam and the scale of the thresholds, if there is one, were chosen;
-    its trials are not part of ``network_evaluations``. ``objective_gap`` belongs to methods that
+    ``proved``, or ``claimed`` until ``equipoise certify`` measures m at the image itself.
+    ``choice`` says how lam and the scale of the thresholds, if there is one, were chosen; its
+    trials are not part of ``network_evaluations``. ``objective_gap`` belongs to methods that
     minimise: a duality gap, relative to the objective.
     """
 

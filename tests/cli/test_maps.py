@@ -85,7 +85,7 @@ class TestCommand:
     @pytest.mark.parametrize("suffix", [".h5", ".npy", ".cfl"])
     def test_its_maps_are_those_of_recon(self, full_scan, tmp_path, suffix):
         maps = tmp_path / f"maps{suffix}"
-        done = run("calib", full_scan, "-o", maps, "--json")
+        done = run("maps", full_scan, "-o", maps, "--json")
         assert done.exit_code == 0, done.output
         (row,) = json.loads(done.stdout)["slices"]
         assert row["operator_norm"] <= 1 + 1e-4
@@ -104,7 +104,7 @@ class TestCommand:
     def test_maps_bring_their_channels(self, correlated, tmp_path, options):
         scan, _ = correlated
         maps = tmp_path / "maps.h5"
-        done = run("calib", scan, "-o", maps, *options, "--json")
+        done = run("maps", scan, "-o", maps, *options, "--json")
         assert done.exit_code == 0, done.output
         with h5py.File(maps) as file:
             virtual = file["csm"].shape[1]
@@ -115,14 +115,14 @@ class TestCommand:
         done = run("recon", scan, "--csm", maps, "-o", target, "--acceleration", 3, "--json")
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["slices"][0]["psnr"] > 20
-        done = run("calib", scan, "-o", tmp_path / "maps.npy", *options)
+        done = run("maps", scan, "-o", tmp_path / "maps.npy", *options)
         assert done.exit_code == 1
         assert "use .h5" in done.stderr
 
     def test_the_crop_decides_the_support(self, full_scan, tmp_path):
         supports = []
         for crop in ("0.5", "0.9", "0.99"):
-            done = run("calib", full_scan, "-o", tmp_path / f"{crop}.h5", "--crop", crop, "--json")
+            done = run("maps", full_scan, "-o", tmp_path / f"{crop}.h5", "--crop", crop, "--json")
             supports.append(json.loads(done.stdout)["slices"][0]["support"])
         assert supports[0] > supports[1] > supports[2] > 0
 
@@ -132,15 +132,15 @@ class TestCommand:
             (("--coils", "9"), "9 virtual coils were asked for: 6 channels"),
             (("--crop", "0.99999999"), "lower --crop"),
         ):
-            done = run("calib", full_scan, "-o", maps, *options)
+            done = run("maps", full_scan, "-o", maps, *options)
             assert done.exit_code == 1
             assert message in done.stderr
             assert not maps.exists()
         for crop in ("x", "2"):
-            assert run("calib", full_scan, "-o", maps, "--crop", crop).exit_code == 2
-        assert run("calib", full_scan, "-o", maps).exit_code == 0
+            assert run("maps", full_scan, "-o", maps, "--crop", crop).exit_code == 2
+        assert run("maps", full_scan, "-o", maps).exit_code == 0
         before = maps.read_bytes()
-        assert run("calib", full_scan, "-o", maps).exit_code == 1
+        assert run("maps", full_scan, "-o", maps).exit_code == 1
         assert maps.read_bytes() == before
         other = tmp_path / "other.h5"
         with h5py.File(full_scan) as file, h5py.File(other, "w") as copy:

@@ -1,4 +1,4 @@
-"""``equipoise calib``: coil maps of a scan."""
+"""``equipoise maps``: coil maps of a scan."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from rich.table import Table
 from equipoise.cli.terminal import console, failures
 
 
-def calib(
+def maps(
     scan: Annotated[Path, typer.Argument(help="A scan of any known format.")],
     output: Annotated[
         Path,
