@@ -10,11 +10,15 @@ from equipoise.methods.registry import new_method as method_of
 from equipoise.networks.cnn import CNN
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.least_squares import conjugate_gradient
 from equipoise.physics.sampling.masks import make_mask
 
 DOUBLE = torch.complex128
 TIGHT = SolverOptions(rtol=1e-10, max_iter=500, exact=False)
 """To a bound in exact arithmetic; the bound of rounding may be above 1e-10 if lam is large."""
+
+
+ONES = torch.ones(2, dtype=torch.float64)
 
 
 def sense_problem(shape=(10, 8), n_coils=3, batch=2, seed=0, acceleration=2.5):
@@ -89,3 +93,23 @@ def config_of(name, network=None, lam=5.0, m=0.1, iterations=4, skip=0.0):
     if name == "unet":
         body = {"features": network["features"] // 2}
     return kind.model_validate({"network": body, "data_weight": weight, **content})
+
+
+def solve(model, operator, data, **options):
+    with torch.no_grad():
+        return model.solve(operator, data, scale=ONES[: len(data)], cg_rtol=1e-3, **options)
+
+
+def residual(model, operator, data, x, lam=5.0):
+    misfit = operator.normal(x) - operator.adjoint(data)
+    with torch.no_grad():
+        return lam * misfit + x - model.network(x)
+
+
+def mol_map(model, operator, data, x, alpha, lam=5.0):
+    """T of (2), its linear solve to machine precision."""
+    weight = torch.full((len(x),), alpha * lam, dtype=torch.float64)
+    with torch.no_grad():
+        rhs = (1 - alpha) * x + alpha * model.network(x) + alpha * lam * operator.adjoint(data)
+    ones = torch.ones_like(weight)
+    return conjugate_gradient(operator, rhs, weight, ones, rtol=1e-14, max_iter=500).value
