@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import equipoise.certificate.certify
 from conftest import small_head
 from equipoise.certificate.certify import certify_slice
 from equipoise.certificate.noise import agreement
@@ -144,6 +145,33 @@ def test_nothing_is_overwritten_unasked(full_scan, models, tmp_path):
     certify(full_scan, model, tmp_path / "c", "--overwrite")
     for options in (("--worst-case", "2"), ("--lam", "x"), ("--seed", "1")):
         assert CliRunner().invoke(app, [*command, *options]).exit_code == 2
+
+
+def test_what_is_complete_stays_when_the_command_is_ended(full_scan, models, tmp_path, monkeypatch):
+    def end(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(equipoise.certificate.certify, "worst_case", end)
+    model = str(models / "proved.safetensors")
+    command = ["certify", str(full_scan), "--model", model, "--acceleration", "3"]
+    options = ["--worst-case", "0.05", "-o", str(tmp_path)]
+    assert CliRunner().invoke(app, [*command, *options]).exit_code != 0
+    (only,) = json.loads((tmp_path / "certificate.json").read_text())["slices"]
+    assert list(only["stages"]) == ["image", "constants", "noise"]
+    assert only["noise_response"]["mean"] > 0
+    assert only["measured_amplification"] is None
+
+
+def test_a_quick_certificate_costs_less_and_says_what_it_measured(full_scan, models, tmp_path):
+    options, cost = ("--worst-case", "0.05", "--noise-map"), {}
+    for name, more in (("whole", ()), ("quick", ("--quick",))):
+        folder = tmp_path / name
+        report, _ = certify(full_scan, models / "proved.safetensors", folder, *options, *more)
+        (only,) = report["slices"]
+        cost[name] = sum(stage["evaluations"] for stage in only["stages"].values())
+        assert only["noise"]["probes"] == (2 if more else 16)
+        assert only["attack"]["steps"] == (0 if more else 2)
+    assert cost["quick"] < 0.6 * cost["whole"]
 
 
 def test_the_noise_map_of_a_scan_agrees_with_pseudo_replicas(full_scan):

@@ -12,6 +12,7 @@ import layouts
 from equipoise.cli.app import app
 from equipoise.outcome import BadInputError
 from equipoise.training.config import load_config
+from equipoise.version import __version__
 
 CONFIG = """
 name: x
@@ -41,6 +42,19 @@ def test_help_loads_nothing_heavy():
     loaded = set(result.stderr.split())
     assert "equipoise.cli.recon" in loaded
     assert not loaded & {"torch", "numpy", "h5py", "matplotlib", "nibabel", "pydantic", "PIL"}
+
+
+def test_the_version_is_printed():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"equipoise {__version__}\n"
+
+
+def test_the_older_word_for_maps_still_works():
+    assert run("calib", "--help").exit_code == run("maps", "--help").exit_code == 0
+    listed = run("--help").stdout
+    assert " maps " in listed
+    assert " calib " not in listed
 
 
 class TestVerbosity:

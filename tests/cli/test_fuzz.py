@@ -366,7 +366,9 @@ def test_none_leaves_a_partial_file(ended):
         if "many" in record["left"]:
             assert record["left"] == ["many"]
             continue
-        assert record["left"] == ([] if record["code"] else ["o.npy"]), record["name"]
+        # 4: images of a scan that was stopped; its whole ones are written.
+        written = record["code"] in (0, 4)
+        assert record["left"] == (["o.npy"] if written else []), record["name"]
 
 
 def test_each_refusal_says_which_file_and_why(ended):

@@ -99,7 +99,7 @@ class TestBlur:
         assert np.abs(small - theirs)[inside].max() < 1e-5
 
     def test_the_wrong_shape_is_an_error(self):
-        with pytest.raises(BadInputError, match="side of 5 pixels and the kernel 7"):
+        with pytest.raises(BadInputError, match="side of 5 pixels and the kernel has 7"):
             BlurDownsampleOp((5, 40), 3)
         with pytest.raises(BadInputError, match="crop it to multiples of 3"):
             BlurDownsampleOp((37, 40), 3, border="circular")
@@ -307,7 +307,7 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         ("content", "message"),
-        [(b"no image", "not an image that can be read"), (b"", "not an image that can be read")],
+        [(b"no image", "not an image that is known"), (b"", "not an image that is known")],
     )
     def test_what_is_no_image(self, tmp_path, content, message):
         path = tmp_path / "bad.png"

@@ -76,7 +76,7 @@ def dataset_names(path: Path) -> set[str]:
     if not is_hdf5(path):
         return set()
     with open_hdf5(path) as file:
-        return set(file.keys())
+        return set(names_of(file))
 
 
 def load(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:

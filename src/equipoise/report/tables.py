@@ -20,7 +20,8 @@ def slice_table(result: Reconstruction) -> Table:
         table.add_column(heading, justify="left" if heading == "outcome" else "right")
     for s in result.slices[:MANY_SLICES]:
         row = [str(s.index), s.outcome, str(s.iterations), str(s.network_evaluations)]
-        row += [f"{s.lam:.3g}", f"{s.distance_bound:.1e}", f"{s.seconds:.1f}"]
+        bound = f"{s.distance_bound:.1e}" if math.isfinite(s.distance_bound) else "none"
+        row += [f"{s.lam:.3g}", bound, f"{s.seconds:.1f}"]
         if compared:
             row += [f"{s.psnr:.2f}", f"{s.ssim:.4f}", f"{s.sense_psnr:.2f}", f"{s.sense_ssim:.4f}"]
         table.add_row(*row)
