@@ -151,3 +151,37 @@ def test_a_reader_that_stops_early_is_no_fault():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert "mol-m-brain-4x" in done.stdout
     assert done.stderr == ""
+
+
+MISSING = {
+    "info": ("info", "none.h5"),
+    "convert": ("convert", "none.h5", "o.nii"),
+    "maps": ("maps", "none.h5", "-o", "o.h5"),
+    "recon": ("recon", "none.h5", "-o", "o.h5"),
+    "model of recon": ("recon", "s.npz", "--model", "none.safetensors", "-o", "o.h5"),
+    "maps of recon": ("recon", "s.npz", "--csm", "none.h5", "-o", "o.h5"),
+    "certify": ("certify", "none.h5", "-o", "o"),
+    "superres": ("superres", "none.png", "-o", "o.png"),
+    "calibrate": ("calibrate", "none.safetensors", "--data", "none.npy", "-o", "o.safetensors"),
+    "train": ("train", "none.yaml"),
+    "import-model": ("import-model", "none.tar", "-o", "o.safetensors"),
+    "models show": ("models", "show", "none"),
+    "models export": ("models", "export", "none", "-o", "o.safetensors"),
+    "models install": ("models", "install", "none.safetensors"),
+    "experiment table1": ("experiment", "table1", "--data", "none.h5"),
+    "experiment scans": ("experiment", "scans", "--data", "none.h5"),
+}
+
+
+class TestExitCodes:
+    @pytest.mark.parametrize("command", MISSING)
+    def test_a_file_that_is_missing_is_bad_input(self, command, scan, monkeypatch):
+        monkeypatch.chdir(scan.parent)
+        result = run(*MISSING[command])
+        assert result.exit_code == 1, result.output
+        assert "none" in result.stderr
+        assert not list(scan.parent.glob("o*"))
+
+    @pytest.mark.parametrize("command", sorted({line[0] for line in MISSING.values()}))
+    def test_an_option_that_does_not_exist_is_wrong_usage(self, command):
+        assert run(command, "--no-such-option").exit_code == 2
