@@ -137,7 +137,7 @@ class Composed(ConditionedNetwork):
         thresholds = self.log_threshold.exp() * size[:, None]
         return kernels.to(self.dtype), thresholds, torch.softmax(self.share, 1)
 
-    def moved(self, image: Image, scale: PerSample, used: Used) -> tuple[Image, list[Shrunk]]:
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
         """``H(x)``, and the layers."""
         kernels, thresholds, shares = used
         h, found = self._lifted(image), []

@@ -46,8 +46,15 @@ class ConditionedNetwork(nn.Module, ABC):
         """What an evaluation uses, differentiable in the weights."""
 
     @abstractmethod
-    def moved(self, image: Image, scale: PerSample, used: Used) -> tuple[Image, list[Shrunk]]:
-        """``H(x)`` at a threshold scale, and the shrinkage of every layer."""
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
+        """``H(x)`` at a threshold scale, and the shrinkage of every layer.
+
+        The scale is one number for each sample, or broadcasts to the coefficients.
+        """
+
+    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
+        """The shrinkage of every layer alone."""
+        return self.moved(image, scale, used)[1]
 
     @abstractmethod
     def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
@@ -109,12 +116,16 @@ class AtScale(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AtScale":
         """An independent copy, from which no gradient flows back to the rule of the thresholds."""
-        return AtScale(copy.deepcopy(self.network, memo), self.threshold.detach().clone())
+        return self.with_network(copy.deepcopy(self.network, memo), self.threshold.detach().clone())
+
+    def with_network(self, network: ConditionedNetwork, threshold: PerSample) -> "AtScale":
+        """The same around another network."""
+        return AtScale(network, threshold)
 
     def double(self) -> "AtScale":
         """The same function in double precision, with kernels and thresholds as they are."""
         # Not built again from the weights: in double precision they would be rounded differently.
-        exact = AtScale(self.network.double(), self.threshold)
+        exact = self.with_network(self.network.double(), self.threshold)
         exact._fixed = tuple(tensor.double() for tensor in self._fixed)
         return exact
 
@@ -155,14 +166,18 @@ class AtScale(nn.Module):
         """The bound of the network."""
         return self.network.rounding(image)
 
+    def scale(self, image: Image) -> Tensor:
+        """The factor of the thresholds: one number for each sample, or of every coefficient."""
+        return self.threshold
+
     def forward(self, image: Image) -> Image:
         """``H(x)``, computed in the precision of the weights, returned in the precision of x."""
-        return self.network.moved(image, self.threshold, self._used())[0]
+        return self.network.moved(image, self.scale(image), self._used())[0]
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
         """The Jacobian at an image as ``d -> J d``; a product costs one evaluation."""
         with torch.no_grad():
-            _, layers = self.network.moved(image, self.threshold, self._fixed)
+            layers = self.network.shrinkage(image, self.scale(image), self._fixed)
         return lambda change: self.network.product(change, layers, self._used())
 
     def _used(self) -> Used:

@@ -169,8 +169,8 @@ class Layered(ConditionedNetwork):
             shares,
         )
 
-    def moved(self, image: Image, scale: PerSample, used: Used) -> tuple[Image, list[Shrunk]]:
-        """``H(x) = (1 - m) x - U^T z``, and the shrinkage of every layer."""
+    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
+        """``z_k = s(W_k z_(k-1) + U_k x)`` of every layer."""
         blocks, between, thresholds, shares = used
         layers: list[Shrunk] = []
         for k, v in enumerate(self._of_layers(analysed(image, blocks, self.channels))):
@@ -178,8 +178,13 @@ class Layered(ConditionedNetwork):
                 v = v + self._passed(layers[-1].value, between[k - 1], image)
             own = slice(k * self.features, (k + 1) * self.features)
             layers.append(shrunk(v, thresholds[:, own], shares[:, own], scale))
+        return layers
+
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
+        """``H(x) = (1 - m) x - U^T z``, and the shrinkage of every layer."""
+        layers = self.shrinkage(image, scale, used)
         z = torch.cat([layer.value for layer in layers], 2)
-        return kept(image, self.m, self.channels) - synthesised(z, image, blocks), layers
+        return kept(image, self.m, self.channels) - synthesised(z, image, used[0]), layers
 
     def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
         """``(1 - m) d - U^T dz``."""

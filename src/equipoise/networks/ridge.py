@@ -1,8 +1,6 @@
 """The ridge network, whose F is strongly monotone for all weights (19), (22)."""
 
-import copy
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,17 +17,14 @@ from equipoise.networks.blocks import (
     synthesised,
     whole_blocks,
 )
+from equipoise.networks.conditioned import AtScale, ConditionedNetwork, Used, kept
 from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
 from equipoise.networks.proved import convolution_norm_upper, one_input_norm_squared
 from equipoise.networks.rounding import shrinkage_rounding
-from equipoise.networks.shrinkage import (
-    Slopes,
-    inverse_modulus,
-    slopes,
-    start_of_thresholds,
-)
+from equipoise.networks.shrinkage import Shrunk, shrunk, start_of_thresholds
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
+from equipoise.vectors import per_sample
 
 HALF = 5
 """Side of the two kernels whose composition has the side ``KERNEL``."""
@@ -41,7 +36,7 @@ LARGEST_WIDTH, MOST_CLIPS = 512, 32
 """Largest sizes that a file or a configuration may ask for."""
 
 
-class Used(NamedTuple):
+class RidgeUsed(NamedTuple):
     """What an evaluation uses: kernels between blocks, thresholds and shares, (clip, channel)."""
 
     blocks: Tensor
@@ -73,7 +68,7 @@ class RidgeConfig(NetworkConfig):
         }
 
 
-class Ridge(nn.Module):
+class Ridge(ConditionedNetwork):
     """``F(x) = m x + U^T s(U x)``, ``H = I - F`` (19), U real convolutions with zero-mean kernels.
 
     U acts on the real and on the imaginary part, so its coefficients z are complex, and s clips
@@ -129,11 +124,6 @@ class Ridge(nn.Module):
         self.share = nn.Parameter(torch.zeros(clips, features))
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Real dtype of the weights."""
-        return self.first.dtype
-
-    @property
     def reach(self) -> int:
         """Largest distance, in pixels, of the input of an output pixel, through U and U^T."""
         return KERNEL - 1
@@ -147,14 +137,14 @@ class Ridge(nn.Module):
         kernel = zero_mean_kernels(self.first.double(), self.second.double())
         return kernel * torch.sqrt(2 * (1 - self.m) / one_input_norm_squared(kernel)) * BELOW
 
-    def used(self) -> Used:
+    def used(self) -> RidgeUsed:
         """Kernels, thresholds and shares of an evaluation, differentiable in the weights."""
         kernel = self.kernel()
         # In units of the norm of the kernel, in which white noise has one size in every channel.
         size = kernel.square().sum((1, 2, 3)).sqrt()
         thresholds = self.log_threshold.exp() * size.to(self.dtype)
         shares = torch.softmax(self.share, 0)
-        return Used(between_blocks(kernel.to(self.dtype)), thresholds, shares)
+        return RidgeUsed(between_blocks(kernel.to(self.dtype)), thresholds, shares)
 
     def at(self, threshold: PerSample, factors: Tensor | None = None) -> "RidgeAt":
         """H with every threshold multiplied by a scale for each sample, (batch,) (22).
@@ -175,16 +165,21 @@ class Ridge(nn.Module):
         unit = used.thresholds.log().mean(0).exp()[:, None, None]
         return planes / (unit * threshold.to(z.dtype)[:, None, None, None])
 
-    def forward(self, image: Image) -> Image:
-        """``H(x)`` at the threshold scale 1."""
-        return self._at_one(image)(image)
+    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
+        """``s(U x)``."""
+        blocks, thresholds, shares = used
+        return [shrunk(analysed(image, blocks, self.channels), thresholds, shares, scale)]
 
-    def linearised(self, image: Image) -> Callable[[Image], Image]:
-        """The Jacobian at an image as ``d -> J d``, at the threshold scale 1."""
-        return self._at_one(image).linearised(image)
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
+        """``H(x) = (1 - m) x - U^T s(U x)``, and the shrinkage."""
+        layers = self.shrinkage(image, scale, used)
+        back = synthesised(layers[0].value, image, used[0])
+        return kept(image, self.m, self.channels) - back, layers
 
-    def _at_one(self, image: Image) -> "RidgeAt":
-        return self.at(torch.ones(len(image), dtype=self.dtype, device=image.device))
+    def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
+        """``(1 - m) d - U^T s'(U x) U d``."""
+        moved = layers[0].change(analysed(change, used[0], self.channels))
+        return kept(change, self.m, self.channels) - synthesised(moved, change, used[0])
 
     def lipschitz_upper(self) -> float:
         """Proved bound on Lip(H), from the rounded kernel; infinite for NaN or Inf.
@@ -206,7 +201,7 @@ class Ridge(nn.Module):
         upper = self.lipschitz_upper()
         if not 0 < self.m < 1 or math.isinf(upper):
             found = f"m is {self.m}, and the bound of Lip(H) is {upper}: kernels without a norm"
-            return Monotonicity(None, "none", found)
+            return self.unproved(found)
         reason = f"F - {self.m:.4g} I = U^T s(U x) with s increasing; Lip(H) <= {upper:.4g}"
         return Monotonicity(self.m, "proved", reason)
 
@@ -218,107 +213,44 @@ class Ridge(nn.Module):
         return shrinkage_rounding(kernel, terms, image, self.dtype)
 
 
-class RidgeAt(nn.Module):
+class RidgeAt(AtScale):
     """H of a :class:`Ridge` at one threshold scale for each sample; see :meth:`Ridge.at`."""
 
     symmetric = True
     """J is symmetric: F is the gradient of a convex function."""
 
     def __init__(self, ridge: Ridge, threshold: PerSample, factors: Tensor | None = None):
-        super().__init__()
+        super().__init__(ridge, threshold)
         self.factors = factors
-        self.ridge, self.threshold, self.channels = ridge, threshold, ridge.channels
-        with torch.no_grad():
-            self._fixed = ridge.used()
+
+    def with_network(self, network: ConditionedNetwork, threshold: PerSample) -> "RidgeAt":
+        """The same factors around another ridge."""
+        assert isinstance(network, Ridge)
+        return RidgeAt(network, threshold, self.factors)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RidgeAt":
         """An independent copy, from which no gradient flows back to the rule of the thresholds."""
-        factors = None if self.factors is None else self.factors.detach().clone()
-        return RidgeAt(copy.deepcopy(self.ridge, memo), self.threshold.detach().clone(), factors)
-
-    def double(self) -> "RidgeAt":
-        """The same function in double precision, with kernels and thresholds as they are."""
-        # Not built again from the weights: in double precision they would be rounded differently.
-        exact = RidgeAt(self.ridge.double(), self.threshold, self.factors)
-        exact._fixed = Used(*(tensor.double() for tensor in self._fixed))
-        return exact
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Real dtype of the weights."""
-        return self.ridge.dtype
-
-    @property
-    def reach(self) -> int:
-        """The reach of :class:`Ridge`."""
-        return self.ridge.reach
+        copied = super().__deepcopy__(memo)
+        assert isinstance(copied, RidgeAt)
+        copied.factors = None if self.factors is None else self.factors.detach().clone()
+        return copied
 
     def part(self, y: slice, x: slice) -> "RidgeAt":
         """H for a piece of the image, with the factors of its pixels."""
         # Without factors H is the same everywhere, and a copy would only cost time.
         if self.factors is None:
             return self
-        return RidgeAt(self.ridge, self.threshold, self.factors[..., y, x])
+        assert isinstance(self.network, Ridge)
+        return RidgeAt(self.network, self.threshold, self.factors[..., y, x])
 
-    def lipschitz_upper(self) -> float:
-        """The bound of :class:`Ridge`, which does not depend on the thresholds."""
-        return self.ridge.lipschitz_upper()
-
-    def monotonicity(self) -> Monotonicity:
-        """The statement of :class:`Ridge`, which does not depend on the thresholds."""
-        return self.ridge.monotonicity()
-
-    def rounding(self, image: Image) -> PerSample:
-        """The bound of :class:`Ridge`."""
-        return self.ridge.rounding(image)
-
-    @property
-    def config(self) -> RidgeConfig:
-        """The configuration of :class:`Ridge`."""
-        return self.ridge.config
-
-    def forward(self, image: Image) -> Image:
-        """``H(x) = (1 - m) x - U^T s(U x)``, computed in the precision of the weights."""
-        used = self._used()
-        z = analysed(image, used.blocks, self.channels)
-        return self._kept(image) - synthesised(z * self._slopes(z, used).weight, image, used.blocks)
-
-    def linearised(self, image: Image) -> Callable[[Image], Image]:
-        """The symmetric Jacobian at an image as ``d -> J d``; a product costs one evaluation.
-
-        Along z the slope of s is ``sum_j a_j [|z| < tau_j]``; across z it is ``s(|z|) / |z|``.
-        """
-        with torch.no_grad():
-            z = analysed(image, self._fixed.blocks, self.channels)
-            weight, drop = self._slopes(z, self._fixed)
-            direction = z * inverse_modulus(z)
-
-        def product(change: Image) -> Image:
-            used = self._used()
-            v = analysed(change, used.blocks, self.channels)
-            along = (direction * v).sum(1, keepdim=True)
-            moved = v * weight - direction * (drop * along)
-            return self._kept(change) - synthesised(moved, change, used.blocks)
-
-        return product
-
-    def _used(self) -> Used:
-        """Fixed during a solve, but built again when the weights may need a gradient."""
-        return self.ridge.used() if torch.is_grad_enabled() else self._fixed
-
-    def _slopes(self, z: Tensor, used: Used) -> Slopes:
-        """The slopes of s at coefficients, each with the factors of its pixel."""
-        scale = self.threshold.to(self.dtype).reshape(-1, 1, 1, 1, 1, 1)
-        if self.factors is not None:
-            blocks = F.pixel_unshuffle(whole_blocks(self.factors.to(self.dtype)), BLOCK)
-            scale = scale * blocks.reshape(len(blocks), 1, *z.shape[2:])
-        return slopes(z, used.thresholds, used.shares, scale)
-
-    def _kept(self, image: Image) -> Image:
-        """``(1 - m) x``; for real images, of the real part only."""
-        # Otherwise rounding errors in the imaginary part would be carried along.
-        image = image.real + 0j if self.channels == 1 else image
-        return (1 - self.ridge.m) * image
+    def scale(self, image: Image) -> Tensor:
+        """The threshold scale, with the factors of every pixel where there are some."""
+        if self.factors is None:
+            return self.threshold
+        # In the layout of the coefficients: (batch, part, feature, 16, blocks, blocks).
+        blocks = F.pixel_unshuffle(whole_blocks(self.factors.to(self.dtype)), BLOCK)
+        planes = blocks.reshape(len(blocks), 1, -1, BLOCK**2, *blocks.shape[-2:])
+        return per_sample(self.threshold.to(self.dtype), planes) * planes
 
 
 def zero_mean_kernels(first: Tensor, second: Tensor) -> Tensor:

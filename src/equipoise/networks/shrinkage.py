@@ -5,12 +5,14 @@ of a convex function, a sum of Huber functions of ``|z|``, and 1-Lipschitz. Henc
 ``<s(u) - s(v), u - v> >= ||s(u) - s(v)||^2`` (Baillon and Haddad 1977).
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from equipoise.shapes import PerSample
+from equipoise.vectors import per_sample
 
 
 class Slopes(NamedTuple):
@@ -52,12 +54,22 @@ def slopes(z: Tensor, thresholds: Tensor, shares: Tensor, scale: Tensor | None =
     return Slopes(weight, drop)
 
 
-class Shrunk(NamedTuple):
-    """s at coefficients z: its value, and what its derivative needs."""
+@dataclass(frozen=True)
+class Shrunk:
+    """s at coefficients z. What is not asked for is not computed."""
 
-    value: Tensor
+    z: Tensor
     slopes: Slopes
-    direction: Tensor
+
+    @cached_property
+    def value(self) -> Tensor:
+        """``s(z)``."""
+        return self.z * self.slopes.weight
+
+    @cached_property
+    def direction(self) -> Tensor:
+        """``z / |z|``, of which products with the derivative are made."""
+        return self.z * inverse_modulus(self.z)
 
     def change(self, v: Tensor) -> Tensor:
         """``s'(z) v``. Along z the slope is that of s; across z it is ``s(|z|) / |z|``."""
@@ -65,11 +77,14 @@ class Shrunk(NamedTuple):
         return v * self.slopes.weight - self.direction * (self.slopes.drop * along)
 
 
-def shrunk(z: Tensor, thresholds: Tensor, shares: Tensor, scale: PerSample) -> Shrunk:
-    """s at coefficients, with thresholds multiplied by a scale for each sample, (batch,)."""
-    factor = scale.to(z.dtype).reshape(-1, *(1,) * (z.ndim - 1))
-    found = slopes(z, thresholds, shares, factor)
-    return Shrunk(z * found.weight, found, z * inverse_modulus(z))
+def shrunk(z: Tensor, thresholds: Tensor, shares: Tensor, scale: Tensor) -> Shrunk:
+    """s at coefficients, with thresholds multiplied by a scale.
+
+    The scale is one number for each sample, (batch,), or broadcasts to the coefficients.
+    """
+    factor = scale.to(z.dtype)
+    found = slopes(z, thresholds, shares, factor if scale.ndim > 1 else per_sample(factor, z))
+    return Shrunk(z, found)
 
 
 def start_of_thresholds(clips: int, features: int) -> Tensor:
