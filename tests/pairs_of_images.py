@@ -8,6 +8,17 @@ from problems import random_complex
 BATCH, SHAPE = 50, (11, 9)
 
 
+def scrambled(network, seed):
+    """The network in double precision with weights of every size."""
+    network = network.double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            weight.add_(noise * torch.rand((), generator=generator) * 3)
+    return network
+
+
 def scales(seed, n=BATCH):
     generator = torch.Generator().manual_seed(seed)
     return torch.exp(3 * torch.randn(n, generator=generator, dtype=torch.float64))

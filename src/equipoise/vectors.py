@@ -24,6 +24,17 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def times(factor: Tensor, direction: Tensor) -> Tensor:
+    """A number for each sample times an image, in the precision of the image."""
+    return per_sample(factor, direction).to(direction.real.dtype) * direction
+
+
+def unit(direction: Tensor) -> Tensor:
+    """The direction of norm 1; zero for zero."""
+    # The inverse must be finite in single precision, or zero times it is not zero.
+    return times(1 / norm(direction).clamp(min=torch.finfo(torch.float32).tiny), direction)
+
+
 def as_channels(image: Tensor) -> Tensor:
     """(batch, ...) complex to (batch, 2, ...) real: real and imaginary part."""
     return torch.view_as_real(image.resolve_conj()).movedim(-1, 1).contiguous()

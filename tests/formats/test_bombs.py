@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from equipoise.formats.photograph import MAX_PIXELS, read_photograph
+from equipoise.formats.plain_yaml import load_yaml
 from equipoise.formats.readers.npz import read_arrays
 from equipoise.formats.readers.xml_header import MAX_DEPTH, MAX_ELEMENTS, parse
 from equipoise.outcome import BadInputError
 from equipoise.recon import enlarge
 from equipoise.training.config import load_config
-from equipoise.training.plain_yaml import load_yaml
 
 SECONDS = 30
 

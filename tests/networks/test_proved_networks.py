@@ -13,7 +13,7 @@ from equipoise.networks.layered import Layered
 from equipoise.networks.proved import convolution_norm, convolution_norm_upper
 from equipoise.networks.tiles import Tiled
 from equipoise.vectors import inner, norm
-from pairs_of_images import SHAPE, margins, pairs, scales
+from pairs_of_images import SHAPE, margins, pairs, scales, scrambled
 from problems import random_complex
 
 KINDS = ("two layers", "four layers", "composed")
@@ -28,13 +28,7 @@ def random_network(kind, seed, **configuration):
         network = Layered(
             features=4, basis=3, layers={"two": 2, "four": 4}[kind.split()[0]], **small
         )
-    network = network.double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in network.parameters():
-            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-            weight.add_(noise * torch.rand((), generator=generator) * 3)
-    return network
+    return scrambled(network, seed)
 
 
 def with_kernels(network, change):

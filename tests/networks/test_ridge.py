@@ -10,19 +10,13 @@ from equipoise.networks.jacobian import Jacobian, largest_symmetric_eigenvalue
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.tiles import Tiled
 from equipoise.vectors import norm
-from pairs_of_images import BATCH, SHAPE, margins, pairs, scales
+from pairs_of_images import BATCH, SHAPE, margins, pairs, scales, scrambled
 from problems import random_complex
 
 
 def random_ridge(seed, **configuration):
     """Weights of every size, so that thresholds lie far below, among and far above the data."""
-    ridge = Ridge(seed=seed, features=6, basis=3, **configuration).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in ridge.parameters():
-            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-            weight.add_(noise * torch.rand((), generator=generator) * 3)
-    return ridge
+    return scrambled(Ridge(seed=seed, features=6, basis=3, **configuration), seed)
 
 
 class TestMonotone:

@@ -14,7 +14,7 @@ from equipoise.methods.mol import MOL
 from equipoise.networks.jacobian import Jacobian, largest_singular_value
 from equipoise.outcome import Solution
 from equipoise.physics.problem import Problem
-from equipoise.vectors import norm, per_sample
+from equipoise.vectors import norm, per_sample, unit
 
 NOTHING_NEW = 1e-6
 """Norm of a new direction at which the Krylov space is complete, in single precision."""
@@ -61,7 +61,7 @@ def spectrum(jacobian: Jacobian, start: Tensor, steps: int) -> Spectrum:
     steps
         Each costs one product with J and one with its transpose.
     """
-    basis, forward, backward = [_unit(start)], [], []
+    basis, forward, backward = [unit(start)], [], []
     for step in range(steps):
         forward.append(jacobian.forward(basis[-1]))
         symmetric = jacobian.symmetric
@@ -71,7 +71,7 @@ def spectrum(jacobian: Jacobian, start: Tensor, steps: int) -> Spectrum:
             new = new - _combined(_gram(basis, [new])[:, 0], basis)
         if step == steps - 1 or float(norm(new)) <= NOTHING_NEW:
             break
-        basis.append(_unit(new))
+        basis.append(unit(new))
     both = [(f + b) / 2 for f, b in zip(forward, backward, strict=True)]
     basis = basis[: len(both)]
     matrix = _gram(basis, both)
@@ -125,7 +125,7 @@ def local_constants(
     network = model.network_on(operator.support(), options, solution.network)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(image.shape, dtype=image.dtype, generator=generator).to(image.device)
-    start = _unit(image) + ASIDE * _unit(noise)
+    start = unit(image) + ASIDE * unit(noise)
     points, steps = [image], [effort.lanczos]
     if effort.warm:
         assert solution.scale is not None
@@ -160,8 +160,3 @@ def _gram(left: list[Tensor], right: list[Tensor]) -> Tensor:
 def _combined(weights: Tensor, basis: list[Tensor]) -> Tensor:
     found = [w.to(v.real.dtype) * v for w, v in zip(weights, basis, strict=True)]
     return torch.stack(found).sum(0)
-
-
-def _unit(direction: Tensor) -> Tensor:
-    size = norm(direction).clamp(min=torch.finfo(torch.float32).tiny)
-    return direction / per_sample(size, direction).to(direction.real.dtype)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from equipoise.certificate.linear_response import RTOL
-from equipoise.certificate.noise import NoiseMap, noise_map
-from equipoise.certificate.noise_response import BATCH, measured_noise
+from equipoise.certificate.noise import NoiseMap
+from equipoise.certificate.noise_response import measured_noise, noise_map_of
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
@@ -85,14 +85,4 @@ def replica_noise_map(
         again = [solve(problem.operator, problem.data + one[None], **held).value for one in noise]
         return torch.cat(again) - solution.value
 
-    found = noise_map(
-        moved,
-        problem.measured.expand(problem.data.shape),
-        float(problem.noise_level[0]),
-        probes=probes,
-        batch=BATCH,
-        seed=seed,
-        real=model.real and problem.real,
-        shrink=False,
-    )
-    return replace(found, std=found.std * problem.unit, error=found.error * problem.unit)
+    return noise_map_of(problem, model, moved, probes=probes, seed=seed, shrink=False)

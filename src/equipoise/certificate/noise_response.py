@@ -1,5 +1,6 @@
 """How far the noise of a scan moves its image, and where: measured with the same probes (16)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from equipoise.certificate.effort import Progress, silent
 from equipoise.certificate.linear_response import LAST_STEP, LinearResponse
 from equipoise.certificate.noise import NoiseMap, noise_map
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
 from equipoise.outcome import Solution
 from equipoise.physics.problem import Problem
@@ -80,15 +82,7 @@ def measured_noise(
         moved.append(norm(found))
         return found
 
-    found = noise_map(
-        respond,
-        problem.measured.expand(problem.data.shape),
-        float(problem.noise_level[0]),
-        probes=probes,
-        batch=batch,
-        seed=seed,
-        real=model.real and problem.real,
-    )
+    found = noise_map_of(problem, model, respond, probes=probes, batch=batch, seed=seed)
     share = torch.cat(moved) / norm(solution.value)
     summary = NoiseResponse(
         probes=len(share),
@@ -97,10 +91,29 @@ def measured_noise(
         missing=response.missing,
         accuracy=response.accuracy,
     )
-    in_units = replace(
-        found,
-        std=found.std * problem.unit,
-        error=found.error * problem.unit,
-        accuracy=response.accuracy,
+    certified = replace(found, accuracy=response.accuracy)
+    return MeasuredNoise(summary, certified, response.evaluations)
+
+
+def noise_map_of(
+    problem: Problem[Any],
+    model: Method,
+    respond: Callable[[Tensor], Tensor],
+    *,
+    probes: int,
+    batch: int = BATCH,
+    seed: int = 0,
+    shrink: bool = True,
+) -> NoiseMap:
+    """The noise map of a slice, in units of the scan, by what its image does with noise."""
+    found = noise_map(
+        respond,
+        problem.measured.expand(problem.data.shape),
+        float(problem.noise_level[0]),
+        probes=probes,
+        batch=batch,
+        seed=seed,
+        real=model.real and problem.real,
+        shrink=shrink,
     )
-    return MeasuredNoise(summary, in_units, response.evaluations)
+    return replace(found, std=found.std * problem.unit, error=found.error * problem.unit)

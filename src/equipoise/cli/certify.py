@@ -171,7 +171,9 @@ class _Results:
         certificates = [one.certificate for one in self.slices]
         self.content = certificate_json(certificates, self.scan, self.model)
         write_maps(self.folder / MAPS, self.slices)
-        certificate_figure(self.folder / PICTURE, self.slices[0])
+        # It shows the first slice, which later ones do not change.
+        if not others:
+            certificate_figure(self.folder / PICTURE, found)
         with replacing(self.folder / CERTIFICATE) as temporary:
             temporary.write_text(self.content)
 

@@ -14,7 +14,7 @@ from equipoise.cli.batch import (
     parse_parts,
     recon_many,
 )
-from equipoise.cli.options import ScanOptions, with_scan_options
+from equipoise.cli.options import Device, ScanOptions, with_scan_options
 from equipoise.cli.report import check_report_target, write_recon_report
 from equipoise.cli.terminal import console, failures, verbosity
 
@@ -44,7 +44,7 @@ def recon(
     report: Annotated[
         Path | None, typer.Option(help="Write a .html page, or for many scans a folder of pages.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu or cuda:N.")] = "auto",
+    device: Device = "auto",
     suffix: Annotated[str, typer.Option(help="Many scans: format of the images.")] = ".h5",
     resume: Annotated[
         bool, typer.Option(help="Many scans: skip images that are complete and up to date.")

@@ -4,7 +4,7 @@ A reference scan is measured once for all frames of a slice. Frames of a series 
 different lines hold the calibration region together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 
@@ -117,6 +117,12 @@ def embedded(blocks: Tensor, matrix: tuple[int, ...]) -> Tensor:
     return placed
 
 
+def stacked(blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks (coil, block) in one array, all cut to the region that each of them holds."""
+    least = tuple(min(sizes) for sizes in zip(*(b.shape[1:] for b in blocks)))
+    return torch.stack([embedded(b, least) for b in blocks])
+
+
 def centre_of(kspace: Tensor, mask: Tensor) -> Tensor | None:
     """The fully sampled centre of k-space (coil, matrix); None if it is too small."""
     region = calibration_region(mask)
@@ -171,12 +177,7 @@ def shared_calibration(
         of_frame.append(None if key is None else places[key])
     if not blocks:
         return None
-    size = tuple(max(b.shape[1 + a] for b in blocks) for a in range(mask.ndim - 1))
-    # The blocks share one array, so all are cut to the region that each of them holds.
-    same = all(b.shape[1:] == size for b in blocks)
-    least = tuple(min(b.shape[1 + a] for b in blocks) for a in range(mask.ndim - 1))
-    cut = blocks if same else [embedded(b, least) for b in blocks]
-    return Calibration(torch.stack(cut), tuple(of_frame))
+    return Calibration(stacked(blocks), tuple(of_frame))
 
 
 PLACE, BESIDES = ("slice", "slab"), ("slice", "slab", "contrast", "set")

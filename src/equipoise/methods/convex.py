@@ -39,7 +39,6 @@ class Minimum(NamedTuple):
     """The best image that was found, and how good it is proved to be.
 
     ``objective`` is P of the image; ``gap`` bounds ``(P(x) - min P) / P(x)``; all are (batch,).
-    ``history`` holds the gap at each check.
     """
 
     image: Image
@@ -48,7 +47,6 @@ class Minimum(NamedTuple):
     outcome: list[Outcome]
     iterations: Tensor
     cg_iterations: int
-    history: list[Tensor]
 
 
 class _WithPenalty(LinearOperator):
@@ -177,7 +175,7 @@ def minimise(
     )
     gap = bounds.update(start, multiplier, torch.ones_like(lam, dtype=torch.bool))
     active = gap > rtol
-    iterations, cg_iterations, history = torch.zeros_like(lam, dtype=torch.long), 0, [gap]
+    iterations, cg_iterations = torch.zeros_like(lam, dtype=torch.long), 0
     ones, zeros = torch.ones_like(lam), torch.zeros_like(lam)
     for index in range(1, max_iter + 1):
         if not bool(active.any()):
@@ -194,7 +192,6 @@ def minimise(
         if index % CHECK == 0 or index == max_iter:
             gap = bounds.update(image, rho * multiplier, active)
             active = active & (gap > rtol)
-            history.append(gap)
     return Minimum(
         bounds.best,
         bounds.primal,
@@ -202,7 +199,6 @@ def minimise(
         [_outcome(float(g), rtol, image) for g in gap],
         iterations,
         cg_iterations,
-        history,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.methods.data_weight import ScanRule, ScanRuleConfig
+from equipoise.methods.data_weight import TYPICAL_NOISE, ScanRule, ScanRuleConfig
 from equipoise.methods.equilibrium_config import SolvedConfig
 from equipoise.methods.method import MethodConfig, ParameterGroup
 from equipoise.methods.mol import MOL, Conditioned
@@ -124,7 +124,7 @@ class MolRidge(MOL):
 
     def denoise(self, image: Image) -> Image:
         """``H(x)`` at the threshold scale of a typical scan."""
-        typical = torch.full((len(image),), 0.015, dtype=torch.float64, device=image.device)
+        typical = torch.full((len(image),), TYPICAL_NOISE, dtype=torch.float64, device=image.device)
         return self.network.at(self.threshold_rule(typical))(image)
 
     def lam_for(self, operator: LinearOperator, relative_noise: PerSample) -> PerSample:

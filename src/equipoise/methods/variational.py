@@ -11,6 +11,7 @@ from equipoise.arguments import Array, Number
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.tf32 import without_tf32
 from equipoise.methods.convex import minimise
+from equipoise.methods.data_weight import TYPICAL_NOISE
 from equipoise.methods.edge import solve_arguments
 from equipoise.methods.method import Method
 from equipoise.methods.sparsity import Differences, Sparsity, Wavelets
@@ -25,8 +26,6 @@ START_RTOL = 0.05
 """Accuracy of the regularised least-squares image that the iteration starts from."""
 
 IMAGE_AXES = 3
-
-TYPICAL_NOISE = 0.015
 
 
 class WeightRuleConfig(Settings):

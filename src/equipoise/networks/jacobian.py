@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equipoise.shapes import Image, PerSample
-from equipoise.vectors import inner, norm, per_sample
+from equipoise.vectors import inner, norm, times, unit
 
 
 class Jacobian:
@@ -150,7 +150,7 @@ def largest_singular_value(jacobian: Jacobian, start: Image, iterations: int = 1
 
 def _lanczos(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> RitzPair:
     """Largest eigenvalue of each sample, with full reorthogonalisation."""
-    basis, diagonal, off_diagonal = [_unit(start)], [], []
+    basis, diagonal, off_diagonal = [unit(start)], [], []
     for _ in range(iterations):
         last = basis[-1]
         product = apply(last)
@@ -158,14 +158,14 @@ def _lanczos(apply: Callable[[Tensor], Tensor], start: Tensor, iterations: int) 
         # Once leaves a component of the size of the cancellation; twice is enough (Parlett 1980).
         for _ in range(2):
             for vector in basis:
-                product = product - _times(inner(vector, product), vector)
+                product = product - times(inner(vector, product), vector)
         length = norm(product)
         if len(diagonal) == iterations or bool((length <= BREAKDOWN).all()):
             break
         off_diagonal.append(length)
-        basis.append(_unit(product))
+        basis.append(unit(product))
     values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, off_diagonal))
-    parts = [_times(vectors[:, k, -1], vector) for k, vector in enumerate(basis)]
+    parts = [times(vectors[:, k, -1], vector) for k, vector in enumerate(basis)]
     return RitzPair(values[:, -1], torch.stack(parts).sum(0))
 
 
@@ -180,11 +180,3 @@ def _tridiagonal(diagonal: list[Tensor], off_diagonal: list[Tensor]) -> Tensor:
         beside = torch.stack(off_diagonal, -1)
         matrix = matrix + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
     return matrix
-
-
-def _unit(direction: Tensor) -> Tensor:
-    return _times(1 / norm(direction).clamp(min=torch.finfo(torch.float64).tiny), direction)
-
-
-def _times(factor: Tensor, direction: Tensor) -> Tensor:
-    return per_sample(factor, direction).to(direction.real.dtype) * direction

@@ -108,6 +108,13 @@ SKIP_OPERATIONS = 3
 """Roundings of each number of ``skip x - N(x)``."""
 
 
+def _norms_of_analysis(kernel: Tensor) -> tuple[float, float]:
+    """Bounds on ``||U||`` and ``|| |U| ||`` of a convolution from one plane, (out, 1, k, k)."""
+    weights = kernel.detach().double()
+    absolute = float(weights.abs().sum((1, 2, 3)).square().sum().sqrt()) * UPWARDS
+    return convolution_norm_upper(weights), absolute
+
+
 @torch.no_grad()
 def shrinkage_rounding(
     kernel: Tensor, terms: tuple[int, int], image: Image, dtype: torch.dtype
@@ -132,9 +139,7 @@ def shrinkage_rounding(
     image, dtype
         x, and the precision of the weights.
     """
-    weights = kernel.detach().double()
-    absolute = float(weights.abs().sum((1, 2, 3)).square().sum().sqrt()) * UPWARDS
-    upper = convolution_norm_upper(weights)
+    upper, absolute = _norms_of_analysis(kernel)
     size, error = _at_the_start(image, dtype)
     analysed = upper * error + gamma(terms[0], dtype) * absolute * (size + error)
     largest = upper * size
@@ -172,9 +177,7 @@ def layered_rounding(
     image, dtype
         x, and the precision of the weights.
     """
-    weights = kernel.detach().double()
-    absolute = float(weights.abs().sum((1, 2, 3)).square().sum().sqrt()) * UPWARDS
-    upper = convolution_norm_upper(weights)
+    upper, absolute = _norms_of_analysis(kernel)
     size, error = _at_the_start(image, dtype)
     of_u = upper * error + gamma(terms[0], dtype) * absolute * (size + error)
     layer_size = torch.zeros_like(size)

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from equipoise.formats.plain_yaml import load_yaml
 from equipoise.methods.equilibrium_config import SolvedConfig
 from equipoise.methods.mol import MolConfig
 from equipoise.methods.registry import AnyMethodConfig
 from equipoise.outcome import BadInputError
 from equipoise.settings import Settings, explained
-from equipoise.training.plain_yaml import load_yaml
 
 TEST_DATA = (
     "data.test names subjects that are kept for the test, and training, the choice of weights and "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from equipoise.formats.plain_yaml import parse_yaml
 from equipoise.methods.variational import UNTRAINED, Variational
 from equipoise.outcome import BadInputError
 from equipoise.settings import checked
@@ -35,8 +36,8 @@ def untrained_model(name: str | Path) -> Variational | None:
             f"{path} has {path.stat().st_size} bytes: settings have at most {MOST_BYTES}"
         )
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = parse_yaml(path.read_text("utf-8"))
+    except (OSError, yaml.YAMLError, ValueError) as error:
         raise BadInputError(f"{path} is not a YAML file: {error}") from error
     method = content.get("method") if isinstance(content, dict) else None
     if not isinstance(content, dict) or method not in UNTRAINED:

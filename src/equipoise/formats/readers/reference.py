@@ -8,7 +8,7 @@ all frames of a slice.
 import numpy as np
 import torch
 
-from equipoise.formats.calibration import SMALLEST, Calibration, centre_of, embedded
+from equipoise.formats.calibration import SMALLEST, Calibration, centre_of, embedded, stacked
 from equipoise.formats.readers.readouts import Readouts, Stack, assemble, kept_field
 from equipoise.formats.readers.xml_header import XmlHeader
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
@@ -80,10 +80,7 @@ def calibration_of(
             what = f"holds less than {SMALLEST} lines about the centre of k-space"
         notes.append(f"the separate calibration scan of {count} readouts {what}: left out")
         return None
-    whole = [b for b in blocks if b is not None]
-    # The blocks share one array, so they are cut to the region that each of them holds.
-    least = tuple(min(sizes) for sizes in zip(*(b.shape[1:] for b in whole)))
-    found = torch.stack([embedded(b, least) for b in whole])
+    found = stacked([b for b in blocks if b is not None])
     fields = zip(kept_field(xml), kept_field(own))
     ratios = [wanted / has if min(wanted, has) > 0 else 1.0 for wanted, has in fields]
     for axis in range(2, found.ndim):

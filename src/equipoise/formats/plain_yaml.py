@@ -33,6 +33,17 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
 
+def parse_yaml(text: str) -> Any:
+    """The content of a YAML text without aliases, nested at most ``MAX_DEPTH`` deep.
+
+    Raises
+    ------
+    yaml.YAMLError, ValueError
+        If it is not such a text; an impossible date or number is a ValueError.
+    """
+    return yaml.load(text, _PlainLoader)
+
+
 def load_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
@@ -49,10 +60,9 @@ def load_yaml(path: Path) -> Any:
     if size > MAX_BYTES:
         raise BadInputError(f"{path} has {size} bytes; a configuration has at most {MAX_BYTES}")
     try:
-        return yaml.load(path.read_text("utf-8"), _PlainLoader)
+        return parse_yaml(path.read_text("utf-8"))
     except OSError as error:
         raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
-    # An impossible date or number is a ValueError.
     except (yaml.YAMLError, ValueError) as error:
         raise BadInputError(
             f"{path} is not a valid training configuration: it is not YAML: {error}"
