@@ -16,6 +16,7 @@ _PUBLIC = {
     "ConvergenceWarning": "equipoise.outcome",
     "Certificate": "equipoise.certificate.record",
     "DataWeight": "equipoise.methods.data_weight",
+    "DynamicSenseOp": "equipoise.physics.dynamic",
     "EquipoiseError": "equipoise.outcome",
     "FixedWeight": "equipoise.methods.data_weight",
     "FunctionOp": "equipoise.physics.generic",
@@ -45,6 +46,7 @@ _PUBLIC = {
     "from_pylops": "equipoise.physics.adapters",
     "from_sigpy": "equipoise.physics.adapters",
     "import_authors_checkpoint": "equipoise.zoo.authors",
+    "kt_mask": "equipoise.physics.sampling.dynamic",
     "lipschitz_lower": "equipoise.networks.measured",
     "load_config": "equipoise.training.config",
     "load_model": "equipoise.zoo.model_file",
@@ -67,6 +69,7 @@ _PUBLIC = {
     "to_sigpy": "equipoise.physics.adapters",
     "train": "equipoise.training.train",
     "undersample": "equipoise.recon.experiment",
+    "volume_mask": "equipoise.physics.sampling.dynamic",
     "write_certificate_report": "equipoise.report.content",
 }
 __all__ = ["__version__", *_PUBLIC]
@@ -102,10 +105,12 @@ if TYPE_CHECKING:
     )
     from equipoise.physics.cartesian import SenseOp
     from equipoise.physics.coils.espirit import espirit, estimate_csm, normalize_csm
+    from equipoise.physics.dynamic import DynamicSenseOp
     from equipoise.physics.generic import FunctionOp
     from equipoise.physics.linop import LinearOperator, adjoint_error, operator_norm
     from equipoise.physics.noise_level import noise_level
     from equipoise.physics.problem import Problem
+    from equipoise.physics.sampling.dynamic import kt_mask, volume_mask
     from equipoise.physics.sampling.masks import make_mask
     from equipoise.physics.superres import BlurDownsampleOp
     from equipoise.recon.enlarge import enlarge

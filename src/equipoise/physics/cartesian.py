@@ -52,7 +52,10 @@ class SenseOp(LinearOperator):
 
     def __init__(self, csm: Array, mask: Array):
         csm = as_maps(csm).value
-        mask = as_mask(mask, csm.shape[2:])
+        self._hold(csm, as_mask(mask, csm.shape[2:]), csm.ndim - 2)
+
+    def _hold(self, csm: torch.Tensor, mask: torch.Tensor, n_axes: int) -> None:
+        """Check maps and mask of an operator that transforms the last ``n_axes`` axes."""
         batches = csm.shape[0], mask.shape[0]
         if 1 not in batches and batches[0] != batches[1]:
             raise BadInputError(
@@ -67,7 +70,7 @@ class SenseOp(LinearOperator):
             )
         self.csm = csm
         self.mask = mask
-        self.n_axes = csm.ndim - 2
+        self.n_axes = n_axes
         # F^H M F is invariant to the centring of F when M is moved to corner DC: the phase that
         # centring adds in k-space is diagonal, so it commutes with the mask and cancels.
         axes = tuple(range(-self.n_axes, 0))
@@ -88,7 +91,7 @@ class SenseOp(LinearOperator):
     def image_shape(self) -> tuple[int, ...]:
         """(batch, y, x)."""
         batch = max(self.csm.shape[0], self.mask.shape[0])
-        return (batch, *self.csm.shape[2:])
+        return (batch, *self.mask.shape[1:])
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -186,15 +189,21 @@ class SenseOp(LinearOperator):
         for i in range(data.shape[0]):
             mask = self.mask[i if len(self.mask) > 1 else 0]
             csm = self.csm[i if len(self.csm) > 1 else 0]
-            region = calibration_region(mask)
-            if min(region) < MIN_CENTRE:
-                weights = torch.full_like(mask, 1, dtype=csm.real.dtype)
-                weights *= (mask.numel() / mask.sum()).sqrt()
-            else:
-                weights = hann_window(mask.shape, region, mask.device).to(csm.real)
-            images = kspace_to_image(weights * data[i] * mask, self.n_axes)
-            scales.append(percentile((csm.conj() * images).sum(0).abs()[None], 0.99))
+            scales.append(self._scale_of(data[i], mask, csm))
         return torch.cat(scales)
+
+    def _scale_of(
+        self, kspace: torch.Tensor, mask: torch.Tensor, csm: torch.Tensor
+    ) -> torch.Tensor:
+        """The intensity scale of one sample (coil, *space), (1,)."""
+        region = calibration_region(mask)
+        if min(region) < MIN_CENTRE:
+            weights = torch.full_like(mask, 1, dtype=csm.real.dtype)
+            weights *= (mask.numel() / mask.sum()).sqrt()
+        else:
+            weights = hann_window(mask.shape, region, mask.device).to(csm.real)
+        images = kspace_to_image(weights * kspace * mask, self.n_axes)
+        return percentile((csm.conj() * images).sum(0).abs()[None], 0.99)
 
 
 TRANSFORM = 24
@@ -217,7 +226,7 @@ def _warn_of_large_norm(bound: float) -> None:
         "in training, the network sees a different intensity, the bound lam / m of the paper is "
         "multiplied by ||A||, and gradient steps contract less. "
         "equipoise.normalize_csm(csm) divides the maps by their root sum of squares",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

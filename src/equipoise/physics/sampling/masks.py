@@ -63,7 +63,7 @@ def _draw(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
     return np.argsort(keys.ravel())[::-1][:count]
 
 
-def _budget(n_total: int, acceleration: float, n_calibration: int) -> int:
+def count_to_draw(n_total: int, acceleration: float, n_calibration: int) -> int:
     """Number of samples to draw in addition to the calibration region."""
     # Written so that nan is refused too.
     if not acceleration >= 1:
@@ -89,7 +89,7 @@ def variable_density_2d(
     """Non-uniform variable density, both phase-encoding directions undersampled."""
     rng = np.random.default_rng(seed)
     mask = centre_block(shape, _fit(shape, calibration))
-    count = _budget(mask.size, acceleration, int(mask.sum()))
+    count = count_to_draw(mask.size, acceleration, int(mask.sum()))
     weights = np.maximum(1 - _radius(shape) / np.sqrt(2), 0) ** DENSITY_POWER
     weights[mask] = 0
     mask.ravel()[_draw(weights, count, rng)] = True
@@ -103,7 +103,7 @@ def variable_density_1d(
     rng = np.random.default_rng(seed)
     n = shape[1]
     lines = centre_block((1, n), (1, min(calibration, n)))[0]
-    count = _budget(n, acceleration, int(lines.sum()))
+    count = count_to_draw(n, acceleration, int(lines.sum()))
     # 0.999 keeps the outermost line possible; its weight would otherwise be exactly 0.
     weights = (1 - np.abs(np.arange(n) - n // 2) / max(n / 2, 1) * 0.999) ** DENSITY_POWER
     weights[lines] = 0
@@ -119,7 +119,7 @@ def uniform(shape: Shape, acceleration: float, calibration: int = 24, seed: int 
     """
     n = shape[1]
     lines = centre_block((1, n), (1, min(calibration, n)))[0]
-    count = _budget(n, acceleration, int(lines.sum()))
+    count = count_to_draw(n, acceleration, int(lines.sum()))
     outside = np.flatnonzero(~lines)
     offset = np.random.default_rng(seed).random()
     picks = np.floor((np.arange(count) + offset) * len(outside) / max(count, 1)).astype(int)
@@ -127,16 +127,35 @@ def uniform(shape: Shape, acceleration: float, calibration: int = 24, seed: int 
     return torch.from_numpy(np.broadcast_to(lines, shape).copy())[None]
 
 
-def poisson_disc(shape: Shape, acceleration: float, calibration: int = 24, seed: int = 0) -> Mask:
+def poisson_disc(
+    shape: Shape,
+    acceleration: float,
+    calibration: int = 24,
+    seed: int = 0,
+    *,
+    elliptical: bool = False,
+) -> Mask:
     """Variable-density Poisson disc: no two samples are closer than a radius that grows with |k|.
 
     Candidates are visited in random order (dart throwing). The radius is corrected until the
-    number of samples fits; a few samples are then dropped or added at random to make it exact.
+    number of samples fits; a few samples are then dropped or added at random to make it exact. With
+    ``elliptical`` nothing is measured outside the ellipse within the matrix.
+
+    Raises
+    ------
+    BadInputError
+        If the ellipse holds fewer samples than the acceleration asks for.
     """
     rng = np.random.default_rng(seed)
     centre = centre_block(shape, _fit(shape, calibration))
-    count = _budget(centre.size, acceleration, int(centre.sum()))
-    order = rng.permutation(np.flatnonzero(~centre))
+    count = count_to_draw(centre.size, acceleration, int(centre.sum()))
+    allowed = ~centre & (_radius(shape) <= 1) if elliptical else ~centre
+    if count > int(allowed.sum()):
+        raise BadInputError(
+            f"acceleration {acceleration:g} asks for {count} samples beside the calibration, and "
+            f"the ellipse holds {int(allowed.sum())}: raise the acceleration, or keep the corners"
+        )
+    order = rng.permutation(np.flatnonzero(allowed))
     radius = np.sqrt(acceleration)
     for _ in range(DISC_TRIALS):
         taken = _throw_darts(shape, order, radius)
@@ -147,7 +166,7 @@ def poisson_disc(shape: Shape, acceleration: float, calibration: int = 24, seed:
     mask = centre.copy()
     mask.ravel()[rng.permutation(taken)[:count]] = True
     missing = count - int(mask.sum() - centre.sum())
-    mask.ravel()[rng.permutation(np.flatnonzero(~mask))[:missing]] = True
+    mask.ravel()[rng.permutation(np.flatnonzero(allowed & ~mask))[:missing]] = True
     return torch.from_numpy(mask)[None]
 
 

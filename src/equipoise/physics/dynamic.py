@@ -1,0 +1,150 @@
+"""Parallel MRI of a series in time: a mask for each frame, and coil maps shared by all frames."""
+
+import torch
+from torch import Tensor
+
+from equipoise.arguments import Array, as_maps, as_mask, as_tensor
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import CACHE_BYTES, SenseOp
+from equipoise.physics.coils.espirit import KERNEL, estimate_csm
+from equipoise.physics.noise_level import noise_level
+from equipoise.shapes import Image, PerSample
+
+MATRIX_AXES, MAP_AXES = 2, 4
+"""Axes of the matrix (y, x), and of maps with their batch and coil axes."""
+
+
+class DynamicSenseOp(SenseOp):
+    """``(A x)_t = M_t F S x_t`` for images (batch, time, y, x): Cartesian k-t sampling.
+
+    The maps S are the same in all frames, so A is block-diagonal in time, and
+    ``||A|| = max_t ||M_t F S|| <= 1`` for maps normalised to ``sum_c |S_c|^2 <= 1``.
+
+    Parameters
+    ----------
+    csm
+        Coil maps, (batch or 1, coil, y, x) or (coil, y, x). They are held as
+        (batch or 1, coil, 1, y, x).
+    mask
+        A mask for each frame, (batch or 1, time, y, x) or (time, y, x); True or 1 where measured.
+
+    Raises
+    ------
+    BadInputError
+        If the shapes do not match, the mask selects nothing, or the maps are zero everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> mask = eq.kt_mask((6, 32, 32), 4.0, seed=0)  # (time, y, x)
+    >>> A = eq.DynamicSenseOp(np.full((4, 32, 32), 0.5), mask)
+    >>> kspace = A(np.ones((6, 32, 32)))
+    >>> kspace.shape, A.H(kspace).shape
+    (torch.Size([4, 6, 32, 32]), torch.Size([6, 32, 32]))
+    """
+
+    def __init__(self, csm: Array, mask: Array):
+        maps = as_maps(csm).value
+        given = as_tensor(mask, "the sampling mask")
+        if maps.ndim != MAP_AXES or given.ndim not in (MATRIX_AXES + 1, MATRIX_AXES + 2):
+            raise BadInputError(
+                f"the coil maps have the shape {tuple(maps.shape)} and the mask "
+                f"{tuple(given.shape)}: a series needs maps (coil, y, x) and a mask (time, y, x), "
+                "with or without a batch axis before them"
+            )
+        frames = given.shape[-MATRIX_AXES - 1]
+        self._hold(maps[:, :, None], as_mask(given, (frames, *maps.shape[2:])), MATRIX_AXES)
+
+    def __repr__(self) -> str:
+        """Number of frames, and the rest as for one frame."""
+        return f"Dynamic{super().__repr__()}, {self.mask.shape[1]} frames"
+
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        """The coil axis, and the axes of the image."""
+        return ("coil", "time", "y", "x")
+
+    def frames(self) -> SenseOp:
+        """The operator of the frames of one series, with the frames as its batch.
+
+        Raises
+        ------
+        BadInputError
+            If there are several series.
+        """
+        if self.image_shape[0] != 1:
+            raise BadInputError(f"{self!r} holds several series: take one of them")
+        return SenseOp(self.csm[:, :, 0], self.mask[0])
+
+    def normal(self, image: Image) -> Image:
+        """``A^H A x``, for as many frames at a time as fit the cache."""
+        maps = self._maps_for(image)
+        frame_bytes = image[:, 0].numel() * image.element_size() * maps.shape[1]
+        count = max(1, CACHE_BYTES // frame_bytes)
+        parts = []
+        for frames, weights in zip(
+            torch.split(image, count, 1), torch.split(self._weights, count, 2)
+        ):
+            coil_images = maps * frames[:, None]
+            if self._axes:
+                coil_images = torch.fft.fftn(coil_images, dim=self._axes)
+            coil_images = coil_images.mul_(weights.to(maps.real.dtype))
+            if self._axes:
+                coil_images = torch.fft.ifftn(coil_images, dim=self._axes)
+            parts.append(coil_images.mul_(maps.conj()).sum(1))
+        return torch.cat(parts, 1)
+
+    def _scale_of(self, kspace: Tensor, mask: Tensor, csm: Tensor) -> Tensor:
+        """That of the mean over time, because frames alone hold few central lines."""
+        mean, measured = temporal_mean(kspace, mask)
+        return super()._scale_of(mean, measured, csm[:, 0])
+
+
+def temporal_mean(kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of the samples over the frames in which they were measured.
+
+    Parameters
+    ----------
+    kspace, mask
+        (coil, time, y, x) and (time, y, x).
+
+    Returns
+    -------
+    The mean (coil, y, x), and where any frame was measured, (y, x).
+    """
+    count = mask.sum(0)
+    return (kspace * mask).sum(1) / count.clamp(min=1), count > 0
+
+
+def dynamic_csm(kspace: Array, mask: Array, kernel: int = KERNEL) -> Tensor:
+    """ESPIRiT maps (1, coil, y, x) of a series, from the mean of its samples over time.
+
+    Parameters
+    ----------
+    kspace
+        Multi-coil k-space (coil, time, y, x), DC at index ``n // 2``.
+    mask
+        (time, y, x), True where measured.
+    kernel
+        See :func:`equipoise.estimate_csm`.
+
+    Raises
+    ------
+    BadInputError
+        If all frames together hold less than 4 x 4 samples about DC, or no signal there.
+    """
+    samples, measured = as_tensor(kspace, "the k-space"), as_tensor(mask, "the sampling mask") != 0
+    mean, somewhere = temporal_mean(samples, measured)
+    return estimate_csm(mean[None], somewhere[None], kernel)
+
+
+def dynamic_noise_level(kspace: Tensor, mask: Tensor) -> PerSample:
+    """The noise level of a series: the median of those of its frames, (1,).
+
+    Parameters
+    ----------
+    kspace, mask
+        (coil, time, y, x) and (time, y, x).
+    """
+    return noise_level(kspace.movedim(1, 0), mask).median()[None]
