@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from equipoise.training import curve
-from equipoise.training.train import Progress
+from equipoise.training.step import Progress
 from problems import sense_problem
 
 

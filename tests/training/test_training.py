@@ -21,8 +21,8 @@ from equipoise.metrics import nmse, psnr, ssim
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.physics.generic import FunctionOp
 from equipoise.physics.noise_level import complex_noise
+from equipoise.training import step, validation
 from equipoise.training import train as training
-from equipoise.training import validation
 from equipoise.training.config import load_config
 from equipoise.training.sources.images import load_images
 from equipoise.training.sources.simulated import Simulation
@@ -193,16 +193,16 @@ def wait_for_lines(path: Path, count: int) -> None:
 
 
 def test_a_diverging_step_is_rolled_back_with_half_the_rate(config_file, tmp_path, monkeypatch):
-    original, broken = training._Run._solve, []
+    original, broken = step.solve, []
 
-    def explode(self, samples):
-        solution = original(self, samples)
-        if self.step == 5 and not broken:
-            broken.append(self.step)
+    def explode(state, samples, start):
+        solution = original(state, samples, start)
+        if state.step == 5 and not broken:
+            broken.append(state.step)
             return replace(solution, value=solution.value * torch.nan)
         return solution
 
-    monkeypatch.setattr(training._Run, "_solve", explode)
+    monkeypatch.setattr(step, "solve", explode)
     messages = []
     path = training.train(load_config(config_file), tmp_path / "run", say=messages.append)
     assert broken == [5]
@@ -213,7 +213,7 @@ def test_a_diverging_step_is_rolled_back_with_half_the_rate(config_file, tmp_pat
 
 
 def test_a_run_that_always_diverges_ends_with_advice(config_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(training._Run, "_diverged", lambda *_: True)
+    monkeypatch.setattr(step, "diverged", lambda *_: True)
     with pytest.raises(EquipoiseError, match="learning_rate"):
         training.train(load_config(config_file), tmp_path / "run")
 

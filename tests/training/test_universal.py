@@ -14,6 +14,7 @@ from equipoise.training import train as training
 from equipoise.training.beginning import first_model, training_images
 from equipoise.training.config import load_config
 from equipoise.training.sources.simulated import Simulation
+from equipoise.training.step import take_step
 from equipoise.zoo.model_file import load_model, save_model
 
 KINDS = ("variable-density-2d", "poisson-disc", "variable-density-1d", "uniform")
@@ -136,11 +137,11 @@ class TestTraining:
         config = configuration(folder, average=0.9)
         whole = load_model(training.train(config, folder / "whole"))
         monkeypatch.setattr(training, "CHECKPOINT_EVERY", 3)
-        run = training._Run(config, folder / "cut", print)
+        run = training.Run(config, folder / "cut", print)
         run.begin()
         for _ in range(3):
-            assert run.train_step() is not None
-            run.step += 1
+            assert take_step(run.state, run.pool) is not None
+            run.state.step += 1
         run.save(folder / "cut" / "last.ckpt")
         resumed = load_model(training.train(config, folder / "cut", resume=True))
         for a, b in zip(whole.parameters(), resumed.parameters()):

@@ -9,7 +9,7 @@ from equipoise.cli.options import Device
 from equipoise.cli.terminal import console, failures
 
 if TYPE_CHECKING:
-    from equipoise.training.train import Progress
+    from equipoise.training.step import Progress
 
 
 def train(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equipoise.formats.replacing import replacing
-from equipoise.training.train import Progress
+from equipoise.training.step import Progress
 
 CURVE = "curve.png"
 SMOOTHING = 50

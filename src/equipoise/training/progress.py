@@ -5,7 +5,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from equipoise.training.train import Progress as StepProgress
+from equipoise.training.step import Progress as StepProgress
 
 LINE_EVERY = 50
 """Steps between two lines of a log."""
