@@ -13,7 +13,7 @@ from equipoise.formats.sample_head import head_slice
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
 from equipoise.methods.prediction import Choice
-from equipoise.methods.solving import in_range, noise_bound
+from equipoise.methods.solving import compared, noise_bound
 from equipoise.methods.usual import Calibration
 from equipoise.networks.cnn import CNN
 from equipoise.outcome import BadInputError
@@ -289,10 +289,11 @@ def test_in_range_follows_one_rule():
         solution = model.solve(problem.operator, problem.data, noise_level=0.1)
     known = [None, model.options, SolverOptions(tile=12), SolverOptions(recompute=True)]
     for options in known:
-        assert in_range(model, problem, solution, None, options) is True
+        assert compared(model, problem, solution, None, options).in_range is True
     given = Choice({"lam": 5.0}, "given", "a test")
-    assert in_range(model, problem, solution, given, None) is None
-    assert in_range(model, problem, solution, None, SolverOptions(rtol=1e-2)) is None
+    assert compared(model, problem, solution, given, None) == (None, None)
+    other = SolverOptions(rtol=1e-2)
+    assert compared(model, problem, solution, None, other) == (None, None)
     tiled = certify_slice(problem, model, options=SolverOptions(tile=12)).certificate
     assert tiled.in_range is True
 

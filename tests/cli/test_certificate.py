@@ -19,15 +19,15 @@ from equipoise.cli.app import app
 from equipoise.methods.data_weight import DataWeight
 from equipoise.methods.mol import MOL
 from equipoise.methods.mol_sn import MOLSN
+from equipoise.methods.regression import Regression
 from equipoise.methods.solving import solve_slice
-from equipoise.methods.usual import calibrate
-from equipoise.outcome import BadInputError
+from equipoise.methods.usual import Calibration, PsnrCalibration
 from equipoise.recon.experiment import load_experiment
 from equipoise.recon.problems import slice_problem
 from equipoise.recon.reconstruct import reconstruct
 from equipoise.report.certificate_file import certificate_schema
 from equipoise.vectors import norm
-from equipoise.zoo.model_file import load_model, save_model
+from equipoise.zoo.model_file import load_model, provenance, save_model
 from problems import contractive_cnn, new_method
 
 KEYS = {
@@ -49,7 +49,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     network = {"features": 6, "layers": 3, "kernel_size": 3}
     options = {"network": network, "lam": 20.0, "m": 0.2, "iterations": 2, "seed": 0}
-    origin = {"config": {"simulation": {"acceleration": 3.0}}}
+    origin = {"config": {"simulation": {"acceleration": 3.0}, "data": {"held_out": ["s10"]}}}
     save_model(folder / "proved.safetensors", new_method("mol-sn", **options), origin)
     save_model(folder / "wrong.safetensors", new_method("mol-lr", **options), {})
     save_model(folder / "modl.safetensors", new_method("modl", **options), {})
@@ -211,45 +211,42 @@ def test_certificates_need_no_options(full_scan, models):
 # ---- in_range ------------------------------------------------------------------------------------
 
 
-def test_the_false_alarm_rate_is_kept_on_scans_like_those_of_the_calibration():
-    rng = np.random.default_rng(0)
-
-    def draw():
-        return {"misfit": float(rng.lognormal(0, 0.2)), "pull": float(rng.lognormal(-3, 1.0))}
-
-    rates = []
-    for _ in range(20):
-        calibration = calibrate([draw() for _ in range(80)], 0.1)
-        rates.append(np.mean([not calibration.in_range(draw()) for _ in range(300)]))
-    assert 0.05 < np.mean(rates) < 0.115
-    far = {"misfit": 5.0, "pull": 0.05}
-    assert not calibration.in_range(far)
-    assert max(calibration.deviation(far), key=calibration.deviation(far).get) == "misfit"
-    quick = calibrate([{"evaluations": float(rng.integers(8, 13))} for _ in range(80)], 0.1)
-    assert quick.deviation({"evaluations": 4.0})["evaluations"] == 0
-    assert not quick.in_range({"evaluations": 30.0})
-    with pytest.raises(BadInputError, match="at least 38"):
-        calibrate([draw() for _ in range(20)], 0.05)
-    for rate in (0.0, 1.0):
-        with pytest.raises(BadInputError, match="must lie in"):
-            calibrate([draw() for _ in range(20)], rate)
+def labelled_images(path, subjects):
+    """Images of several subjects: crops of one head."""
+    head = small_head((48, 48)).numpy()[0]
+    with h5py.File(path, "w") as file:
+        file["image"] = np.stack([np.roll(head, i, 0)[:32, :32] for i in range(subjects)])
+        file["subject"] = [f"s{i}" for i in range(subjects)]
+    return path
 
 
 def test_calibrate_writes_a_model_that_knows_its_range(full_scan, models, tmp_path):
-    np.save(tmp_path / "images.npy", np.concatenate([small_head().numpy()] * 2))
+    images = labelled_images(tmp_path / "images.h5", 11)
     source, target = models / "proved.safetensors", tmp_path / "calibrated.safetensors"
-    command = ["calibrate", str(source), "--data", str(tmp_path / "images.npy"), "-o", str(target)]
-    result = CliRunner().invoke(app, [*command, "--scans", "12", "--rate", "0.2"])
+    command = ["calibrate", str(source), "--data", str(images), "-o", str(target)]
+    few = CliRunner().invoke(app, [*command, "--scans", "12", "--rate", "0.2"])
+    assert few.exit_code == 1
+    assert "--level 0.833" in few.stderr
+    shares = ("--rate", "0.2", "--level", "0.8", "--zoom", "1", "1")
+    result = CliRunner().invoke(app, [*command, "--scans", "12", *shares])
     assert result.exit_code == 0, result.stderr
+    assert "80% of scans like these (5 subjects; measured, not proved)" in " ".join(
+        result.stderr.split()
+    )
     model = load_model(target)
     assert isinstance(model, MOLSN)
-    assert model.calibration.count == 12
+    # The eleventh subject is held out: training kept it for tests.
+    assert (model.calibration.count, model.calibration.subjects) == (12, 10)
+    assert provenance(target)["calibration"]["level"] == 0.8
     assert CliRunner().invoke(app, command).exit_code == 1
-    report, _ = certify(full_scan, target, tmp_path / "c")
-    assert report["slices"][0]["in_range"] in (True, False)
-    assert report["slices"][0]["false_alarm_rate"] == 0.2
+    report, text = certify(full_scan, target, tmp_path / "c")
+    only = report["slices"][0]
+    assert only["in_range"] in (True, False)
+    assert only["false_alarm_rate"] == 0.2
+    assert (only["psnr_bound"] is None) == (not only["in_range"])
     other, text = certify(full_scan, target, tmp_path / "other", "--lam", "20")
     assert other["slices"][0]["in_range"] is None
+    assert other["slices"][0]["psnr_bound"] is None
     assert other["slices"][0]["lam_source"] == "given"
     assert "in range: not known" in text
     noisy, _ = certify(full_scan, target, tmp_path / "noisy", "--noise", "1e-3")
@@ -265,4 +262,32 @@ def test_calibrate_writes_a_model_that_knows_its_range(full_scan, models, tmp_pa
     )
     assert unknown.exit_code == 1
     assert "does not say how" in unknown.stderr
-    assert set(report["slices"][0]["deviations"]) == {"misfit", "pull", "evaluations", "noise"}
+    compared = {"misfit", "pull", "evaluations", "noise", "acceleration"}
+    assert set(only["deviations"]) == compared
+
+
+def test_the_bound_on_the_psnr_is_shown_wherever_an_image_is(full_scan, models, tmp_path):
+    model = load_model(models / "proved.safetensors")
+    psnr = PsnrCalibration(Regression(30.0, {"noise": -1.0}), 4.0, 0.95, 25, 60)
+    usual = {"misfit": 0.0}
+    model.calibration = Calibration(usual, {"misfit": 100.0}, 1.0, 0.05, 120, psnr=psnr)
+    save_model(tmp_path / "m.safetensors", model, {})
+    page = tmp_path / "page.html"
+    command = ["recon", str(full_scan), "--acceleration", "3", "--json", "--report", str(page)]
+    target = ["--model", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "x.h5")]
+    result = CliRunner().invoke(app, [*command, *target])
+    assert result.exit_code == 0, result.stderr
+    (only,) = json.loads(result.stdout)["slices"]
+    report, text = certify(full_scan, tmp_path / "m.safetensors", tmp_path / "c")
+    noise = report["slices"][0]["features"]["noise"]
+    bound = {"value": 26.0 - np.log(noise), "level": 0.95, "subjects": 25, "evidence": "measured"}
+    assert only["psnr_bound"] == pytest.approx(bound)
+    assert report["slices"][0]["psnr_bound"] == pytest.approx(bound)
+    words = f"PSNR at least {bound['value']:.1f} dB with 0.95 coverage"
+    for told in (result.stderr, text):
+        assert words in " ".join(told.split())
+        assert "25 subjects; measured, not proved" in " ".join(told.split())
+    assert f"{bound['value']:.1f} dB, from 25 subjects" in page.read_text()
+    given = CliRunner().invoke(app, [*command, *target, "--lam", "20", "--overwrite"])
+    assert json.loads(given.stdout)["slices"][0]["psnr_bound"] is None
+    assert "coverage" not in given.stderr

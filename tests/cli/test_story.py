@@ -36,6 +36,7 @@ SLICE_KEYS = {
     "objective_gap",
     "noise_bound",
     "in_range",
+    "psnr_bound",
     "seconds",
     "psnr",
     "ssim",

@@ -20,8 +20,8 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
 from equipoise.methods.prediction import LamSetting, weights_for
-from equipoise.methods.solving import amplification_bound, in_range, solve_slice
-from equipoise.methods.usual import slice_features
+from equipoise.methods.scan_features import slice_features
+from equipoise.methods.solving import amplification_bound, compared, solve_slice
 from equipoise.networks.network import lipschitz_upper_of
 from equipoise.outcome import Outcome, Solution
 from equipoise.physics.problem import Problem
@@ -252,6 +252,7 @@ class _Run:
         features = slice_features(problem, solution)
         calibration, attack = model.calibration, self.attack
         refuted = constants.evidence == "not available"
+        usual = compared(model, problem, solution, self.choice, self.options)
         return Certificate(
             index=self.index,
             model=model.name,
@@ -279,10 +280,11 @@ class _Run:
             if self.map is None
             else _noise_summary(self.map, self.noise, solution, refuted),
             noise_response=None if self.noise is None else self.noise.response,
-            in_range=in_range(model, problem, solution, self.choice, self.options),
+            in_range=usual.in_range,
             false_alarm_rate=None if calibration is None else calibration.false_alarm_rate,
             features={**features},
             deviations=None if calibration is None else {**calibration.deviation(features)},
+            psnr_bound=usual.psnr_bound,
             statements=bounds,
             stages=dict(self.stages.complete),
         )

@@ -11,6 +11,7 @@ from equipoise.certificate.noise import NoiseMap
 from equipoise.certificate.noise_response import NoiseResponse
 from equipoise.certificate.statements import Statement
 from equipoise.methods.prediction import Choice
+from equipoise.methods.usual import PsnrBound
 from equipoise.physics.problem import Problem
 
 
@@ -118,6 +119,9 @@ class Certificate:
         another lam or tolerance than the calibration had.
     features, deviations
         What was compared with the calibration, and how many spreads each is off.
+    psnr_bound
+        The PSNR that a stated share of scans like those of the calibration reach: measured. None
+        without a calibration of it, or where the scan is unlike them.
     statements
         Value, formula, evidence and meaning of each bound.
     stages
@@ -156,6 +160,7 @@ class Certificate:
     false_alarm_rate: float | None
     features: dict[str, float | None]
     deviations: dict[str, float | None] | None
+    psnr_bound: PsnrBound | None
     statements: dict[str, Statement]
     stages: dict[str, Stage]
 

@@ -180,6 +180,8 @@ class _Results:
 
 def _print(c: "Certificate") -> None:
     """Print the certificate of a slice in a form that takes a minute to read."""
+    from equipoise.report.tables import bound_text
+
     console.print(f"slice {c.index}: {c.outcome}, {c.model}, {_weights(c)}", style="bold")
     if c.choice.basis == "prediction":
         console.print(
@@ -228,6 +230,8 @@ def _print(c: "Certificate") -> None:
             f"{c.false_alarm_rate:.0%}); largest deviation: {worst}, {size:.1f} spreads",
             style="" if c.in_range else "bold yellow",
         )
+    if c.psnr_bound is not None:
+        console.print(f"  {bound_text(c.psnr_bound)}", markup=False)
     parts = ", ".join(f"{name} {stage.evaluations}" for name, stage in c.stages.items())
     console.print(f"  network evaluations: {c.evaluations} ({parts})", style="dim")
 

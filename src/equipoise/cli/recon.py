@@ -159,13 +159,18 @@ def say_more(needed: int, device: "torch.device") -> None:
 def announce(done: "FileReconstruction", as_json: bool) -> None:
     """Print how each slice ended, what is promised, and where the image is."""
     from equipoise.outcome import Outcome
-    from equipoise.report.tables import objective_sentence, short_certificate, slice_table
+    from equipoise.report.tables import (
+        objective_sentence,
+        psnr_sentence,
+        short_certificate,
+        slice_table,
+    )
 
     result = done.result
     console.print(slice_table(result))
     certificate = short_certificate(result) or objective_sentence(result)
-    if certificate is not None:
-        console.print(certificate, markup=False, soft_wrap=True)
+    for sentence in filter(None, (certificate, psnr_sentence(result))):
+        console.print(sentence, markup=False, soft_wrap=True)
     if result.target is not None:
         console.print("SENSE uses the lam that is best for the target.", style="dim")
     if result.outcome is Outcome.FEED_FORWARD:

@@ -15,8 +15,8 @@ from equipoise.experiments.results import Row, markdown_table, write_csv, write_
 from equipoise.formats.replacing import make_folder
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
+from equipoise.methods.scan_features import slice_features
 from equipoise.methods.solving import solve_slice
-from equipoise.methods.usual import slice_features
 from equipoise.metrics import psnr
 from equipoise.networks.jacobian import Jacobian, largest_symmetric_eigenvalue
 from equipoise.outcome import BadInputError, Outcome, Solution

@@ -1,13 +1,14 @@
 """Any method on one problem, and what it promises of the solution."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL, Amplification
 from equipoise.methods.prediction import Choice
-from equipoise.methods.usual import slice_features
+from equipoise.methods.scan_features import slice_features
+from equipoise.methods.usual import PsnrBound
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
@@ -62,14 +63,21 @@ def noise_bound(amplification: float | None, noise_to_image: float) -> float | N
     return None if bound is None or bound > 1 else bound
 
 
-def in_range(
+class Compared(NamedTuple):
+    """What a calibration says about a slice; None where it says nothing."""
+
+    in_range: bool | None = None
+    psnr_bound: PsnrBound | None = None
+
+
+def compared(
     model: Method,
     problem: Problem[Any],
     solution: Solution,
     choice: Choice | None,
     options: SolverOptions | None,
-) -> bool | None:
-    """Whether the slice looks like those of the calibration; None if that cannot be decided.
+) -> Compared:
+    """Whether the slice looks like those of the calibration, and how good its image is at least.
 
     There must be a calibration, the weights must be those of the learned rules, and the solver
     options must be those of the model, except for options that change memory only. ``choice`` and
@@ -79,8 +87,9 @@ def in_range(
     # Features depend on lam and on the stopping rule, and the calibration was measured with the
     # usual ones.
     if model.calibration is None or not by_rule or not _usual(model, options):
-        return None
-    return model.calibration.in_range(slice_features(problem, solution))
+        return Compared()
+    found = slice_features(problem, solution)
+    return Compared(model.calibration.in_range(found), model.calibration.psnr_bound(found))
 
 
 def _usual(model: Method, options: SolverOptions | None) -> bool:

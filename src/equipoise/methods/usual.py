@@ -1,66 +1,87 @@
-"""Whether a scan looks like those that a model was validated on, at a stated false-alarm rate."""
+"""Whether a scan looks like those of a calibration, and how good its image is at least."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from equipoise.outcome import BadInputError, Solution
-from equipoise.physics.linop import LinearOperator
-from equipoise.physics.problem import Problem
-from equipoise.shapes import Data, PerSample
-from equipoise.vectors import norm, per_sample
+from equipoise.methods.conformal import conformal_quantile, needed_subjects, too_few
+from equipoise.methods.regression import Features, Regression, logarithm, regress
+from equipoise.outcome import BadInputError
 
-Features = dict[str, float]
+CONDITIONS = ("noise", "acceleration")
+"""What a scan was measured with. Features that depend on it are compared at equal conditions."""
 
-SMALLEST = 1e-12
-"""Smallest value of a feature, because features are compared on a logarithmic scale."""
+CONDITIONAL, UNCONDITIONAL = ("misfit", "pull", "evaluations"), CONDITIONS
+"""Features that decide whether a scan is usual."""
+
+PREDICTORS = ("noise", "acceleration", "filled", "peak", "misfit", "pull", "evaluations")
+"""Features from which the PSNR is predicted."""
+
+NARROWEST = 0.02
+"""Smallest spread of a feature, 2 %: equal scans would otherwise make every other one unusual."""
 
 
-def features(
-    operator: LinearOperator,
-    data: Data,
-    solution: Solution,
-    noise_level: PerSample,
-    sample_count: int,
-) -> Features:
-    """The features of the scan of one slice, without another network evaluation.
+class CalibrationScan(NamedTuple):
+    """A scan of a subject, with its features and the PSNR of its image in dB."""
 
-    ``misfit`` is ``||A x - b|| / (sigma sqrt(n))``, about 1 if the data are explained up to their
-    noise. ``pull`` is ``lam ||A^H (A x - b)|| / ||x||``, at an equilibrium the relative size of
-    ``x - H(x)``, the change that the network would make. ``evaluations`` counts network evaluations
-    without the last one in double precision. ``noise`` is the noise level divided by the intensity
-    scale.
+    subject: str
+    features: Features
+    psnr: float
 
-    Parameters
+
+@dataclass(frozen=True)
+class PsnrBound:
+    """``psnr >= value`` in dB for a share ``level`` of scans like those of the calibration.
+
+    It is measured, not proved: a statement about scans that are drawn like those of the
+    calibration, on average over such scans and over the calibration, and not about this one.
+
+    Attributes
     ----------
-    operator, data
-        A and b.
-    solution
-        The reconstruction of one slice.
-    noise_level
-        sigma, ``E|n|^2 = sigma^2``.
-    sample_count
-        n, the number of measured samples over all coils.
+    value
+        The bound in dB, for magnitude images and the largest value of the target.
+    level
+        The share of such scans for which it holds.
+    subjects
+        n, the number of subjects that set it.
+    evidence
+        ``measured``.
     """
-    image = solution.value.detach()
-    misfit = operator.forward(image) - data
-    expected = noise_level.double() * math.sqrt(sample_count)
-    pull = per_sample(solution.lam, image).to(image.real.dtype) * operator.adjoint(misfit)
-    assert solution.scale is not None
-    return {
-        "misfit": _ratio(norm(misfit), expected),
-        "pull": _ratio(norm(pull), norm(image)),
-        "evaluations": float(solution.iterations[0]) + 1,
-        "noise": _ratio(noise_level.double(), solution.scale.double()),
-    }
+
+    value: float
+    level: float
+    subjects: int
+    evidence: str = "measured"
 
 
-def _ratio(a: Tensor, b: Tensor) -> float:
-    return float((a / b.clamp(min=torch.finfo(torch.float64).tiny))[0])
+@dataclass(frozen=True)
+class PsnrCalibration:
+    """The PSNR that features predict, and the margin that makes it a bound.
+
+    Attributes
+    ----------
+    expected
+        PSNR in dB from the features of a scan, fitted to one half of the subjects.
+    margin
+        The conformal quantile of ``expected - psnr`` over the other half, in dB.
+    level
+        The level of the quantile.
+    subjects, scans
+        Numbers of subjects and scans in the other half.
+    """
+
+    expected: Regression
+    margin: float
+    level: float
+    subjects: int
+    scans: int
+
+    def bound(self, found: Mapping[str, float]) -> PsnrBound:
+        """The bound for a scan."""
+        return PsnrBound(self.expected.at(found) - self.margin, self.level, self.subjects)
 
 
 @dataclass(frozen=True)
@@ -70,16 +91,24 @@ class Calibration:
     Attributes
     ----------
     centre, spread
-        Median and half of the central 80 % of the logarithm of each feature.
+        Median and half of the central 80 % of the logarithm of each feature, or of what is left of
+        it after ``slopes``.
     threshold
         The conformal threshold: a scan drawn like the calibration scans is above it with a
         probability of at most ``false_alarm_rate`` for every distribution (Vovk et al., Algorithmic
         Learning in a Random World, 2005). The probability is over the calibration too. The rate of
-        one calibration with n scans has a standard deviation of about ``sqrt(2 rate / n)``.
+        one calibration with n independent scans has a standard deviation of about
+        ``sqrt(2 rate / n)``.
     false_alarm_rate
         The requested rate.
     count
         Number of scans in the calibration.
+    slopes
+        By how much the logarithm of a feature changes with those of the conditions of the scan.
+    psnr
+        How the PSNR is bounded; None in calibrations of older versions.
+    subjects
+        Number of subjects in the calibration; None in calibrations of older versions.
     """
 
     centre: Features
@@ -87,76 +116,126 @@ class Calibration:
     threshold: float
     false_alarm_rate: float
     count: int
+    slopes: dict[str, Features] = field(default_factory=dict)
+    psnr: PsnrCalibration | None = None
+    subjects: int | None = None
 
-    def score(self, found: Features) -> float:
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Calibration":
+        """The inverse of :func:`dataclasses.asdict`."""
+        found = content.get("psnr")
+        if found is None:
+            return cls(**content)
+        expected = Regression(**found["expected"])
+        return cls(**{**content, "psnr": PsnrCalibration(**{**found, "expected": expected})})
+
+    def score(self, found: Mapping[str, float]) -> float:
         """The largest deviation of a feature from its median, in spreads."""
         return max(self.deviation(found).values())
 
-    def deviation(self, found: Features) -> Features:
-        """``|log f - centre| / spread`` of each feature; fewer evaluations than usual are 0."""
+    def deviation(self, found: Mapping[str, float]) -> Features:
+        """``|log f - usual| / spread`` of each feature; fewer evaluations than usual are 0."""
         off = {
-            key: (math.log(max(found[key], SMALLEST)) - centre) / self.spread[key]
-            for key, centre in self.centre.items()
+            key: (logarithm(found[key]) - self._usual(key, found)) / self.spread[key]
+            for key in self.centre
         }
         # A scan that is solved faster than usual is not suspicious.
         return {key: max(d, 0.0) if key == "evaluations" else abs(d) for key, d in off.items()}
 
-    def in_range(self, found: Features) -> bool:
+    def in_range(self, found: Mapping[str, float]) -> bool:
         """Whether the score is at most the threshold."""
         return self.score(found) <= self.threshold
 
+    def psnr_bound(self, found: Mapping[str, float]) -> PsnrBound | None:
+        """The bound on the PSNR; None for a scan out of range, or without a calibration of it.
 
-def calibrate(scans: Sequence[Features], false_alarm_rate: float = 0.05) -> Calibration:
-    """Fit a calibration to scans of validation data.
+        Leaving out scans keeps the level: the share of scans with a bound that does not hold can
+        only become smaller.
+        """
+        return None if self.psnr is None or not self.in_range(found) else self.psnr.bound(found)
 
-    One half of the scans sets medians and spreads, the other half the threshold, so the scores of
-    the other half and of a new scan are exchangeable.
+    def _usual(self, key: str, found: Mapping[str, float]) -> float:
+        return Regression(self.centre[key], self.slopes.get(key, {})).at(found)
+
+
+def calibrate(
+    scans: Sequence[CalibrationScan], *, false_alarm_rate: float = 0.05, level: float = 0.95
+) -> Calibration:
+    """Fit a calibration to scans of validation subjects.
+
+    One half of the subjects sets medians, spreads and regressions. The other half sets the
+    thresholds, so that its scores and those of a new subject are exchangeable.
+
+    Parameters
+    ----------
+    scans
+        The scans, in a random order of the subjects.
+    false_alarm_rate
+        Share of scans like these that may be flagged.
+    level
+        Share of scans like these for which the bound on the PSNR holds.
 
     Raises
     ------
     BadInputError
-        If the rate is not between 0 and 1, or there are too few scans for it.
+        If a share is not between 0 and 1, or there are too few subjects for it.
     """
-    if not 0 < false_alarm_rate < 1:
-        raise BadInputError(f"the false-alarm rate is {false_alarm_rate:g}: it must lie in (0, 1)")
-    fit, held = scans[::2], scans[1::2]
-    rank = math.ceil((len(held) + 1) * (1 - false_alarm_rate))
-    # The rank would lie beyond the largest score, so no threshold keeps the promised rate.
-    if rank > len(held):
-        needed = 2 * (math.ceil(1 / false_alarm_rate) - 1)
+    check_subjects(len({scan.subject for scan in scans}), false_alarm_rate, level)
+    by_subject: dict[str, list[CalibrationScan]] = {}
+    for scan in scans:
+        by_subject.setdefault(scan.subject, []).append(scan)
+    subjects = list(by_subject.values())
+    fit, held = subjects[::2], subjects[1::2]
+    seen = [scan for own in fit for scan in own]
+    centre, spread, slopes = _usual(seen)
+    unset = Calibration(centre, spread, math.inf, false_alarm_rate, len(scans), slopes)
+    scores = [[unset.score(scan.features) for scan in own] for own in held]
+    threshold = conformal_quantile(scores, 1 - false_alarm_rate)
+    expected = regress([s.psnr for s in seen], [s.features for s in seen], PREDICTORS)
+    short = [[expected.at(scan.features) - scan.psnr for scan in own] for own in held]
+    margin, count = conformal_quantile(short, level), sum(map(len, held))
+    psnr = PsnrCalibration(expected, margin, level, len(held), count)
+    return replace(unset, threshold=threshold, psnr=psnr, subjects=len(subjects))
+
+
+def check_subjects(subjects: int, false_alarm_rate: float, level: float) -> None:
+    """Check, before the work begins, that a calibration from these subjects exists.
+
+    Raises
+    ------
+    BadInputError
+        If a share is not between 0 and 1, or there are too few subjects for it.
+    """
+    for name, share in (("rate", false_alarm_rate), ("level", level)):
+        if not 0 < share < 1:
+            raise BadInputError(f"the {name} is {share:g}: it must lie in (0, 1)")
+    # The other half of the subjects sets medians and regressions.
+    held = subjects // 2
+    if held < needed_subjects(level):
+        raise BadInputError(too_few(held, level))
+    if held < needed_subjects(1 - false_alarm_rate):
+        lowest = math.ceil(1000 / (held + 1)) / 1000
         raise BadInputError(
-            f"{len(scans)} scans cannot give a false-alarm rate of {false_alarm_rate:g}: use at "
-            f"least {needed} scans, or allow a higher rate"
+            f"{held} calibration subjects keep no false-alarm rate of {false_alarm_rate:g}: it "
+            f"takes {needed_subjects(1 - false_alarm_rate)}. With {held} subjects the rate can be "
+            f"{lowest:g} at least"
         )
-    # Logarithms, because features are ratios whose size varies by factors.
-    logs = {key: [math.log(max(f[key], SMALLEST)) for f in fit] for key in scans[0]}
-    quantiles = {
-        key: torch.tensor(values, dtype=torch.float64).quantile(
-            torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-        )
-        for key, values in logs.items()
-    }
-    centre = {key: float(q[1]) for key, q in quantiles.items()}
-    spread = {key: max(float(q[2] - q[0]) / 2, NARROWEST) for key, q in quantiles.items()}
-    # Evaluations are whole numbers, and one more than usual is never far off.
-    if "evaluations" in centre:
-        one_more = math.log1p(math.exp(-centre["evaluations"]))
-        spread["evaluations"] = max(spread["evaluations"], one_more)
-    unset = Calibration(centre, spread, math.inf, false_alarm_rate, len(scans))
-    scores = sorted(unset.score(f) for f in held)
-    return Calibration(centre, spread, scores[rank - 1], false_alarm_rate, len(scans))
 
 
-NARROWEST = 0.02
-"""Smallest spread of a feature, 2 %: equal scans would otherwise make every other one unusual."""
-
-
-def slice_features(problem: Problem[Any], solution: Solution) -> Features:
-    """The features that are compared with the calibration."""
-    return features(
-        problem.operator,
-        problem.data,
-        solution,
-        problem.noise_level,
-        problem.sample_count,
-    )
+def _usual(scans: Sequence[CalibrationScan]) -> tuple[Features, Features, dict[str, Features]]:
+    """Centres, spreads and slopes of the features of some scans."""
+    found = [scan.features for scan in scans]
+    centre, spread, slopes = {}, {}, {}
+    for key in (*CONDITIONAL, *UNCONDITIONAL):
+        logs = np.array([logarithm(f[key]) for f in found])
+        trend = regress(logs.tolist(), found, CONDITIONS if key in CONDITIONAL else ())
+        slopes[key] = trend.slopes
+        rest = logs - [trend.at(f) for f in found]
+        low, middle, high = np.quantile(rest, (0.1, 0.5, 0.9))
+        centre[key] = trend.intercept + float(middle)
+        spread[key] = max(float(high - low) / 2, NARROWEST)
+        # Evaluations are whole numbers, and one more than usual is never far off.
+        if key == "evaluations":
+            one_more = math.log1p(math.exp(-float(np.median(logs))))
+            spread[key] = max(spread[key], one_more)
+    return centre, spread, slopes

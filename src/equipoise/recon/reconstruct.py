@@ -18,7 +18,14 @@ from equipoise.formats.slices import as_slices
 from equipoise.methods.method import Method
 from equipoise.methods.prediction import Choice, LamSetting, weights_for
 from equipoise.methods.sense import best_sense
-from equipoise.methods.solving import amplification_bound, in_range, noise_bound, solve_slice
+from equipoise.methods.solving import (
+    Compared,
+    amplification_bound,
+    compared,
+    noise_bound,
+    solve_slice,
+)
+from equipoise.methods.usual import PsnrBound
 from equipoise.methods.variational import gap_of
 from equipoise.metrics import psnr, ssim
 from equipoise.outcome import BadInputError, Outcome, Solution
@@ -44,7 +51,8 @@ class SliceResult:
     ``proved``, or ``claimed`` until ``equipoise certify`` measures m at the image itself.
     ``choice`` says how lam and the scale of the thresholds, if there is one, were chosen; its
     trials are not part of ``network_evaluations``. ``objective_gap`` belongs to methods that
-    minimise: a duality gap, relative to the objective.
+    minimise: a duality gap, relative to the objective. ``psnr_bound`` is measured, not proved: the
+    PSNR that a stated share of scans like those of the calibration reach, each slice by itself.
     """
 
     index: int
@@ -65,6 +73,7 @@ class SliceResult:
     in_range: bool | None
     seconds: float
     objective_gap: float | None = None
+    psnr_bound: PsnrBound | None = None
     psnr: float | None = None
     ssim: float | None = None
     sense_psnr: float | None = None
@@ -205,7 +214,7 @@ def reconstruct(
             solution = solve_slice(moved, model, choice, options)
             image, record = solution.value.cpu(), solution.history_of(0).cpu()
             seconds = time.perf_counter() - started
-            usual = in_range(model, moved, solution, choice, options)
+            usual = compared(model, moved, solution, choice, options)
             used = options or model.options
             result = _slice_result(index, solution, model, moved, choice, seconds, usual, used)
         _check_finite(image, index, acquisition.source, result)
@@ -270,7 +279,7 @@ def _slice_result(
     problem: Problem[Any],
     choice: Choice,
     seconds: float,
-    usual: bool | None,
+    usual: Compared,
     options: SolverOptions,
 ) -> SliceResult:
     bound = amplification_bound(model, solution)
@@ -294,9 +303,10 @@ def _slice_result(
         second_pass_bound=bound.first_held if bound is not None and frozen else None,
         slack=delivered_slack(distance, options.rtol) if certified else None,
         noise_bound=noise_bound(amplification, problem.noise_to(solution.value)),
-        in_range=usual,
+        in_range=usual.in_range,
         seconds=seconds,
         objective_gap=gap_of(solution),
+        psnr_bound=usual.psnr_bound,
     )
 
 

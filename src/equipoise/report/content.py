@@ -11,6 +11,7 @@ import torch
 from equipoise.certificate.record import CertifiedSlice
 from equipoise.formats.writers.target import check_target
 from equipoise.methods.prediction import Choice
+from equipoise.methods.usual import PsnrBound
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.least_squares import tikhonov
@@ -46,6 +47,7 @@ def of_reconstruction(
             ("bound on ||dx*|| / ||db||", number(s.perturbation_bound)),
             ("noise of the scan moves the equilibrium by at most", _noise(s)),
             ("like the validation scans", _range(s.in_range)),
+            *_psnr_bound(s.psnr_bound),
             ("seconds", f"{s.seconds:.2f}"),
         ]
         if s.psnr is not None:
@@ -145,6 +147,7 @@ def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice
         ("lipschitz_lower (measured)", number(c.lipschitz_lower)),
         ("lipschitz_upper (proved)", number(c.lipschitz_upper)),
         ("like the validation scans", _range(c.in_range)),
+        *_psnr_bound(c.psnr_bound),
     ]
     if c.noise_response is not None:
         facts.append(("noise moves the image by (measured)", f"{c.noise_response.mean:.2%}"))
@@ -251,6 +254,14 @@ def _gap(s: SliceResult) -> list[tuple[str, str]]:
     if s.objective_gap is None:
         return []
     return [(GAP, number(s.objective_gap))]
+
+
+def _psnr_bound(bound: PsnrBound | None) -> list[tuple[str, str]]:
+    """The bound of the calibration on the PSNR, where there is one."""
+    if bound is None:
+        return []
+    share = f"{bound.level:.0%} of scans like those of the calibration reach a PSNR of (measured)"
+    return [(share, f"{bound.value:.1f} dB, from {bound.subjects} subjects")]
 
 
 GAP = "duality gap: the objective is above its minimum, relative to it, by at most"

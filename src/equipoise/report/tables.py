@@ -5,6 +5,7 @@ import math
 import numpy as np
 from rich.table import Table
 
+from equipoise.methods.usual import PsnrBound
 from equipoise.recon.reconstruct import Reconstruction
 
 MANY_SLICES = 12
@@ -94,3 +95,22 @@ def short_certificate(result: Reconstruction) -> str | None:
     elif first.in_range is not None:
         text += "; in the range of the validation scans"
     return text
+
+
+def psnr_sentence(result: Reconstruction) -> str | None:
+    """What the calibration says about the PSNR of the slices; None without one."""
+    bounds = [s.psnr_bound for s in result.slices if s.psnr_bound is not None]
+    if not bounds:
+        return None
+    lowest = min(bounds, key=lambda b: b.value)
+    which = "" if len(result.slices) == 1 else f", the lowest of {len(bounds)} slices"
+    each = "" if len(bounds) == 1 else ", each slice by itself"
+    return f"{bound_text(lowest)}{which}{each}"
+
+
+def bound_text(bound: PsnrBound) -> str:
+    """A bound on the PSNR in words, with its level, its n and its evidence."""
+    return (
+        f"PSNR at least {bound.value:.1f} dB with {bound.level:.3g} coverage over scans like those "
+        f"of the calibration (conformal, {bound.subjects} subjects; measured, not proved)"
+    )

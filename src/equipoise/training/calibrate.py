@@ -1,7 +1,6 @@
-"""Calibration of a model's range on simulated scans of validation images."""
+"""Calibration of a model on simulated scans of images: what is usual, and how good images are."""
 
-from collections.abc import Callable
-from itertools import cycle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,28 @@ import torch
 from torch import Tensor
 
 from equipoise.methods.method import Method
+from equipoise.methods.scan_features import slice_features
 from equipoise.methods.solving import solve_slice
-from equipoise.methods.usual import Calibration, Features, calibrate, slice_features
+from equipoise.methods.usual import Calibration, CalibrationScan, calibrate, check_subjects
+from equipoise.metrics import psnr
 from equipoise.outcome import BadInputError
 from equipoise.physics.problem import Problem
 from equipoise.training.config import SimulationConfig, refuse_test_data
+from equipoise.training.sources.images import LabelledImage, load_labelled
 from equipoise.training.sources.simulated import Simulation, load_coils
 
 STREAM = 3
 """Separates the random numbers of the calibration from those of training and validation."""
 
+ORDER = 0
+"""Separates the order of the subjects from the random numbers of the scans."""
 
-def simulation_of(provenance: dict[str, Any], coils: Path | None = None) -> Simulation:
+
+def simulation_of(
+    provenance: Mapping[str, Any],
+    coils: Path | None = None,
+    zoom: tuple[float, float] | None = None,
+) -> Simulation:
     """The simulation with which a model was trained, with coil maps and noise always estimated.
 
     Parameters
@@ -30,6 +39,8 @@ def simulation_of(provenance: dict[str, Any], coils: Path | None = None) -> Simu
         The provenance of the model file.
     coils
         Measured coil maps, if training used them.
+    zoom
+        Range of the factor that lowers the resolution of the images, instead of that of training.
 
     Raises
     ------
@@ -44,18 +55,43 @@ def simulation_of(provenance: dict[str, Any], coils: Path | None = None) -> Simu
             "the model file does not say how its training scans were simulated, so it is unknown "
             "which scans are usual: train the model with `equipoise train`"
         )
-    settings = SimulationConfig.model_validate({**options, "estimated": 1.0})
+    changed = {"estimated": 1.0} | ({} if zoom is None else {"zoom": zoom})
+    settings = SimulationConfig.model_validate({**options, **changed})
     measured = None if coils is None else load_coils(coils)
     return Simulation(**settings.model_dump(), measured_coils=measured)
 
 
+def calibration_images(paths: list[Path], provenance: Mapping[str, Any]) -> dict[str, list[Tensor]]:
+    """The images of each subject, without the subjects that training kept for tests.
+
+    Raises
+    ------
+    BadInputError
+        If nothing can be read, or nothing is left.
+    """
+    kept = set(provenance.get("config", {}).get("data", {}).get("held_out", ()))
+    found = by_subject(image for image in load_labelled(paths) if image.subject not in kept)
+    if not found:
+        raise BadInputError("all subjects are kept for tests: give images of other subjects")
+    return found
+
+
+def by_subject(images: Iterator[LabelledImage]) -> dict[str, list[Tensor]]:
+    """The images of each subject."""
+    found: dict[str, list[Tensor]] = {}
+    for image in images:
+        found.setdefault(image.subject, []).append(image.image)
+    return found
+
+
 def calibrate_model(
     model: Method,
-    images: list[Tensor],
+    images: Mapping[str, Sequence[Tensor]],
     source: Simulation,
     *,
     scans: int,
     rate: float,
+    level: float,
     seed: int = 0,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
@@ -66,40 +102,52 @@ def calibrate_model(
     model
         The model.
     images
-        Validation images, (y, x) each. The first half sets what is usual, the second half sets the
-        threshold. The rate is about new images of the same kind, so use many subjects.
+        The images of each subject, (y, x) each. Half of the subjects set what is usual and from
+        what the PSNR is predicted; the others set the thresholds.
     source
         The simulation from which scans are drawn.
     scans
-        Number of scans.
+        Number of scans. They go through the subjects in a random order, again and again, and each
+        is of a random slice.
     rate
         Share of scans like these that may be flagged as unlike them.
+    level
+        Share of scans like these for which the bound on the PSNR holds.
     seed
-        Of the simulation.
+        Of the order and of the simulation.
     tell
         Called with how many scans are done, and of how many.
 
     Raises
     ------
     BadInputError
-        If there are too few scans for the rate.
+        If there are too few subjects for the rate or the level.
     """
-    # Scans of one image in both halves would not be exchangeable with a scan of a new image.
-    middle = (len(images) + 1) // 2
-    halves = images[:middle], images[middle:] or images
+    check_subjects(min(len(images), scans), rate, level)
     found = []
-    for i, half in zip(range(scans), cycle(halves)):
+    for i, subject in enumerate(subjects_of(images, scans, seed)):
         tell(i, scans)
-        image = half[i // 2 % len(half)]
-        found.append(simulated_features(model, source, image, [seed, STREAM, i]))
-    return calibrate(found, rate)
+        rng = np.random.default_rng([seed, STREAM, 1, i])
+        image = images[subject][int(rng.integers(len(images[subject])))]
+        found.append(simulated_scan(model, source, image, rng, subject))
+    return calibrate(found, false_alarm_rate=rate, level=level)
 
 
-def simulated_features(
-    model: Method, source: Simulation, image: Tensor, seed: list[int]
-) -> Features:
-    """The features of one simulated scan."""
-    sample = source.sample(image, np.random.default_rng(seed))
+def subjects_of(images: Mapping[str, Any], scans: int, seed: int) -> list[str]:
+    """The subject of each scan: all in a random order, again and again."""
+    rng = np.random.default_rng([seed, STREAM, ORDER])
+    rounds = -(-scans // len(images))
+    order = [str(name) for _ in range(rounds) for name in rng.permutation(sorted(images))]
+    return order[:scans]
+
+
+def simulated_scan(
+    model: Method, source: Simulation, image: Tensor, rng: np.random.Generator, subject: str = ""
+) -> CalibrationScan:
+    """The features of one simulated scan, and the PSNR of its image."""
+    sample = source.sample(image, rng)
     problem = Problem(sample.operator, sample.data, sample.noise_level)
     with torch.no_grad():
-        return slice_features(problem, solve_slice(problem, model))
+        solution = solve_slice(problem, model)
+        found = slice_features(problem, solution)
+    return CalibrationScan(subject, found, float(psnr(solution.value, sample.target)))

@@ -222,6 +222,6 @@ def _calibration(path: Path, header: Header) -> Calibration | None:
     if text is None:
         return None
     try:
-        return Calibration(**json.loads(text))
+        return Calibration.from_json(json.loads(text))
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInputError(f"{path} has a calibration of another version: {error}") from error
