@@ -18,6 +18,9 @@ TIGHT = SolverOptions(rtol=1e-10, max_iter=500, exact=False)
 """To a bound in exact arithmetic; the bound of rounding may be above 1e-10 if lam is large."""
 
 
+OF_PLANES = [name for name in METHODS if name != "mol-ridge-3d"]
+"""Methods for images (y, x)."""
+
 ONES = torch.ones(2, dtype=torch.float64)
 
 

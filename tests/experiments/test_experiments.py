@@ -15,13 +15,12 @@ from equipoise.equilibrium.bounds import perturbation_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.experiments import memory, table1
 from equipoise.experiments.subjects import paired_difference
-from equipoise.methods.registry import METHODS
 from equipoise.outcome import BadInputError
 from equipoise.physics.least_squares import tikhonov
 from equipoise.training.sources.images import load_labelled
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import save_model
-from problems import dense_normal, model_of, new_method, sense_problem
+from problems import OF_PLANES, dense_normal, model_of, new_method, sense_problem
 
 NETWORK = {"features": 8, "layers": 3, "kernel_size": 3}
 
@@ -31,7 +30,7 @@ def models(tmp_path_factory):
     """Untrained models of every method, as the value of --methods."""
     folder = tmp_path_factory.mktemp("models")
     entries = ["sense"]
-    for name in METHODS:
+    for name in OF_PLANES:
         method = new_method(name, network=NETWORK, lam=5.0, m=0.05, iterations=3, seed=0)
         save_model(folder / f"{name}.safetensors", method, {})
         entries.append(f"{name}={folder / name}.safetensors")
@@ -54,10 +53,10 @@ def test_table1_compares_every_method_on_the_same_data(models, images, tmp_path)
     result = invoke("table1", *arguments, "--acceleration", 2.5, "--json")
     assert result.exit_code == 0, result.stderr
     table = json.loads(result.stdout)
-    assert list(table["methods"]) == ["sense", *METHODS]
+    assert list(table["methods"]) == ["sense", *OF_PLANES]
     with (tmp_path / "out" / "slices.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * (1 + len(METHODS))
+    assert len(rows) == 4 * (1 + len(OF_PLANES))
     for name, entry in table["methods"].items():
         own = [float(row["psnr"]) for row in rows if row["method"] == name]
         assert entry["n"] == 4
@@ -69,7 +68,7 @@ def test_table1_compares_every_method_on_the_same_data(models, images, tmp_path)
     assert outcomes["unet"] == "feed_forward"
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"table1.md", "table1.csv", "table1.json", "slices.csv", "figure1.png"}
-    assert (tmp_path / "out" / "table1.md").read_text().count("\n| ") == 2 + len(METHODS)
+    assert (tmp_path / "out" / "table1.md").read_text().count("\n| ") == 2 + len(OF_PLANES)
 
 
 def test_table1_takes_fully_sampled_scans(full_scan, models, tmp_path):

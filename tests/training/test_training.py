@@ -28,7 +28,7 @@ from equipoise.training.sources.images import load_images
 from equipoise.training.sources.simulated import Simulation
 from equipoise.training.sources.source import Sample, Source
 from equipoise.zoo.model_file import load_model, provenance, save_model
-from problems import new_method
+from problems import OF_PLANES, new_method
 
 TINY = {
     "name": "tiny",
@@ -107,7 +107,7 @@ def model_section(method: str) -> dict:
 
 
 # A second pass begins at a trained first one: tests/test_universal.py.
-FROM_NOTHING = [method for method in METHODS if method != "mol-guided"]
+FROM_NOTHING = [method for method in OF_PLANES if method != "mol-guided"]
 
 
 @pytest.mark.parametrize("method", FROM_NOTHING)

@@ -25,7 +25,15 @@ from problems import config_of
 from problems import new_method as small_method
 
 SMALL = {"features": 8, "layers": 2, "kernel_size": 3}
-OTHER = {"features": 6, "kernel_size": 5, "layers": 3, "channels": 1, "tile": 16, "skip": 0.4}
+OTHER = {
+    "features": 6,
+    "kernel_size": 5,
+    "layers": 3,
+    "channels": 1,
+    "tile": 16,
+    "axis": "z",
+    "skip": 0.4,
+}
 
 
 class Section(Settings):

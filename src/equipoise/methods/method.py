@@ -23,6 +23,10 @@ MODULE_CALL = 4
 line."""
 
 
+PLANE = ("y", "x")
+"""The axes of a slice or a frame."""
+
+
 class ParameterGroup(NamedTuple):
     """Parameters, and their learning rate as a factor of the rate of the network or the rules."""
 
@@ -169,6 +173,11 @@ class Method(nn.Module, ABC):
         """Whether the images are real: the network has one channel."""
         return getattr(self.network, "channels", 2) == 1
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of its images after the batch; (y, x) unless the network says otherwise."""
+        return getattr(self.network, "axes", PLANE)
+
     def lam(self, relative_noise: PerSample) -> PerSample:
         """The learned data weight for noise levels relative to the intensity scale."""
         return self.data_weight(relative_noise)
@@ -259,6 +268,19 @@ class Method(nn.Module, ABC):
     def for_inference(self) -> "Method":
         """The method with the weights as they are saved."""
         return self
+
+    def _refuse_other_axes(self, operator: LinearOperator) -> None:
+        """Refuse images whose axes the network does not know; nothing is known of your own."""
+        axes = getattr(self.network, "axes", None)
+        shape, found = operator.image_shape[1:], operator.image_axes
+        if axes is None or (len(shape) == len(axes) and found in ((), axes)):
+            return
+        named = f" ({', '.join(found)})" if found else ""
+        raise BadInputError(
+            f"the images of A have the shape {tuple(shape)}{named}, and {self.name} here is for "
+            f"images ({', '.join(axes)}): solve them frame by frame or slice by slice with a model "
+            "of (y, x), or choose a model for their axes"
+        )
 
     def _scale(self, operator: LinearOperator, data: Tensor, scale: Tensor | None) -> Tensor:
         if scale is None:

@@ -251,6 +251,7 @@ class MOL(Method):
             operator requires a gradient, or an option does not fit the network.
         """
         given = solve_arguments(operator, data, noise_level, lam, scale, start, threshold)
+        self._refuse_other_axes(operator)
         data, options = given.data, options or self.options
         _refuse_operator_gradients(operator)
         scale = self._scale(operator, data, given.scale)

@@ -9,6 +9,7 @@ from equipoise.methods.mol_guided import MolGuided
 from equipoise.methods.mol_layered import MolComposed, MolLayered
 from equipoise.methods.mol_m import MOLM
 from equipoise.methods.mol_ridge import MolRidge
+from equipoise.methods.mol_ridge_3d import MolRidge3D
 from equipoise.methods.mol_sn import DEGRAD, MOLSN
 from equipoise.methods.unet import UNet
 from equipoise.methods.unrolled import ADMMNet, MoDL
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
         MOLSN,
         DEGRAD,
         MolRidge,
+        MolRidge3D,
         MolLayered,
         MolComposed,
         MolGuided,

@@ -130,6 +130,11 @@ class AtScale(nn.Module):
         return exact
 
     @property
+    def symmetric(self) -> bool:
+        """As H."""
+        return bool(getattr(self.network, "symmetric", False))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Real dtype of the weights."""
         return self.network.dtype

@@ -145,6 +145,40 @@ def one_input_norm_squared(kernel: Tensor, grid: int = GRID) -> Tensor:
     return largest / math.cos((kernel.shape[-1] - 1) * math.pi / grid) ** 2
 
 
+def filtered_norm_squared(within: Tensor, across: Tensor, taps: Tensor, grid: int = GRID) -> Tensor:
+    """Proved bound on ``||U||^2`` of kernels within and across frames, differentiable.
+
+    The symbol of U has one column, and its squared norm at the frequencies w along the filters and
+    v in the plane is ``P(w, v) = A_0(v) + sum_g |T_g(w)|^2 A_g(v)`` with
+    ``A_g = sum_f |S_gf|^2``. For fixed v it is ``A_0`` plus a non-negative trigonometric polynomial
+    in w of degree ``taps - 1``, and for fixed w one in v. Each is bounded between its grid points
+    as in :func:`convolution_norm_upper`, one after the other. Zeros at a border, or a period, are a
+    compression of the operator on infinite images or a sample of its symbol, and do not raise it.
+
+    Parameters
+    ----------
+    within
+        S_0, (features, 1, k, k).
+    across
+        The other S_g, (filters, features, 1, k, k).
+    taps
+        T_g, (filters, taps).
+    grid
+        Frequencies per axis of the plane; ``FINER`` times as many along the filters.
+    """
+    planes = torch.fft.rfft2(within[:, 0], s=(grid, grid)).abs().square().sum(0)
+    others = torch.fft.rfft2(across[:, :, 0], s=(grid, grid)).abs().square().sum(1)
+    along = torch.fft.rfft(taps, n=FINER * grid).abs().square()
+    filtered = (along.T @ others.flatten(1)).amax(0).reshape(planes.shape)
+    between = math.cos((taps.shape[-1] - 1) * math.pi / (2 * FINER * grid)) ** 2
+    largest = (planes + filtered / between).amax()
+    return largest / math.cos((within.shape[-1] - 1) * math.pi / grid) ** 2
+
+
+FINER = 4
+"""A filter has one axis, so that a finer grid costs nothing."""
+
+
 def convolution_norm(kernel: Tensor, grid: int = GRID) -> Tensor:
     """The bound of :func:`convolution_norm_upper`, differentiable in the kernel.
 

@@ -20,7 +20,7 @@ from equipoise.networks.blocks import (
 from equipoise.networks.conditioned import AtScale, ConditionedNetwork, Used, kept
 from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
 from equipoise.networks.proved import convolution_norm_upper, one_input_norm_squared
-from equipoise.networks.rounding import shrinkage_rounding
+from equipoise.networks.rounding import norms_of_analysis, shrinkage_rounding
 from equipoise.networks.shrinkage import Shrunk, shrunk, start_of_thresholds
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
@@ -100,6 +100,9 @@ class Ridge(ConditionedNetwork):
 
     symmetric = True
     """J is symmetric: F is the gradient of a convex function."""
+
+    axes = ("y", "x")
+    """The axes of an image after the batch."""
 
     def __init__(
         self,
@@ -210,14 +213,11 @@ class Ridge(ConditionedNetwork):
         with torch.no_grad():
             kernel = self.kernel().to(self.dtype)
         terms = PRODUCTS + 1, PRODUCTS * self.features + 1
-        return shrinkage_rounding(kernel, terms, image, self.dtype)
+        return shrinkage_rounding(norms_of_analysis(kernel), terms, image, self.dtype)
 
 
 class RidgeAt(AtScale):
     """H of a :class:`Ridge` at one threshold scale for each sample; see :meth:`Ridge.at`."""
-
-    symmetric = True
-    """J is symmetric: F is the gradient of a convex function."""
 
     def __init__(self, ridge: Ridge, threshold: PerSample, factors: Tensor | None = None):
         super().__init__(ridge, threshold)
@@ -263,6 +263,10 @@ def zero_mean_kernels(first: Tensor, second: Tensor) -> Tensor:
     second
         How they are combined, (features, basis, 5, 5).
     """
-    first = first - first.mean((2, 3), keepdim=True)
+    return composed_kernels(first - first.mean((2, 3), keepdim=True), second)
+
+
+def composed_kernels(first: Tensor, second: Tensor) -> Tensor:
+    """Kernels of 9 x 9, each composed of two of 5 x 5, see :func:`zero_mean_kernels`."""
     flipped = second.flip(2, 3)
     return F.conv2d(first.transpose(0, 1), flipped, padding=HALF - 1).transpose(0, 1)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -108,23 +109,33 @@ SKIP_OPERATIONS = 3
 """Roundings of each number of ``skip x - N(x)``."""
 
 
-def _norms_of_analysis(kernel: Tensor) -> tuple[float, float]:
-    """Bounds on ``||U||`` and ``|| |U| ||`` of a convolution from one plane, (out, 1, k, k)."""
+class AnalysisNorms(NamedTuple):
+    """Proved bounds on ``||U||`` and ``|| |U| ||``."""
+
+    norm: float
+    absolute: float
+
+
+def norms_of_analysis(kernel: Tensor) -> AnalysisNorms:
+    """Those of a convolution from one plane, (out, 1, k, k).
+
+    The second follows from the inequality of Cauchy and Schwarz over the kernels.
+    """
     weights = kernel.detach().double()
     absolute = float(weights.abs().sum((1, 2, 3)).square().sum().sqrt()) * UPWARDS
-    return convolution_norm_upper(weights), absolute
+    return AnalysisNorms(convolution_norm_upper(weights), absolute)
 
 
 @torch.no_grad()
 def shrinkage_rounding(
-    kernel: Tensor, terms: tuple[int, int], image: Image, dtype: torch.dtype
+    norms: AnalysisNorms, terms: tuple[int, int], image: Image, dtype: torch.dtype
 ) -> PerSample:
     """Bound on ``||fl(H(x)) - H(x)||`` for ``H(x) = k x - U^T s(U x)``, ``|k| <= 1``.
 
-    U has one input, ``N >= ||U||``, and ``A >= || |U| ||`` by Cauchy and Schwarz over its kernels.
-    s multiplies each coefficient by a number in [0, 1], the result of a few operations on positive
-    numbers, and is non-expansive. With X = ||x||, e_0 the rounding of x to the precision of the
-    weights, and n and n' the numbers of products that are summed to a coefficient and to a pixel::
+    ``N >= ||U||`` and ``A >= || |U| ||``. s multiplies each coefficient by a number in [0, 1], the
+    result of a few operations on positive numbers, and is non-expansive. With X = ||x||, e_0 the
+    rounding of x to the precision of the weights, and n and n' the numbers of products that are
+    summed to a coefficient and to a pixel::
 
         e_1 = N e_0 + gamma_n A (X + e_0)            of z = U x, ||z|| <= N X
         e_2 = e_1 + gamma_s (N X + e_1)              of s(z), ||s(z)|| <= ||z||
@@ -132,14 +143,14 @@ def shrinkage_rounding(
 
     Parameters
     ----------
-    kernel
-        The kernel of U, (features, 1, k, k).
+    norms
+        N and A.
     terms
         n and n'.
     image, dtype
         x, and the precision of the weights.
     """
-    upper, absolute = _norms_of_analysis(kernel)
+    upper, absolute = norms
     size, error = _at_the_start(image, dtype)
     analysed = upper * error + gamma(terms[0], dtype) * absolute * (size + error)
     largest = upper * size
@@ -177,7 +188,7 @@ def layered_rounding(
     image, dtype
         x, and the precision of the weights.
     """
-    upper, absolute = _norms_of_analysis(kernel)
+    upper, absolute = norms_of_analysis(kernel)
     size, error = _at_the_start(image, dtype)
     of_u = upper * error + gamma(terms[0], dtype) * absolute * (size + error)
     layer_size = torch.zeros_like(size)

@@ -102,7 +102,12 @@ class SenseOp(LinearOperator):
     @property
     def data_axes(self) -> tuple[str, ...]:
         """The coil axis, and the axes of the image."""
-        return ("coil", *("z", "y", "x")[-self.n_axes :])
+        return ("coil", *self.image_axes)
+
+    @property
+    def image_axes(self) -> tuple[str, ...]:
+        """(y, x), or (z, y, x) of a volume."""
+        return ("z", "y", "x")[-self.n_axes :]
 
     def given_data(self, data: Array) -> Given:
         """The k-space of a user as a batch of complex tensors.

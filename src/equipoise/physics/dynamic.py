@@ -61,9 +61,9 @@ class DynamicSenseOp(SenseOp):
         return f"Dynamic{super().__repr__()}, {self.mask.shape[1]} frames"
 
     @property
-    def data_axes(self) -> tuple[str, ...]:
-        """The coil axis, and the axes of the image."""
-        return ("coil", "time", "y", "x")
+    def image_axes(self) -> tuple[str, ...]:
+        """(time, y, x)."""
+        return ("time", "y", "x")
 
     def frames(self) -> SenseOp:
         """The operator of the frames of one series, with the frames as its batch.

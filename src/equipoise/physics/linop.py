@@ -60,6 +60,11 @@ class LinearOperator(ABC):
         """Names of the axes of a measurement after the batch, for messages; () if unknown."""
         return ()
 
+    @property
+    def image_axes(self) -> tuple[str, ...]:
+        """Names of the axes of an image after the batch; () if unknown."""
+        return ()
+
     def __repr__(self) -> str:
         """The kind of operator and the shape of its images."""
         return f"{type(self).__name__} on images {self.image_shape}"

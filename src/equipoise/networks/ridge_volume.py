@@ -1,0 +1,336 @@
+"""The ridge for images of three axes: a series in time, or a volume (19)."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from equipoise.networks.blocks import (
+    KERNEL,
+    PRODUCTS,
+    analysed,
+    between_blocks,
+    synthesised,
+)
+from equipoise.networks.conditioned import ConditionedNetwork, Used, kept
+from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
+from equipoise.networks.proved import filtered_norm_squared
+from equipoise.networks.ridge import (
+    BELOW,
+    HALF,
+    LARGEST_WIDTH,
+    MOST_CLIPS,
+    Ridge,
+    composed_kernels,
+    zero_mean_kernels,
+)
+from equipoise.networks.rounding import AnalysisNorms, shrinkage_rounding
+from equipoise.networks.shrinkage import Shrunk, shrunk, start_of_thresholds
+from equipoise.settings import checked
+from equipoise.shapes import Image, PerSample
+
+MOST_FILTERS, MOST_TAPS = 16, 31
+"""Largest sizes that a file or a configuration may ask for."""
+
+START_ACROSS = 0.5
+"""Norm of the kernels across frames relative to those within them, before any training."""
+
+
+class VolumeUsed(NamedTuple):
+    """What an evaluation uses.
+
+    ``taps`` is (filter, tap), ``within`` and ``across`` are kernels between blocks, the latter with
+    a first axis for the filters; thresholds and shares are (clip, feature).
+    """
+
+    taps: Tensor
+    within: Tensor
+    across: Tensor
+    thresholds: Tensor
+    shares: Tensor
+
+
+class RidgeVolumeConfig(NetworkConfig):
+    """See :class:`RidgeVolume`."""
+
+    axis: Literal["time", "z"] = Field("time", description="the axis before y and x")
+    m: float = Field(0.01, gt=0, lt=1, description="monotonicity constant of F")
+    features: int = Field(32, ge=1, le=LARGEST_WIDTH, description="kernels within a frame")
+    basis: int = Field(8, ge=1, le=LARGEST_WIDTH, description="kernels in the first factor of each")
+    filters: int = Field(3, ge=1, le=MOST_FILTERS, description="filters along the axis")
+    across: int = Field(16, ge=1, le=LARGEST_WIDTH, description="kernels of each filter")
+    taps: int = Field(5, ge=2, le=MOST_TAPS, description="frames that a filter combines")
+    clips: int = Field(2, ge=1, le=MOST_CLIPS, description="terms of the shrinkage")
+    channels: Literal[1, 2] = Field(2, description="1 for real images")
+
+    def build(self, seed: int = 0) -> "RidgeVolume":
+        """The network with random kernels."""
+        return RidgeVolume(**self.model_dump(), seed=seed)
+
+    def shapes(self) -> Shapes:
+        """Filters, both factors of all kernels, and thresholds and shares of all features."""
+        clips = (self.clips, self.features + self.filters * self.across)
+        return {
+            "first": (self.basis, 1, HALF, HALF),
+            "second": (self.features, self.basis, HALF, HALF),
+            "taps": (self.filters, self.taps),
+            "first_across": (self.filters, self.basis, 1, HALF, HALF),
+            "second_across": (self.filters, self.across, self.basis, HALF, HALF),
+            "log_threshold": clips,
+            "share": clips,
+        }
+
+
+class RidgeVolume(ConditionedNetwork):
+    """``F(x) = m x + sum_g T_g^T S_g^T s(S_g T_g x)`` for images (batch, time or z, y, x) (19).
+
+    ``T_0`` is the identity and S_0 has zero-mean kernels of 9 x 9: these are the terms of
+    :class:`~equipoise.networks.ridge.Ridge` in every frame. Every other T_g is a filter along the
+    first axis with taps of mean zero, and S_g has kernels of 9 x 9 of any mean, so the kernels of
+    U, the stack of all ``S_g T_g``, are products of a filter and a plane. U of a constant image is
+    zero. s is that of the ridge, with slopes in [0, 1]: F is m-strongly monotone for any U, and the
+    gradient of a convex function. U is normalised by its symbol in three dimensions,
+    ``sup sum_g |T_g|^2 sum_f |S_gf|^2``, to ``||U||^2 <= 2 (1 - m)``, hence ``Lip(H) <= 1 - m``.
+
+    Time is periodic, as the heartbeat of a cine is. A jump between the last and the first frame of
+    a series that is not periodic costs one coefficient, as an edge does. Along z, y and x the image
+    is zero beyond its border.
+
+    Parameters
+    ----------
+    axis
+        ``time`` or ``z``.
+    m
+        Monotonicity constant of F.
+    features
+        Kernels of S_0.
+    basis
+        Number of 5 x 5 kernels in the first factor of each S_g.
+    filters, across, taps
+        Number of the other T_g, kernels of each S_g, and taps of each T_g.
+    clips
+        Number of terms of s.
+    channels
+        2 for complex images, 1 for real ones.
+    seed
+        Seed of the kernels.
+    """
+
+    symmetric = True
+    """J is symmetric: F is the gradient of a convex function."""
+
+    def __init__(
+        self,
+        axis: Literal["time", "z"] = "time",
+        m: float = 0.01,
+        features: int = 32,
+        basis: int = 8,
+        filters: int = 3,
+        across: int = 16,
+        taps: int = 5,
+        clips: int = 2,
+        channels: int = 2,
+        seed: int = 0,
+    ):
+        super().__init__()
+        shape = {"features": features, "basis": basis, "filters": filters, "across": across}
+        content = {"axis": axis, "m": m, "taps": taps, "clips": clips, "channels": channels}
+        self.config = checked(RidgeVolumeConfig, "ridge in three dimensions", {**content, **shape})
+        self.axis, self.m, self.channels = axis, m, channels
+        self.features, self.across = features, across
+        generator = torch.Generator().manual_seed(seed)
+        planes = Ridge(m, features, basis, clips, channels, seed)
+        self.first, self.second = planes.first, planes.second
+        self.taps = nn.Parameter(differences(filters, taps))
+        size = (filters, basis, 1, HALF, HALF)
+        first = torch.randn(size, generator=generator) / HALF
+        second = torch.randn((filters, across, *size[1:2], HALF, HALF), generator=generator)
+        self.first_across = nn.Parameter(first)
+        self.second_across = nn.Parameter(second * START_ACROSS / (HALF * math.sqrt(basis)))
+        start = start_of_thresholds(clips, features + filters * across)
+        self.log_threshold = nn.Parameter(start)
+        self.share = nn.Parameter(torch.zeros_like(start))
+
+    @property
+    def axes(self) -> tuple[str, str, str]:
+        """The names of the axes of an image after the batch."""
+        return (self.axis, "y", "x")
+
+    @property
+    def reach(self) -> int:
+        """Largest distance, in y and x, of the input of an output pixel; a tile has all frames."""
+        return KERNEL - 1
+
+    def kernels(self) -> list[nn.Parameter]:
+        """Filters, and both factors of all kernels."""
+        return [self.first, self.second, self.taps, self.first_across, self.second_across]
+
+    @torch.no_grad()
+    def start_from(self, ridge: Ridge) -> None:
+        """Take over the kernels, thresholds and shares of a ridge of one frame: ``T_0 = I``.
+
+        The terms across frames are left as they are. Where they are zero, H is that of the ridge in
+        every frame.
+        """
+        for name in ("first", "second"):
+            getattr(self, name).copy_(getattr(ridge, name))
+        for name in ("log_threshold", "share"):
+            getattr(self, name)[:, : self.features] = getattr(ridge, name)
+
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """T, S_0 and the other S as they are used, in double precision.
+
+        (filter, tap), (features, 1, 9, 9) and (filter, across, 1, 9, 9).
+        """
+        within = zero_mean_kernels(self.first.double(), self.second.double())
+        pairs = zip(self.first_across.double(), self.second_across.double())
+        across = torch.stack([composed_kernels(first, second) for first, second in pairs])
+        taps = self.taps.double()
+        taps = taps - taps.mean(1, keepdim=True)
+        bound = filtered_norm_squared(within, across, taps)
+        scale = torch.sqrt(2 * (1 - self.m) / bound) * BELOW
+        return taps, within * scale, across * scale
+
+    def used(self) -> VolumeUsed:
+        """What an evaluation uses, differentiable in the weights."""
+        taps, within, across = self.factors()
+        # In units of the norm of the kernel, in which white noise has one size in every channel.
+        sizes = [_size(within), (_size(across) * taps.norm(dim=1, keepdim=True)).flatten()]
+        thresholds = self.log_threshold.exp() * torch.cat(sizes).to(self.dtype)
+        kind = self.dtype
+        return VolumeUsed(
+            taps.to(kind),
+            between_blocks(within.to(kind)),
+            torch.stack([between_blocks(kernel) for kernel in across.to(kind)]),
+            thresholds,
+            torch.softmax(self.share, 0),
+        )
+
+    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
+        """``s(S_g T_g x)`` of every g."""
+        taps, within, across, thresholds, shares = used
+        of_frames = scale.repeat_interleave(image.shape[1])
+        found = []
+        for g, (planes, blocks) in enumerate(self._planes(image, taps, within, across)):
+            begin = self.features + (g - 1) * self.across if g else 0
+            own = slice(begin, begin + (self.across if g else self.features))
+            z = analysed(planes.flatten(0, 1), blocks, self.channels)
+            found.append(shrunk(z, thresholds[:, own], shares[:, own], of_frames))
+        return found
+
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
+        """``H(x) = (1 - m) x - U^T s(U x)``, and the shrinkage of every g."""
+        layers = self.shrinkage(image, scale, used)
+        back = self._back([layer.value for layer in layers], image, used)
+        return kept(image, self.m, self.channels) - back, layers
+
+    def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
+        """``(1 - m) d - U^T s'(U x) U d``."""
+        planes = self._planes(change, *used[:3])
+        moved = [
+            layer.change(analysed(p.flatten(0, 1), blocks, self.channels))
+            for layer, (p, blocks) in zip(layers, planes)
+        ]
+        return kept(change, self.m, self.channels) - self._back(moved, change, used)
+
+    def _planes(
+        self, image: Image, taps: Tensor, within: Tensor, across: Tensor
+    ) -> list[tuple[Image, Tensor]]:
+        """``T_g x`` and the kernels of S_g, for every g."""
+        x = image.to(self.dtype.to_complex())
+        return [
+            (x, within),
+            *((_filtered(t, x), s) for t, s in zip(self._matrices(taps, x), across)),
+        ]
+
+    def _back(self, values: list[Tensor], image: Image, used: Used) -> Image:
+        """``U^T`` of coefficients: ``sum_g T_g^T S_g^T z_g``."""
+        taps, within, across, *_ = used
+        x = image.to(self.dtype.to_complex())
+        frames = x.flatten(0, 1)
+        total = synthesised(values[0], frames, within).reshape(x.shape)
+        for matrix, kernel, z in zip(self._matrices(taps, x), across, values[1:]):
+            total = total + _filtered(matrix.mT, synthesised(z, frames, kernel).reshape(x.shape))
+        return total.to(image.dtype)
+
+    def _matrices(self, taps: Tensor, image: Image) -> Tensor:
+        """Every T_g as a matrix between the frames of an image, (filter, frame, frame)."""
+        n, count = image.shape[1], taps.shape[1]
+        frame = torch.arange(n, device=taps.device)
+        source = frame[:, None] + torch.arange(count, device=taps.device) - count // 2
+        inside = (source >= 0) & (source < n)
+        found = torch.zeros(n, count, n, dtype=taps.dtype, device=taps.device)
+        found.scatter_(2, (source % n)[..., None], 1.0)
+        # Beyond the first and the last slice of a volume the image is zero.
+        if self.axis == "z":
+            found = found * inside[..., None]
+        return torch.einsum("gk,ikj->gij", taps, found)
+
+    @torch.no_grad()
+    def _norm_squared(self) -> float:
+        """Proved bound on ``||U||^2`` for the rounded kernels."""
+        taps, within, across = (v.to(self.dtype).double() for v in self.factors())
+        return float(filtered_norm_squared(within, across, taps)) * (1 + ROUNDING)
+
+    def lipschitz_upper(self) -> float:
+        """Proved bound on Lip(H), as of a ridge; infinite for NaN or Inf."""
+        if not self.finite():
+            return math.inf
+        norm, above = self._norm_squared(), 1 - self.m
+        return max(above, norm - above) if math.isfinite(norm) else math.inf
+
+    def monotonicity(self) -> Monotonicity:
+        """m, by construction (19); nothing for weights that are NaN or Inf, or m outside (0, 1)."""
+        upper = self.lipschitz_upper()
+        if not 0 < self.m < 1 or math.isinf(upper):
+            found = f"m is {self.m}, and the bound of Lip(H) is {upper}: kernels without a norm"
+            return self.unproved(found)
+        reason = f"F - {self.m:.4g} I = U^T s(U x) with s increasing; Lip(H) <= {upper:.4g}"
+        return Monotonicity(self.m, "proved", reason)
+
+    @torch.no_grad()
+    def rounding(self, image: Image) -> PerSample:
+        """A proved bound on the rounding of one evaluation, for every threshold scale.
+
+        As for a ridge, with ``|| |U| ||^2 <= sum_g || |T_g| ||_1^2 sum_f || |S_gf| ||_1^2`` and the
+        products of a filter added to those of a kernel.
+        """
+        taps, within, across = (v.to(self.dtype).double() for v in self.factors())
+        planes = within.abs().sum((1, 2, 3)).square().sum()
+        others = across.abs().sum((2, 3, 4)).square().sum(1) * taps.abs().sum(1).square()
+        absolute = float((planes + others.sum()).sqrt()) * (1 + ROUNDING)
+        norms = AnalysisNorms(math.sqrt(self._norm_squared()), absolute)
+        filters, count = taps.shape
+        of_frame = PRODUCTS + count + 1
+        back = PRODUCTS * max(self.features, self.across) + count + filters + 1
+        return shrinkage_rounding(norms, (of_frame, back), image, self.dtype)
+
+
+ROUNDING = 1e-9
+"""Covers the rounding of the bounds, which are computed in double precision."""
+
+
+def differences(filters: int, taps: int) -> Tensor:
+    """Filters to start from, (filter, tap): differences of growing order, of norm 1."""
+    found = []
+    for order in range(1, filters + 1):
+        filter_ = torch.zeros(taps, dtype=torch.float64)
+        # Higher orders than the taps allow begin again at the first.
+        order = (order - 1) % (taps - 1) + 1
+        begin = (taps - order) // 2
+        for k in range(order + 1):
+            filter_[begin + k] = (-1) ** k * math.comb(order, k)
+        found.append(filter_ / filter_.norm())
+    return torch.stack(found).float()
+
+
+def _size(kernels: Tensor) -> Tensor:
+    """The norm of each kernel (..., 1, 9, 9)."""
+    return kernels.square().sum((-3, -2, -1)).sqrt()
+
+
+def _filtered(matrix: Tensor, image: Image) -> Image:
+    """A real matrix between frames applied to an image (batch, frame, y, x)."""
+    return torch.einsum("ij,bjyx->biyx", matrix.to(image.dtype), image)

@@ -1,0 +1,212 @@
+"""The ridge in three dimensions: every constant, the plain convolutions, tiles and rounding."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from equipoise.networks.jacobian import Jacobian, largest_symmetric_eigenvalue
+from equipoise.networks.proved import filtered_norm_squared
+from equipoise.networks.ridge import Ridge
+from equipoise.networks.ridge_volume import RidgeVolume, differences
+from equipoise.networks.tiles import Tiled
+from equipoise.outcome import BadInputError
+from equipoise.vectors import inner, norm
+from pairs_of_images import scrambled
+from problems import random_complex
+
+SHAPE = (5, 8, 9)
+
+
+def random_volume(seed, **given):
+    settings = {"features": 4, "basis": 2, "filters": 2, "across": 3, **given}
+    return scrambled(RidgeVolume(seed=seed, **settings), seed)
+
+
+def pair(seed, channels=2):
+    x, y = random_complex((2, *SHAPE), seed), random_complex((2, *SHAPE), seed + 100)
+    return (x, y) if channels == 2 else (x.real + 0j, y.real + 0j)
+
+
+SCALES = torch.tensor([0.03, 2.0], dtype=torch.float64)
+
+
+class TestMonotone:
+    @pytest.mark.parametrize("axis", ["time", "z"])
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_no_pair_is_below_m_and_h_contracts(self, axis, channels):
+        for seed in range(6):
+            volume = random_volume(seed, m=0.01, axis=axis, channels=channels)
+            network, (x, y) = volume.at(SCALES), pair(seed, channels)
+            d = x - y
+            moved = network(x) - network(y)
+            assert bool((inner(d - moved, d) >= 0.01 * (1 - 1e-9) * inner(d, d)).all())
+            assert bool((norm(moved) <= 0.99 * (1 + 1e-12) * norm(d)).all())
+
+    def test_the_same_pairs_find_a_share_below_zero(self):
+        network, (x, y) = random_volume(0).at(10 * torch.ones(2).double()), pair(0)
+        network._fixed = (*network._fixed[:4], -network._fixed[4])
+        d = x - y
+        # Without a gradient, so that the fixed shares are used.
+        with torch.no_grad():
+            assert bool((inner(d - network(x) + network(y), d) < 0).any())
+
+    @pytest.mark.parametrize("axis", ["time", "z"])
+    def test_the_local_constants_are_within_those_that_are_proved(self, axis):
+        volume = random_volume(1, m=0.02, axis=axis)
+        at = volume.at(torch.ones(1).double())
+        jacobian = Jacobian(at, 1e-6 * random_complex((1, *SHAPE)))
+        largest = largest_symmetric_eigenvalue(jacobian, random_complex((1, *SHAPE), 1), 12)
+        assert float(largest.value) <= 0.98 + 1e-9
+        assert float(largest.value) > 0.5
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_weights_that_prove_nothing_are_found(self, bad):
+        for name in ("first", "taps", "second_across", "log_threshold"):
+            volume = random_volume(2)
+            assert volume.monotonicity().value == volume.m
+            with torch.no_grad():
+                getattr(volume, name).flatten()[0] = bad
+            assert volume.monotonicity().evidence == "none"
+
+    def test_the_norm_is_proved_in_single_precision_too(self):
+        for seed in range(4):
+            volume = random_volume(seed).float()
+            assert volume.lipschitz_upper() == 1 - volume.m
+
+
+class TestNorm:
+    def test_the_bound_of_the_symbol_is_above_the_norm_and_near_it(self):
+        """Against the dense matrix of U on a torus, whose frequencies are some of all."""
+        volume = random_volume(3)
+        taps, within, across = (v.detach() for v in volume.factors())
+        bound = float(filtered_norm_squared(within, across, taps))
+        n = (12, 24, 24)
+        planes = torch.fft.fft2(within[:, 0], s=n[1:]).abs().square().sum(0)
+        others = torch.fft.fft2(across[:, :, 0], s=n[1:]).abs().square().sum(1)
+        along = torch.fft.fft(taps, n=n[0]).abs().square()
+        largest = float((planes + torch.einsum("gw,gyx->wyx", along, others)).max())
+        assert largest <= bound <= 1.3 * largest
+
+    def test_differences_have_mean_zero_and_norm_one(self):
+        for taps in (2, 3, 5):
+            found = differences(4, taps)
+            assert float(found.sum(1).abs().max()) < 1e-6
+            assert torch.allclose(found.norm(dim=1), torch.ones(4))
+
+
+class TestEvaluation:
+    @pytest.mark.parametrize("axis", ["time", "z"])
+    def test_is_the_plain_convolutions_and_their_transposes(self, axis):
+        volume = random_volume(4, clips=1, channels=1, axis=axis)
+        x = random_complex((1, *SHAPE), 5).real
+        taps, within, across = (v.detach() for v in volume.factors())
+        padded = torch.nn.functional.pad
+        # One dense kernel (feature, tap, 9, 9) for each product of a filter and a plane.
+        centre = torch.zeros(1, taps.shape[1], dtype=torch.float64)
+        centre[0, taps.shape[1] // 2] = 1
+        kernels = [torch.einsum("gk,fyx->gfkyx", centre, within[:, 0])]
+        kernels.append(torch.einsum("gk,gfyx->gfkyx", taps, across[:, :, 0]))
+        kernel = torch.cat([k.flatten(0, 1) for k in kernels])[:, None]
+        kind = "circular" if axis == "time" else "constant"
+
+        def analysis(image):
+            wide = padded(image[:, None], (0, 0, 0, 0, 2, 2), mode=kind)
+            return torch.nn.functional.conv3d(padded(wide, (4, 4, 4, 4)), kernel)
+
+        z = analysis(x)
+        size = kernel.square().sum((1, 2, 3, 4)).sqrt()
+        tau = (volume.log_threshold.detach().exp() * size)[0].reshape(1, -1, 1, 1, 1)
+        shrunk = z * (tau / z.abs()).clamp(max=1)
+        _, back = torch.autograd.functional.vjp(analysis, x, shrunk)
+        expected = (1 - volume.m) * x - back
+        found = volume(x + 0j).detach()
+        assert float((found.real - expected).abs().max()) < 1e-12
+        assert float(found.imag.abs().max()) == 0
+
+    def test_a_ridge_of_one_frame_starts_it_and_is_it_where_nothing_is_across(self):
+        ridge = scrambled(Ridge(m=0.02, features=4, basis=2), 7)
+        volume = RidgeVolume(m=0.02, features=4, basis=2, filters=2, across=3).double()
+        volume.start_from(ridge)
+        with torch.no_grad():
+            volume.second_across.zero_()
+        x = random_complex((2, *SHAPE), 3)
+        scale = torch.tensor([0.5, 1.5], dtype=torch.float64)
+        expected = torch.stack([ridge.at(scale)(x[:, t]) for t in range(SHAPE[0])], 1)
+        assert float(norm(volume.at(scale)(x) - expected).max()) < 1e-10
+
+    def test_its_jacobian_is_symmetric_and_that_of_autograd(self):
+        volume = random_volume(5)
+        at = volume.at(torch.ones(1).double())
+        x, d, e = (random_complex((1, *SHAPE), s) for s in (1, 2, 3))
+        product = at.linearised(x)
+        assert at.symmetric
+        assert float((inner(product(d), e) - inner(d, product(e))).abs()) < 1e-10
+        difference = (at(x + 1e-6 * d) - at(x - 1e-6 * d)) / 2e-6
+        assert float(norm(difference - product(d)) / norm(d)) < 1e-7
+
+    def test_time_is_periodic_and_a_volume_is_not(self):
+        x = random_complex((1, *SHAPE), 3)
+        for axis, alike in (("time", True), ("z", False)):
+            at = random_volume(6, axis=axis).at(torch.ones(1).double())
+            moved = at(x.roll(2, 1)).roll(-2, 1)
+            assert (float(norm(moved - at(x))) < 1e-12) == alike
+
+    @pytest.mark.parametrize("frames", [1, 2, 3])
+    def test_fewer_frames_than_taps_are_enough(self, frames):
+        volume, x = random_volume(6), random_complex((1, frames, 8, 8))
+        value = volume(x)
+        assert value.shape == x.shape
+        assert float(norm(value)) <= float(norm(x))
+
+    @pytest.mark.parametrize("tile", [4, 7])
+    def test_tiles_are_exact(self, tile):
+        at = random_volume(7).at(torch.ones(1).double())
+        x = random_complex((1, 4, 21, 18))
+        assert float(norm(Tiled(at, tile)(x) - at(x))) < 1e-11
+
+    def test_scales_with_the_threshold_and_turns_with_the_phase(self):
+        volume, x = random_volume(8), random_complex((1, *SHAPE))
+        one = torch.ones(1).double()
+        turned = volume.at(3 * one)(3j * x)
+        assert float(norm(turned - 3j * volume.at(one)(x))) < 1e-11
+
+    def test_sizes_beyond_the_limits_are_refused(self):
+        with pytest.raises(BadInputError, match="taps"):
+            RidgeVolume(taps=1)
+
+
+class TestRounding:
+    def test_24_single_precision_stays_within_its_bound(self):
+        for seed in range(3):
+            volume = random_volume(seed).float()
+            exact = copy.deepcopy(volume.at(torch.ones(1))).double()
+            x = random_complex((1, *SHAPE), seed).to(torch.complex64)
+            error = norm(volume(x).to(torch.complex128) - exact(x.to(torch.complex128)))
+            assert 0 < float(error) <= float(volume.rounding(x))
+
+    def test_that_of_double_precision_is_small_enough_to_certify(self):
+        x = random_complex((1, *SHAPE))
+        assert float(random_volume(1).rounding(x) / norm(x)) < 1e-9
+
+
+def test_every_weight_has_the_gradient_of_the_function():
+    volume, x = random_volume(9), random_complex((1, 3, 6, 6))
+    target = random_complex((1, 3, 6, 6), 1)
+
+    def loss():
+        return inner(volume(x), target).sum()
+
+    loss().backward()
+    for name, weight in volume.named_parameters():
+        direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).double()
+        with torch.no_grad():
+            values = []
+            for step in (1e-6, -2e-6):
+                weight += step * direction
+                values.append(float(loss()))
+            weight += 1e-6 * direction
+        expected = (values[0] - values[1]) / 2e-6
+        found = float((weight.grad * direction).sum())
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-7), name
