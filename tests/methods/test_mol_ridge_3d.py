@@ -184,7 +184,7 @@ class TestGradient:
             for step in (1e-5, -2e-5):
                 for parameter, direction in zip(parameters, directions):
                     parameter.add_(step * direction)
-                values.append(float(loss()))
+                values.append(loss().item())
         expected = (values[0] - values[1]) / 2e-5
         assert found == pytest.approx(expected, rel=1e-3)
 

@@ -29,6 +29,13 @@ def pair(seed, channels=2):
     return (x, y) if channels == 2 else (x.real + 0j, y.real + 0j)
 
 
+@pytest.fixture(autouse=True)
+def _without_graph(request):
+    """Values alone: a number of a tensor with a graph is a warning."""
+    with torch.set_grad_enabled("gradient" in request.node.name):
+        yield
+
+
 SCALES = torch.tensor([0.03, 2.0], dtype=torch.float64)
 
 
@@ -48,9 +55,7 @@ class TestMonotone:
         network, (x, y) = random_volume(0).at(10 * torch.ones(2).double()), pair(0)
         network._fixed = (*network._fixed[:4], -network._fixed[4])
         d = x - y
-        # Without a gradient, so that the fixed shares are used.
-        with torch.no_grad():
-            assert bool((inner(d - network(x) + network(y), d) < 0).any())
+        assert bool((inner(d - network(x) + network(y), d) < 0).any())
 
     @pytest.mark.parametrize("axis", ["time", "z"])
     def test_the_local_constants_are_within_those_that_are_proved(self, axis):
@@ -66,8 +71,7 @@ class TestMonotone:
         for name in ("first", "taps", "second_across", "log_threshold"):
             volume = random_volume(2)
             assert volume.monotonicity().value == volume.m
-            with torch.no_grad():
-                getattr(volume, name).flatten()[0] = bad
+            getattr(volume, name).flatten()[0] = bad
             assert volume.monotonicity().evidence == "none"
 
     def test_the_norm_is_proved_in_single_precision_too(self):
@@ -80,7 +84,7 @@ class TestNorm:
     def test_the_bound_of_the_symbol_is_above_the_norm_and_near_it(self):
         """Against the dense matrix of U on a torus, whose frequencies are some of all."""
         volume = random_volume(3)
-        taps, within, across = (v.detach() for v in volume.factors())
+        taps, within, across = volume.factors()
         bound = float(filtered_norm_squared(within, across, taps))
         n = (12, 24, 24)
         planes = torch.fft.fft2(within[:, 0], s=n[1:]).abs().square().sum(0)
@@ -101,7 +105,7 @@ class TestEvaluation:
     def test_is_the_plain_convolutions_and_their_transposes(self, axis):
         volume = random_volume(4, clips=1, channels=1, axis=axis)
         x = random_complex((1, *SHAPE), 5).real
-        taps, within, across = (v.detach() for v in volume.factors())
+        taps, within, across = volume.factors()
         padded = torch.nn.functional.pad
         # One dense kernel (feature, tap, 9, 9) for each product of a filter and a plane.
         centre = torch.zeros(1, taps.shape[1], dtype=torch.float64)
@@ -117,11 +121,11 @@ class TestEvaluation:
 
         z = analysis(x)
         size = kernel.square().sum((1, 2, 3, 4)).sqrt()
-        tau = (volume.log_threshold.detach().exp() * size)[0].reshape(1, -1, 1, 1, 1)
+        tau = (volume.log_threshold.exp() * size)[0].reshape(1, -1, 1, 1, 1)
         shrunk = z * (tau / z.abs()).clamp(max=1)
         _, back = torch.autograd.functional.vjp(analysis, x, shrunk)
         expected = (1 - volume.m) * x - back
-        found = volume(x + 0j).detach()
+        found = volume(x + 0j)
         assert float((found.real - expected).abs().max()) < 1e-12
         assert float(found.imag.abs().max()) == 0
 
@@ -129,8 +133,7 @@ class TestEvaluation:
         ridge = scrambled(Ridge(m=0.02, features=4, basis=2), 7)
         volume = RidgeVolume(m=0.02, features=4, basis=2, filters=2, across=3).double()
         volume.start_from(ridge)
-        with torch.no_grad():
-            volume.second_across.zero_()
+        volume.second_across.zero_()
         x = random_complex((2, *SHAPE), 3)
         scale = torch.tensor([0.5, 1.5], dtype=torch.float64)
         expected = torch.stack([ridge.at(scale)(x[:, t]) for t in range(SHAPE[0])], 1)
@@ -205,7 +208,7 @@ def test_every_weight_has_the_gradient_of_the_function():
             values = []
             for step in (1e-6, -2e-6):
                 weight += step * direction
-                values.append(float(loss()))
+                values.append(loss().item())
             weight += 1e-6 * direction
         expected = (values[0] - values[1]) / 2e-6
         found = float((weight.grad * direction).sum())
