@@ -83,8 +83,12 @@ def seen_before(origins: Mapping[str, Mapping[str, Any]], data: Iterable[Path]) 
     ]
 
 
+TRAINED_ON = "was training data of"
+CHOSEN_BY = "was validation data that chose the weights, the learning rate and T of"
 ROLES = {
-    "train": "was training data of",
-    "validation": "was validation data that chose the weights, the learning rate and T of",
+    "train": TRAINED_ON,
+    "scans": TRAINED_ON,
+    "validation": CHOSEN_BY,
+    "validation_scans": CHOSEN_BY,
 }
 """What the sections of a configuration used a file for."""

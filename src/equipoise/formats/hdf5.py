@@ -79,8 +79,8 @@ def dataset_names(path: Path) -> set[str]:
         return set(names_of(file))
 
 
-def load(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
-    """The whole dataset, after a check of its size and filters.
+def load(dataset: h5py.Dataset | h5py.Group, row: int | None = None) -> np.ndarray:
+    """The whole dataset, or one row of its first axis (1, ...), after a check of size and filters.
 
     Raises
     ------
@@ -88,12 +88,13 @@ def load(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
         If the name belongs to a group, a filter is not installed, or the file does not hold what
         the dataset declares.
     """
-    check_dataset(dataset)
-    return np.asarray(dataset[()])
+    rows = 1 if row is None else max(dataset.shape[0], 1)
+    check_dataset(dataset, rows)
+    return np.asarray(dataset[()] if row is None else dataset[row : row + 1])
 
 
-def check_dataset(dataset: h5py.Dataset | h5py.Group) -> None:
-    """Check that :func:`load` will be able to read a dataset.
+def check_dataset(dataset: h5py.Dataset | h5py.Group, parts: int = 1) -> None:
+    """Check that :func:`load` will be able to read a dataset, or one of its equal parts.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def check_dataset(dataset: h5py.Dataset | h5py.Group) -> None:
     name = f"{dataset.file.filename}: {dataset.name} {dataset.shape}"
     check_filters(dataset, name)
     declared = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
-    check_size(name, declared, _stored_bytes(dataset))
+    check_size(name, declared // parts, _stored_bytes(dataset) // parts)
 
 
 def check_filters(dataset: h5py.Dataset, name: str) -> None:
@@ -136,15 +137,15 @@ def _stored_bytes(dataset: h5py.Dataset) -> int:
     return stored
 
 
-def read_complex(dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
-    """A dataset, with compound (real, imag) pairs converted to complex numbers.
+def read_complex(dataset: h5py.Dataset | h5py.Group, row: int | None = None) -> np.ndarray:
+    """A dataset, or one row of it, with pairs (real, imag) converted to complex numbers.
 
     Raises
     ------
     BadInputError
         If the name belongs to a group, or the file cannot hold what the dataset declares.
     """
-    array = load(dataset)
+    array = load(dataset, row)
     names = array.dtype.names
     if names is not None and len(names) == 2:
         kind = np.result_type(array.dtype[0], np.complex64)

@@ -47,21 +47,28 @@ def problems(acquisition: Acquisition) -> Iterator[ScanProblem]:
     return (slice_problem(slices, index) for index in range(len(slices.kspace)))
 
 
-def slice_problem(acquisition: Acquisition, index: int) -> ScanProblem:
-    """One slice of a stack, with its coil maps (estimated if it has none) and noise level."""
+def slice_problem(acquisition: Acquisition, index: int, csm: Tensor | None = None) -> ScanProblem:
+    """One slice of a stack, with its noise level and its coil maps, see :func:`slice_maps`.
+
+    ``csm`` are the maps of the slice if they were computed before.
+    """
     kspace = acquisition.kspace[index : index + 1]
     # Raw data come at any scale; the unit keeps single precision away from its limits.
     unit = float(kspace.abs().max()) or 1.0
     kspace, mask = kspace / unit, _of_slice(acquisition.mask, index)
-    if acquisition.csm is None:
-        lines, measured = acquisition.calibration_lines(index)
-        # A separate calibration scan has its own scale, which maps do not depend on.
-        csm = estimate_csm(lines / (float(lines.abs().max()) or 1.0), measured)
-    else:
-        csm = normalize_csm(_of_slice(acquisition.csm, index))
+    csm = slice_maps(acquisition, index) if csm is None else csm
     label = acquisition.labels[index] if index < len(acquisition.labels) else {}
     operator = SenseOp(csm, mask)
     return ScanProblem(operator, kspace, noise_level(kspace, mask), unit, index=index, label=label)
+
+
+def slice_maps(acquisition: Acquisition, index: int) -> Tensor:
+    """The coil maps (1, coil, y, x) of a slice: those of the scan, or estimated if it has none."""
+    if acquisition.csm is not None:
+        return normalize_csm(_of_slice(acquisition.csm, index))
+    lines, measured = acquisition.calibration_lines(index)
+    # A separate calibration scan has its own scale, which maps do not depend on.
+    return estimate_csm(lines / (float(lines.abs().max()) or 1.0), measured)
 
 
 def _of_slice(array: Tensor, index: int) -> Tensor:

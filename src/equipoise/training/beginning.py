@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from equipoise.formats.by_slice import scan_files
 from equipoise.formats.writers.target import check_files
 from equipoise.methods.method import Method, MethodConfig
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
@@ -13,8 +14,18 @@ from equipoise.methods.registry import METHODS, new_method
 from equipoise.outcome import BadInputError
 from equipoise.settings import checked
 from equipoise.training.config import TrainConfig
+from equipoise.training.sources.dataset import Dataset, ImageDataset, Mixture
 from equipoise.training.sources.images import load_labelled
+from equipoise.training.sources.maps_cache import GIGABYTE, MapsCache, default_folder
 from equipoise.training.sources.photographs import SuperResolution
+from equipoise.training.sources.sampling import Sampling
+from equipoise.training.sources.scans import (
+    ScanDataset,
+    ScanSamples,
+    names_of,
+    training_scans,
+)
+from equipoise.training.sources.self_supervised import Splitting
 from equipoise.training.sources.simulated import Simulation, load_coils
 from equipoise.training.sources.source import Source
 from equipoise.zoo.model_file import load_model, model_config
@@ -26,18 +37,53 @@ def training_images(config: TrainConfig) -> list[Tensor]:
     Raises
     ------
     BadInputError
-        If nothing is left, or no file has a subject that is held out, because a misspelt subject
-        would be trained on.
+        If nothing is left, or nothing to train on has a subject that is held out, because a
+        misspelt subject would be trained on.
     """
-    found = load_labelled(config.data.train)
+    found = load_labelled(config.data.train) if config.data.train else []
     held_out = set(config.data.held_out)
-    missing = held_out - {image.subject for image in found}
+    scans = (names_of(scan) for path in config.data.scans for scan in scan_files(path))
+    missing = held_out.difference((image.subject for image in found), *scans)
     if missing:
         raise BadInputError(f"data.held_out names {sorted(missing)}, which no training file has")
     images = [image.image for image in found if image.subject not in held_out]
-    if not images:
+    if found and not images:
         raise BadInputError("data.held_out leaves no training image")
     return images
+
+
+def dataset_of(config: TrainConfig, source: Source) -> Dataset:
+    """The images and scans that a run is trained on.
+
+    Raises
+    ------
+    BadInputError
+        If a file of images cannot be read, an image is smaller than the crop of a batch, or
+        nothing is left without the subjects that are held out.
+    """
+    images, data = training_images(config), config.data
+    found: dict[str, Dataset] = {}
+    if images:
+        check_batch(config, images)
+        found["images"] = ImageDataset(source, images)
+    if data.scans:
+        scans = training_scans(data.scans, set(data.held_out))
+        found["scans"] = ScanDataset(scans, scan_samples(config))
+    weights = tuple(getattr(data.weights, name) for name in found)
+    datasets = tuple(found.values())
+    return datasets[0] if len(datasets) == 1 else Mixture(datasets, weights)
+
+
+def scan_samples(config: TrainConfig) -> ScanSamples:
+    """How slices of scans become samples."""
+    simulation, split = config.simulation, config.data.self_supervised
+    sampling = Sampling(simulation.acceleration, simulation.calibration, simulation.mask)
+    limit = config.data.maps_cache * GIGABYTE
+    return ScanSamples(
+        sampling,
+        None if split is None else Splitting(split.fraction, split.masks),
+        MapsCache(default_folder(), limit) if limit else None,
+    )
 
 
 def check_new_run(config: TrainConfig, folder: Path) -> None:

@@ -21,11 +21,39 @@ TEST_DATA = (
 )
 
 
-class DataConfig(Settings):
-    """Images for training and validation; they must not share subjects, nor include test data."""
+class SourceWeights(Settings):
+    """Chances of the sources of samples, relative to each other."""
 
-    train: list[Path]
-    validation: list[Path]
+    images: float = Field(1.0, gt=0)
+    scans: float = Field(1.0, gt=0)
+
+
+class SelfSupervisedConfig(Settings):
+    """See :class:`equipoise.training.sources.self_supervised.Splitting`."""
+
+    fraction: float = Field(0.4, gt=0, lt=1, description="share of the samples held back")
+    masks: int | None = Field(
+        None, ge=1, description="splits of each slice; null: a new one for every sample"
+    )
+
+
+class DataConfig(Settings):
+    """Images and scans for training and validation.
+
+    The two must not share subjects, nor include test data.
+    """
+
+    train: list[Path] = Field([], description="images, from which scans are simulated")
+    validation: list[Path] = Field([], description="images for validation")
+    scans: list[Path] = Field([], description="scans: files, or folders of them")
+    validation_scans: list[Path] = Field([], description="scans for validation")
+    weights: SourceWeights = Field(
+        SourceWeights(), description="chances of images and scans, if there are both"
+    )
+    self_supervised: SelfSupervisedConfig | None = Field(
+        None, description="train on undersampled scans too, with a loss on samples held back"
+    )
+    maps_cache: float = Field(10.0, ge=0, description="GB on disk for coil maps of scans; 0: none")
     coils: Path | None = Field(None, description="measured coil maps, HDF5 with dataset csm")
     held_out: list[str] = Field(
         [], description="subjects that training never uses, by their names in the files"
@@ -36,6 +64,14 @@ class DataConfig(Settings):
     def _no_test(cls, content: Any) -> Any:
         refuse_test_data(content)
         return content
+
+    @model_validator(mode="after")
+    def _some(self) -> "DataConfig":
+        if not (self.train or self.scans) or not (self.validation or self.validation_scans):
+            raise ValueError(
+                "give images as train or scans as scans, and validation or validation_scans"
+            )
+        return self
 
 
 def refuse_test_data(content: Any) -> None:
@@ -210,6 +246,13 @@ class TrainConfig(Settings):
     def _check(self) -> "TrainConfig":
         if self.start is not None and self.warmup_steps:
             raise ValueError("start replaces the warm-up: set warmup_steps to 0")
+        if self.data.scans and self.super_resolution is not None:
+            raise ValueError("super_resolution has photographs and no scans: leave data.scans out")
+        if self.data.self_supervised is not None and self.warmup_steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, and undersampled scans hold no image to "
+                "remove noise from: set warmup_steps to 0"
+            )
         if self.super_resolution is not None and self.model.method == UNET:
             raise ValueError("unet works on complex images only: choose another model.method")
         if self.pool and not isinstance(self.model, SolvedConfig):
@@ -246,11 +289,11 @@ def load_config(path: Path) -> TrainConfig:
         raise BadInputError(f"{path} is not a valid training configuration: {wrong}") from error
     root = path.resolve().parent
     data = config.data
-    resolved = DataConfig(
-        train=[root / p for p in data.train],
-        validation=[root / p for p in data.validation],
-        coils=root / data.coils if data.coils else None,
-        held_out=data.held_out,
-    )
+    paths: dict[str, Any] = {
+        key: [root / p for p in getattr(data, key)]
+        for key in ("train", "validation", "scans", "validation_scans")
+    }
+    paths["coils"] = root / data.coils if data.coils else None
+    resolved = data.model_copy(update=paths)
     start = root / config.start if config.start else None
     return config.model_copy(update={"data": resolved, "start": start})

@@ -10,6 +10,7 @@ import numpy as np
 
 from equipoise.formats.replacing import replacing
 from equipoise.training.step import Progress
+from equipoise.training.validation import score
 
 CURVE = "curve.png"
 SMOOTHING = 50
@@ -41,7 +42,7 @@ def read_log(path: Path) -> Log:
         if "psnr" in entry:
             steps[entry["step"]] = entry
         else:
-            validations[entry["step"]] = entry["validation"]["psnr"]
+            validations[entry["step"]] = score(entry["validation"])
     rows = [steps[step] for step in sorted(steps)]
     step, loss, psnr, iterations = (np.array([row[key] for row in rows]) for key in OF_A_STEP)
     validated = np.array(sorted(validations))

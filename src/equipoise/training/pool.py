@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from equipoise.training.config import TrainConfig
-from equipoise.training.sources.source import Sample, Source
+from equipoise.training.sources.dataset import Dataset
+from equipoise.training.sources.source import Measured
 
 TRAIN_STREAM = 0
 """Separates the random numbers of training from those of validation and calibration."""
@@ -53,7 +54,7 @@ class Pool:
 
     Attributes
     ----------
-    config, source, images
+    config, dataset
         Those of the run; ``config.pool`` is the number of acquisitions, 0 for a new one each step.
     ends
         The results of the last solves of each acquisition, by its place in the pool.
@@ -62,13 +63,12 @@ class Pool:
     """
 
     config: TrainConfig
-    source: Source
-    images: list[Tensor]
+    dataset: Dataset
     ends: dict[int, Drawn] = field(default_factory=dict)
     device: torch.device = CPU
-    _samples: dict[int, tuple[int, Sample]] = field(default_factory=dict)
+    _samples: dict[int, tuple[int, Measured]] = field(default_factory=dict)
 
-    def sample(self, step: int) -> Sample:
+    def sample(self, step: int) -> Measured:
         """The acquisitions of a step as one batch."""
         slot, drawn = self._place(step)
         if slot is None:
@@ -112,11 +112,8 @@ class Pool:
         """Restore the content of a checkpoint."""
         self.ends = {slot: Drawn(*end) for slot, end in state.items()}
 
-    def _draw(self, step: int) -> Sample:
+    def _draw(self, step: int) -> Measured:
         """Draw new acquisitions."""
-        samples = []
-        for i in range(self.config.batch):
-            rng = np.random.default_rng([self.config.seed, TRAIN_STREAM, step, i])
-            image = self.images[int(rng.integers(len(self.images)))]
-            samples.append(self.source.sample(image, rng, self.config.crop))
-        return self.source.batch(samples).to(self.device)
+        seeds = ([self.config.seed, TRAIN_STREAM, step, i] for i in range(self.config.batch))
+        generators = [np.random.default_rng(seed) for seed in seeds]
+        return self.dataset.draw(generators, self.config.crop).to(self.device)

@@ -10,6 +10,9 @@ from equipoise.training.step import Progress as StepProgress
 LINE_EVERY = 50
 """Steps between two lines of a log."""
 
+MEASURES = {"psnr": "PSNR", "kspace_snr": "SNR of held-back samples"}
+"""The words for the qualities of training samples."""
+
 SMOOTHING = 0.95
 """Decay of the running mean of the PSNR."""
 
@@ -48,8 +51,8 @@ class TrainingProgress:
         previous = step.psnr if self.psnr is None else self.psnr
         self.psnr = SMOOTHING * previous + (1 - SMOOTHING) * step.psnr
         text = (
-            f"loss {step.loss:.2e}  PSNR {self.psnr:.2f} dB  constraint {step.constraint:.3f}  "
-            f"iterations {step.iterations:.1f}"
+            f"loss {step.loss:.2e}  {MEASURES[step.measure]} {self.psnr:.2f} dB  "
+            f"constraint {step.constraint:.3f}  iterations {step.iterations:.1f}"
         )
         self.bar.update(self.task, completed=step.step, total=step.total, description=text)
         if step.validation:

@@ -1,9 +1,10 @@
 """One optimiser step: solve, loss, gradient, new weights.
 
 The loss is ``log mean |x - target|^2``, so every sample counts in dB. With the plain error the
-noisiest samples, a hundred times larger, would dominate. For MOL-LR and MOL-M ``beta B(l)`` is
-added, with l the measured constant of H at the equilibrium and B the log barrier (14). Random
-numbers depend only on the seed and the step.
+noisiest samples, a hundred times larger, would dominate. Where there is no target, it is the error
+of the samples that were held back (:mod:`equipoise.training.sources.self_supervised`). For MOL-LR
+and MOL-M ``beta B(l)`` is added, with l the measured constant of H at the equilibrium and B the log
+barrier (14). Random numbers depend only on the seed and the step.
 """
 
 import time
@@ -13,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.metrics import psnr
 from equipoise.outcome import Solution
 from equipoise.physics.noise_level import complex_noise
 from equipoise.training.loss import log_barrier
 from equipoise.training.pool import TRAIN_STREAM, Pool
-from equipoise.training.sources.source import Sample
+from equipoise.training.sources.source import Measured, Sample
 from equipoise.training.state import State
 from equipoise.vectors import per_sample
 
@@ -32,7 +32,10 @@ DIVERGENCE_FACTOR = 30.0
 
 @dataclass
 class Progress:
-    """The report of a training step."""
+    """The report of a training step.
+
+    ``psnr`` is what ``measure`` names: the PSNR, or ``kspace_snr`` where the truth is not known.
+    """
 
     step: int
     total: int
@@ -42,6 +45,7 @@ class Progress:
     iterations: float
     adjoint_iterations: float
     validation: dict[str, float]
+    measure: str = "psnr"
 
 
 def take_step(state: State, pool: Pool) -> Progress | None:
@@ -58,14 +62,14 @@ def take_step(state: State, pool: Pool) -> Progress | None:
     samples = pool.sample(state.step)
     solution = None if state.warming else solve(state, samples, pool.start(state.step))
     image, scale = denoise(state, samples) if solution is None else _of(solution)
+    mse = samples.error(image, scale)
     units = per_sample(scale, image).to(image.real.dtype)
-    mse = ((image - samples.target) / units).abs().square().mean()
-    point = (samples.target if solution is None else image.detach()) / units
+    point = (_target(samples) if solution is None else image.detach()) / units
     loss = mse.log() + penalty(state, point)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     gradient_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), state.config.clip)
-    of_image = (samples.target / units).abs().square().mean().item()
+    of_image = samples.error(torch.zeros_like(image), scale).item()
     if diverged(state, mse.item(), of_image, gradient_norm.item()):
         return None
     state.optimizer.step()
@@ -76,15 +80,17 @@ def take_step(state: State, pool: Pool) -> Progress | None:
     before = state.mean_loss
     state.mean_loss = 0.98 * before + 0.02 * mse.item() if before else mse.item()
     state.seconds += time.perf_counter() - started
+    measure, quality = next(iter(samples.quality(image.detach()).items()))
     return Progress(
         step=state.step + 1,
         total=state.total,
         loss=loss.item(),
-        psnr=float(psnr(image.detach(), samples.target).mean()),
+        psnr=quality,
         constraint=state.estimate,
         iterations=_mean_iterations(solution),
         adjoint_iterations=_mean_iterations(adjoint),
         validation={},
+        measure=measure,
     )
 
 
@@ -99,7 +105,7 @@ def set_learning_rate(state: State) -> None:
         group["lr"] = rate * own.factor * decay
 
 
-def solve(state: State, samples: Sample, start: dict[str, Tensor]) -> Solution:
+def solve(state: State, samples: Measured, start: dict[str, Tensor]) -> Solution:
     """The images of a batch, with a tolerance that falls during training."""
     c = state.config
     first, last = c.rtol
@@ -109,20 +115,21 @@ def solve(state: State, samples: Sample, start: dict[str, Tensor]) -> Solution:
         samples.operator,
         samples.data,
         noise_level=samples.noise_level,
+        scale=samples.scale,
         options=state.model.training_options(rtol, TRAINING_ITERATIONS),
         backward_rtol=c.backward_rtol,
         **start,
     )
 
 
-def denoise(state: State, samples: Sample) -> tuple[Tensor, Tensor]:
+def denoise(state: State, samples: Measured) -> tuple[Tensor, Tensor]:
     """Warm-up: H removes white noise, with one evaluation per step instead of thirty."""
-    scale = samples.operator.intensity_scale(samples.data)
+    target, scale = _target(samples), samples.operator.intensity_scale(samples.data)
     rng = np.random.default_rng([state.config.seed, TRAIN_STREAM, state.step, 2**20])
     level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
-    noise = complex_noise(samples.target.shape, rng) * per_sample(level, samples.target.cpu())
-    units = per_sample(scale, samples.target)
-    return state.model.denoise(samples.target / units + noise.to(units.device)) * units, scale
+    noise = complex_noise(target.shape, rng) * per_sample(level, target.cpu())
+    units = per_sample(scale, target)
+    return state.model.denoise(target / units + noise.to(units.device)) * units, scale
 
 
 def penalty(state: State, point: Tensor) -> Tensor:
@@ -155,6 +162,12 @@ def follow(state: State) -> None:
     decay = min(state.config.average, (state.step + 1) / (state.step + 10))
     for kept, weight in zip(state.average.parameters(), state.model.parameters()):
         kept.lerp_(weight, 1 - decay)
+
+
+def _target(samples: Measured) -> Tensor:
+    """The target of samples in a warm-up, which is refused if some have none."""
+    assert isinstance(samples, Sample)
+    return samples.target
 
 
 def _of(solution: Solution) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ the same weights. What one step does is in :mod:`equipoise.training.step`.
 import copy
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,16 @@ from equipoise.formats.replacing import make_folder
 from equipoise.methods.method import Method
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.training import beginning
-from equipoise.training.beginning import continued, first_model, source_of, training_images
+from equipoise.training.beginning import continued, dataset_of, first_model, source_of
 from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.training.config import TrainConfig
 from equipoise.training.origin import origin_of
 from equipoise.training.pool import CPU, Pool
-from equipoise.training.sources.source import Source
+from equipoise.training.sources.dataset import Dataset
+from equipoise.training.sources.source import Measured, Source
 from equipoise.training.state import State
 from equipoise.training.step import Progress, take_step
-from equipoise.training.validation import evaluate, sense_psnr, validation_set
+from equipoise.training.validation import evaluate, score, sense_psnr, validation_set
 from equipoise.zoo.model_file import save_model
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ def train(
     source: Source | None = None,
     network: nn.Module | None = None,
     device: torch.device = CPU,
+    dataset: Dataset | None = None,
+    validation: Sequence[Measured] | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = log.info,
 ) -> Path:
@@ -68,6 +71,8 @@ def train(
         Your own network instead of that of the configuration; it is trained in place.
     device
         Where it trains. Samples are drawn on the CPU, so the device does not change them.
+    dataset, validation
+        Your own samples for training and for validation instead of those of the configuration.
     report, say
         Called after every step, and with messages.
 
@@ -81,7 +86,7 @@ def train(
     """
     if not resume:
         beginning.check_new_run(config, folder)
-    run = Run(config, folder, say, source, network, device)
+    run = Run(config, folder, say, source, network, device, dataset, validation)
     run.restore(folder / "last.ckpt") if resume else run.begin()
     state = run.state
     while state.step < state.total:
@@ -94,8 +99,8 @@ def train(
         state.step += 1
         if state.step % config.validate_every == 0 or state.step == state.total:
             progress.validation = run.validate()
-            if run.psnr_collapsed(progress.validation["psnr"]):
-                run.roll_back(f"validation fell to {progress.validation['psnr']:.2f} dB")
+            if run.psnr_collapsed(score(progress.validation)):
+                run.roll_back(f"validation fell to {score(progress.validation):.2f} dB")
                 continue
             run.keep(progress.validation)
         elif state.step % CHECKPOINT_EVERY == 0:
@@ -115,14 +120,14 @@ class Run:
         source: Source | None = None,
         network: nn.Module | None = None,
         device: torch.device = CPU,
+        dataset: Dataset | None = None,
+        validation: Sequence[Measured] | None = None,
     ):
         self.config = config = continued(config)
         self.folder, self.say = folder, say
         self.source = source_of(config) if source is None else source
-        images = training_images(config)
-        beginning.check_batch(config, images)
-        self.pool = Pool(config, self.source, images, device=device)
-        self.validation = [s.to(device) for s in validation_set(config, self.source)]
+        self.pool = Pool(config, dataset or dataset_of(config, self.source), device=device)
+        self.validation = [s.to(device) for s in validation or validation_set(config, self.source)]
         self.sense_psnr = sense_psnr(self.validation)
         self.state = State.of(config, first_model(config, network).to(device))
 
@@ -137,7 +142,7 @@ class Run:
         return evaluate(model.for_inference(), self.validation, steps)
 
     def psnr_collapsed(self, value: float) -> bool:
-        return bool(self.state.best) and not value > self.state.best["psnr"] - DIVERGENCE_DB
+        return bool(self.state.best) and not value > score(self.state.best) - DIVERGENCE_DB
 
     def keep(self, validation: dict[str, float]) -> None:
         """Save a checkpoint and, if they are the best whose estimate stays below T, the weights.
@@ -156,7 +161,7 @@ class Run:
             validation = self._evaluated(kept)
         below = validation.get("constraint", 0.0) < limit
         warmed = state.step >= self.config.warmup_steps
-        better = not state.best or validation["psnr"] > state.best["psnr"]
+        better = not state.best or score(validation) > score(state.best)
         # Weights whose validation did not converge have a PSNR that means nothing.
         if warmed and below and better and validation.get("converged", 1.0) == 1.0:
             state.best = {**validation, "step": float(state.step), "scaled_by": factor}
@@ -232,7 +237,8 @@ class Run:
         return self.weights_path
 
     def _origin(self) -> dict[str, Any]:
-        validation = {**self.state.best, "sense_psnr": self.sense_psnr}
+        sense = {} if self.sense_psnr is None else {"sense_psnr": self.sense_psnr}
+        validation = {**self.state.best, **sense}
         return origin_of(self.config, self.source, self.state.step, self.state.seconds, validation)
 
     def log(self, entry: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from equipoise.formats.arrange import arranged
 from equipoise.formats.calibration import NAMES, stored_calibration
 from equipoise.formats.hdf5 import is_hdf5, load, names_of, open_hdf5, read_complex
 from equipoise.formats.header import Geometry, Header, stored_header
+from equipoise.formats.readers.slice_reader import SliceReader
 from equipoise.formats.readers.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError
 
@@ -32,8 +33,40 @@ def recognizes(path: Path) -> bool:
     return is_hdf5(path)
 
 
+def count_slices(path: Path) -> int | None:
+    """How many slices can be read one by one; None if the file must be read as a whole.
+
+    Axes and centre of a file without a header follow from all of its slices, and so do the frames
+    of a series and the blocks of a separate calibration.
+    """
+    with open_hdf5(path) as file:
+        found = file.get("kspace")
+        described = "ismrmrd_header" in file or "header" in file.attrs
+        if not isinstance(found, h5py.Dataset) or found.ndim != STACK_AXES or not described:
+            return None
+        return None if any(name in file for name in NAMES) else int(found.shape[0])
+
+
+STACK_AXES = 4
+"""Axes of a stack of slices (slice, coil, y, x)."""
+
+OF_SLICES = {"mask": 3, "csm": 4, "target": 3}
+"""Axes of arrays that have one entry for each slice."""
+
+
 def read(path: Path) -> Acquisition:
     """Read a fastMRI file."""
+    found = _read(path, None)
+    assert found is not None
+    return found
+
+
+def read_slice(path: Path, index: int) -> Acquisition | None:
+    """Read one of the slices of :func:`count_slices`; None if it holds no sample."""
+    return _read(path, index)
+
+
+def _read(path: Path, only: int | None) -> Acquisition | None:
     notes: list[str] = []
     with open_hdf5(path) as file:
         if "kspace" not in file:
@@ -42,8 +75,15 @@ def read(path: Path) -> Acquisition:
                 "fastMRI and Calgary-Campinas (kspace), MoDL (tstOrg, tstCsm, tstMask), CMRxRecon "
                 "(kspace_full, kspace_sub04, ...) and ISMRMRD (a group with xml and data)"
             )
-        kspace = read_complex(file["kspace"])
-        optional = {name: read_complex(file[name]) for name in BESIDE if name in file}
+        kspace = read_complex(file["kspace"], only)
+        # A stack without any sample is refused later, but a slice without them is left out of it.
+        if only is not None and not kspace.any():
+            return None
+        optional = {
+            name: read_complex(file[name], _row(file, name, only))
+            for name in BESIDE
+            if name in file
+        }
         xml = _xml(file, str(path), notes)
         own = file.attrs.get("header")
         stored = [file[n].shape[-2:] for n in RECONSTRUCTIONS if _is_stack(file.get(n))]
@@ -60,7 +100,10 @@ def read(path: Path) -> Acquisition:
     labels = [{"slice": i} for i in range(len(kspace))]
     if kspace.ndim == 5:
         kspace, labels = _series(kspace, xml, str(path))
-    header = stored_header(own, len(kspace) if kspace.ndim == 4 else 0, str(path))
+    header = Header()
+    # The header of a whole stack does not describe a single slice of it.
+    if only is None:
+        header = stored_header(own, len(kspace) if kspace.ndim == 4 else 0, str(path))
     header.ignored = ignored
     if kspace.ndim == 4 and xml is not None:
         header = _header(xml, kspace.shape, labels, notes)
@@ -83,6 +126,19 @@ def read(path: Path) -> Acquisition:
         calibration=stored_calibration(optional, kspace.shape, str(path)),
     )
 
+
+def _row(file: h5py.File, name: str, only: int | None) -> int | None:
+    """The row of an array beside k-space that belongs to a slice; None if it is for all slices."""
+    found = file[name]
+    per_slice = (
+        isinstance(found, h5py.Dataset)
+        and found.ndim == OF_SLICES.get(name)
+        and found.shape[0] == file["kspace"].shape[0]
+    )
+    return only if per_slice else None
+
+
+BY_SLICE = SliceReader(count_slices, read_slice)
 
 SERIES = ("average", "repetition", "phase", "contrast", "set")
 """Counters of the header that the first of five axes can stand for."""

@@ -1,6 +1,7 @@
 """The readers, which are tried in order; each recognises its layout by the content of the file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +19,17 @@ from equipoise.formats.readers import (
     trajectory,
     twix,
 )
+from equipoise.formats.readers.slice_reader import SliceReader
 from equipoise.outcome import BadInputError
 
 
 class Reader(NamedTuple):
-    """A format: its name, a test of a file, and the function that reads it."""
+    """A format: its name, a test of a file, and the functions that read it."""
 
     name: str
     recognizes: Callable[[Path], bool]
     read: Callable[[Path], Acquisition]
+    by_slice: SliceReader | None = None
 
 
 # The order matters: the last reader accepts every HDF5 file, to say what is missing.
@@ -39,7 +42,7 @@ READERS = [
     Reader("ISMRMRD", mrd.recognizes, mrd.read),
     Reader("CMRxRecon", cmrxrecon.recognizes, cmrxrecon.read),
     Reader("Calgary-Campinas", calgary.recognizes, calgary.read),
-    Reader("fastMRI", fastmri.recognizes, fastmri.read),
+    Reader("fastMRI", fastmri.recognizes, fastmri.read, fastmri.BY_SLICE),
 ]
 
 
@@ -65,16 +68,19 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
         trajectory file is given for a format that stores it in the scan.
     """
     path = Path(path)
+    with damage_named(path):
+        reader = reader_of(path)
+        # Refused for other formats, because a second trajectory would contradict their own.
+        if trajectory_file is not None:
+            return _read_along(path, reader, Path(trajectory_file))
+        return reader.read(path)
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Exceptions of libraries about a damaged file become a :class:`BadInputError`."""
     try:
-        # A BART scan may be named by its stem, which is not a file.
-        if not cfl.recognizes(path):
-            check_regular(path)
-        for reader in READERS:
-            if reader.recognizes(path):
-                # Refused for other formats, because a second trajectory would contradict their own.
-                if trajectory_file is not None:
-                    return _read_along(path, reader, Path(trajectory_file))
-                return reader.read(path)
+        yield
     except BadInputError:
         raise
     except UNREADABLE as error:
@@ -82,6 +88,22 @@ def read(path: Path | str, *, trajectory_file: Path | str | None = None) -> Acqu
             f"{path} cannot be read: {type(error).__name__}: {error}. It is damaged, or an unknown "
             "variant of its format"
         ) from error
+
+
+def reader_of(path: Path) -> Reader:
+    """The reader that recognises a file.
+
+    Raises
+    ------
+    BadInputError
+        If the file is missing, or of no known format.
+    """
+    # A BART scan may be named by its stem, which is not a file.
+    if not cfl.recognizes(path):
+        check_regular(path)
+    for reader in READERS:
+        if reader.recognizes(path):
+            return reader
     kind = kind_of(path)
     raise BadInputError(
         f"{path} {'has no known format' if kind is None else f'is {kind}'}: the known formats are "

@@ -17,30 +17,19 @@ from equipoise.physics.coils.biot_savart import biot_savart_maps, resize_maps
 from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.noise_level import complex_noise, noise_level
-from equipoise.physics.sampling.masks import make_mask
-from equipoise.training.sources.source import Sample, Source
-
-Shape = tuple[int, int]
-
-
-@dataclass(frozen=True, repr=False)
-class Scan(Sample):
-    """A simulated acquisition; ``data`` is its k-space."""
-
-    operator: SenseOp
+from equipoise.training.sources.sampling import Sampling, Shape
+from equipoise.training.sources.scan import Scan, stacked
+from equipoise.training.sources.source import Source
 
 
 @dataclass(frozen=True)
-class Simulation(Source):
+class Simulation(Sampling, Source):
     """Parallel MRI: the distribution from which scans are drawn.
 
     Attributes
     ----------
     acceleration, calibration, mask
-        Sampling. The calibration size is for a matrix of 256 and shrinks with the crop. A pair of
-        numbers is a range from which every sample draws (accelerations log-uniformly); a range of
-        accelerations is lowered to what the coils of the sample and the calibration region allow.
-        Several masks are drawn with equal chances, and turned by 90 degrees half of the time.
+        See :class:`~equipoise.training.sources.sampling.Sampling`.
     noise
         Range of the k-space noise relative to the image scale, drawn log-uniformly.
     coils
@@ -61,9 +50,6 @@ class Simulation(Source):
         few calibration lines.
     """
 
-    acceleration: float | tuple[float, float] = 4.0
-    calibration: int | tuple[int, int] = 24
-    mask: str | tuple[str, ...] = "variable-density-2d"
     noise: tuple[float, float] = (0.005, 0.08)
     coils: tuple[int, int] = (8, 16)
     measured_coils: Tensor | None = None
@@ -92,7 +78,7 @@ class Simulation(Source):
     def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Scan:
         """Undersampled noisy k-space of an image (1, y, x) with given coil maps."""
         shape = (image.shape[1], image.shape[2])
-        mask = self._mask(shape, csm.shape[1], rng)
+        mask = self.draw_mask(shape, csm.shape[1], rng)
         operator = SenseOp(csm, mask)
         target = image * csm.abs().square().sum(1)
         level = np.exp(rng.uniform(*np.log(self.noise)))
@@ -109,64 +95,15 @@ class Simulation(Source):
         reading = torch.tensor([found], dtype=torch.float64, device=noisy.device)
         return Scan(operator, noisy, target, reading)
 
-    def _mask(self, shape: Shape, n_coils: int, rng: np.random.Generator) -> Tensor:
-        """The mask of the configuration, or a mask drawn from its ranges."""
-        several = not isinstance(self.mask, str)
-        kind = str(rng.choice(self.mask)) if several else str(self.mask)
-        width = self.calibration
-        full = width if isinstance(width, int) else int(rng.integers(width[0], width[1] + 1))
-        calibration = max(round(full * min(shape) / 256), 6)
-        acceleration = self.acceleration
-        if isinstance(acceleration, tuple):
-            lowest, highest = _usable(acceleration, kind, shape, calibration, n_coils)
-            acceleration = float(np.exp(rng.uniform(np.log(lowest), np.log(highest))))
-        mask = make_mask(kind, shape, acceleration, calibration, int(rng.integers(2**31)))
-        turned = several and shape[0] == shape[1] and rng.random() < 0.5
-        return mask.mT.contiguous() if turned else mask
-
     def batch(self, samples: Sequence[Scan]) -> Scan:
-        """Scans of one shape as one batch; zero maps make up for missing coils."""
-        n_coils = max(s.data.shape[1] for s in samples)
-
-        def stack(tensors: list[Tensor]) -> Tensor:
-            return torch.cat([F.pad(t, (0, 0, 0, 0, 0, n_coils - t.shape[1])) for t in tensors])
-
-        maps = stack([s.operator.csm for s in samples])
-        return Scan(
-            SenseOp(maps, torch.cat([s.operator.mask for s in samples])),
-            stack([s.data for s in samples]),
-            torch.cat([s.target for s in samples]),
-            torch.cat([s.noise_level for s in samples]),
-        )
+        """Scans of one shape as one batch."""
+        return stacked(samples)
 
     def _coil_maps(self, shape: Shape, rng: np.random.Generator) -> Tensor:
         n_coils = int(rng.integers(self.coils[0], self.coils[1] + 1))
         if self.measured_coils is None or rng.random() < 0.5:
             return biot_savart_maps(shape, n_coils, int(rng.integers(2**31)))
         return _measured_maps(self.measured_coils, shape, n_coils, rng)
-
-
-def _usable(
-    between: tuple[float, float], kind: str, shape: Shape, calibration: int, n_coils: int
-) -> tuple[float, float]:
-    """The part of a range of accelerations that the coils and the calibration region allow."""
-    lines = kind in WHOLE_LINES
-    offset, slope = USEFUL[lines]
-    share = min(calibration / shape[1], 1) * (1 if lines else min(calibration / shape[0], 1))
-    # Beyond this the coils cannot separate the aliases, and training would learn to invent them.
-    highest = min(between[1], offset + slope * n_coils, MOST_CALIBRATION / share)
-    return min(between[0], highest), highest
-
-
-WHOLE_LINES = ("variable-density-1d", "uniform")
-"""Masks that sample whole lines."""
-
-USEFUL = {False: (3.0, 1.2), True: (2.0, 0.6)}
-"""a and b of the highest acceleration for which n coils are trained, ``a + b n``; it is lower for
-whole lines."""
-
-MOST_CALIBRATION = 0.8
-"""Largest share of the samples that the calibration region may take."""
 
 
 def load_coils(path: Path) -> Tensor:

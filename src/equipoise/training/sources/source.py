@@ -1,4 +1,4 @@
-"""Samples for training, and the interface of their sources."""
+"""Samples for training, what a loss and a judgement of them are, and the interface of sources."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -11,14 +11,53 @@ import torch
 from torch import Tensor
 
 from equipoise.arguments import Array, Number, as_batch, as_numbers
+from equipoise.metrics import psnr
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import LinearOperator
+from equipoise.vectors import per_sample
 
-AnySample = TypeVar("AnySample", bound="Sample")
+AnySample = TypeVar("AnySample", bound="Measured")
+
+
+class Measured(ABC):
+    """What a training step solves and is judged by.
+
+    Attributes
+    ----------
+    operator, data, noise_level
+        A, b and the estimated noise level of b, (batch,).
+    scale
+        The intensity scale, (batch,), if it is not that of ``data``.
+    """
+
+    operator: LinearOperator
+    data: Tensor
+    noise_level: Tensor
+    scale: Tensor | None = None
+
+    @abstractmethod
+    def error(self, image: Tensor, scale: Tensor) -> Tensor:
+        """Mean squared error of images (batch, y, x) at intensity scale 1, one number."""
+
+    @abstractmethod
+    def quality(self, image: Tensor) -> dict[str, float]:
+        """The quality of images by the name of its measure, in dB: a mean over the batch."""
+
+    def to(self: AnySample, device: torch.device) -> AnySample:
+        """The same sample on another device."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor | LinearOperator):
+                object.__setattr__(moved, name, value.to(device))
+        return moved
+
+    def __repr__(self) -> str:
+        """The operator and the size of the batch."""
+        return f"{type(self).__name__} of {len(self.data)}: {self.operator!r}"
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Sample:
+class Sample(Measured):
     """A, b, the true image (batch, y, x), and the estimated noise level of b, (batch,).
 
     Numpy and torch are accepted, as are data and target without the batch axis and a single number
@@ -48,16 +87,14 @@ class Sample:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def to(self: AnySample, device: torch.device) -> AnySample:
-        """The same sample on another device."""
-        moved = copy.copy(self)
-        for name in ("operator", "data", "target", "noise_level"):
-            object.__setattr__(moved, name, getattr(self, name).to(device))
-        return moved
+    def error(self, image: Tensor, scale: Tensor) -> Tensor:
+        """``mean |x - target|^2`` at intensity scale 1."""
+        units = per_sample(scale, image).to(image.real.dtype)
+        return ((image - self.target) / units).abs().square().mean()
 
-    def __repr__(self) -> str:
-        """The operator and the size of the batch."""
-        return f"{type(self).__name__} of {len(self.data)}: {self.operator!r}"
+    def quality(self, image: Tensor) -> dict[str, float]:
+        """The PSNR."""
+        return {"psnr": float(psnr(image, self.target).mean())}
 
 
 class Source(ABC):
