@@ -24,7 +24,8 @@ STAIRS["recon"] = STAIRS["zoo"] | {"zoo", "certificate"}
 STAIRS["training"] = STAIRS["recon"] | {"recon"}
 STAIRS["report"] = STAIRS["recon"] | {"recon"}
 STAIRS["experiments"] = STAIRS["report"] | {"report", "training"}
-STAIRS["cli"] = STAIRS["experiments"] | {"experiments"}
+STAIRS["scanner"] = STAIRS["report"] | {"report"}
+STAIRS["cli"] = STAIRS["experiments"] | {"experiments", "scanner"}
 WORDS = {
     "arguments", "readable", "settings", "shapes", "outcome", "optional", "vectors", "metrics",
     "threads", "version",

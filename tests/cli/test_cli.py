@@ -162,6 +162,7 @@ MISSING = {
     "maps of recon": ("recon", "s.npz", "--csm", "none.h5", "-o", "o.h5"),
     "certify": ("certify", "none.h5", "-o", "o"),
     "superres": ("superres", "none.png", "-o", "o.png"),
+    "send": ("send", "none.h5", "-o", "o.h5"),
     "calibrate": ("calibrate", "none.safetensors", "--data", "none.npy", "-o", "o.safetensors"),
     "train": ("train", "none.yaml"),
     "import-model": ("import-model", "none.tar", "-o", "o.safetensors"),

@@ -20,6 +20,8 @@ from equipoise.cli.import_model import import_model
 from equipoise.cli.maps import maps
 from equipoise.cli.models import app as models
 from equipoise.cli.recon import recon
+from equipoise.cli.send import send
+from equipoise.cli.serve import serve
 from equipoise.cli.superres import superres
 from equipoise.cli.terminal import VerboseGroup, console, verbosity
 from equipoise.cli.train import train
@@ -32,7 +34,19 @@ app = typer.Typer(
 )
 app.add_typer(experiments, name="experiment")
 app.add_typer(models, name="models")
-for command in (doctor, certify, calibrate, info, convert, superres, recon, demo, train):
+for command in (
+    doctor,
+    certify,
+    calibrate,
+    info,
+    convert,
+    superres,
+    recon,
+    demo,
+    train,
+    serve,
+    send,
+):
     app.command()(command)
 app.command("import-model")(import_model)
 app.command("maps")(maps)

@@ -169,6 +169,34 @@ class Acquisition:
         chosen = slice(frame, frame + 1)
         return self.samples[chosen], mask if len(mask) == 1 else mask[chosen]
 
+    def of(self, frames: list[int]) -> "Acquisition":
+        """Some of the frames, with the calibration lines that belong to them."""
+
+        def chosen(array: Tensor | None) -> Tensor | None:
+            return array if array is None or len(array) == 1 else array[frames]
+
+        encoding = self.encoding
+        if isinstance(encoding, CartesianEncoding):
+            encoding = CartesianEncoding(
+                encoding.mask if len(encoding.mask) == 1 else encoding.mask[frames]
+            )
+        else:
+            own = len(encoding.coordinates) > 1
+            encoding = replace(
+                encoding,
+                coordinates=encoding.coordinates[frames] if own else encoding.coordinates,
+                density=chosen(encoding.density),
+            )
+        return replace(
+            self,
+            encoding=encoding,
+            samples=self.samples[frames],
+            csm=chosen(self.csm),
+            target=None if self.target is None else self.target[frames],
+            header=self.header.of(frames),
+            calibration=None if self.calibration is None else self.calibration.of(frames),
+        )
+
     def in_channels(self, matrix: Tensor) -> "Acquisition":
         """The scan with its coils combined by a matrix (channel, coil)."""
         shared = self.calibration

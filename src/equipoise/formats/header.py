@@ -207,16 +207,16 @@ class Header:
     ignored: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
+    def of(self, frames: list[int]) -> "Header":
+        """The header of some of the frames."""
+        geometry = None if self.geometry is None else self.geometry.of(np.array(frames))
+        return replace(self, labels=[self.labels[i] for i in frames], geometry=geometry)
+
     def without_empty(self, kept: np.ndarray) -> "Header":
         """The header of the frames that are kept; the others hold no sample."""
         gone = [i for i in range(len(self.labels)) if i not in set(kept.tolist())]
         named = [f"{name_of(self.labels[i])} holds no sample" for i in gone]
-        return replace(
-            self,
-            labels=[self.labels[i] for i in kept],
-            geometry=None if self.geometry is None else self.geometry.of(kept),
-            left_out=self.left_out + named,
-        )
+        return replace(self.of(kept.tolist()), left_out=self.left_out + named)
 
     def whitened(self, maps: np.ndarray) -> np.ndarray:
         """Coil maps (..., coil, y, x) of other sources, for the whitened coils of this scan."""

@@ -40,15 +40,24 @@ def read(path: Path) -> Acquisition:
     """Read the first measurement of the file."""
     with open_hdf5(path) as file:
         first, *others = _groups(file)
-        group = file[first]
-        if not isinstance(group.get("xml"), h5py.Dataset) or group["xml"].size != 1:
-            raise BadInputError(f"{path}: the group {first!r} has no XML header")
-        content = load(group["xml"]).flat[0]
-        records = _records(group["data"], path)
-        ignored = [f"{first}/{name}" for name in sorted(set(group) - {"xml", "data"})]
+        content, records = _content(file, first, path)
+        ignored = [f"{first}/{name}" for name in sorted(set(file[first]) - {"xml", "data"})]
     # Groups of one file may be different scans, so they are not joined.
     notes = [f"only the measurement {first!r} is read, not {others}"] if others else []
     return scan_of(records, content, str(path), notes, ignored + others)
+
+
+def stored(path: Path) -> tuple[bytes | str, Records]:
+    """The XML header and the readouts of the first measurement as they are stored."""
+    with open_hdf5(path) as file:
+        return _content(file, next(_groups(file)), path)
+
+
+def _content(file: h5py.File, name: str, path: Path) -> tuple[bytes | str, Records]:
+    group = file[name]
+    if not isinstance(group.get("xml"), h5py.Dataset) or group["xml"].size != 1:
+        raise BadInputError(f"{path}: the group {name!r} has no XML header")
+    return load(group["xml"]).flat[0], _records(group["data"], path)
 
 
 def _records(data: h5py.Dataset, path: Path) -> Records:

@@ -5,7 +5,6 @@
 :mod:`equipoise.formats.readers.mrd_trajectory` keeps them at their stored coordinates.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +41,7 @@ COUNTERS = ("set", "phase", "repetition", "contrast", "slice")
 """The counters that keep images apart."""
 
 
-Samples = Sequence[np.ndarray] | np.ndarray
+Samples = list[np.ndarray] | np.ndarray
 
 
 @dataclass

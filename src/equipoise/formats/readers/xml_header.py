@@ -71,18 +71,7 @@ def parse(content: bytes | str, source: str, encoding: int = 0) -> XmlHeader:
         If it is not XML, declares a document type (whose entities can expand without limit), is
         longer or deeper than a header can be, or has text in place of a number.
     """
-    raw = content.encode() if isinstance(content, str) else bytes(content)
-    # HDF5 pads fixed-length strings, and the parser refuses NUL bytes after the root.
-    raw = raw.rstrip(b"\0 \r\n\t")
-    if len(raw) > MAX_BYTES:
-        raise BadInputError(
-            f"{source}: the XML header has {len(raw)} bytes, and at most {MAX_BYTES} are read: the "
-            "file is damaged or not a scan"
-        )
-    try:
-        root = ElementTree.fromstring(raw, ElementTree.XMLParser(target=_Limited()))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise BadInputError(f"{source}: the XML header cannot be parsed: {error}") from error
+    root = parse_xml(content, f"{source}: the XML header")
     encodings = _all(root, "encoding")
     found = XmlHeader(system=_system(root), n_encodings=len(encodings))
     bandwidth = _text(root, "relativeReceiverNoiseBandwidth")
@@ -93,6 +82,28 @@ def parse(content: bytes | str, source: str, encoding: int = 0) -> XmlHeader:
     except (ValueError, OverflowError) as error:
         raise BadInputError(f"{source}: the XML header has no number: {error}") from error
     return found
+
+
+def parse_xml(content: bytes | str, what: str) -> ElementTree.Element:
+    """The root of a text in XML, within the limits of a header.
+
+    Raises
+    ------
+    BadInputError
+        If it is not XML, declares a document type, or is longer or deeper than a header can be.
+    """
+    raw = content.encode() if isinstance(content, str) else bytes(content)
+    # HDF5 pads fixed-length strings, and the parser refuses NUL bytes after the root.
+    raw = raw.rstrip(b"\0 \r\n\t")
+    if len(raw) > MAX_BYTES:
+        raise BadInputError(
+            f"{what} has {len(raw)} bytes, and at most {MAX_BYTES} are read: the "
+            "file is damaged or not a scan"
+        )
+    try:
+        return ElementTree.fromstring(raw, ElementTree.XMLParser(target=_Limited()))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise BadInputError(f"{what} cannot be parsed: {error}") from error
 
 
 class _Limited(ElementTree.TreeBuilder):

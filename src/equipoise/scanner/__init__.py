@@ -1,0 +1,1 @@
+"""Reconstruction at the scanner: a server and a client of the ISMRMRD streaming protocol."""

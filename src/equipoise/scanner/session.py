@@ -1,0 +1,365 @@
+"""One session: messages are received in one thread, complete frames are solved in another."""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.header import name_of
+from equipoise.formats.readers.mrd_scan import COUNTERS, scan_of
+from equipoise.formats.readers.registry import UNREADABLE
+from equipoise.formats.readers.xml_header import XmlHeader, parse
+from equipoise.outcome import BadInputError, EquipoiseError
+from equipoise.scanner.arrivals import Arrivals, Key
+from equipoise.scanner.budget import Share
+from equipoise.scanner.configuration import Configuration, by_json, by_name, by_xml
+from equipoise.scanner.frames import HEARD, can_be_calibrated, frame_indices, solve_frame
+from equipoise.scanner.images import Series
+from equipoise.scanner.messages import (
+    Id,
+    Message,
+    Readout,
+    TextMessage,
+    read_message,
+    send_close,
+    send_image,
+    send_log,
+)
+from equipoise.scanner.models import Models
+from equipoise.scanner.saving import Saving
+from equipoise.scanner.wire import ConnectionFailed, Wire
+
+log = logging.getLogger("equipoise.scanner")
+
+GOODBYE = 2.0
+"""Seconds for the other side to take the last messages and close."""
+
+MOST_TEXTS = 200
+"""Texts that are sent in a session; an image that fails for each readout must not send more."""
+
+
+@dataclass
+class Report:
+    """What the log says of a session; times are in seconds from its beginning."""
+
+    number: int
+    peer: str
+    configuration: str = ""
+    readouts: int = 0
+    images: int = 0
+    received: int = 0
+    sent: int = 0
+    memory: int = 0
+    last_readout: float | None = None
+    first_image: float | None = None
+    last_image: float | None = None
+    seconds: float = 0.0
+    outcome: str = "complete"
+    ignored: dict[str, int] = field(default_factory=dict)
+
+
+class Session:
+    """A connection from its first message to its end.
+
+    Parameters
+    ----------
+    number
+        Of the session, for the log.
+    wire, share
+        The connection, and the memory that it may take.
+    usual
+        What is made of a scan whose client asks for nothing.
+    models
+        The models of the server.
+    saving
+        Where the readouts are saved; None if they are not.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        peer: str,
+        wire: Wire,
+        share: Share,
+        usual: Configuration,
+        models: Models,
+        saving: Saving | None,
+    ) -> None:
+        self.wire, self.share, self.models, self.saving = wire, share, models, saving
+        self.config = self.usual = usual
+        self.report = Report(number, peer)
+        self._xml: XmlHeader | None = None
+        self._header, self._why_no_header = b"", "none has arrived"
+        self._arrivals: Arrivals | None = None
+        self._series: Series | None = None
+        self._changing = threading.Lock()
+        self._jobs: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
+        self._failure: str | None = None
+        self._started = time.monotonic()
+        self._texts = 0
+        self._given: set[str] = set()
+        self.refused = threading.Event()
+        self.why_refused = ""
+
+    def run(self) -> None:
+        """Serve the session; nothing is raised."""
+        solving = threading.Thread(target=self._solve, name=f"frames {self.report.number}")
+        solving.daemon = True
+        solving.start()
+        self._end(solving)
+        report, wire = self.report, self.wire
+        report.received, report.sent, report.memory = wire.received, wire.sent, self.share.most
+        report.seconds = self._now()
+
+    def refuse(self, why: str) -> None:
+        """End the session from another thread."""
+        self.why_refused = why
+        self.refused.set()
+        self.wire.interrupt()
+
+    def _end(self, solving: threading.Thread) -> None:
+        try:
+            self._receive()
+        except ConnectionFailed as error:
+            self._fail(self.why_refused or str(error))
+        except EquipoiseError as error:
+            self._fail(str(error))
+        # A library may fail in a way that was not foreseen, and the server goes on.
+        except Exception as error:
+            log.exception("session %d failed", self.report.number)
+            self._fail(f"unexpected {type(error).__name__}: {error}")
+        self._jobs.put(None)
+        solving.join()
+        failure = self.why_refused or self._failure
+        if failure is not None:
+            self.report.outcome = failure
+            self._say("ERROR", failure, always=True)
+        with contextlib.suppress(ConnectionFailed):
+            send_close(self.wire)
+        self.wire.finish(GOODBYE)
+        if self.saving is not None:
+            self.saving.close()
+
+    def _fail(self, why: str) -> None:
+        """End the session, from any of its threads."""
+        self._failure = why if self._failure is None else self._failure
+        self.refused.set()
+        self.wire.interrupt()
+
+    def _now(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+    def _say(self, level: str, text: str, *, always: bool = False) -> None:
+        """A text for the operator; a connection that ended cannot take it."""
+        self._texts += 1
+        if self._texts > MOST_TEXTS and not always:
+            return
+        with contextlib.suppress(ConnectionFailed):
+            send_log(self.wire, level, text)
+
+    def _once(self, texts: list[str], level: str = "WARNING") -> None:
+        for text in texts:
+            if text not in self._given and len(self._given) < MOST_TEXTS:
+                self._given.add(text)
+                self._say(level, text)
+
+    def _receive(self) -> None:
+        while True:
+            message = read_message(self.wire, self.share)
+            if message is None:
+                if self.why_refused or self.wire.received:
+                    raise ConnectionFailed(
+                        self.why_refused or "the client closed the connection without CLOSE"
+                    )
+                return
+            if self.refused.is_set():
+                raise ConnectionFailed(self.why_refused or self._failure or "the session ended")
+            if message.id == Id.CLOSE:
+                return self._close()
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Readout):
+            self._take_readout(message)
+        elif isinstance(message, TextMessage):
+            TAKERS[message.id](self, message)
+        else:
+            name = Id(message.id).name
+            self.report.ignored[name] = self.report.ignored.get(name, 0) + 1
+
+    def _configure(self, found: tuple[Configuration, list[str]]) -> None:
+        if self._arrivals is not None:
+            self._say("WARNING", "the configuration came after the first readout: it is not used")
+            return
+        self.config, notes = found
+        self._once(notes)
+
+    def _take_name(self, message: TextMessage) -> None:
+        self._configure(by_name(message.text, self.usual))
+
+    def _take_xml(self, message: TextMessage) -> None:
+        self._configure(by_xml(message.content, self.config))
+
+    def _take_text(self, message: TextMessage) -> None:
+        found = by_json(message.text, self.config)
+        if found is not None:
+            self._configure(found)
+
+    def _take_header(self, message: TextMessage) -> None:
+        if self._arrivals is not None:
+            if message.content != self._header:
+                raise BadInputError("a second header came after the first readout")
+            return
+        self._header = message.content
+        # Clients that send images have a header that is no XML, which harms only readouts.
+        try:
+            self._xml = parse(message.content, "the scan")
+        except BadInputError as error:
+            self._xml, self._why_no_header = None, str(error)
+
+    def _take_readout(self, readout: Readout) -> None:
+        if self._arrivals is None:
+            self._begin()
+        assert self._arrivals is not None
+        if self.saving is not None:
+            self._once(self.saving.add(readout))
+        self.report.readouts, self.report.last_readout = self.report.readouts + 1, self._now()
+        if self.config.method == "nullrecon":
+            self.share.give_back(readout.nbytes)
+            return
+        with self._changing:
+            complete = self._arrivals.add(readout)
+        if complete:
+            self._jobs.put(complete)
+
+    def _begin(self) -> None:
+        """The first readout: header and configuration are known from here on."""
+        if self._xml is None:
+            raise BadInputError(
+                f"a readout came without a header that can be used ({self._why_no_header}): send "
+                "the XML header first"
+            )
+        encoded, averages = self._xml.encoded, self._xml.limits.get("average")
+        self._arrivals = Arrivals(
+            encoded is not None and encoded.matrix[2] > 1,
+            0 if averages is None else averages.maximum,
+            self.share,
+        )
+        # Before the scan is there: a model that is not known must not cost the whole scan.
+        checksum = "" if self.config.method != "recon" else self.models.checksum(self.config.model)
+        self._series = Series(self.config, checksum)
+        self.report.configuration = _described(self.config)
+        if self.saving is not None:
+            self._once(self.saving.begin(self._header))
+
+    def _close(self) -> None:
+        if self._arrivals is not None and self.config.method != "nullrecon":
+            self._jobs.put([])
+        for name, count in self.report.ignored.items():
+            self._say("WARNING", f"{count} messages {name} were read and not used")
+
+    def _solve(self) -> None:
+        """The thread that solves; it ends with the jobs, or when the session is refused."""
+        while (keys := self._jobs.get()) is not None:
+            if self.refused.is_set():
+                continue
+            try:
+                self._solve_job(keys)
+            except EquipoiseError as error:
+                self._fail(str(error))
+            except MemoryError:
+                self._fail("not enough memory for this scan")
+            except Exception as error:
+                log.exception("session %d failed", self.report.number)
+                self._fail(f"unexpected {type(error).__name__}: {error}")
+
+    def _solve_job(self, keys: list[Key]) -> None:
+        """Solve complete frames; without keys the client has closed, and all that is left."""
+        arrivals = self._arrivals
+        assert arrivals is not None
+        with self._changing:
+            final = not keys
+            keys = arrivals.pending if final else [k for k in keys if k in arrivals.pending]
+            if not keys:
+                return self._last(final)
+            records, heads = arrivals.records(keys), {key: arrivals.first(key) for key in keys}
+        size = COPIES * sum(values.nbytes for values in records.samples)
+        self.share.take(size)
+        try:
+            scan = self._scan(records)
+            found = frame_indices(scan, keys)
+            solved = [k for k in keys if self._one(scan, k, found.get(k), heads[k], final)]
+        finally:
+            self.share.give_back(size)
+        with self._changing:
+            arrivals.done(solved)
+        self._last(final)
+
+    def _scan(self, records: Any) -> Acquisition:
+        notes: list[str] = []
+        try:
+            scan = scan_of(records, self._header, "the scan", notes, [])
+        except UNREADABLE as error:
+            if isinstance(error, EquipoiseError):
+                raise
+            raise BadInputError(
+                f"the scan cannot be read: {type(error).__name__}: {error}"
+            ) from error
+        self._once(HEARD.taken())
+        self._once(scan.notes, "INFO")
+        return scan
+
+    def _one(self, scan: Acquisition, key: Key, index: int | None, head: Any, final: bool) -> bool:
+        """Solve one frame and send it; False if it must wait for the lines of later frames."""
+        if self.refused.is_set():
+            return True
+        if index is None:
+            # The reader said why.
+            return True
+        if not final and not can_be_calibrated(scan, index):
+            return False
+        try:
+            frame = solve_frame(scan.of([index]), key, self.config, self.models, self.share)
+        except BadInputError as error:
+            self._say("ERROR", f"{_named(key)}: {error}")
+            self.report.outcome = f"{_named(key)}: {error}"
+            return True
+        self._once([f"{_named(key)}: {text}" for text in HEARD.taken()])
+        assert self._series is not None
+        for image in self._series.images(frame, head):
+            send_image(self.wire, image)
+            self.report.images += 1
+        self.report.last_image = self._now()
+        if self.report.first_image is None:
+            self.report.first_image = self.report.last_image
+        return True
+
+    def _last(self, final: bool) -> None:
+        if final and self._arrivals is not None:
+            for what, count in self._arrivals.left_out.items():
+                self._say("WARNING", f"{count} {what} were left out")
+
+
+COPIES = 3
+"""Arrays of the size of the samples in memory while a scan is assembled."""
+
+TAKERS: dict[int, Callable[[Session, TextMessage], None]] = {
+    Id.CONFIG_FILE: Session._take_name,
+    Id.CONFIG_TEXT: Session._take_xml,
+    Id.TEXT: Session._take_text,
+    Id.HEADER: Session._take_header,
+}
+
+
+def _named(key: Key) -> str:
+    return name_of({name: value for name, value in zip(COUNTERS, key) if value or name == "slice"})
+
+
+def _described(config: Configuration) -> str:
+    words = [config.method, *(w for w in ("certificate", "noisemap") if getattr(config, w))]
+    return "+".join([*words, config.images]) + f" {config.model}"

@@ -1,0 +1,411 @@
+"""A live server: its images are those of ``recon``, and nothing that a client does ends it."""
+
+import json
+import socket
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import h5py
+import ismrmrd
+import numpy as np
+import pytest
+import traffic
+from ismrmrd.serialization import ConfigFile, ProtocolDeserializer, ProtocolSerializer
+from typer.testing import CliRunner
+
+import layouts
+from equipoise import ReconSettings, reconstruct_file
+from equipoise.cli.app import app
+from equipoise.formats.header import cut
+from equipoise.outcome import BadInputError
+from equipoise.scanner.client import send
+
+EQUAL = 1e-6
+"""Largest difference, relative to the largest pixel."""
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def by_file(path, served, **settings):
+    return reconstruct_file(path, ReconSettings(str(served.model), **settings))
+
+
+def assert_equal(found, expected):
+    expected = np.asarray(expected)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= EQUAL * np.abs(expected).max()
+
+
+def noise_readouts(n_coils, count=4):
+    rng = np.random.default_rng(5)
+    for _ in range(count):
+        values = rng.standard_normal((2, n_coils, 64)) * np.arange(1, n_coils + 1)[:, None]
+        yield layouts.readout(0.01 * (values[0] + 1j * values[1]), 0, flags=[19])
+
+
+def write_series(path, *, calibration=None, contrasts=1):
+    """Noise scan, three repetitions of two slices with every second line, and calibration lines."""
+    kspace = layouts.multicoil(traffic.SHAPE, 2, 3, 0.01)[2]
+    y, x = traffic.SHAPE
+    spaces = ((x, y, 1), (2.0 * x, 2.0 * y, 4.0)), ((x, y, 1), (2.0 * x, 2.0 * y, 4.0))
+    limits = {"kspace_encoding_step_1": (y - 1, y // 2)}
+    xml = layouts.header_xml(*spaces, limits, mode=calibration)
+    made = [*noise_readouts(3)]
+    middle = range(y // 2 - 6, y // 2 + 6)
+    for s in range(2) if calibration == "separate" else ():
+        made += [layouts.readout(kspace[s, :, j], j, slice=s, flags=[20]) for j in middle]
+    for repetition in range(3):
+        for contrast in range(contrasts):
+            for s in range(2):
+                # Without calibration lines the frames alternate, and hold the centre together.
+                start = 0 if calibration else repetition % 2
+                lines = sorted(
+                    {*range(start, y, 2), *(middle if calibration == "embedded" else ())}
+                )
+                for j in lines:
+                    values = kspace[s, :, j] * (1 + repetition + 0.1 * contrast)
+                    flags = [8] if j == lines[-1] else []
+                    more = {"slice": s, "repetition": repetition, "contrast": contrast}
+                    place = {"position": (1.0, 2.0, 5.0 * s), **layouts.OBLIQUE}
+                    made.append(layouts.readout(values, j, flags=flags, **more, **place))
+    layouts.write_acquisitions(path, xml, made)
+
+
+class TestImages:
+    def test_an_oblique_stack_comes_back_as_recon_makes_it(self, served, tmp_path):
+        path = tmp_path / "scan.mrd"
+        layouts.write_mrd(path, layouts.multicoil(noise=0.01)[2])
+        expected = by_file(path, served)
+        found = send(path, "127.0.0.1", served.port)
+        assert_equal(found.image, expected.result.image)
+        theirs, ours = expected.result.header.geometry, found.header.geometry
+        np.testing.assert_allclose(ours.centres, theirs.centres, atol=1e-4)
+        np.testing.assert_allclose(ours.spacing, theirs.spacing, rtol=1e-5)
+        np.testing.assert_allclose(ours.directions(0), theirs.directions(0), atol=1e-6)
+        assert found.header.labels == expected.result.header.labels
+        assert found.failures == []
+        for one, result in zip(found.attributes, expected.result.slices):
+            assert one["EquipoiseOutcome"] == result.outcome == "converged"
+            assert float(one["EquipoiseDistanceBound"]) == pytest.approx(
+                result.distance_bound, 1e-4
+            )
+            assert one["EquipoiseInRange"] == "unknown"
+            assert len(one["EquipoiseModelChecksum"]) == 64
+            assert one["ImageProcessingHistory"] == ["EQUIPOISE", str(served.model)]
+
+    @pytest.mark.parametrize("calibration", ["embedded", "separate", None])
+    def test_a_series_with_a_noise_scan_comes_back_as_recon_makes_it(
+        self, calibration, served, tmp_path
+    ):
+        path = tmp_path / "scan.mrd"
+        write_series(path, calibration=calibration, contrasts=2 if calibration == "separate" else 1)
+        expected = by_file(path, served).result
+        found = send(path, "127.0.0.1", served.port)
+        assert expected.header.noise_covariance is not None
+        assert len(found.image) == (12 if calibration == "separate" else 6)
+        assert_equal(found.image, expected.image)
+        assert found.header.labels == expected.header.labels
+
+    @pytest.mark.parametrize("layout", ["fastMRI", "BART", "Siemens twix"])
+    def test_scans_of_other_formats_are_sent_too(self, layout, served, tmp_path):
+        name, write = layouts.LAYOUTS[layout]
+        path = tmp_path / name
+        write(path, layouts.multicoil(noise=0.01)[2])
+        expected = by_file(path, served).result
+        found = send(path, "127.0.0.1", served.port)
+        assert_equal(found.image, cut(expected.image.numpy(), expected.header.crop))
+
+    def test_a_volume_comes_back_as_one_image(self, served, tmp_path):
+        nz, (y, x) = 6, (20, 16)
+        kspace = layouts.multicoil((y, x), 1, 3)[2][0]
+        profile = np.hanning(nz + 2)[1:-1]
+        space = ((x, y, nz), (2.0 * x, 2.0 * y, 3.0 * nz))
+        limits = {
+            "kspace_encoding_step_1": (y - 1, y // 2),
+            "kspace_encoding_step_2": (nz - 1, nz // 2),
+        }
+        path = tmp_path / "scan.mrd"
+        layouts.write_acquisitions(
+            path,
+            layouts.header_xml(space, space, limits),
+            [
+                layouts.readout(
+                    profile[z] * kspace[:, j], j, kspace_encode_step_2=z, **layouts.OBLIQUE,
+                    position=(1, 2, 3), flags=[8] if j == y - 1 else [],
+                )
+                for z in range(nz)
+                for j in range(y)
+            ],
+        )  # fmt: skip
+        expected = by_file(path, served).result.image  # one slice for each sample of the readout
+        found = send(path, "127.0.0.1", served.port)
+        assert_equal(found.image, expected.permute(1, 2, 0))
+        middle = found.header.geometry.centres[nz // 2]
+        np.testing.assert_allclose(middle, (1, 2, 3), atol=1e-5)
+
+    def test_a_simulated_acceleration_is_that_of_recon(self, served, tmp_path):
+        path = tmp_path / "scan.mrd"
+        layouts.write_mrd(path, layouts.multicoil((32, 24), 1)[2])
+        expected = by_file(path, served, acceleration=2.0, lam=3.0).result
+        parameters = json.dumps({"parameters": {"acceleration": "2", "lam": 3}})
+        found = send(path, "127.0.0.1", served.port, parameters=parameters)
+        assert_equal(found.image, expected.image)
+
+    def test_certificate_and_noise_map_come_with_the_image(self, served, tmp_path):
+        path = tmp_path / "scan.mrd"
+        layouts.write_mrd(path, layouts.multicoil((24, 20), 1, noise=0.02)[2])
+        config = "recon+certificate+noisemap"
+        found = send(path, "127.0.0.1", served.port, config=config)
+        assert_equal(found.image, by_file(path, served).result.image)
+        (certificate,) = json.loads(found.attributes[0]["EquipoiseCertificate"])
+        assert certificate["slices"][0]["outcome"] == "converged"
+        assert certificate["slices"][0]["m_evidence"] in ("proved", "measured")
+        assert found.noise.shape == found.image.shape
+        assert 0 < np.median(found.noise) < np.abs(found.image).max()
+
+    def test_integers_have_one_slope_and_window_for_the_series(self, served, tmp_path):
+        path = tmp_path / "scan.mrd"
+        layouts.write_mrd(path, layouts.multicoil(noise=0.01)[2])
+        xml, lines = stored(path)
+        images, _ = traffic.talk(served.port, traffic.traffic(xml, lines, "recon+int16"))
+        assert {one.data.dtype for one in images} == {np.dtype(np.int16)}
+        assert len({one.meta["RescaleSlope"] for one in images}) == 1
+        assert len({one.meta["WindowWidth"] for one in images}) == 1
+        slope = float(images[0].meta["RescaleSlope"])
+        expected = np.abs(by_file(path, served).result.image.numpy())
+        for one, wanted in zip(images, expected):
+            assert np.abs(one.data[0, 0] * slope - wanted).max() <= slope
+
+    def test_sense_is_the_least_squares_image(self, served):
+        xml, lines = traffic.scan()
+        (image,), _ = traffic.talk(served.port, traffic.traffic(xml, lines, "sense"))
+        assert image.meta["EquipoiseOutcome"] == "linear"
+        assert "EquipoiseDistanceBound" not in image.meta
+        truth = np.abs(layouts.phantom(traffic.SHAPE, 1)[0])
+        assert np.corrcoef(np.abs(image.data[0, 0]).ravel(), truth.ravel())[0, 1] > 0.98
+
+    def test_nullrecon_reads_the_scan_and_sends_no_image(self, served):
+        xml, lines = traffic.scan()
+        assert traffic.talk(served.port, traffic.traffic(xml, lines, "nullrecon")) == ([], [])
+
+
+def stored(path):
+    with ismrmrd.Dataset(str(path), "dataset", mode="r") as dataset:
+        count = dataset.number_of_acquisitions()
+        return dataset.read_xml_header(), [dataset.read_acquisition(i) for i in range(count)]
+
+
+def test_the_client_of_the_library_gets_the_same_image(served, tmp_path):
+    path = tmp_path / "scan.mrd"
+    layouts.write_mrd(path, layouts.multicoil(noise=0.01)[2])
+    xml, lines = stored(path)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        with connection.makefile("wb") as stream, ProtocolSerializer(stream) as writer:
+            for one in (ConfigFile("recon"), ismrmrd.xsd.CreateFromDocument(xml), *lines):
+                writer.serialize(one)
+        with connection.makefile("rb") as stream:
+            found = list(ProtocolDeserializer(stream).deserialize())
+    images = [one for one in found if isinstance(one, ismrmrd.Image)]
+    assert_equal(np.stack([one.data[0, 0] for one in images]), by_file(path, served).result.image)
+    assert [one.image_index for one in images] == [1, 2, 3]
+    assert [one.image_series_index for one in images] == [1, 1, 1]
+
+
+def test_the_first_image_comes_back_before_the_last_readout_is_sent(served):
+    xml, lines = traffic.scan(n_slices=3)
+    y = traffic.SHAPE[0]
+    with traffic.Client(served.port) as client:
+        client.send(traffic.config(), traffic.header(xml), *map(traffic.readout, lines[: y + 5]))
+        while (found := client.message())[0] != 1022:
+            pass
+        assert found[1].slice == 0
+        client.send(*map(traffic.readout, lines[y + 5 :]), traffic.CLOSE)
+        images, _ = client.messages()
+    assert [image.slice for image in images] == [1, 2]
+
+
+def test_without_flags_all_is_reconstructed_at_the_end(served):
+    xml, lines = traffic.scan(n_slices=2, flags=False)
+    images, texts = traffic.talk(served.port, traffic.traffic(xml, lines))
+    assert [image.slice for image in images] == [0, 1]
+    assert not [text for text in texts if text.startswith(("WARNING", "ERROR"))]
+
+
+def test_readouts_are_saved_below_the_folder_as_a_scan(served):
+    xml, lines = traffic.scan()
+    before = set(served.saved.iterdir())
+    (image,), _ = traffic.talk(served.port, traffic.traffic(xml, lines))
+    (path,) = set(served.saved.iterdir()) - before
+    assert_equal(image.data[0], by_file(path, served).result.image)
+    with h5py.File(path) as file:
+        assert len(file["dataset/data"]) == len(lines)
+
+
+class TestTexts:
+    """What a client is told."""
+
+    def told(self, served, *parts):
+        images, texts = traffic.talk(served.port, *parts)
+        assert images == []
+        return [text for text in texts if text.startswith("ERROR")]
+
+    def test_a_readout_without_a_header(self, served):
+        _, lines = traffic.scan()
+        (error,) = self.told(served, traffic.config(), traffic.readout(lines[0]))
+        assert "a readout came without a header that can be used (none has arrived)" in error
+
+    def test_a_header_that_is_no_xml_harms_only_readouts(self, served):
+        start = traffic.config() + traffic.header("Dummy XML header\0")
+        assert traffic.talk(served.port, start, traffic.CLOSE) == ([], [])
+        image = traffic.image(np.ones((1, 1, 4, 4), np.float32))
+        images, texts = traffic.talk(served.port, start, image, image, traffic.CLOSE)
+        assert images == []
+        assert texts == ["WARNING  2 messages IMAGE were read and not used"]
+        (error,) = self.told(served, start, traffic.readout(traffic.scan()[1][0]))
+        assert "cannot be parsed" in error
+
+    def test_a_second_header_counts_only_before_the_first_readout(self, served):
+        xml, lines = traffic.scan()
+        start = traffic.config() + traffic.header("<a/>") + traffic.header(xml)
+        rest = [traffic.readout(one) for one in lines]
+        images, _ = traffic.talk(served.port, start, *rest, traffic.CLOSE)
+        assert len(images) == 1
+        (error,) = self.told(served, start, rest[0], traffic.header("<b/>"))
+        assert "a second header came after the first readout" in error
+
+    def test_a_message_that_is_not_known(self, served):
+        (error,) = self.told(served, traffic.config(), struct.pack("<H", 77))
+        assert "message 77 is not known" in error
+
+    def test_a_model_that_is_not_there_and_no_file_is_opened(self, served):
+        xml, lines = traffic.scan()
+        for name in ("none", "/etc/passwd", str(served.saved / "x.safetensors")):
+            parameters = traffic.text(json.dumps({"parameters": {"model": name}}))
+            start = traffic.config() + traffic.header(xml) + parameters
+            (error,) = self.told(served, start, traffic.readout(lines[0]))
+            assert "there is no model" in error
+
+    def test_a_scan_that_cannot_be_solved(self, served):
+        xml, lines = traffic.scan()
+        radial = xml.replace("cartesian", "radial")
+        (error,) = self.told(served, traffic.traffic(radial, lines))
+        assert "store no coordinates" in error
+
+    def test_a_session_beyond_its_memory(self, served):
+        xml, _lines = traffic.scan(n_coils=3)
+        big = layouts.readout(np.zeros((60, 60000), np.complex64), 0)
+        start = traffic.config() + traffic.header(xml)
+        many = [traffic.readout(big)] * 5
+        (error,) = self.told(served, start, *many)
+        assert "of memory, and its share is 100 MB" in error
+
+    def test_a_client_that_closes_without_saying_so(self, served):
+        xml, lines = traffic.scan()
+        count = len(served.sessions())
+        with traffic.Client(served.port) as client:
+            client.send(traffic.config(), traffic.header(xml), traffic.readout(lines[0]))
+        assert "closed the connection without CLOSE" in served.wait_for(count + 1)[-1]
+
+
+def test_a_connection_that_closes_at_once_asks_whether_the_server_is_there(served):
+    count = len(served.sessions())
+    for _ in range(5):
+        with traffic.Client(served.port):
+            pass
+    xml, lines = traffic.scan()
+    assert len(traffic.talk(served.port, traffic.traffic(xml, lines))[0]) == 1
+    assert len(served.wait_for(count + 1)) == count + 1
+
+
+def test_sessions_beyond_the_bound_are_told_so(served):
+    clients = [traffic.Client(served.port) for _ in range(4)]
+    for one in clients:
+        one.send(traffic.config())
+    time.sleep(0.2)
+    images, texts = traffic.talk(served.port)
+    for one in clients:
+        one.send(traffic.CLOSE)
+        assert one.messages() == ([], [])
+        one.__exit__()
+    assert images == []
+    assert "serves 4 sessions at a time, and all are in use" in texts[0]
+
+
+def test_a_bad_client_beside_a_good_one_does_not_change_its_images(served):
+    xml, lines = traffic.scan(n_slices=3)
+    expected, _ = traffic.talk(served.port, traffic.traffic(xml, lines))
+    wrong = layouts.readout(np.full((3, 28), np.nan, np.complex64), 3, flags=[8])
+    bad = traffic.config() + traffic.header(xml) + traffic.readout(wrong) * 5
+
+    def disturb(number):
+        with traffic.Client(served.port) as client:
+            client.send(bad if number % 2 else bad[: 2000 + 100 * number])
+
+    with ThreadPoolExecutor(2) as pool:
+        good = pool.submit(traffic.talk, served.port, traffic.traffic(xml, lines))
+        for number in range(6):
+            pool.submit(disturb, number)
+        found, _ = good.result(60)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one.data, other.data)
+
+
+def test_a_client_that_stalls_is_told_so_and_let_go(served):
+    started = time.monotonic()
+    _, texts = traffic.talk(served.port, traffic.config())
+    assert "no complete message arrived within 4 s" in texts[0]
+    assert 3.5 < time.monotonic() - started < 8
+
+
+class TestCommands:
+    def test_send_writes_what_comes_back(self, served, tmp_path):
+        path = tmp_path / "scan.mrd"
+        layouts.write_mrd(path, layouts.multicoil((24, 20), 1, noise=0.02)[2])
+        out = tmp_path / "out.h5"
+        config = ("--config", "recon+noisemap", "--parameter", "certificate=true")
+        result = run("send", path, "--port", served.port, "-o", out, *config)
+        assert result.exit_code == 0, result.output
+        with h5py.File(out) as file:
+            assert_equal(file["image"][()], by_file(path, served).result.image)
+            assert file.attrs["outcome"] == "converged"
+            assert json.loads(file.attrs["certificates"])
+        assert (tmp_path / "out_noise.h5").is_file()
+
+    def test_send_fails_where_no_server_listens(self, tmp_path):
+        path = tmp_path / "scan.mrd"
+        layouts.write_mrd(path, layouts.multicoil((24, 20), 1)[2])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            with pytest.raises(BadInputError, match="cannot be reached"):
+                send(path, "127.0.0.1", free.getsockname()[1])
+
+    def test_serve_refuses_what_it_cannot_use(self, tmp_path):
+        for option, words in (
+            (("--images", "jpeg"), "expected complex"),
+            (("--save-dir", tmp_path / "none"), "is not a folder"),
+            (("--timeout", "0"), "must be positive"),
+            (("--host", "256.1.1.1"), "cannot be opened"),
+        ):
+            result = run("serve", "--model", traffic.tiny_model(tmp_path), "--port", 0, *option)
+            assert result.exit_code in (1, 2)
+            assert words in result.output
+
+
+def test_sigterm_ends_the_server_within_ten_seconds_and_tells_its_clients(tmp_path):
+    server = traffic.Served(tmp_path, "--log-json")
+    xml, lines = traffic.scan()
+    with traffic.Client(server.port) as client:
+        client.send(traffic.config(), traffic.header(xml), traffic.readout(lines[0]))
+        time.sleep(0.3)
+        seconds, code = server.stop()
+        _, texts = client.messages()
+    assert seconds < 10
+    assert code == 0
+    assert "the server is stopping" in texts[-1]
+    records = [json.loads(line) for line in server.log if line.startswith("{")]
+    (session,) = [one for one in records if "readouts" in one]
+    assert session["readouts"] == 1
+    assert "the server is stopping" in session["outcome"]
