@@ -198,7 +198,10 @@ class TrainConfig(Settings):
     crop: int | None = Field(
         96, ge=16, le=4096, description="side of the crops; null: whole slices"
     )
-    batch: int = Field(1, ge=1, le=1024)
+    batch: int = Field(1, ge=1, le=1024, description="samples that are solved together")
+    accumulate: int = Field(
+        1, ge=1, le=1024, description="batches whose mean gradient is one step, in each process"
+    )
     warmup_steps: int = Field(1000, ge=0, description="denoiser steps before the equilibrium")
     steps: int = Field(4200, ge=1, description="equilibrium steps")
     learning_rate: float = Field(1e-3, gt=0)

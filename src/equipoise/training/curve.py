@@ -1,6 +1,5 @@
 """The training curve: ``log.jsonl`` as a picture, and as TensorBoard events if it is installed."""
 
-import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equipoise.formats.replacing import replacing
+from equipoise.training.log import LOG, entries
 from equipoise.training.step import Progress
 from equipoise.training.validation import score
 
@@ -37,11 +37,10 @@ def read_log(path: Path) -> Log:
     """The last entry of every step of a ``log.jsonl``."""
     steps: dict[int, dict[str, Any]] = {}
     validations: dict[int, float] = {}
-    for line in path.read_text().splitlines():
-        entry = json.loads(line)
+    for entry in entries(path):
         if "psnr" in entry:
             steps[entry["step"]] = entry
-        else:
+        elif "validation" in entry:
             validations[entry["step"]] = score(entry["validation"])
     rows = [steps[step] for step in sorted(steps)]
     step, loss, psnr, iterations = (np.array([row[key] for row in rows]) for key in OF_A_STEP)
@@ -57,7 +56,7 @@ def write_curve(folder: Path) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    log = read_log(folder / "log.jsonl")
+    log = read_log(folder / LOG)
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     curves = {"loss (log MSE)": log.loss, "PSNR (dB)": log.psnr, "iterations": log.iterations}
     for axis, (name, values) in zip(axes, curves.items()):

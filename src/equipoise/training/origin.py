@@ -12,7 +12,7 @@ from equipoise.zoo.model_file import provenance
 
 
 def origin_of(
-    config: TrainConfig, source: Source, step: int, seconds: float, validation: dict[str, float]
+    config: TrainConfig, source: Source, samples: int, seconds: float, validation: dict[str, float]
 ) -> dict[str, Any]:
     """The provenance of weights: configuration, names of files, effort and validation.
 
@@ -20,10 +20,10 @@ def origin_of(
     ----------
     config, source
         Configuration and source of the run.
-    step
-        Number of steps so far.
+    samples
+        Number of samples whose equilibria were trained.
     seconds
-        Time of these steps.
+        Time of the steps so far.
     validation
         Validation results of the weights.
     """
@@ -44,7 +44,7 @@ def origin_of(
         "torch": torch.__version__,
         "config": content,
         "source": type(source).__name__,
-        "equilibrium_samples": max(step - config.warmup_steps, 0) * config.batch,
+        "equilibrium_samples": samples,
         "hours": round(seconds / 3600, 2),
         "threads": torch.get_num_threads(),
         "validation": validation,

@@ -4,7 +4,9 @@ A solve that starts from the equilibrium of the same acquisition a few hundred s
 nearly the same weights, needs a third of the evaluations, and so does its adjoint equation.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from equipoise.training.config import TrainConfig
+from equipoise.training.feed import Feed, Key
 from equipoise.training.sources.dataset import Dataset
 from equipoise.training.sources.source import Measured
 
@@ -45,56 +48,105 @@ def drawn_at(step: int, size: int, uses: int) -> int:
     return first * size + slot
 
 
-@dataclass
-class Pool:
-    """The samples of a training run by their steps.
+@dataclass(frozen=True)
+class Draws:
+    """The batches of a run by their keys: every random number follows from seed, step and place.
 
-    All random numbers follow from the seed and the step at which a sample was drawn. A checkpoint
-    therefore stores the last equilibria but not the samples.
+    The samples of a step are numbered through its parts, so several parts, in one process or in
+    many, draw the samples of one large batch.
 
     Attributes
     ----------
     config, dataset
-        Those of the run; ``config.pool`` is the number of acquisitions, 0 for a new one each step.
+        Those of the run.
+    """
+
+    config: TrainConfig
+    dataset: Dataset
+
+    def __call__(self, key: Key) -> Measured:
+        """Draw new acquisitions."""
+        (step, part), batch = key, self.config.batch
+        places = range(part * batch, (part + 1) * batch)
+        seeds = ([self.config.seed, TRAIN_STREAM, step, place] for place in places)
+        return self.dataset.draw([np.random.default_rng(seed) for seed in seeds], self.config.crop)
+
+    @property
+    def skipped(self) -> Mapping[Path, str]:
+        """The files that could not be used so far, and why."""
+        return self.dataset.skipped
+
+
+@dataclass
+class Pool:
+    """The samples of a training run by their steps and the parts of a step.
+
+    All random numbers follow from the seed, the part, and the step at which a sample was drawn. A
+    checkpoint therefore stores the last equilibria but not the samples.
+
+    Attributes
+    ----------
+    config
+        Of the run; ``config.pool`` is the number of acquisitions of each part, 0 for a new one each
+        step.
+    feed
+        Where batches come from.
+    parts
+        The parts of each step that this process takes.
     ends
-        The results of the last solves of each acquisition, by its place in the pool.
+        The results of the last solves of each acquisition, by its part and its place in the pool.
     device
         Where the samples are used; they are drawn on the CPU, so they are the same everywhere.
     """
 
     config: TrainConfig
-    dataset: Dataset
-    ends: dict[int, Drawn] = field(default_factory=dict)
+    feed: Feed
+    parts: range = range(1)
+    ends: dict[Key, Drawn] = field(default_factory=dict)
     device: torch.device = CPU
-    _samples: dict[int, tuple[int, Measured]] = field(default_factory=dict)
+    _samples: dict[Key, tuple[int, Measured]] = field(default_factory=dict)
 
-    def sample(self, step: int) -> Measured:
-        """The acquisitions of a step as one batch."""
+    def sample(self, step: int, part: int) -> Measured:
+        """The acquisitions of a part of a step as one batch."""
         slot, drawn = self._place(step)
-        if slot is None:
-            return self._draw(drawn)
-        known = self._samples.get(slot)
+        known = None if slot is None else self._samples.get((part, slot))
         # Drawn again from its seed after a resume, because a checkpoint does not hold samples.
         if known is None or known[0] != drawn:
-            known = self._samples[slot] = drawn, self._draw(drawn)
+            fresh = self.feed.take((drawn, part), lambda: self._upcoming(step, part))
+            known = drawn, fresh.to(self.device)
+            if slot is not None:
+                self._samples[part, slot] = known
         return known[1]
 
-    def start(self, step: int) -> dict[str, Tensor]:
+    def _upcoming(self, first: int, part: int) -> Iterator[Key]:
+        """The batches that will be drawn from a part of a step on, in their order."""
+        held = {place: drawn for place, (drawn, _) in self._samples.items()}
+        for step in range(first, self.config.warmup_steps + self.config.steps):
+            slot, drawn = self._place(step)
+            for one in self.parts:
+                taken = step == first and one < part
+                if taken or (slot is not None and held.get((one, slot)) == drawn):
+                    continue
+                if slot is not None:
+                    held[one, slot] = drawn
+                yield drawn, one
+
+    def start(self, step: int, part: int) -> dict[str, Tensor]:
         """The starts of the solves of a step, as arguments of ``solve``; none for a new sample."""
         slot, drawn = self._place(step)
-        end = None if slot is None else self.ends.get(slot)
+        end = None if slot is None else self.ends.get((part, slot))
         # The stored equilibrium belongs to the acquisition that had this place before.
         if end is None or end.step != drawn:
             return {}
         image, adjoint = end.image.to(self.device), end.adjoint.to(self.device)
         return {"start": image, "adjoint_start": adjoint}
 
-    def keep(self, step: int, image: Tensor, adjoint: Tensor) -> None:
+    def keep(self, step: int, part: int, image: Tensor, adjoint: Tensor) -> None:
         """Store the results of the solves of a step."""
         slot, drawn = self._place(step)
         if slot is not None:
             single = (t.detach().to(torch.complex64).clone() for t in (image, adjoint))
-            self.ends[slot] = Drawn(drawn, *single)
+            self.ends[part, slot] = Drawn(drawn, *single)
 
     def _place(self, step: int) -> tuple[int | None, int]:
         """The place of a step in the pool, or None, and the step at which it was filled."""
@@ -104,16 +156,11 @@ class Pool:
             return None, step
         return (step - first) % size, first + drawn_at(step - first, size, self.config.pool_uses)
 
-    def state(self) -> dict[int, tuple[Any, ...]]:
+    def state(self) -> dict[Key, tuple[Any, ...]]:
         """The content for a checkpoint."""
-        return {slot: tuple(end) for slot, end in self.ends.items()}
+        return {place: tuple(end) for place, end in self.ends.items()}
 
-    def restore(self, state: dict[int, tuple[Any, ...]]) -> None:
-        """Restore the content of a checkpoint."""
-        self.ends = {slot: Drawn(*end) for slot, end in state.items()}
-
-    def _draw(self, step: int) -> Measured:
-        """Draw new acquisitions."""
-        seeds = ([self.config.seed, TRAIN_STREAM, step, i] for i in range(self.config.batch))
-        generators = [np.random.default_rng(seed) for seed in seeds]
-        return self.dataset.draw(generators, self.config.crop).to(self.device)
+    def restore(self, state: dict[Key, tuple[Any, ...]]) -> None:
+        """Restore the content of a checkpoint; other processes may have written parts of it."""
+        ends = {place: Drawn(*end) for place, end in state.items()}
+        self.ends = {place: end for place, end in ends.items() if place[0] in self.parts}

@@ -9,7 +9,7 @@ import torch
 from equipoise.methods.method import Method
 from equipoise.training.config import TrainConfig
 
-COUNTERS = ("step", "mean_loss", "lr_factor", "rollbacks", "best", "seconds", "estimate")
+COUNTERS = ("step", "mean_loss", "lr_factor", "rollbacks", "best", "seconds", "estimate", "samples")
 
 
 @dataclass
@@ -36,6 +36,8 @@ class State:
         Validation results of the best weights so far.
     seconds
         Time of all steps.
+    samples
+        Number of samples whose equilibria were trained.
     estimate
         The last measured constant.
     """
@@ -51,6 +53,7 @@ class State:
     best: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     estimate: float = 0.0
+    samples: int = 0
 
     @classmethod
     def of(cls, config: TrainConfig, model: Method) -> "State":

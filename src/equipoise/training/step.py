@@ -1,14 +1,16 @@
 """One optimiser step: solve, loss, gradient, new weights.
 
-The loss is ``log mean |x - target|^2``, so every sample counts in dB. With the plain error the
-noisiest samples, a hundred times larger, would dominate. Where there is no target, it is the error
-of the samples that were held back (:mod:`equipoise.training.sources.self_supervised`). For MOL-LR
-and MOL-M ``beta B(l)`` is added, with l the measured constant of H at the equilibrium and B the log
-barrier (14). Random numbers depend only on the seed and the step.
+The loss is the mean of ``log mean |x - target|^2`` over the samples, so each counts in dB. With the
+plain error the noisiest samples, a hundred times larger, would dominate. Where there is no target,
+it is the error of the samples that were held back
+(:mod:`equipoise.training.sources.self_supervised`). For MOL-LR and MOL-M ``beta B(l)`` is added,
+with l the measured constant of H at the equilibrium and B the log barrier (14). Random numbers
+depend only on the seed, the step and the place of a sample in it.
 """
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from equipoise.outcome import Solution
 from equipoise.physics.noise_level import complex_noise
+from equipoise.training.distributed import ALONE, Processes
 from equipoise.training.loss import log_barrier
 from equipoise.training.pool import TRAIN_STREAM, Pool
 from equipoise.training.sources.source import Measured, Sample
@@ -32,9 +35,11 @@ DIVERGENCE_FACTOR = 30.0
 
 @dataclass
 class Progress:
-    """The report of a training step.
+    """The report of a training step: means over its samples.
 
     ``psnr`` is what ``measure`` names: the PSNR, or ``kspace_snr`` where the truth is not known.
+    ``constraint`` is the largest value, and ``waiting`` the share of the time of the step for which
+    it waited for samples. ``best_step`` is that of the weights that are written so far, 0 if none.
     """
 
     step: int
@@ -46,52 +51,101 @@ class Progress:
     adjoint_iterations: float
     validation: dict[str, float]
     measure: str = "psnr"
+    waiting: float = 0.0
+    best_step: int = 0
 
 
-def take_step(state: State, pool: Pool) -> Progress | None:
+def take_step(state: State, pool: Pool, processes: Processes = ALONE) -> Progress | None:
     """Take one optimiser step; None if it diverged, and then nothing was changed.
 
     The caller counts the step.
     """
-    started = time.perf_counter()
+    started, waited = time.perf_counter(), pool.feed.waited
     if state.step == state.config.warmup_steps:
         # The mean loss of the denoiser is no measure of divergence for the equilibrium.
         state.mean_loss = 0.0
     set_learning_rate(state)
     state.model.refresh()
-    samples = pool.sample(state.step)
-    solution = None if state.warming else solve(state, samples, pool.start(state.step))
-    image, scale = denoise(state, samples) if solution is None else _of(solution)
-    mse = samples.error(image, scale)
-    units = per_sample(scale, image).to(image.real.dtype)
-    point = (_target(samples) if solution is None else image.detach()) / units
-    loss = mse.log() + penalty(state, point)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    parts = [add_gradient(state, pool, part) for part in pool.parts]
+    found = _means(parts[0].measure, processes.gathered([part[2:] for part in parts]))
+    processes.average_gradients(state.model.parameters())
     gradient_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), state.config.clip)
-    of_image = samples.error(torch.zeros_like(image), scale).item()
-    if diverged(state, mse.item(), of_image, gradient_norm.item()):
+    if diverged(state, found["mse"], found["of_image"], gradient_norm.item()):
         return None
     state.optimizer.step()
     follow(state)
-    adjoint = solution and solution.backward
-    if adjoint is not None:
-        pool.keep(state.step, image, adjoint.value)
-    before = state.mean_loss
-    state.mean_loss = 0.98 * before + 0.02 * mse.item() if before else mse.item()
-    state.seconds += time.perf_counter() - started
-    measure, quality = next(iter(samples.quality(image.detach()).items()))
+    for number, part in zip(pool.parts, parts):
+        if part.adjoint is not None:
+            pool.keep(state.step, number, part.image, part.adjoint)
+    before, mse = state.mean_loss, found["mse"]
+    state.mean_loss = 0.98 * before + 0.02 * mse if before else mse
+    state.estimate = found["constraint"]
+    if not state.warming:
+        state.samples += processes.count * len(parts) * state.config.batch
+    seconds = time.perf_counter() - started
+    state.seconds += seconds
     return Progress(
         step=state.step + 1,
         total=state.total,
-        loss=loss.item(),
-        psnr=quality,
-        constraint=state.estimate,
-        iterations=_mean_iterations(solution),
-        adjoint_iterations=_mean_iterations(adjoint),
+        loss=found["loss"],
+        psnr=found["psnr"],
+        constraint=found["constraint"],
+        iterations=found["iterations"],
+        adjoint_iterations=found["adjoint_iterations"],
         validation={},
-        measure=measure,
+        measure=parts[0].measure,
+        waiting=(pool.feed.waited - waited) / seconds,
     )
+
+
+class Part(NamedTuple):
+    """The result of one batch of a step: its images, p of (10), and its figures.
+
+    ``measure`` names the quality of its samples.
+    """
+
+    image: Tensor
+    adjoint: Tensor | None
+    measure: str
+    figures: dict[str, float]
+
+
+def add_gradient(state: State, pool: Pool, part: int) -> Part:
+    """Solve one batch of a step, and add its share of the gradient."""
+    samples = pool.sample(state.step, part)
+    solution = None if state.warming else solve(state, samples, pool.start(state.step, part))
+    image, scale = denoise(state, samples, part) if solution is None else _of(solution)
+    errors = samples.error(image, scale)
+    units = per_sample(scale, image).to(image.real.dtype)
+    point = (_target(samples) if solution is None else image.detach()) / units
+    barrier, estimate = penalty(state, point)
+    loss = errors.log().mean() + barrier
+    (loss / len(pool.parts)).backward()  # type: ignore[no-untyped-call]
+    adjoint = solution and solution.backward
+    image = image.detach()
+    measure, quality = next(iter(samples.quality(image).items()))
+    figures = {
+        "loss": loss.item(),
+        "mse": errors.mean().item(),
+        "of_image": samples.error(torch.zeros_like(image), scale).mean().item(),
+        "psnr": quality,
+        "constraint": estimate,
+        "iterations": _mean_iterations(solution),
+        "adjoint_iterations": _mean_iterations(adjoint),
+    }
+    return Part(image, None if adjoint is None else adjoint.value, measure, figures)
+
+
+def _means(measure: str, found: list[list[tuple[str, dict[str, float]]]]) -> dict[str, float]:
+    """The figures of all parts of all processes as one, with the quality of one measure."""
+    parts = [part for of_process in found for part in of_process]
+    rows = [figures for _, figures in parts]
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+    means["constraint"] = max(row["constraint"] for row in rows)
+    # Of a mixture of scans with and without a target.
+    means["psnr"] = float(np.mean([row["psnr"] for own, row in parts if own == measure]))
+    return means
 
 
 def set_learning_rate(state: State) -> None:
@@ -122,28 +176,40 @@ def solve(state: State, samples: Measured, start: dict[str, Tensor]) -> Solution
     )
 
 
-def denoise(state: State, samples: Measured) -> tuple[Tensor, Tensor]:
+def denoise(state: State, samples: Measured, part: int) -> tuple[Tensor, Tensor]:
     """Warm-up: H removes white noise, with one evaluation per step instead of thirty."""
     target, scale = _target(samples), samples.operator.intensity_scale(samples.data)
-    rng = np.random.default_rng([state.config.seed, TRAIN_STREAM, state.step, 2**20])
-    level = torch.from_numpy(rng.uniform(*DENOISER_NOISE, len(scale)).astype(np.float32))
-    noise = complex_noise(target.shape, rng) * per_sample(level, target.cpu())
+    places, shape = range(part * len(scale), (part + 1) * len(scale)), target.shape[1:]
+    noise = torch.cat([_noise(state, place, shape) for place in places])
     units = per_sample(scale, target)
     return state.model.denoise(target / units + noise.to(units.device)) * units, scale
 
 
-def penalty(state: State, point: Tensor) -> Tensor:
-    """``every`` times ``beta B(l)`` in every ``every``-th step, and 0 in the others."""
+def _noise(state: State, place: int, shape: torch.Size) -> Tensor:
+    """The noise of one sample of a step, (1, y, x), with a level of its own."""
+    rng = np.random.default_rng([state.config.seed, TRAIN_STREAM, state.step, NOISE + place])
+    level = float(np.float32(rng.uniform(*DENOISER_NOISE)))
+    return level * complex_noise((1, *shape), rng)
+
+
+NOISE = 2**20
+"""Separates the random numbers of this noise from those of the samples of a step."""
+
+
+def penalty(state: State, point: Tensor) -> tuple[Tensor, float]:
+    """``every`` times ``beta B(l)`` in every ``every``-th step, and 0 in the others; the largest l.
+
+    Without a new measurement the last one is returned.
+    """
     settings = state.config.lipschitz
     if state.step % settings.every:
-        return torch.zeros(())
+        return torch.zeros(()), state.estimate
     estimate = state.model.constraint(point, settings.steps, state.config.seed + state.step)
     if estimate is None:
-        return torch.zeros(())
-    state.estimate = float(estimate.detach().max())
+        return torch.zeros(()), state.estimate
     threshold = state.config.limit - settings.reserve
     barrier = log_barrier(estimate, threshold, settings.margin).mean()
-    return settings.beta * settings.every * barrier
+    return settings.beta * settings.every * barrier, float(estimate.detach().max())
 
 
 def diverged(state: State, mse: float, of_image: float, gradient_norm: float) -> bool:

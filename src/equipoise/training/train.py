@@ -4,9 +4,8 @@ Random numbers depend only on the seed and the step, so a run that is killed and
 the same weights. What one step does is in :mod:`equipoise.training.step`.
 """
 
-import copy
-import json
 import logging
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,24 +14,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from equipoise.formats.replacing import make_folder
-from equipoise.methods.method import Method
+from equipoise.formats.replacing import make_folder, replacing
 from equipoise.outcome import BadInputError, EquipoiseError
+from equipoise.readable import counted
 from equipoise.training import beginning
 from equipoise.training.beginning import continued, dataset_of, first_model, source_of
 from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
 from equipoise.training.config import TrainConfig
+from equipoise.training.distributed import ALONE, Processes
+from equipoise.training.feed import Feed
+from equipoise.training.log import LOG, append, drop_after
 from equipoise.training.origin import origin_of
-from equipoise.training.pool import CPU, Pool
+from equipoise.training.pool import CPU, Draws, Pool
 from equipoise.training.sources.dataset import Dataset
 from equipoise.training.sources.source import Measured, Source
 from equipoise.training.state import State
 from equipoise.training.step import Progress, take_step
-from equipoise.training.validation import evaluate, score, sense_psnr, validation_set
+from equipoise.training.stopping import Stop, StoppedError, stoppable
+from equipoise.training.validation import Validated, score, sense_psnr, validated, validation_set
 from equipoise.zoo.model_file import save_model
 
 log = logging.getLogger(__name__)
 
+LAST, VALIDATED = "last.ckpt", "validated.ckpt"
 CHECKPOINT_EVERY = 50
 
 DIVERGENCE_DB = 3.0
@@ -51,6 +55,8 @@ def train(
     device: torch.device = CPU,
     dataset: Dataset | None = None,
     validation: Sequence[Measured] | None = None,
+    workers: int = 0,
+    processes: Processes = ALONE,
     report: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = log.info,
 ) -> Path:
@@ -73,24 +79,40 @@ def train(
         Where it trains. Samples are drawn on the CPU, so the device does not change them.
     dataset, validation
         Your own samples for training and for validation instead of those of the configuration.
+    workers
+        Number of processes that prepare samples beside the training. It does not change them.
+    processes
+        The processes that train together, see :func:`~equipoise.training.distributed.joined`. Each
+        takes its own batches, so a step has as many times more samples. The folder must be the same
+        for all of them.
     report, say
-        Called after every step, and with messages.
+        Called after every step, and with messages; in the first process only.
 
     Raises
     ------
     BadInputError
         If data are missing, or the folder holds a run or a model of that name and ``resume`` is
         False.
+    StoppedError
+        If SIGINT or SIGTERM stopped the run; its checkpoint is written.
     EquipoiseError
-        If training diverges repeatedly, or no validated model converged with its estimate below T.
+        If training diverges repeatedly, no validated model converged with its estimate below T, or
+        another process ended.
     """
     if not resume:
         beginning.check_new_run(config, folder)
-    run = Run(config, folder, say, source, network, device, dataset, validation)
-    run.restore(folder / "last.ckpt") if resume else run.begin()
-    state = run.state
+    run = Run(config, folder, say, source, network, device, dataset, validation, workers, processes)
+    run.resume() if resume else run.begin()
+    with run.feed, stoppable(patient=processes.count > 1) as stop:
+        _loop(run, stop, report)
+    run.say_skipped()
+    return run.finish()
+
+
+def _loop(run: "Run", stop: Stop, report: Callable[[Progress], None]) -> None:
+    state, config = run.state, run.config
     while state.step < state.total:
-        progress = take_step(state, run.pool)
+        progress = take_step(state, run.pool, run.processes)
         # The step is repeated from the last validated state, so it is not counted.
         if progress is None:
             run.roll_back("the loss or its gradient exploded")
@@ -98,15 +120,21 @@ def train(
         run.log(asdict(progress))
         state.step += 1
         if state.step % config.validate_every == 0 or state.step == state.total:
-            progress.validation = run.validate()
-            if run.psnr_collapsed(score(progress.validation)):
-                run.roll_back(f"validation fell to {score(progress.validation):.2f} dB")
+            found = run.validate()
+            if run.psnr_collapsed(score(found.trained)):
+                run.roll_back(f"validation fell to {score(found.trained):.2f} dB")
                 continue
-            run.keep(progress.validation)
+            run.keep(found)
+            progress.validation = found.results
         elif state.step % CHECKPOINT_EVERY == 0:
-            run.save(folder / "last.ckpt")
-        report(progress)
-    return run.finish()
+            run.save(run.folder / LAST)
+        progress.best_step = int(state.best.get("step", 0))
+        if run.processes.writes:
+            report(progress)
+        # All processes stop at the same step, whichever of them received the signal.
+        if state.step < state.total and run.processes.any(stop.number is not None):
+            run.save(run.folder / LAST)
+            raise StoppedError(stop.number or signal.SIGTERM, state.step, state.total)
 
 
 class Run:
@@ -122,54 +150,50 @@ class Run:
         device: torch.device = CPU,
         dataset: Dataset | None = None,
         validation: Sequence[Measured] | None = None,
+        workers: int = 0,
+        processes: Processes = ALONE,
     ):
         self.config = config = continued(config)
-        self.folder, self.say = folder, say
+        self.folder, self.processes = folder, processes
+        self.say = say if processes.writes else log.debug
         self.source = source_of(config) if source is None else source
-        self.pool = Pool(config, dataset or dataset_of(config, self.source), device=device)
-        self.validation = [s.to(device) for s in validation or validation_set(config, self.source)]
-        self.sense_psnr = sense_psnr(self.validation)
+        self.feed = Feed(Draws(config, dataset or dataset_of(config, self.source)), workers)
+        first = processes.rank * config.accumulate
+        parts = range(first, first + config.accumulate)
+        self.pool = Pool(config, self.feed, parts, device=device)
+        if validation is None:
+            own = validation_set(config, self.source, processes)
+        else:
+            own = list(validation[processes.rank :: processes.count])
+        self.validation = [sample.to(device) for sample in own]
+        self.sense_psnr = sense_psnr(self.validation, processes)
         self.state = State.of(config, first_model(config, network).to(device))
+        # A network of the user may begin with random weights.
+        processes.agree(self.state.model.state_dict().values())
+        processes.agree(self.state.average.state_dict().values())
 
     # ---- validation ----------------------------------------------------------------------------
 
-    def validate(self) -> dict[str, float]:
-        self.state.average.refresh(exact=True)
-        return self._evaluated(self.state.average)
-
-    def _evaluated(self, model: Method) -> dict[str, float]:
-        steps = self.config.lipschitz.validation_steps
-        return evaluate(model.for_inference(), self.validation, steps)
+    def validate(self) -> Validated:
+        return validated(self.state, self.validation, self.processes)
 
     def psnr_collapsed(self, value: float) -> bool:
         return bool(self.state.best) and not value > score(self.state.best) - DIVERGENCE_DB
 
-    def keep(self, validation: dict[str, float]) -> None:
-        """Save a checkpoint and, if they are the best whose estimate stays below T, the weights.
-
-        If the estimate is above ``T - validation_reserve``, a copy of H is scaled down to that and
-        validated again. The scaled copy is kept; training continues with the original.
-        """
-        state, trained = self.state, validation
-        kept, factor, limit = state.average, 1.0, self.config.limit
-        goal = limit - self.config.lipschitz.validation_reserve
-        if validation.get("constraint", 0.0) > goal:
-            factor = goal / validation["constraint"]
-            kept = copy.deepcopy(state.average)
-            body: Any = kept.network
-            body.scale(factor)
-            validation = self._evaluated(kept)
-        below = validation.get("constraint", 0.0) < limit
+    def keep(self, found: Validated) -> None:
+        """Save a checkpoint and, if they are the best whose estimate stays below T, the weights."""
+        state, results = self.state, found.results
+        below = results.get("constraint", 0.0) < self.config.limit
         warmed = state.step >= self.config.warmup_steps
-        better = not state.best or score(validation) > score(state.best)
+        better = not state.best or score(results) > score(state.best)
         # Weights whose validation did not converge have a PSNR that means nothing.
-        if warmed and below and better and validation.get("converged", 1.0) == 1.0:
-            state.best = {**validation, "step": float(state.step), "scaled_by": factor}
-            save_model(self.weights_path, kept, self._origin())
-        scaled = {} if kept is state.average else {"scaled_by": factor, "scaled": validation}
-        self.log({"step": state.step, "validation": trained, **scaled, "best": state.best})
-        self.save(self.folder / "validated.ckpt")
-        self.save(self.folder / "last.ckpt")
+        if warmed and below and better and results.get("converged", 1.0) == 1.0:
+            state.best = {**results, "step": float(state.step), "scaled_by": found.factor}
+            if self.processes.writes:
+                save_model(self.weights_path, found.model, self._origin())
+        unscaled = {} if found.factor == 1 else {"unscaled": found.trained}
+        self.log({"step": state.step, "validation": results, **unscaled, "best": state.best})
+        self.save(self.folder / VALIDATED, self.folder / LAST)
 
     # ---- files ---------------------------------------------------------------------------------
 
@@ -179,23 +203,51 @@ class Run:
 
     def begin(self) -> None:
         """Start a new run in an empty folder."""
-        make_folder(self.folder)
-        (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1))
-        self.save(self.folder / "validated.ckpt")
-        self.save(self.folder / "last.ckpt")
+        # No process may write before all of them have seen that the folder is empty.
+        self.processes.gathered(None)
+        if self.processes.writes:
+            make_folder(self.folder)
+            with replacing(self.folder / "config.json") as temporary:
+                temporary.write_text(self.config.model_dump_json(indent=1))
+        self.save(self.folder / VALIDATED, self.folder / LAST)
+        self._say_parts()
 
-    def save(self, path: Path) -> None:
-        save_checkpoint(
-            path,
-            {
-                "config": self.config.model_dump_json(),
-                "source": type(self.source).__name__,
-                **self.state.content(),
-                "pool": self.pool.state(),
-            },
-        )
+    def resume(self) -> None:
+        """Continue from the last checkpoint."""
+        before = self.restore(self.folder / LAST)
+        state = self.state
+        self.say(f"resuming at step {state.step} of {state.total}")
+        count = self.processes.count
+        if before != count:
+            self.say(f"number of processes: {before} until here, {count} from now on")
+        self._say_parts()
 
-    def restore(self, path: Path) -> None:
+    def _say_parts(self) -> None:
+        count, parts = self.processes.count, self.config.accumulate
+        if count * parts > 1:
+            size = count * parts * self.config.batch
+            self.say(
+                f"a step is the mean over {size} samples: {count} processes x {parts} batches "
+                f"x {self.config.batch}"
+            )
+
+    def save(self, *paths: Path) -> None:
+        """Write checkpoints; all processes take part, because each holds a part of the pool."""
+        pools = self.processes.gathered(self.pool.state())
+        if not self.processes.writes:
+            return
+        content = {
+            "config": self.config.model_dump_json(),
+            "source": type(self.source).__name__,
+            "processes": self.processes.count,
+            **self.state.content(),
+            "pool": {place: end for pool in pools for place, end in pool.items()},
+        }
+        for path in paths:
+            save_checkpoint(path, content)
+
+    def restore(self, path: Path) -> int:
+        """Restore a checkpoint and cut the log after it; the number of processes that wrote it."""
         content = load_checkpoint(path)
         if content["config"] != self.config.model_dump_json():
             raise BadInputError(
@@ -210,23 +262,26 @@ class Run:
             )
         self.state.restore(content)
         self.pool.restore(content["pool"])
+        if self.processes.writes:
+            drop_after(self.folder / LOG, self.state.step)
+        return int(content["processes"])
 
     def roll_back(self, reason: str) -> None:
         """Return to the last validated state with half the learning rate."""
-        state = self.state
+        state, reached = self.state, self.state.step
         factor, rollbacks = state.lr_factor / 2, state.rollbacks + 1
         if rollbacks > MAX_ROLLBACKS:
             raise EquipoiseError(
-                f"training diverged {rollbacks} times, last at step {state.step} ({reason}): lower "
+                f"training diverged {rollbacks} times, last at step {reached} ({reason}): lower "
                 "learning_rate or raise lipschitz.beta"
             )
         self.say(
-            f"step {state.step}: {reason}; returning to the last validated state with half the rate"
+            f"step {reached}: {reason}; returning to the last validated state with half the rate"
         )
-        self.restore(self.folder / "validated.ckpt")
+        self.restore(self.folder / VALIDATED)
         state.lr_factor, state.rollbacks = factor, rollbacks
-        self.save(self.folder / "validated.ckpt")
-        self.save(self.folder / "last.ckpt")
+        self.log({"step": state.step, "returned_from": reached, "reason": reason})
+        self.save(self.folder / VALIDATED, self.folder / LAST)
 
     def finish(self) -> Path:
         if not self.state.best:
@@ -236,11 +291,19 @@ class Run:
             )
         return self.weights_path
 
+    def say_skipped(self) -> None:
+        """List the files that could not be used."""
+        skipped = self.feed.skipped
+        if skipped:
+            self.say(f"{counted(len(skipped), 'file')} could not be used:")
+            for why in sorted(skipped.values()):
+                self.say(f"  {why}")
+
     def _origin(self) -> dict[str, Any]:
         sense = {} if self.sense_psnr is None else {"sense_psnr": self.sense_psnr}
-        validation = {**self.state.best, **sense}
-        return origin_of(self.config, self.source, self.state.step, self.state.seconds, validation)
+        state, validation = self.state, {**self.state.best, **sense}
+        return origin_of(self.config, self.source, state.samples, state.seconds, validation)
 
     def log(self, entry: dict[str, Any]) -> None:
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        if self.processes.writes:
+            append(self.folder / LOG, entry)

@@ -1,6 +1,8 @@
 """Validation on fixed acquisitions."""
 
-from pathlib import Path
+import copy
+from itertools import chain, zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from equipoise.metrics import psnr
 from equipoise.outcome import Solution
 from equipoise.training.beginning import scan_samples
 from equipoise.training.config import TrainConfig
+from equipoise.training.distributed import ALONE, Processes
 from equipoise.training.sources.images import load_images
 from equipoise.training.sources.scans import (
     DAMAGED,
@@ -21,6 +24,7 @@ from equipoise.training.sources.scans import (
     slices_with_signal,
 )
 from equipoise.training.sources.source import Measured, Sample, Source
+from equipoise.training.state import State
 from equipoise.vectors import per_sample
 
 RTOL, MAX_ITERATIONS = 1e-3, 100
@@ -28,8 +32,12 @@ VALIDATION_STREAM = 1
 """Separates the random numbers of validation from those of training."""
 
 
-def validation_set(config: TrainConfig, source: Source) -> list[Measured]:
+def validation_set(
+    config: TrainConfig, source: Source, processes: Processes = ALONE
+) -> list[Measured]:
     """One acquisition for each of ``validation_samples`` evenly spaced images, and of scans.
+
+    Of several processes each gets its share of them.
 
     Raises
     ------
@@ -38,44 +46,44 @@ def validation_set(config: TrainConfig, source: Source) -> list[Measured]:
     """
     samples: list[Measured] = []
     images = load_images(config.data.validation) if config.data.validation else []
-    for i in _chosen(len(images), config.validation_samples):
+    for i in _chosen(len(images), config.validation_samples, processes):
         rng = np.random.default_rng([config.seed, VALIDATION_STREAM, i])
         samples.append(source.sample(images[i], rng, config.validation_crop))
     if config.data.validation_scans:
-        scans = [f for path in config.data.validation_scans for f in scan_files(path)]
-        samples += _of_scans(config, scans)
+        samples += _of_scans(config, processes)
     return samples
 
 
-def _chosen(count: int, wanted: int) -> list[int]:
+def _chosen(count: int, wanted: int, processes: Processes) -> list[int]:
     """Evenly spaced numbers, because neighbouring slices of one subject are alike."""
     if not count:
         return []
     found = np.linspace(0, count - 1, min(wanted, count)).round().astype(int)
-    return [int(i) for i in found]
+    return [int(i) for i in found[processes.rank :: processes.count]]
 
 
-def _of_scans(config: TrainConfig, scans: list[Path]) -> list[Measured]:
+def _of_scans(config: TrainConfig, processes: Processes) -> list[Measured]:
     """One slice of each of ``validation_samples`` evenly spaced scans; bad files are skipped."""
+    scans = [file for path in config.data.validation_scans for file in scan_files(path)]
     dataset, samples = ScanDataset(scans, scan_samples(config)), list[Measured]()
-    for i in _chosen(len(scans), config.validation_samples):
+    for i in _chosen(len(scans), config.validation_samples, processes):
         rng = np.random.default_rng([config.seed, VALIDATION_STREAM, i])
         try:
             samples.append(dataset.samples.sample(next(slices_with_signal(scans[i], rng)), rng))
         except DAMAGED as error:
             dataset.skip(scans[i], error)
-    if not samples:
+    # The share of one process may be empty.
+    if not processes.any(bool(samples)):
         raise none_usable(dataset.skipped)
     return samples
 
 
-def sense_psnr(samples: list[Measured]) -> float | None:
+def sense_psnr(samples: list[Measured], processes: Processes = ALONE) -> float | None:
     """Mean PSNR of regularised SENSE, with the best lam for each sample; None without targets."""
     known = [s for s in samples if isinstance(s, Sample)]
-    if not known:
-        return None
     values = [psnr(best_sense(s.operator, s.data, s.target).image, s.target) for s in known]
-    return float(torch.cat(values).mean())
+    found = _in_order([float(value) for value in values], processes)
+    return float(np.mean(found)) if found else None
 
 
 def score(validation: dict[str, float]) -> float:
@@ -84,32 +92,86 @@ def score(validation: dict[str, float]) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: Method, samples: list[Measured], lipschitz_steps: int) -> dict[str, float]:
+def evaluate(
+    model: Method, samples: list[Measured], lipschitz_steps: int, processes: Processes = ALONE
+) -> dict[str, float]:
     """The results that decide which weights are kept.
 
     ``psnr`` is a mean over the samples with a target, ``kspace_snr`` over the others. Equilibria
     also have ``iterations`` (mean), ``converged`` (share of the samples), ``bound`` (the largest)
     and, if training keeps a measured constant below ``1 - m``, ``constraint`` (the largest).
+    Several processes evaluate their shares, and all of them get the same results.
     """
-    rows = []
-    for sample in samples:
-        solution = model.solve(
-            sample.operator,
-            sample.data,
-            noise_level=sample.noise_level,
-            scale=sample.scale,
-            options=model.training_options(RTOL, MAX_ITERATIONS),
-        )
-        row = sample.quality(solution.value)
-        if isinstance(model, MOL):
-            row |= _equilibrium_row(model, solution, lipschitz_steps)
-        rows.append(row)
+    own = [_row(model, sample, lipschitz_steps) for sample in samples]
+    rows = _in_order(own, processes)
     reduce = {"constraint": np.max, "bound": np.max}
     keys = dict.fromkeys(key for row in rows for key in row)
     return {
         key: float(reduce.get(key, np.mean)([row[key] for row in rows if key in row]))
         for key in keys
     }
+
+
+class Validated(NamedTuple):
+    """Weights as they would be written, and what they reach.
+
+    Attributes
+    ----------
+    model
+        The weights: the average, scaled down if it validated above ``T - validation_reserve``.
+    results
+        What they reach, see :func:`evaluate`; with ``scaled_by`` if they were scaled.
+    trained
+        What the weights reach before they are scaled.
+    factor
+        By which H was scaled; 1 if it was not.
+    """
+
+    model: Method
+    results: dict[str, float]
+    trained: dict[str, float]
+    factor: float
+
+
+def validated(state: State, samples: list[Measured], processes: Processes = ALONE) -> Validated:
+    """Validate the weights as they would be written.
+
+    If the estimate is above ``T - validation_reserve``, a copy of H is scaled down to that and
+    validated again. Training continues with the original.
+    """
+    settings, average = state.config.lipschitz, state.average
+    average.refresh(exact=True)
+
+    def reached(model: Method) -> dict[str, float]:
+        return evaluate(model.for_inference(), samples, settings.validation_steps, processes)
+
+    trained, goal = reached(average), state.config.limit - settings.validation_reserve
+    if not trained.get("constraint", 0.0) > goal:
+        return Validated(average, trained, trained, 1.0)
+    factor, scaled = goal / trained["constraint"], copy.deepcopy(average)
+    body: Any = scaled.network
+    body.scale(factor)
+    return Validated(scaled, {**reached(scaled), "scaled_by": factor}, trained, factor)
+
+
+def _in_order(own: list[Any], processes: Processes) -> list[Any]:
+    """The results of all processes in the order of one process, which rounds the same."""
+    rounds = zip_longest(*processes.gathered(own))
+    return [result for result in chain.from_iterable(rounds) if result is not None]
+
+
+def _row(model: Method, sample: Measured, lipschitz_steps: int) -> dict[str, float]:
+    solution = model.solve(
+        sample.operator,
+        sample.data,
+        noise_level=sample.noise_level,
+        scale=sample.scale,
+        options=model.training_options(RTOL, MAX_ITERATIONS),
+    )
+    row = sample.quality(solution.value)
+    if isinstance(model, MOL):
+        row |= _equilibrium_row(model, solution, lipschitz_steps)
+    return row
 
 
 def _equilibrium_row(model: MOL, solution: Solution, steps: int) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """Where the samples of a training run come from: images, scans, or a mixture of both."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from torch import Tensor
@@ -13,7 +15,15 @@ Generators = Sequence[np.random.Generator]
 
 
 class Dataset(ABC):
-    """A distribution of batches; all random numbers come from the given generators."""
+    """A distribution of batches; all random numbers come from the given generators.
+
+    Attributes
+    ----------
+    skipped
+        The files that could not be used so far, and why.
+    """
+
+    skipped: Mapping[Path, str] = MappingProxyType({})
 
     @abstractmethod
     def draw(self, generators: Generators, crop: int | None) -> Measured:
@@ -50,6 +60,11 @@ class Mixture(Dataset):
 
     datasets: tuple[Dataset, ...]
     weights: tuple[float, ...]
+
+    @property
+    def skipped(self) -> dict[Path, str]:  # type: ignore[override]
+        """The files of all of them that could not be used."""
+        return {path: why for one in self.datasets for path, why in one.skipped.items()}
 
     def draw(self, generators: Generators, crop: int | None) -> Measured:
         """A batch from one of the datasets, because a batch has one kind of sample."""

@@ -60,8 +60,8 @@ class SplitScan(Measured):
     scale: Tensor | None = None
 
     def error(self, image: Tensor, scale: Tensor) -> Tensor:
-        """The loss at intensity scale 1, a mean over the batch."""
-        return (self._misfit(image) / scale.to(image.real.dtype).square()).mean()
+        """The loss of each image at intensity scale 1, (batch,)."""
+        return self._misfit(image) / scale.to(image.real.dtype).square()
 
     def quality(self, image: Tensor) -> dict[str, float]:
         """``10 log10`` of the weighted energy of the held-back samples over that of the misfit."""

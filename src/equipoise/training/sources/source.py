@@ -37,7 +37,7 @@ class Measured(ABC):
 
     @abstractmethod
     def error(self, image: Tensor, scale: Tensor) -> Tensor:
-        """Mean squared error of images (batch, y, x) at intensity scale 1, one number."""
+        """Mean squared error of each image (batch, y, x) at intensity scale 1, (batch,)."""
 
     @abstractmethod
     def quality(self, image: Tensor) -> dict[str, float]:
@@ -90,7 +90,7 @@ class Sample(Measured):
     def error(self, image: Tensor, scale: Tensor) -> Tensor:
         """``mean |x - target|^2`` at intensity scale 1."""
         units = per_sample(scale, image).to(image.real.dtype)
-        return ((image - self.target) / units).abs().square().mean()
+        return ((image - self.target) / units).abs().square().flatten(1).mean(1)
 
     def quality(self, image: Tensor) -> dict[str, float]:
         """The PSNR."""
