@@ -25,11 +25,12 @@ NARROWEST = 0.02
 
 
 class CalibrationScan(NamedTuple):
-    """A scan of a subject, with its features and the PSNR of its image in dB."""
+    """A scan of a subject: its features, the PSNR of its image in dB, and its kind of mask."""
 
     subject: str
     features: Features
     psnr: float
+    mask: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Calibration of a model on simulated scans of images: what is usual, and how good images are."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +125,29 @@ def calibrate_model(
         If there are too few subjects for the rate or the level.
     """
     check_subjects(min(len(images), scans), rate, level)
-    found = []
-    for i, subject in enumerate(subjects_of(images, scans, seed)):
+    found = simulated_scans(model, images, source, scans=scans, seed=seed, tell=tell)
+    return calibrate([*found], false_alarm_rate=rate, level=level)
+
+
+def simulated_scans(
+    model: Method,
+    images: Mapping[str, Sequence[Tensor]],
+    source: Simulation,
+    *,
+    scans: int,
+    seed: int,
+    stream: int = STREAM,
+    skip: int = 0,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[CalibrationScan]:
+    """One scan after the other of subjects in a random order, each of a random slice."""
+    order = subjects_of(images, scans, seed)
+    for i in range(skip, scans):
         tell(i, scans)
-        rng = np.random.default_rng([seed, STREAM, 1, i])
-        image = images[subject][int(rng.integers(len(images[subject])))]
-        found.append(simulated_scan(model, source, image, rng, subject))
-    return calibrate(found, false_alarm_rate=rate, level=level)
+        rng = np.random.default_rng([seed, stream, 1, i])
+        own = images[order[i]]
+        image = own[int(rng.integers(len(own)))]
+        yield simulated_scan(model, source, image, rng, order[i])
 
 
 def subjects_of(images: Mapping[str, Any], scans: int, seed: int) -> list[str]:
@@ -145,9 +162,14 @@ def simulated_scan(
     model: Method, source: Simulation, image: Tensor, rng: np.random.Generator, subject: str = ""
 ) -> CalibrationScan:
     """The features of one simulated scan, and the PSNR of its image."""
+    kind = source.mask
+    # Drawn here, so that the kind is known.
+    if not isinstance(kind, str):
+        kind = str(rng.choice(kind))
+        source = replace(source, mask=(kind,))
     sample = source.sample(image, rng)
     problem = Problem(sample.operator, sample.data, sample.noise_level)
     with torch.no_grad():
         solution = solve_slice(problem, model)
         found = slice_features(problem, solution)
-    return CalibrationScan(subject, found, float(psnr(solution.value, sample.target)))
+    return CalibrationScan(subject, found, float(psnr(solution.value, sample.target)), kind)
