@@ -1,7 +1,10 @@
 """Small random problems in double precision, with everything available as dense matrices."""
 
+import h5py
+import numpy as np
 import torch
 
+from conftest import small_head
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import FixedWeight
 from equipoise.methods.mol import MOL
@@ -116,3 +119,13 @@ def mol_map(model, operator, data, x, alpha, lam=5.0):
         rhs = (1 - alpha) * x + alpha * model.network(x) + alpha * lam * operator.adjoint(data)
     ones = torch.ones_like(weight)
     return conjugate_gradient(operator, rhs, weight, ones, rtol=1e-14, max_iter=500).value
+
+
+def labelled_images(path, subjects, shape=(32, 32)):
+    """A file with one image of each of several subjects: parts of one head."""
+    head = small_head((48, 48)).numpy()[0]
+    cut = tuple(slice(n) for n in shape)
+    with h5py.File(path, "w") as file:
+        file["image"] = np.stack([np.roll(head, i, 0)[cut] for i in range(subjects)])
+        file["subject"] = [f"s{i}" for i in range(subjects)]
+    return path

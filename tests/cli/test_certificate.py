@@ -11,7 +11,6 @@ import torch
 from typer.testing import CliRunner
 
 import equipoise.certificate.certify
-from conftest import small_head
 from equipoise.certificate.certify import certify_slice
 from equipoise.certificate.noise import agreement
 from equipoise.certificate.noise_map import replica_noise_map, slice_noise_map
@@ -28,7 +27,7 @@ from equipoise.recon.reconstruct import reconstruct
 from equipoise.report.certificate_file import certificate_schema
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model, provenance, save_model
-from problems import contractive_cnn, new_method
+from problems import contractive_cnn, labelled_images, new_method
 
 KEYS = {
     "distance_bound",
@@ -209,15 +208,6 @@ def test_certificates_need_no_options(full_scan, models):
 
 
 # ---- in_range ------------------------------------------------------------------------------------
-
-
-def labelled_images(path, subjects):
-    """Images of several subjects: crops of one head."""
-    head = small_head((48, 48)).numpy()[0]
-    with h5py.File(path, "w") as file:
-        file["image"] = np.stack([np.roll(head, i, 0)[:32, :32] for i in range(subjects)])
-        file["subject"] = [f"s{i}" for i in range(subjects)]
-    return path
 
 
 def test_calibrate_writes_a_model_that_knows_its_range(full_scan, models, tmp_path):

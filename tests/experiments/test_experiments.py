@@ -20,7 +20,14 @@ from equipoise.physics.least_squares import tikhonov
 from equipoise.training.sources.images import load_labelled
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import save_model
-from problems import OF_PLANES, dense_normal, model_of, new_method, sense_problem
+from problems import (
+    OF_PLANES,
+    dense_normal,
+    labelled_images,
+    model_of,
+    new_method,
+    sense_problem,
+)
 
 NETWORK = {"features": 8, "layers": 3, "kernel_size": 3}
 
@@ -278,10 +285,12 @@ def test_detection_flags_scans_that_are_unlike_the_calibration(images, tmp_path)
     simulation = {"acceleration": 3.0, "noise": (0.01, 0.02), "coils": (5, 6)}
     source, model = tmp_path / "m.safetensors", tmp_path / "c.safetensors"
     save_model(source, method, {"config": {"simulation": simulation}})
-    command = ["calibrate", str(source), "--data", str(images), "-o", str(model)]
-    result = CliRunner().invoke(app, [*command, "--scans", "20", "--rate", "0.1"])
+    heads = labelled_images(tmp_path / "heads.h5", 18, (48, 48))
+    command = ["calibrate", str(source), "--data", str(heads), "-o", str(model)]
+    shares = ("--rate", "0.1", "--level", "0.9", "--zoom", "1", "1")
+    result = CliRunner().invoke(app, [*command, "--scans", "18", *shares])
     assert result.exit_code == 0, result.stderr
-    arguments = ["--model", model, "--data", images, "--others", images, "--scans", 4]
+    arguments = ["--model", model, "--data", heads, "--others", images, "--scans", 4]
     result = invoke("detection", *arguments, "-o", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.stderr
     kinds = json.loads(result.stdout)["kinds"]

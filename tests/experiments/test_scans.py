@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from equipoise.cli.app import app
-from equipoise.experiments import oracle, scans
+from equipoise.experiments import masks, oracle, scans
 from equipoise.experiments.table1 import guarantee
 from equipoise.methods.variational import TV
 from equipoise.zoo.model_file import load_model
@@ -55,6 +55,40 @@ def test_scans_writes_both_weights_of_what_is_not_trained(quick, full_scan, tmp_
     summary = {entry["method"]: entry for entry in table["summary"]}
     difference = cases["sense"]["psnr"] - cases["tv, oracle"]["psnr"]
     assert summary["sense"]["mean_difference"] == pytest.approx(difference)
+
+
+def test_lam_by_prediction_is_a_column_with_what_it_costs(quick, full_scan, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["scans", "--data", full_scan, "--methods", "tv,mol-ridge,unet", "-o", out]
+    command = ["experiment", *map(str, arguments), "--lam", "rule,auto", "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    cases = {entry["method"]: entry for entry in json.loads(result.stdout)["cases"]}
+    # U-Net is defined for the weights of its training only.
+    tv = [f"tv, {weight}" for weight in ("oracle", "rule", "auto")]
+    assert list(cases) == [*tv, "mol-ridge", "mol-ridge, auto", "unet"]
+    ridge, predicted = cases["mol-ridge"], cases["mol-ridge, auto"]
+    assert predicted["evaluations"] > 2 * ridge["evaluations"]
+    wrong = CliRunner().invoke(app, [*command[:-2], "best", "-o", str(tmp_path / "x")])
+    assert wrong.exit_code == 1
+    assert "it must be rule, auto, or rule,auto" in wrong.stderr
+
+
+def test_every_mask_of_the_grid_has_its_row(monkeypatch, full_scan, tmp_path):
+    monkeypatch.setattr(masks, "GRID", (("uniform", 2.0), ("variable-density-1d", 2.0)))
+    out = tmp_path / "out"
+    arguments = ["masks", "--data", full_scan, "--methods", "sense,mol-ridge", "-o", out, "--json"]
+    result = CliRunner().invoke(app, ["experiment", *map(str, arguments)])
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    named = ["uniform 2-fold", "variable-density-1d 2-fold"]
+    assert [entry["mask"] for entry in found["means"]] == named
+    for entry in found["means"]:
+        own = [row for row in found["cases"] if row["slice"].endswith(entry["mask"])]
+        assert entry["psnr"] == {row["method"]: row["psnr"] for row in own}
+    text = (out / "masks.md").read_text()
+    assert "mol-ridge: distance, change of data: proved" in text
+    assert {path.name for path in out.iterdir()} == {*masks.FILES}
 
 
 def test_what_is_not_fully_sampled_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from equipoise.methods.prediction import (
     choose_weights,
     weights_for,
 )
+from equipoise.methods.variational import TV, TVConfig
 from equipoise.metrics import psnr
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
@@ -80,6 +81,21 @@ def test_a_weight_that_is_far_off_is_corrected(wrong, kind, acceleration):
     reached = quality(problem, ridge(), image, choice.weights)
     assert reached > quality(problem, ridge(), image, usual) - 1
     assert reached > quality(problem, ridge(wrong), image, {}) + 2
+
+
+@pytest.mark.parametrize("wrong", [1 / 30, 30.0])
+def test_a_fixed_rule_that_is_far_off_is_corrected(wrong):
+    problem, image = head_problem()
+    rule = TV().config.rule
+    tv = TV(TVConfig(rule={**rule.model_dump(), "value": rule.value * wrong}))
+    choice = choose_weights(problem, tv)
+    assert choice.basis == "prediction"
+    assert choice.evaluations == 0
+    first, best = (
+        quality(problem, tv, image, w) for w in (choice.trials[0].weights, choice.weights)
+    )
+    assert best > first + 2
+    assert weights_for(problem, tv, "auto") == choice
 
 
 def test_a_rule_that_is_right_is_kept(model):

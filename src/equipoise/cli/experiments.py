@@ -30,6 +30,9 @@ Names = Annotated[
 ]
 Acceleration = Annotated[float, typer.Option(min=1, help="Acceleration of the drawn masks.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of masks for each slice.")]
+Lams = Annotated[
+    str, typer.Option(help="How lam is chosen: rule, auto, or both as rule,auto.", metavar="LIST")
+]
 Folder = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace results that exist.")]
@@ -61,12 +64,38 @@ def table1(
 
 
 @app.command()
+def masks(
+    data: Data = None,
+    methods: Names = None,
+    seeds: Seeds = 1,
+    lam: Lams = "rule",
+    output: Folder = Path("masks"),
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """PSNR of every method over kinds of masks and accelerations."""
+    with failures():
+        from equipoise.experiments import masks as experiment
+        from equipoise.experiments.table1 import compare
+
+        _check(output, experiment.FILES, overwrite, data)
+        lams, chosen = _lams(lam), _methods(methods, SCANS_ORDER)
+        acquisitions = experiment.mask_cases(data or [], seeds)
+        rows = compare(chosen.loaded, acquisitions, console.print, lams).rows
+        settings = {**_settings(data, experiment.GRID, seeds), "lam": lams}
+        result = experiment.write_masks(output, rows, settings, chosen.seen(data))
+        console.print((output / "masks.md").read_text(), markup=False)
+    _finish(output, result, as_json)
+
+
+@app.command()
 def scans(
     data: Annotated[
         list[Path], typer.Option(help="fully sampled scan, or folder; repeat for more")
     ],
     methods: Names = None,
     seeds: Seeds = 1,
+    lam: Lams = "rule",
     output: Folder = Path("scans"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -77,9 +106,10 @@ def scans(
         from equipoise.experiments.table1 import compare
 
         _check(output, experiment.FILES, overwrite, data)
-        chosen = _methods(methods, SCANS_ORDER)
-        rows = compare(chosen.loaded, experiment.scan_cases(data, seeds), console.print).rows
+        lams, chosen = _lams(lam), _methods(methods, SCANS_ORDER)
+        rows = compare(chosen.loaded, experiment.scan_cases(data, seeds), console.print, lams).rows
         settings = {**_settings(data, experiment.MASKS, seeds), "simulated_noise": None}
+        settings["lam"] = lams
         result = experiment.write_scans(output, rows, settings, chosen.seen(data))
         console.print((output / "scans.md").read_text(), markup=False)
     _finish(output, result, as_json)
@@ -319,6 +349,16 @@ def _load(
         whole = name if name in available else f"{name}{suffixes[0]}"
         model = file or packaged.get(name, whole)
         found.loaded[name], found.origins[name] = load_model(model), provenance(model)
+    return found
+
+
+def _lams(text: str) -> list[str]:
+    """The ways in which lam is chosen."""
+    from equipoise.outcome import BadInputError
+
+    found = [word.strip() for word in text.split(",")]
+    if len(set(found)) < len(found) or not set(found) <= {"rule", "auto"}:
+        raise BadInputError(f"--lam is {text!r}: it must be rule, auto, or rule,auto")
     return found
 
 

@@ -22,6 +22,7 @@ from equipoise.recon.experiment import CALIBRATION, undersample
 from equipoise.training.sources.images import LabelledImage, load_labelled
 
 N_COILS, IMAGE_STACK_AXES = 8, 3
+MASK = "variable-density-2d"
 NOISE = (0.005, 0.08)
 """Range of the simulated noise relative to the 99th percentile of an image, drawn log-uniformly."""
 
@@ -48,7 +49,11 @@ class Case:
 
 
 def cases(
-    data: list[Path], acceleration: float, seeds: int, noise: tuple[float, float] = NOISE
+    data: list[Path],
+    acceleration: float,
+    seeds: int,
+    noise: tuple[float, float] = NOISE,
+    mask: str = MASK,
 ) -> Iterator[Case]:
     """Every slice of every file with every mask seed.
 
@@ -65,17 +70,17 @@ def cases(
     if not data:
         for seed in range(seeds):
             found = LabelledImage(head_slice()[0], "head")
-            yield _simulated("head", found, 0, seed, acceleration, noise)
+            yield _simulated("head", found, 0, seed, acceleration, noise, mask)
     for path in expanded(data):
         scan = as_scan(path)
         # Read once for all seeds.
         images = load_labelled([path]) if scan is None else []
         for seed in range(seeds):
             if scan is not None:
-                yield from _undersampled(scan, path, seed, acceleration)
+                yield from _undersampled(scan, path, seed, acceleration, mask)
             for index, image in enumerate(images):
                 name = f"{path.stem}:{index}"
-                yield _simulated(name, image, index, seed, acceleration, noise)
+                yield _simulated(name, image, index, seed, acceleration, noise, mask)
 
 
 def expanded(data: list[Path]) -> list[Path]:
@@ -107,12 +112,13 @@ def _simulated(
     seed: int,
     acceleration: float,
     noise: tuple[float, float],
+    kind: str,
 ) -> Case:
     image = found.image
     rng = np.random.default_rng([index, seed])
     shape = (image.shape[0], image.shape[1])
     csm = biot_savart_maps(shape, N_COILS, int(rng.integers(2**31)))
-    mask = make_mask("variable-density-2d", shape, acceleration, CALIBRATION, seed)
+    mask = make_mask(kind, shape, acceleration, CALIBRATION, seed)
     sigma = float(np.exp(rng.uniform(*np.log(noise)))) * float(image.abs().quantile(0.99))
     clean = SenseOp(csm, mask).forward(image[None])
     kspace = clean + mask[:, None] * complex_noise(csm.shape, rng) * sigma
@@ -124,8 +130,10 @@ def _simulated(
     return Case(name, found.subject, seed, operator, kspace, target, level)
 
 
-def _undersampled(scan: Acquisition, path: Path, seed: int, acceleration: float) -> Iterator[Case]:
-    reduced = undersample(scan, acceleration, seed)
+def _undersampled(
+    scan: Acquisition, path: Path, seed: int, acceleration: float, kind: str
+) -> Iterator[Case]:
+    reduced = undersample(scan, acceleration, seed, kind)
     for index in range(len(scan.kspace)):
         yield scan_case(scan, reduced, path, index, seed)
 

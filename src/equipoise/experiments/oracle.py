@@ -1,10 +1,12 @@
-"""Methods that are not trained, at the weight that is best for the target and at that of the rule.
+"""Methods at the weight that is best for the target, at that of the rule, and at a predicted one.
 
 The best weight looks at the target, which no real scan has: it is the most that a tuned weight can
 reach.
 """
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,8 +14,12 @@ from torch import Tensor
 
 from equipoise.experiments.cases import Case
 from equipoise.experiments.results import Row
+from equipoise.methods.method import Method
+from equipoise.methods.prediction import LamSetting, weights_for
+from equipoise.methods.solving import solve_slice
 from equipoise.methods.variational import Variational, gap_of
 from equipoise.metrics import psnr
+from equipoise.physics.problem import Problem
 
 WEIGHTS = tuple(10 ** (k / 2) for k in range(7, 1, -1))
 """Grid of lam from 3162 to 10, two to a decade; the solves of a grid start from each other."""
@@ -21,13 +27,21 @@ WEIGHTS = tuple(10 ** (k / 2) for k in range(7, 1, -1))
 SEARCH_ITERATIONS = 10
 """Of each trial. Images change by less than 0.05 dB after that; the chosen one is solved fully."""
 
-ORACLE, RULE = "oracle", "rule"
+ORACLE, RULE, AUTO = "oracle", "rule", "auto"
 
 
 @torch.no_grad()
-def at_both_weights(method: Variational, case: Case) -> dict[str, tuple[Tensor, Row]]:
-    """Image and row at the best weight and at that of the rule, under ``ORACLE`` and ``RULE``."""
-    return {ORACLE: _solved(method, case, best_weight(method, case)), RULE: _solved(method, case)}
+def at_weights(method: Method, case: Case, lams: Sequence[str]) -> dict[str, tuple[Tensor, Row]]:
+    """Image and row at every weight: ``rule`` or ``auto``, after the best one if it is not trained.
+
+    ``auto`` is left out where the choice cannot leave the rule, because the method is only defined
+    for the weights of its training.
+    """
+    found = {}
+    if isinstance(method, Variational):
+        found[ORACLE] = solved(method, case, best_weight(method, case))
+    predicted = isinstance(method, Variational) or method.m is not None
+    return found | {lam: solved(method, case, lam) for lam in lams if lam == RULE or predicted}
 
 
 @torch.no_grad()
@@ -43,14 +57,20 @@ def best_weight(method: Variational, case: Case) -> float:
     return max(found)[1]
 
 
-def _solved(method: Variational, case: Case, lam: float | None = None) -> tuple[Tensor, Row]:
+@torch.no_grad()
+def solved(method: Method, case: Case, lam: LamSetting) -> tuple[Tensor, Row]:
+    """The image, and the entries of its row; trials count as time and evaluations."""
     started = time.perf_counter()
-    solution = method.solve(case.operator, case.kspace, noise_level=case.noise_level, lam=lam)
+    problem = Problem(case.operator, case.kspace, case.noise_level)
+    choice = weights_for(problem, method, lam)
+    solution = solve_slice(problem, method, choice)
+    seconds = time.perf_counter() - started
+    bound = float(solution.distance_bound)
     return solution.value, {
-        "seconds": time.perf_counter() - started,
-        "evaluations": 0,
+        "seconds": seconds,
+        "evaluations": int(solution.network_evaluations) + choice.evaluations,
         "outcome": solution.outcome[0].value,
-        "bound": None,
+        "bound": bound if math.isfinite(bound) else None,
         "lam": float(solution.lam),
         "objective_gap": gap_of(solution),
     }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equipoise.experiments.cases import Case
-from equipoise.experiments.oracle import at_both_weights
+from equipoise.experiments.oracle import RULE, at_weights
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
 from equipoise.experiments.subjects import about_subjects, paired_difference
 from equipoise.formats.replacing import make_folder, replacing
@@ -45,11 +45,13 @@ def compare(
     methods: dict[str, Method | None],
     acquisitions: Iterable[Case],
     say: Callable[[str], None] = log.info,
+    lams: Sequence[str] = (RULE,),
 ) -> Comparison:
     """Reconstruct every case with every method.
 
     SENSE is None in ``methods``. It uses the lam of a grid that is best for the target, and its
-    time is that of one solve.
+    time is that of one solve. ``lams`` are the ways in which the others choose theirs, ``rule`` and
+    ``auto``.
     """
     rows: list[Row] = []
     images: dict[str, Tensor] = {}
@@ -57,7 +59,7 @@ def compare(
     for case in acquisitions:
         first = first or case
         before = len(rows)
-        for name, image, row in _all_methods(methods, case):
+        for name, image, row in _all_methods(methods, case, lams):
             quality = {
                 "psnr": float(psnr(image, case.target)),
                 "ssim": float(ssim(image, case.target)),
@@ -74,20 +76,19 @@ def compare(
 
 
 def _all_methods(
-    methods: dict[str, Method | None], case: Case
+    methods: dict[str, Method | None], case: Case, lams: Sequence[str]
 ) -> Iterator[tuple[str, Tensor, Row]]:
-    """Name, image and row of every method, of those that are not trained at two weights."""
+    """Name, image and row of every method at each of its weights."""
     for name, method in methods.items():
-        if isinstance(method, Variational):
-            for weight, (image, row) in at_both_weights(method, case).items():
-                yield f"{name}, {weight}", image, {**row, "guarantee": guarantee(method)}
+        if method is None:
+            image, row = _sense(case)
+            yield name, image, {**row, "guarantee": guarantee(None)}
             continue
-        image, row = (
-            _sense(case)
-            if method is None
-            else learned(method, case.operator, case.kspace, case.noise_level)
-        )
-        yield name, image, {**row, "guarantee": guarantee(method)}
+        for lam, (image, row) in at_weights(method, case, lams).items():
+            # The rule is what a trained method is; without training there is none to prefer.
+            plain = lam == RULE and not isinstance(method, Variational)
+            row["guarantee"] = guarantee(method)
+            yield name if plain else f"{name}, {lam}", image, row
 
 
 def guarantee(method: Method | None) -> str:

@@ -36,6 +36,10 @@ LOOSE = 3e-2
 the image changes the prediction error, which is of the order of the noise, by less than a step of
 the weights does. A bound of 0.01 led to the same choices, with a quarter more evaluations."""
 
+TRIAL_ITERATIONS = 10
+"""Most iterations of a trial of a method without a network. Its image changes by less than 0.05 dB
+after that."""
+
 SIGNIFICANT = 2.0
 """Standard errors by which the error must fall. With one, four lines overruled the rule by
 chance."""
@@ -164,7 +168,7 @@ def choose_weights(
     problem
         A slice of a scan.
     model
-        An equilibrium model.
+        An equilibrium model, or a method that minimises.
     options
         Solver options of the reconstruction, those of the model if not given; trials are looser.
     seed
@@ -174,10 +178,8 @@ def choose_weights(
     scale = operator.intensity_scale(problem.data).double()
     noise = level / torch.where(scale > 0, scale, 1.0)
     rule = {name: float(value) for name, value in model.rule(operator, noise).items()}
-    if not model.learned:
-        return Choice(rule, "rule", f"{model.name} follows the noise level by a fixed rule")
     # An unrolled network is only defined for the weights of its training.
-    if model.m is None:
+    if model.m is None and model.learned:
         return Choice(rule, "rule", f"{model.name} was trained for the weights of its rule")
     if not isinstance(operator, SenseOp):
         reason = f"samples can be left out of a SenseOp, not of a {type(operator).__name__}"
@@ -216,13 +218,15 @@ class _Predictor:
         self.kept, self.out = SenseOp(csm, kept[None]), SenseOp(csm, left_out[None])
         self.data, self.target = problem.data * kept, problem.data * left_out
         self.options = replace(options, rtol=max(LOOSE, options.rtol), exact=False)
+        if not model.learned:
+            self.options = replace(self.options, max_iter=min(options.max_iter, TRIAL_ITERATIONS))
         variance = float(problem.noise_level[0]) ** 2
         # Without a noise level errors keep the unit of the data; their order is the same.
         self.unit = variance * self.data.shape[1] if variance > 0 else 1.0
         self.image: Tensor | None = None
 
-    def __call__(self, factors: Sequence[float]) -> tuple[Tensor, int]:
-        """Squared errors (units,), in units of the noise of the coils, and evaluations."""
+    def __call__(self, factors: Sequence[float]) -> tuple[Tensor, int, int]:
+        """Squared errors (units,), in units of the noise of the coils, evaluations, and cost."""
         weights = {name: value * f for (name, value), f in zip(self.rule.items(), factors)}
         given: dict[str, Any] = {"start": self.image, **weights}
         solution = self.model.solve(
@@ -237,7 +241,10 @@ class _Predictor:
         self.image = solution.value
         difference = self.out.forward(solution.value) - self.target
         power = difference.abs().double().square().sum(1)[0].cpu() / self.unit
-        return self.parts.by_unit(power), int(solution.network_evaluations[0])
+        evaluations = int(solution.network_evaluations[0])
+        # Without a network the iterations are the cost.
+        cost = evaluations if self.model.learned else int(solution.iterations[0])
+        return self.parts.by_unit(power), evaluations, cost
 
 
 class _Search:
@@ -245,13 +252,14 @@ class _Search:
 
     def __init__(
         self,
-        predict: Callable[[Sequence[float]], tuple[Tensor, int]],
+        predict: Callable[[Sequence[float]], tuple[Tensor, int, int]],
         rule: dict[str, float],
         samples: int,
     ) -> None:
         self.predict, self.rule, self.samples = predict, rule, samples
         self.errors: dict[Position, Tensor] = {}
         self.trials: list[Trial] = []
+        self.cost: list[int] = []
 
     @property
     def origin(self) -> Position:
@@ -261,7 +269,7 @@ class _Search:
     @property
     def spent(self) -> bool:
         """Whether no further trial may begin."""
-        cost = [trial.evaluations for trial in self.trials]
+        cost = self.cost
         return len(cost) >= MOST_TRIALS or sum(cost) >= BUDGET * max(cost, default=1)
 
     @property
@@ -305,7 +313,8 @@ class _Search:
     def _try(self, position: Position) -> bool:
         """Whether the error at a position is known, computing it if trials are left."""
         if position not in self.errors and not self.spent:
-            self.errors[position], evaluations = self.predict(self._factors(position))
+            self.errors[position], evaluations, cost = self.predict(self._factors(position))
+            self.cost.append(cost)
             error = float(self.errors[position].sum()) / self.samples
             self.trials.append(Trial(self.weights_at(position), error, evaluations))
         return position in self.errors
