@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import ismrmrd
+import malformed
 import numpy as np
 import pytest
 import traffic
@@ -409,3 +410,22 @@ def test_sigterm_ends_the_server_within_ten_seconds_and_tells_its_clients(tmp_pa
     (session,) = [one for one in records if "readouts" in one]
     assert session["readouts"] == 1
     assert "the server is stopping" in session["outcome"]
+
+
+def test_malformed_sessions_end_with_words_and_the_next_client_is_served(served):
+    """Every eleventh case of the benchmark, without those that wait for a time limit."""
+    good = traffic.traffic(*traffic.scan())
+    (expected,), _ = traffic.talk(served.port, good)
+    memory, played = served.status("VmRSS"), 0
+    for case in list(malformed.cases())[::11]:
+        if case.manner == "stalls":
+            continue
+        result = malformed.play(served.port, case)
+        assert result.closed, case.name
+        assert result.seconds < 10, case.name
+        assert not [text for text in result.texts if "unexpected" in text], case.name
+        played += 1
+    assert played > 30
+    (found,), _ = traffic.talk(served.port, good)
+    np.testing.assert_array_equal(found.data, expected.data)
+    assert served.status("VmHWM") - memory < 4e8 / 1024

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import ismrmrd
 import numpy as np
@@ -68,7 +69,7 @@ class Served:
 
     def status(self, name):
         """A number of kB, or of threads, of the process."""
-        for line in open(f"/proc/{self.process.pid}/status"):  # noqa: SIM115, PTH123
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith(name + ":"):
                 return int(line.split()[1])
         raise LookupError(name)

@@ -44,6 +44,10 @@ def recon(
     report: Annotated[
         Path | None, typer.Option(help="Write a .html page, or for many scans a folder of pages.")
     ] = None,
+    dicom_template: Annotated[
+        Path | None,
+        typer.Option(help="Folder of DICOM images whose patient and study the output takes."),
+    ] = None,
     device: Device = "auto",
     suffix: Annotated[str, typer.Option(help="Many scans: format of the images.")] = ".h5",
     resume: Annotated[
@@ -83,6 +87,8 @@ def recon(
     if is_batch(scans, output, options):
         if report is not None and report.suffix == ".html":
             raise typer.BadParameter("--report must be a folder for many scans: use --report DIR")
+        if dicom_template is not None:
+            raise typer.BadParameter("--dicom-template belongs to one scan, of one patient")
         flags = {"as_json": as_json, "overwrite": overwrite, "strict": strict}
         recon_many(scans, output, settings, options, **flags)
         return
@@ -94,7 +100,14 @@ def recon(
         inputs = input_files(scan, *settings.files())
         check_target(target, overwrite=overwrite, inputs=inputs)
         check_report_target(report, overwrite, inputs)
-        done = recon_one(scan, settings, target, overwrite=overwrite, device=device)
+        done = recon_one(
+            scan,
+            settings,
+            target,
+            overwrite=overwrite,
+            device=device,
+            dicom_template=dicom_template,
+        )
         if report is not None:
             write_recon_report(report, done)
     announce(done, as_json)
@@ -107,7 +120,13 @@ def recon(
 
 
 def recon_one(
-    scan: Path, settings: "ReconSettings", target: Path, *, overwrite: bool, device: str = "auto"
+    scan: Path,
+    settings: "ReconSettings",
+    target: Path,
+    *,
+    overwrite: bool,
+    device: str = "auto",
+    dicom_template: Path | None = None,
 ) -> "FileReconstruction":
     """Reconstruct a scan, with notes and progress on the console."""
     from equipoise.recon.device import pick_device
@@ -123,7 +142,13 @@ def recon_one(
             status.update(size)
 
         return reconstruct_file(
-            scan, settings, chosen, target=target, overwrite=overwrite, on_ready=on_ready
+            scan,
+            settings,
+            chosen,
+            target=target,
+            overwrite=overwrite,
+            dicom_template=dicom_template,
+            on_ready=on_ready,
         )
 
 

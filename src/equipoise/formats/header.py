@@ -190,6 +190,8 @@ class Header:
         The matrix with which k-space was multiplied; maps from other sources need the same.
     system
         Vendor, field strength, sequence and so on, as named in the file.
+    study
+        Patient and study by the keywords of DICOM; they are written to DICOM only.
     ignored
         Content of the file that the reader did not use.
     left_out
@@ -204,6 +206,7 @@ class Header:
     noise_covariance: np.ndarray | None = None
     whitening: np.ndarray | None = None
     system: dict[str, str] = field(default_factory=dict)
+    study: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.formats.writers.target import check_target, input_files
+from equipoise.formats.study import read_template
+from equipoise.formats.writers.target import check_target, input_files, suffix_of
 from equipoise.formats.writers.write import check_holds
 from equipoise.methods.method import Method
+from equipoise.outcome import BadInputError
 from equipoise.recon.device import pick_device
 from equipoise.recon.experiment import Experiment, load_experiment
 from equipoise.recon.memory import Plan, fit_memory
@@ -79,6 +81,7 @@ def reconstruct_file(
     target: Path | str | None = None,
     overwrite: bool = False,
     model: Method | None = None,
+    dicom_template: Path | str | None = None,
     on_ready: Callable[[Prepared], None] = lambda prepared: None,
     on_slice: Callable[[SliceResult], None] = lambda result: None,
 ) -> FileReconstruction:
@@ -98,6 +101,8 @@ def reconstruct_file(
         Replace a target that exists.
     model
         The model of the settings, if it was loaded before.
+    dicom_template
+        Folder of DICOM images whose patient, study and frame of reference a DICOM target takes.
     on_ready
         Called before the first slice is solved, with the scan and how it fits into memory.
     on_slice
@@ -122,6 +127,7 @@ def reconstruct_file(
     if target is not None:
         inputs = input_files(scan, *settings.files())
         check_target(target, overwrite=overwrite, inputs=inputs)
+    study = None if dicom_template is None else _study(Path(dicom_template), target)
     model = load_model(settings.model) if model is None else model
     # Taken before the scan is read, so that a file that changes meanwhile does not look unchanged.
     made_from = fingerprint(settings, model, scan)
@@ -131,12 +137,22 @@ def reconstruct_file(
     on_ready(prepared)
     where = pick_device(device) if isinstance(device, str) else device
     result = solve(prepared, settings, model, where, on_slice)
+    if study is not None:
+        result.header = replace(result.header, study={**result.header.study, **study})
     if target is not None:
         save(target, result, str(scan), settings.model, made_from, overwrite=overwrite)
     seconds = time.perf_counter() - started
     return FileReconstruction(
         scan, target, settings, made_from, prepared, result, model.name, seconds
     )
+
+
+def _study(template: Path, target: Path | None) -> dict[str, str]:
+    if target is None or suffix_of(target) != ".dcm":
+        raise BadInputError(
+            f"the DICOM template {template} needs a DICOM output, not {target}: use -o NAME.dcm"
+        )
+    return read_template(template)
 
 
 def prepare(scan: Path, settings: ReconSettings, model: Method) -> Prepared:

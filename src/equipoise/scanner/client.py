@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +15,7 @@ from equipoise.formats.readers import mrd
 from equipoise.formats.readers.mrd_scan import COUNTERS
 from equipoise.formats.readers.readouts import labels_of
 from equipoise.formats.readers.registry import read
-from equipoise.formats.readers.xml_header import parse_xml
+from equipoise.formats.readers.xml_header import parse, parse_xml
 from equipoise.outcome import BadInputError
 from equipoise.scanner.budget import Share
 from equipoise.scanner.images import NOISE_SERIES
@@ -120,7 +120,9 @@ def send(
     if not images:
         why = "; ".join([*texts, *failure]) or "it said nothing"
         raise BadInputError(f"{host} port {port} sent no image: {why}")
-    return _returned(images, texts, sent.crop)
+    found = _returned(images, texts, sent.crop)
+    found.header = replace(found.header, study=sent.study)
+    return found
 
 
 def _connect(host: str, port: int, timeout: float) -> Wire:
@@ -181,7 +183,8 @@ def stored_readouts(scan: Path) -> Sent:
         for i, samples in enumerate(records.samples):
             yield heads[i : i + 1], samples, empty if points is None else points[i]
 
-    return Sent(header.rstrip(b"\0"), readouts())
+    study = parse(header, str(scan)).study
+    return Sent(header.rstrip(b"\0"), readouts(), study=study)
 
 
 def _copy(stored: np.ndarray, heads: np.ndarray) -> None:

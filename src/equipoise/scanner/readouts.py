@@ -1,7 +1,7 @@
 """Readouts of a scan of any format, for a client to send."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,13 @@ class Sent:
     """A scan for the wire.
 
     ``crop`` is the matrix (y, x) to which the client cuts the images; None if the server does.
+    ``study`` is that of the header, which the images that come back do not have.
     """
 
     header: bytes
     readouts: Iterator[Readout]
     crop: tuple[int, ...] | None = None
+    study: dict[str, str] = field(default_factory=dict)
 
 
 def readouts_of(acquisition: Acquisition) -> Sent:
@@ -58,10 +60,8 @@ def readouts_of(acquisition: Acquisition) -> Sent:
         # The server finds the lines of other frames itself.
         separate = None
     header = _header(acquisition, separate is not None)
-    crop = acquisition.header.crop
-    return Sent(
-        header, _readouts(acquisition, separate), crop if len(encoding.matrix) == 2 else None
-    )
+    crop = acquisition.header.crop if len(encoding.matrix) == 2 else None
+    return Sent(header, _readouts(acquisition, separate), crop, acquisition.header.study)
 
 
 def _counters(acquisition: Acquisition) -> list[dict[str, int]]:

@@ -145,6 +145,7 @@ def _acquisition(
         noise_covariance=covariance,
         whitening=whitening,
         system=xml.system,
+        study=xml.study,
         ignored=ignored,
         left_out=left_out,
     )

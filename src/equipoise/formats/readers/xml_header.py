@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
+from equipoise.formats.study import FROM_XML, study_of
 from equipoise.outcome import BadInputError
 
 MAX_BYTES = 16 * 2**20
@@ -42,6 +43,7 @@ class XmlHeader:
     calibration_mode: str | None = None
     noise_bandwidth: float | None = None
     system: dict[str, str] = field(default_factory=dict)
+    study: dict[str, str] = field(default_factory=dict)
     n_encodings: int = 0
 
 
@@ -73,7 +75,8 @@ def parse(content: bytes | str, source: str, encoding: int = 0) -> XmlHeader:
     """
     root = parse_xml(content, f"{source}: the XML header")
     encodings = _all(root, "encoding")
-    found = XmlHeader(system=_system(root), n_encodings=len(encodings))
+    study = study_of({name: _text(root, name) or "" for name in FROM_XML})
+    found = XmlHeader(system=_system(root), study=study, n_encodings=len(encodings))
     bandwidth = _text(root, "relativeReceiverNoiseBandwidth")
     try:
         found.noise_bandwidth = None if bandwidth is None else float(bandwidth)

@@ -111,12 +111,13 @@ def _series(
     made.SOPClassUID, made.Modality, made.SeriesNumber = MRImageStorage, "MR", 1
     made.StudyInstanceUID, made.SeriesInstanceUID = generate_uid(), generate_uid()
     made.FrameOfReferenceUID = generate_uid()
-    # The standard requires these elements; they are empty because the scan is not linked to a
-    # person here.
+    # The standard requires these elements; they stay empty where the scan does not name a person.
     made.PatientName = made.PatientID = made.PatientBirthDate = made.PatientSex = ""
     made.StudyDate = made.StudyTime = made.StudyID = made.AccessionNumber = ""
     made.ReferringPhysicianName = made.PositionReferenceIndicator = ""
     made.PatientPosition = system.get("patientPosition", "") if geometry.oriented else ""
+    for keyword, value in header.study.items():
+        setattr(made, keyword, value)
     made.Manufacturer = system.get("systemVendor", "")
     made.ImageType = ["DERIVED", "PRIMARY", "M"]
     made.SeriesDescription = f"Equipoise {attributes.get('model', '')}".strip()[:64]
