@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check pytest browser clean
+.PHONY: demo test check pytest browser configuration clean
 
 demo: $(STAMP)
 	$(BIN)/equipoise demo --overwrite
@@ -18,6 +18,10 @@ check: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+# The reference of the training configuration, from its schema.
+configuration: $(STAMP)
+	$(BIN)/python -m equipoise.training.reference > docs/configuration.md
 
 # The report is tested in Chromium. If it cannot be installed, those tests are skipped.
 browser:

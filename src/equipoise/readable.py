@@ -22,6 +22,14 @@ def span(values: Tensor | Sequence[float], form: str = ".3g") -> str:
     return " to ".join(ends)
 
 
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h``."""
+    minutes, hours = round(seconds / 60), seconds / 3600
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{hours:.1f} h"
+
+
 def counted(n: int, noun: str) -> str:
     """``1 slice``, ``3 slices``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -78,7 +78,7 @@ def _explained(entry: dict[str, Any], schema: Any) -> str:
     *above, name = place
     path, kind = [], ""
     for part in above:
-        branch = _branches(schema).get(part)
+        branch = branches(schema).get(part)
         # pydantic puts the name of the kind into the path, but users never wrote it there.
         if branch is None:
             path.append(part)
@@ -89,7 +89,7 @@ def _explained(entry: dict[str, Any], schema: Any) -> str:
         return f"{'.'.join([*path, name])} is not a setting{kind and f' of {kind}'}: " + _hint(
             name, path, schema
         )
-    if name not in _branches(schema):
+    if name not in branches(schema):
         path.append(name)
     message = entry["msg"].removeprefix("Value error, ")
     # Here the input is the whole section, or the message already holds the value.
@@ -105,7 +105,7 @@ def _hint(name: str, path: list[str], schema: Any) -> str:
     if nearest:
         return f"did you mean {nearest[0]}?"
     for field, annotation in known.items():
-        for kind in (annotation, *_branches(annotation).values()):
+        for kind in (annotation, *branches(annotation).values()):
             if name in _fields(kind):
                 return f"did you mean {'.'.join([*path, field, name])}?"
     return f"the settings are {', '.join(known)}"
@@ -126,7 +126,7 @@ def _bare(annotation: Any) -> Any:
     return others[0] if len(others) == 1 and type(None) in get_args(annotation) else annotation
 
 
-def _branches(annotation: Any) -> dict[str, Any]:
+def branches(annotation: Any) -> dict[str, Any]:
     """The kinds of a union of :func:`one_of` by their names."""
     return {
         tag.tag: kind

@@ -259,7 +259,10 @@ class _Display:
         elapsed = time.perf_counter() - self.started
         rest = (self.total - done) * elapsed / max(self.worked, 1)
         style = "bold red" if record["event"] == "failed" else ""
-        line = f"{done}/{self.total} {_line(record)}, ETA {_duration(rest)}"
+        # Torch must not be loaded for --help.
+        from equipoise.readable import duration
+
+        line = f"{done}/{self.total} {_line(record)}, ETA {duration(rest)}"
         console.print(line, style=style, markup=False, highlight=False)
         if self.as_json:
             print(json.dumps(record, allow_nan=False), flush=True)
@@ -284,20 +287,13 @@ def _line(record: dict[str, Any]) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), seconds / 3600
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{hours:.1f} h"
-
-
 def _submit(folder: Path, parts: int, slurm_options: Sequence[str]) -> None:
     """Submit the command once for each part, as one array; without SLURM, as local processes."""
     from equipoise.optional import need
 
     submitit = need("submitit", "slurm", "--slurm")
     executor = submitit.AutoExecutor(folder=folder / "slurm", slurm_array_parallelism=parts)
-    executor.update_parameters(**_slurm_parameters(slurm_options))
+    executor.update_parameters(**slurm_parameters(slurm_options))
     with executor.batch():
         jobs = [
             executor.submit(submitit.helpers.CommandFunction(part_command(sys.argv, parts, k)))
@@ -310,7 +306,7 @@ def _submit(folder: Path, parts: int, slurm_options: Sequence[str]) -> None:
     )
 
 
-def _slurm_parameters(given: Sequence[str]) -> dict[str, Any]:
+def slurm_parameters(given: Sequence[str]) -> dict[str, Any]:
     """Options such as ``partition=gpu``, under the names of submitit."""
     parameters: dict[str, Any] = {"timeout_min": 24 * 60}
     for text in given:

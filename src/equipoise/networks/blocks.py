@@ -49,7 +49,8 @@ def synthesised(z: Tensor, image: Image, blocks: Tensor) -> Image:
     # A complex view needs both parts.
     if channels == 1:
         parts = torch.cat([parts, torch.zeros_like(parts)], -1)
-    return torch.view_as_complex(parts.contiguous()).to(image.dtype)
+    # Half precision, in which a warm-up may run, has no complex numbers.
+    return torch.view_as_complex(parts.contiguous().to(blocks.dtype)).to(image.dtype)
 
 
 def inside_blocks(image: Image, z: Tensor) -> Tensor | None:

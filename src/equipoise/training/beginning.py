@@ -1,8 +1,10 @@
 """The beginning of a training run: its images, the source of its samples, and its first model."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from equipoise.formats.by_slice import scan_files
@@ -15,7 +17,7 @@ from equipoise.outcome import BadInputError
 from equipoise.settings import checked
 from equipoise.training.config import TrainConfig
 from equipoise.training.sources.dataset import Dataset, ImageDataset, Mixture
-from equipoise.training.sources.images import load_labelled
+from equipoise.training.sources.images import LabelledImage, load_images, read_labelled
 from equipoise.training.sources.maps_cache import GIGABYTE, MapsCache, default_folder
 from equipoise.training.sources.photographs import SuperResolution
 from equipoise.training.sources.sampling import Sampling
@@ -30,9 +32,20 @@ from equipoise.training.sources.simulated import Simulation, load_coils
 from equipoise.training.sources.source import Source
 from equipoise.zoo.model_file import load_model, model_config
 
+log = logging.getLogger(__name__)
 
-def training_images(config: TrainConfig) -> list[Tensor]:
+
+def training_images(
+    config: TrainConfig, skipped: dict[Path, str] | None = None
+) -> list[LabelledImage]:
     """The training images, without those of the subjects that are held out.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    skipped
+        Receives the files of folders that cannot be used, and why; with None they are an error.
 
     Raises
     ------
@@ -40,16 +53,50 @@ def training_images(config: TrainConfig) -> list[Tensor]:
         If nothing is left, or nothing to train on has a subject that is held out, because a
         misspelt subject would be trained on.
     """
-    found = load_labelled(config.data.train) if config.data.train else []
-    held_out = set(config.data.held_out)
-    scans = (names_of(scan) for path in config.data.scans for scan in scan_files(path))
+    data = config.data
+    found = read_labelled(data.train, skipped) if data.train else []
+    held_out = set(data.held_out)
+    scans = (names_of(scan) for path in data.scans for scan in scan_files(path))
     missing = held_out.difference((image.subject for image in found), *scans)
     if missing:
         raise BadInputError(f"data.held_out names {sorted(missing)}, which no training file has")
-    images = [image.image for image in found if image.subject not in held_out]
+    images = [image for image in found if image.subject not in held_out]
     if found and not images:
         raise BadInputError("data.held_out leaves no training image")
     return images
+
+
+def divided(config: TrainConfig, images: list[LabelledImage]) -> tuple[list[Tensor], list[Tensor]]:
+    """Images for training, and those of the subjects that ``validation_share`` sets aside.
+
+    Raises
+    ------
+    BadInputError
+        If there is only one subject.
+    """
+    share, subjects = config.data.validation_share, sorted({image.subject for image in images})
+    aside: set[str] = set()
+    if share is not None:
+        if len(subjects) < 2:
+            raise BadInputError(
+                f"data.train has one subject, {subjects[0]}, of which none can be set aside for "
+                "validation: give data.validation"
+            )
+        count = min(max(round(share * len(subjects)), 1), len(subjects) - 1)
+        # Evenly spaced, because neighbouring names are often of one site or one patient.
+        places = np.linspace(0, len(subjects) - 1, count + 2)[1:-1].round().astype(int)
+        aside = {subjects[place] for place in places}
+    return (
+        [image.image for image in images if image.subject not in aside],
+        [image.image for image in images if image.subject in aside],
+    )
+
+
+def validation_images(config: TrainConfig) -> list[Tensor]:
+    """The images for validation: those that are named, or of the subjects that are set aside."""
+    if config.data.validation_share is not None:
+        return divided(config, training_images(config, {}))[1]
+    return load_images(config.data.validation) if config.data.validation else []
 
 
 def dataset_of(config: TrainConfig, source: Source) -> Dataset:
@@ -61,11 +108,11 @@ def dataset_of(config: TrainConfig, source: Source) -> Dataset:
         If a file of images cannot be read, an image is smaller than the crop of a batch, or
         nothing is left without the subjects that are held out.
     """
-    images, data = training_images(config), config.data
-    found: dict[str, Dataset] = {}
-    if images:
-        check_batch(config, images)
-        found["images"] = ImageDataset(source, images)
+    data, found, skipped = config.data, dict[str, Dataset](), dict[Path, str]()
+    labelled = training_images(config, skipped)
+    if labelled:
+        images = large_enough(config, divided(config, labelled)[0])
+        found["images"] = ImageDataset(source, images, skipped)
     if data.scans:
         scans = training_scans(data.scans, set(data.held_out))
         found["scans"] = ScanDataset(scans, scan_samples(config))
@@ -105,20 +152,39 @@ def check_new_run(config: TrainConfig, folder: Path) -> None:
         ) from error
 
 
-def check_batch(config: TrainConfig, images: list[Tensor]) -> None:
-    """Refuse a batch that cannot be stacked, because an image is smaller than the crop.
+SMALLEST = 16
+"""Pixels of the smallest side that has room for a sampling pattern."""
+
+
+def large_enough(config: TrainConfig, images: list[Tensor]) -> list[Tensor]:
+    """The images that can be used: a batch is stacked, so each must be as large as the crop.
 
     Raises
     ------
     BadInputError
-        If it cannot; the message gives the smallest side.
+        If none is left, or whole slices are asked for as a batch; the message gives the sides.
     """
-    smallest = min(min(image.shape) for image in images)
-    if config.batch > 1 and (config.crop is None or smallest < config.crop):
+    if config.batch > 1 and config.crop is None:
         raise BadInputError(
-            f"a training image has a side of {smallest} pixels, less than crop {config.crop}, "
-            "so a batch cannot be stacked: lower crop, or use batch 1"
+            f"crop is null, and batch is {config.batch}, but whole slices of different sizes "
+            "cannot be stacked: set crop, or use batch 1 with accumulate"
         )
+    least = SMALLEST if config.batch == 1 else int(config.crop or 0)
+    kept = [image for image in images if min(image.shape) >= least]
+    if not kept:
+        largest = max(min(image.shape) for image in images)
+        raise BadInputError(
+            f"the training images have sides of at most {largest} pixels, and {least} are needed "
+            f"(crop {config.crop}, batch {config.batch}): lower crop, or use batch 1"
+        )
+    if len(kept) < len(images):
+        log.warning(
+            "%d of %d images have a side below %d pixels and are left out",
+            len(images) - len(kept),
+            len(images),
+            least,
+        )
+    return kept
 
 
 SKIP_DIFFERENCE = 0.02

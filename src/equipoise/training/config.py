@@ -2,17 +2,19 @@
 errors."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from equipoise.formats.plain_yaml import load_yaml
 from equipoise.methods.equilibrium_config import SolvedConfig
 from equipoise.methods.mol import MolConfig
 from equipoise.methods.registry import AnyMethodConfig
 from equipoise.outcome import BadInputError
 from equipoise.settings import Settings, explained
+from equipoise.training.overrides import changed, content_of, rooted
+from equipoise.zoo.find import available_models, find_model
 
 TEST_DATA = (
     "data.test names subjects that are kept for the test, and training, the choice of weights and "
@@ -24,8 +26,8 @@ TEST_DATA = (
 class SourceWeights(Settings):
     """Chances of the sources of samples, relative to each other."""
 
-    images: float = Field(1.0, gt=0)
-    scans: float = Field(1.0, gt=0)
+    images: float = Field(1.0, gt=0, description="of a simulated scan of an image")
+    scans: float = Field(1.0, gt=0, description="of a measured scan")
 
 
 class SelfSupervisedConfig(Settings):
@@ -47,6 +49,12 @@ class DataConfig(Settings):
     validation: list[Path] = Field([], description="images for validation")
     scans: list[Path] = Field([], description="scans: files, or folders of them")
     validation_scans: list[Path] = Field([], description="scans for validation")
+    validation_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the subjects of train that is set aside for validation instead",
+    )
     weights: SourceWeights = Field(
         SourceWeights(), description="chances of images and scans, if there are both"
     )
@@ -67,9 +75,15 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _some(self) -> "DataConfig":
-        if not (self.train or self.scans) or not (self.validation or self.validation_scans):
+        validation = self.validation or self.validation_scans or self.validation_share
+        if not (self.train or self.scans) or not validation:
             raise ValueError(
                 "give images as train or scans as scans, and validation or validation_scans"
+            )
+        if self.validation_share and (self.validation or not self.train):
+            raise ValueError(
+                "validation_share divides the subjects of train: it needs train, and validation "
+                "must be left out"
             )
         return self
 
@@ -135,9 +149,11 @@ class SimulationConfig(Settings):
 class SuperResolutionConfig(Settings):
     """See :class:`equipoise.training.sources.photographs.SuperResolution`."""
 
-    factor: int = Field(3, ge=1, le=16)
-    kernel: Literal["gaussian", "bicubic"] = "gaussian"
-    border: Literal["zero", "circular", "reflect"] = "reflect"
+    factor: int = Field(3, ge=1, le=16, description="every which pixel D keeps")
+    kernel: Literal["gaussian", "bicubic"] = Field("gaussian", description="of the blur B")
+    border: Literal["zero", "circular", "reflect"] = Field(
+        "reflect", description="how B continues the image"
+    )
     noise: NoiseRange = (0.003, 0.03)
 
 
@@ -153,14 +169,16 @@ class LipschitzConfig(Settings):
     T = 0.98.
     """
 
-    beta: float = Field(0.01, ge=0)
-    margin: float = Field(0.01, gt=0)
+    beta: float = Field(0.01, ge=0, description="weight of the barrier")
+    margin: float = Field(
+        0.01, gt=0, description="distance from T at which the barrier becomes a straight line"
+    )
     every: int = Field(
         2, ge=1, description="steps between two barriers, whose weight it multiplies"
     )
     steps: int = Field(8, ge=1, description="Lanczos iterations on a training sample")
     reserve: float = Field(0.05, ge=0, description="the barrier is at T - reserve")
-    validation_steps: int = Field(25, ge=1)
+    validation_steps: int = Field(25, ge=1, description="Lanczos iterations on a validation sample")
     validation_reserve: float = Field(
         0.005,
         gt=0,
@@ -185,16 +203,20 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 class TrainConfig(Settings):
     """Everything that determines the weights, including the seed."""
 
-    name: FileName
-    data: DataConfig
-    simulation: SimulationConfig = SimulationConfig()
+    name: FileName = Field(description="of the model; its file is NAME.safetensors")
+    data: DataConfig = Field(description="images and scans")
+    simulation: SimulationConfig = Field(
+        SimulationConfig(), description="how scans are simulated from images"
+    )
     super_resolution: SuperResolutionConfig | None = Field(
         None, description="train on photographs and small images of them instead of on MRI"
     )
-    model: AnyMethodConfig = MolConfig()
-    lipschitz: LipschitzConfig = LipschitzConfig()
+    model: AnyMethodConfig = Field(MolConfig(), description="the method, chosen by its key method")
+    lipschitz: LipschitzConfig = Field(
+        LipschitzConfig(), description="how a measured constant is kept below 1 - m"
+    )
     start: Path | None = Field(None, description="weights to continue from, instead of warming up")
-    seed: int = 0
+    seed: int = Field(0, description="of weights, samples and validation")
     crop: int | None = Field(
         96, ge=16, le=4096, description="side of the crops; null: whole slices"
     )
@@ -202,10 +224,17 @@ class TrainConfig(Settings):
     accumulate: int = Field(
         1, ge=1, le=1024, description="batches whose mean gradient is one step, in each process"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the network in the warm-up and in methods without an equilibrium; an "
+        "equilibrium is found to a bound, and validation is what will be used, so these stay exact",
+    )
     warmup_steps: int = Field(1000, ge=0, description="denoiser steps before the equilibrium")
     steps: int = Field(4200, ge=1, description="equilibrium steps")
-    learning_rate: float = Field(1e-3, gt=0)
-    final_learning_rate: float = Field(3e-5, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam, in the warm-up and after it")
+    final_learning_rate: float = Field(
+        3e-5, gt=0, description="of the last step; the rate decays geometrically"
+    )
     weight_learning_rate: float = Field(1e-2, gt=0, description="learning rate of the data weight")
     clip: float = Field(20.0, gt=0, description="limit of the gradient norm")
     rtol: tuple[float, float] = Field(
@@ -224,9 +253,13 @@ class TrainConfig(Settings):
     average: float = Field(
         0.0, ge=0, lt=1, description="decay of the running average of the weights; 0 for none"
     )
-    validate_every: int = Field(500, ge=1)
-    validation_samples: int = Field(8, ge=1, le=100_000)
-    validation_crop: int | None = Field(160, ge=16, le=4096)
+    validate_every: int = Field(500, ge=1, description="steps between two validations")
+    validation_samples: int = Field(
+        8, ge=1, le=100_000, description="evenly spaced validation images, and scans, that are used"
+    )
+    validation_crop: int | None = Field(
+        160, ge=16, le=4096, description="side of the crops for validation; null: whole slices"
+    )
 
     @property
     def limit(self) -> float:
@@ -277,26 +310,30 @@ class TrainConfig(Settings):
         return self
 
 
-def load_config(path: Path) -> TrainConfig:
-    """Read and check a YAML configuration; paths in it are relative to its folder.
+def load_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
+    """Read and check a configuration.
+
+    Parameters
+    ----------
+    path
+        A YAML file, whose paths are relative to its folder, or the name of a preset.
+    changes
+        Changes such as ``steps=5000``; paths in them are relative to the working folder.
 
     Raises
     ------
     BadInputError
-        If the file is missing, is not YAML, or does not fit the schema.
+        If the file or preset is missing, is not YAML, or does not fit the schema.
     """
+    content, what = content_of(path, TrainConfig)
+    content = rooted(changed(content, changes), TrainConfig, Path.cwd())
     try:
-        config = TrainConfig.model_validate(load_yaml(path))
+        config = TrainConfig.model_validate(content)
     except ValidationError as error:
         wrong = explained(error, TrainConfig)
-        raise BadInputError(f"{path} is not a valid training configuration: {wrong}") from error
-    root = path.resolve().parent
-    data = config.data
-    paths: dict[str, Any] = {
-        key: [root / p for p in getattr(data, key)]
-        for key in ("train", "validation", "scans", "validation_scans")
-    }
-    paths["coils"] = root / data.coils if data.coils else None
-    resolved = data.model_copy(update=paths)
-    start = root / config.start if config.start else None
-    return config.model_copy(update={"data": resolved, "start": start})
+        raise BadInputError(f"{what} is not a valid training configuration: {wrong}") from error
+    start = config.start
+    # A path was made of the name of a model too.
+    if start is not None and not start.exists() and start.name in available_models():
+        config = config.model_copy(update={"start": find_model(start.name)})
+    return config

@@ -1,5 +1,6 @@
 """The training curve: ``log.jsonl`` as a picture, and as TensorBoard events if it is installed."""
 
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,9 @@ SMOOTHING = 50
 
 SHOWN = ("loss", "psnr", "constraint", "iterations", "adjoint_iterations")
 """The values that TensorBoard shows for every step."""
+
+LIVE_SECONDS = 120
+"""Longest time between two drawings of the curve, each of which takes half a second."""
 
 OF_A_STEP = ("step", "loss", "psnr", "iterations")
 
@@ -81,9 +85,11 @@ def _means(values: np.ndarray) -> np.ndarray:
 def recorder(folder: Path) -> Callable[[Progress], None]:
     """A function that is called after every step, for ``report`` of ``train``.
 
-    It draws the curve at every validation, and writes TensorBoard events if it is installed.
+    It draws the curve at every validation and at least every two minutes, and writes TensorBoard
+    events if it is installed.
     """
     boards: list[Any] = []
+    drawn = [time.monotonic()]
 
     def record(progress: Progress) -> None:
         # Not before the first step, because the run may be refused.
@@ -95,8 +101,10 @@ def recorder(folder: Path) -> Callable[[Progress], None]:
                 board.add_scalar(name, getattr(progress, name), progress.step)
             for name, value in progress.validation.items():
                 board.add_scalar(f"validation/{name}", value, progress.step)
-        if progress.validation:
+        now = time.monotonic()
+        if progress.validation or now > drawn[-1] + LIVE_SECONDS:
             write_curve(folder)
+            drawn.append(time.monotonic())
             if board is not None:
                 board.flush()
 

@@ -130,6 +130,11 @@ def joined(device: torch.device) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
+def local_count() -> int:
+    """The number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def own_device(name: str) -> str:
     """The name of the device of this process: each process of a machine gets its own GPU.
 

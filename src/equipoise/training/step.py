@@ -9,13 +9,15 @@ depend only on the seed, the step and the place of a sample in it.
 """
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.methods.equilibrium_config import SolvedConfig
 from equipoise.outcome import Solution
 from equipoise.physics.noise_level import complex_noise
 from equipoise.training.distributed import ALONE, Processes
@@ -53,6 +55,7 @@ class Progress:
     measure: str = "psnr"
     waiting: float = 0.0
     best_step: int = 0
+    warmup_steps: int = 0
 
 
 def take_step(state: State, pool: Pool, processes: Processes = ALONE) -> Progress | None:
@@ -88,6 +91,7 @@ def take_step(state: State, pool: Pool, processes: Processes = ALONE) -> Progres
     return Progress(
         step=state.step + 1,
         total=state.total,
+        warmup_steps=state.config.warmup_steps,
         loss=found["loss"],
         psnr=found["psnr"],
         constraint=found["constraint"],
@@ -114,8 +118,9 @@ class Part(NamedTuple):
 def add_gradient(state: State, pool: Pool, part: int) -> Part:
     """Solve one batch of a step, and add its share of the gradient."""
     samples = pool.sample(state.step, part)
-    solution = None if state.warming else solve(state, samples, pool.start(state.step, part))
-    image, scale = denoise(state, samples, part) if solution is None else _of(solution)
+    with mixed(state):
+        solution = None if state.warming else solve(state, samples, pool.start(state.step, part))
+        image, scale = denoise(state, samples, part) if solution is None else _of(solution)
     errors = samples.error(image, scale)
     units = per_sample(scale, image).to(image.real.dtype)
     point = (_target(samples) if solution is None else image.detach()) / units
@@ -174,6 +179,19 @@ def solve(state: State, samples: Measured, start: dict[str, Tensor]) -> Solution
         backward_rtol=c.backward_rtol,
         **start,
     )
+
+
+def mixed(state: State) -> AbstractContextManager[Any]:
+    """Half precision for the networks of a block, where the configuration asks for it.
+
+    The rounding of bfloat16 is above the bounds to which an equilibrium is found, so equilibria
+    keep single precision.
+    """
+    certified = isinstance(state.config.model, SolvedConfig) and not state.warming
+    if state.config.precision == "float32" or certified:
+        return nullcontext()
+    device = next(state.model.parameters()).device.type
+    return torch.autocast(device, dtype=torch.bfloat16)
 
 
 def denoise(state: State, samples: Measured, part: int) -> tuple[Tensor, Tensor]:

@@ -13,10 +13,9 @@ from equipoise.methods.mol import MOL
 from equipoise.methods.sense import best_sense
 from equipoise.metrics import psnr
 from equipoise.outcome import Solution
-from equipoise.training.beginning import scan_samples
+from equipoise.training.beginning import scan_samples, validation_images
 from equipoise.training.config import TrainConfig
 from equipoise.training.distributed import ALONE, Processes
-from equipoise.training.sources.images import load_images
 from equipoise.training.sources.scans import (
     DAMAGED,
     ScanDataset,
@@ -45,7 +44,7 @@ def validation_set(
         If an image cannot be read, or no scan can be used.
     """
     samples: list[Measured] = []
-    images = load_images(config.data.validation) if config.data.validation else []
+    images = validation_images(config)
     for i in _chosen(len(images), config.validation_samples, processes):
         rng = np.random.default_rng([config.seed, VALIDATION_STREAM, i])
         samples.append(source.sample(images[i], rng, config.validation_crop))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -36,6 +36,7 @@ class ImageDataset(Dataset):
 
     source: Source
     images: list[Tensor]
+    skipped: Mapping[Path, str] = field(default_factory=dict)
 
     def draw(self, generators: Generators, crop: int | None) -> Measured:
         """A batch of crops of images."""

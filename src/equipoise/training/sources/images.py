@@ -1,5 +1,6 @@
 """Images for training: HDF5 stacks, npy, NIfTI, photographs."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ from equipoise.formats.limits import check_size
 from equipoise.formats.photograph import PHOTOGRAPHS, read_photograph
 from equipoise.formats.readers.npz import read_arrays
 from equipoise.outcome import BadInputError
+from equipoise.readable import counted
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".h5", ".npy", ".nii", ".nii.gz", *PHOTOGRAPHS)
 STACKS = ("magnitude", "image", "reconstruction_rss")
@@ -49,17 +53,57 @@ def load_labelled(paths: list[Path]) -> list[LabelledImage]:
     BadInputError
         If a path does not exist, cannot be read, or nothing is found.
     """
+    return read_labelled(paths, None)
+
+
+def read_labelled(paths: list[Path], skipped: dict[Path, str] | None) -> list[LabelledImage]:
+    """The same, where a file of a folder that cannot be used is skipped.
+
+    Parameters
+    ----------
+    paths
+        Files and folders. A file that is named must be readable.
+    skipped
+        Receives the files that are skipped, and why. With None no file is skipped.
+
+    Raises
+    ------
+    BadInputError
+        If a path does not exist, cannot be read, or nothing is found.
+    """
     slices: list[LabelledImage] = []
     for path in paths:
         for file in image_files(Path(path)):
-            stack = _stack(file)
-            for image, subject in zip(stack, _subjects(file, len(stack))):
-                tensor = torch.from_numpy(np.require(image, np.complex64, ["C", "W"]))
-                # A slice of zeros has no scale, and nothing to learn.
-                if float(tensor.abs().max()) > 0:
-                    slices.append(LabelledImage(tensor / tensor.abs().max(), subject))
+            slices += _found(file, None if file == path else skipped)
     if not slices:
-        raise BadInputError(f"no image found in {', '.join(map(str, paths))}")
+        named = next(iter((skipped or {}).values()), None)
+        raise BadInputError(
+            f"no image found in {', '.join(map(str, paths))}"
+            + (
+                f": none of {counted(len(skipped or {}), 'file')} can be used; {named}"
+                if named
+                else ""
+            )
+        )
+    return slices
+
+
+def _found(file: Path, skipped: dict[Path, str] | None) -> list[LabelledImage]:
+    """The slices of a file that are not zero."""
+    slices = []
+    try:
+        stack = _stack(file)
+        for image, subject in zip(stack, _subjects(file, len(stack))):
+            tensor = torch.from_numpy(np.require(image, np.complex64, ["C", "W"]))
+            # A slice of zeros has no scale, and nothing to learn.
+            if float(tensor.abs().max()) > 0:
+                slices.append(LabelledImage(tensor / tensor.abs().max(), subject))
+    # One bad file must not end a run on a thousand others.
+    except BadInputError as error:
+        if skipped is None:
+            raise
+        skipped[file] = str(error)
+        log.warning("skipped %s: %s", counted(len(skipped), "file"), error)
     return slices
 
 
