@@ -50,7 +50,7 @@ class Served:
 
     def _listen(self):
         for line in self.process.stderr:
-            found = re.match(r"listening on \S+ port (\d+)", line)
+            found = re.search(r"listening on \S+ port (\d+)", line)
             if found:
                 self.port = int(found[1])
                 self._ready.set()

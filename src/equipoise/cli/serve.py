@@ -40,6 +40,12 @@ def serve(
     save_dir: Annotated[
         Path | None, typer.Option(help="Folder for the readouts of each session.")
     ] = None,
+    openrecon_label: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the label of an OpenRecon container with these settings, and end."
+        ),
+    ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON objects.")] = False,
 ) -> None:
     """Reconstruct scans that a scanner sends (ISMRMRD streaming protocol)."""
@@ -56,11 +62,17 @@ def serve(
         usual = Configuration(
             chosen_model(model, real=False), lam=parse_lam(lam), images=cast("Pixels", images)
         )
+        if openrecon_label is not None:
+            from equipoise.scanner.openrecon import label_of, write_label
+
+            write_label(openrecon_label, label_of(usual, port, gpu=device.startswith("cuda")))
+            console.print(f"written: {openrecon_label}", markup=False, soft_wrap=True)
+            return
         server = Server(settings, usual, pick_device(device))
         log_to_console(log_json)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
-        server.run(lambda found: console.print(f"listening on {found[0]} port {found[1]}"))
+        server.run()
     if server.busy:
         # A thread in the middle of a solve would delay the end of the interpreter.
         sys.stderr.flush()

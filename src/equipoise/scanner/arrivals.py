@@ -26,6 +26,9 @@ from equipoise.scanner.messages import Readout
 LAST_IN_SLICE, LAST_IN_REPETITION, LAST_IN_MEASUREMENT = 8, 14, 25
 """Numbers of flags, from 1."""
 
+LATE = "readouts that came after the last of their image"
+"""Readouts of an image that was sent already."""
+
 Key = tuple[int, ...]
 """The counters of a frame, in the order of ``COUNTERS``."""
 
@@ -82,7 +85,7 @@ class Arrivals:
             self._reference.setdefault(key, []).append(readout)
             return True
         if key in self._done:
-            self.left_out["readouts that came after the last of their image"] += 1
+            self.left_out[LATE] += 1
             return False
         self.encoding = encoding if self.encoding is None else self.encoding
         self._begun.add(key)

@@ -5,7 +5,6 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,7 +102,6 @@ class Server:
         self.models = Models(usual.model, device)
         free = available_memory() if settings.max_memory is None else settings.max_memory * 2
         self.share = (free or DEFAULT_MEMORY) // 2 // settings.max_sessions
-        self.address = (settings.host, settings.port)
         self._stopping = threading.Event()
         self._running: dict[Session, threading.Thread] = {}
         self._changing = threading.Lock()
@@ -125,8 +123,8 @@ class Server:
             seconds = time.perf_counter() - started
         return seconds
 
-    def run(self, on_ready: Callable[[tuple[str, int]], None] = lambda address: None) -> None:
-        """Serve until :meth:`stop`; ``on_ready`` is called with the address when the port is open.
+    def run(self) -> None:
+        """Serve until :meth:`stop`.
 
         Raises
         ------
@@ -137,9 +135,8 @@ class Server:
             seconds = self.warm()
             log.info("a phantom of %d x %d took %.3f s", PHANTOM, PHANTOM, seconds)
             with self._listener() as listener:
-                self.address = listener.getsockname()[:2]
                 listener.settimeout(GLANCE)
-                on_ready(self.address)
+                log.info("listening on %s port %d", *listener.getsockname()[:2])
                 while not self._stopping.is_set():
                     self._accept(listener)
             self._end()

@@ -15,7 +15,7 @@ from equipoise.formats.readers.mrd_scan import COUNTERS, scan_of
 from equipoise.formats.readers.registry import UNREADABLE
 from equipoise.formats.readers.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError, EquipoiseError
-from equipoise.scanner.arrivals import Arrivals, Key
+from equipoise.scanner.arrivals import LATE, Arrivals, Key
 from equipoise.scanner.budget import Share
 from equipoise.scanner.configuration import Configuration, by_json, by_name, by_xml
 from equipoise.scanner.frames import HEARD, can_be_calibrated, frame_indices, solve_frame
@@ -342,7 +342,8 @@ class Session:
     def _last(self, final: bool) -> None:
         if final and self._arrivals is not None:
             for what, count in self._arrivals.left_out.items():
-                self._say("WARNING", f"{count} {what} were left out")
+                level = "WARNING" if what == LATE else "INFO"
+                self._say(level, f"{count} {what} were left out")
 
 
 COPIES = 3
