@@ -2,8 +2,9 @@
 
 Exit codes: 0 done; 1 bad input or failure; 2 usage; 3 with ``--strict`` when a slice did not
 converge; 4 when some of many scans failed, or some images of a scan cannot be made (it was stopped,
-or a slice holds no sample) and the others are written. Results for scripts go to standard output,
-everything else to standard error.
+or a slice holds no sample) and the others are written; 130 and 143 when SIGINT or SIGTERM stopped a
+training run, whose checkpoint is saved. Results for scripts go to standard output, everything else
+to standard error.
 """
 
 from typing import Annotated
