@@ -52,6 +52,10 @@ def models(tmp_path_factory):
     save_model(folder / "proved.safetensors", new_method("mol-sn", **options), origin)
     save_model(folder / "wrong.safetensors", new_method("mol-lr", **options), {})
     save_model(folder / "modl.safetensors", new_method("modl", **options), {})
+    ridge = {"features": 4, "basis": 3}
+    guided = new_method("mol-guided", network=ridge, lam=20.0, m=0.2)
+    torch.nn.init.constant_(guided.adaptation.last, 0.1)  # as trained: factors follow the image
+    save_model(folder / "guided.safetensors", guided, {})
     return folder
 
 
@@ -101,6 +105,27 @@ def test_a_proved_model_gives_proved_statements_and_the_attack_stays_below(
         jsonschema.validate(
             {**report, "slices": [{**only, "m_local": "0.1"}]}, certificate_schema()
         )
+
+
+def test_two_passes_get_every_stage_and_say_what_is_not_promised(full_scan, models, tmp_path):
+    """The noise map and the attack are those of both passes; (8) holds for one pass only."""
+    options = ("--worst-case", "0.05", "--noise-map", "--quick")
+    report, text = certify(full_scan, models / "guided.safetensors", tmp_path / "c", *options)
+    (only,) = report["slices"]
+    assert list(only["stages"]) == ["image", "constants", "noise", "attack"]
+    assert all(stage["evaluations"] > 0 for stage in only["stages"].values())
+    assert only["m_evidence"] == "proved"
+    assert only["statements"]["distance_bound"]["evidence"] == "proved"
+    # The proved bound of both passes is larger, and the attack stays below it.
+    assert only["perturbation_bound"] > only["second_pass_bound"] > 0
+    assert only["random_amplification"] < only["measured_amplification"]
+    assert only["measured_amplification"] < only["perturbation_bound"]
+    assert only["noise_response"]["mean"] > 0
+    assert only["noise"]["median"] > 0
+    assert "through both passes" in text
+    with h5py.File(tmp_path / "c" / "maps.h5") as file:
+        assert file["noise_std"][0].max() > 0
+    jsonschema.validate(report, certificate_schema())
 
 
 def test_the_schema_in_the_docs_is_that_of_the_code():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equipoise.certificate.effort import Progress, silent
-from equipoise.certificate.linear_response import LinearResponse
+from equipoise.certificate.linear_response import CG_RTOL, LinearResponse
 from equipoise.certificate.noise import white_noise
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
@@ -142,22 +142,34 @@ def worst_case(
     )
 
 
+class Probe(NamedTuple):
+    """Noise n in the data, (1, ...), and the response ``K n`` of the image to it, (1, y, x)."""
+
+    noise: Data
+    response: Image
+
+
 class KrylovStart(NamedTuple):
     """A direction that the linearised image follows most, and how it follows random noise.
 
     Attributes
     ----------
     direction
-        d, (1, ...).
-    gain
-        ``||K d|| / ||d||`` by the Ritz value.
+        d of norm 1, (1, ...).
+    response
+        ``K d``, (1, y, x).
     random
         ``||K n|| / ||n||`` of the noise that the steps began with, (1,).
     """
 
     direction: Data
-    gain: float
+    response: Image
     random: PerSample
+
+    @property
+    def gain(self) -> float:
+        """``||K d|| / ||d||``."""
+        return float(norm(self.response)[0])
 
 
 @torch.no_grad()
@@ -169,34 +181,50 @@ def krylov_start(
     steps: int,
     seed: int = 0,
     real: bool = False,
+    known: Probe | None = None,
     tell: Progress = silent,
 ) -> KrylovStart:
-    """The top of ``K^T K`` by Lanczos steps, which need a fraction of the steps of ascents.
+    """The top of ``K^T K`` in a Krylov space, which needs a fraction of the steps of ascents.
 
-    Parameters are those of :func:`worst_case`; each step costs one response and one transposed.
+    ``K d`` is combined from the responses to the directions of the space. Its norm is that of the
+    Gram matrix of these, so the last direction needs no product with ``K^T``, and the first none
+    with K where it is known.
+
+    Parameters
+    ----------
+    response
+        K.
+    data, measured, seed, real, tell
+        As of :func:`worst_case`.
+    steps
+        Directions of the space. Each but the first costs one response and one transposed.
+    known
+        Noise that the steps begin with, such as a probe of a noise map; drawn if not given.
     """
-    generator = torch.Generator().manual_seed(seed)
-    noise = white_noise(data, 1, generator, real).to(data.dtype) * measured
-    one = torch.ones_like(norm(noise))
-    basis, products = [_to_sphere(noise, one)], []
-    for step in range(steps):
-        tell("attack", step, steps)
-        moved = response(basis[-1])
-        if step == 0:
-            random = norm(moved)
-        product = response.transposed(moved) * measured
-        products.append(product.real + 0j if real else product)
-        new = products[-1]
+    if known is None:
+        generator = torch.Generator().manual_seed(seed)
+        noise = white_noise(data, 1, generator, real).to(data.dtype) * measured
+        known = Probe(noise, response(noise))
+    length = norm(known.noise)
+    one = torch.ones_like(length)
+    basis = [_to_sphere(known.noise.to(data.dtype), one)]
+    moved = [_to_sphere(known.response, norm(known.response) / length)]
+    for step in range(1, steps):
+        tell("attack", step - 1, steps - 1)
+        product = response.transposed(moved[-1]).to(data.dtype) * measured
+        new = product.real + 0j if real else product
         for _ in range(2):  # twice is enough
             for vector in basis:
                 new = new - inner(vector, new).to(new.real.dtype) * vector
-        if step < steps - 1:
-            basis.append(_to_sphere(new, one))
-    matrix = torch.stack([torch.cat([inner(a, b) for b in products]) for a in basis])
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    weights = vectors[:, -1].to(data.real.dtype)
-    direction = torch.stack([w * v for w, v in zip(weights, basis, strict=True)]).sum(0)
-    return KrylovStart(direction, float(values[-1].clamp(min=0)) ** 0.5, random)
+        basis.append(_to_sphere(new, one))
+        moved.append(response(basis[-1]))
+    gram = torch.stack([torch.cat([inner(a, b) for b in moved]) for a in moved])
+    weights = torch.linalg.eigh((gram + gram.mT) / 2)[1][:, -1]
+    direction, found = (
+        torch.stack([w.to(v.real.dtype) * v for w, v in zip(weights, vectors, strict=True)]).sum(0)
+        for vectors in (basis, moved)
+    )
+    return KrylovStart(direction, found, norm(moved[0]))
 
 
 def _movement_gradient(
@@ -229,7 +257,7 @@ class Attackable:
 
     lam, the intensity scale and the scale of the thresholds are held, as in (8), and a first pass
     follows the noise level. Equilibria are solved with the resolvent step, even if the method has
-    another one, from the image of the solution.
+    another one, from the last image, which is near because d changes little from step to step.
 
     Parameters
     ----------
@@ -258,18 +286,29 @@ class Attackable:
         self.options = replace(options or model.options, step="resolvent", exact=False)
         self.held: dict[str, Any] = {**solution.held, "noise_level": noise_level}
         if isinstance(model, MOL):
-            self.held["start"] = solution.value.detach()
+            self.held["cg_rtol"] = CG_RTOL
+        self.start_from(solution.value)
         self.bound = solution.distance_bound
         self._forward = 0
         self._records: list[BackwardRecord] = []
 
+    def start_from(self, image: Image) -> None:
+        """The next equilibrium is solved from this image, such as a linear prediction of it."""
+        if isinstance(self.model, MOL):
+            self.held["start"] = image.detach()
+
     def __call__(self, data: Tensor) -> Tensor:
         """The image."""
         found = self.model.solve(
-            self.operator, data, options=self.options, backward_rtol=BACKWARD_RTOL, **self.held
+            self.operator,
+            data,
+            options=self.options,
+            backward_rtol=BACKWARD_RTOL,
+            **self.held,
         )
         self._forward += int(found.network_evaluations.sum())
         self.bound = found.distance_bound
+        self.start_from(found.value)
         self._records += [one.record for one in (found, found.first) if one is not None]
         return found.value
 

@@ -139,6 +139,7 @@ class _Run:
         self.map: NoiseMap | None = None
         self.attack: WorstCase | None = None
         self.attacked: Attack | None = None
+        self.until = replace(LAST_STEP, rtol=self.effort.last_step)
         self.upper = lipschitz_upper_of(model.network) if isinstance(model, MOL) else None
 
     @property
@@ -179,6 +180,7 @@ class _Run:
             probes=usual if probes is None else probes,
             seed=self.seed,
             options=self.options,
+            until=self.until,
             tell=self.tell,
         )
         self.map = self.noise.map if mapped else None
@@ -193,7 +195,7 @@ class _Run:
         options = self.options or model.options
         if isinstance(model, MOL):
             response = LinearResponse(
-                model, problem.operator, solution, options=self.options, until=LAST_STEP
+                model, problem.operator, solution, options=self.options, until=self.until
             )
             krylov = self.effort.krylov
             begin = krylov_start(
@@ -203,6 +205,7 @@ class _Run:
                 steps=krylov,
                 seed=self.seed,
                 real=real,
+                known=None if self.noise is None else self.noise.first,
                 tell=self.tell,
             )
             spent = response.evaluations
@@ -211,6 +214,9 @@ class _Run:
         reconstruct = Attackable(
             problem.operator, model, solution, options, noise_level=problem.noise_level
         )
+        if begin is not None:
+            length = epsilon * float(norm(problem.data))
+            reconstruct.start_from(solution.value + length * begin.response)
         self.attack = worst_case(
             reconstruct,
             problem.data,

@@ -108,7 +108,7 @@ class LinearResponse:
 
     def __call__(self, data: Data) -> Image:
         """``K n``: how the image moves with the data, (batch, ...)."""
-        seen = self.operator.adjoint(data.to(torch.complex128))
+        seen = self.operator.adjoint(data)
         constant = self.pass_.weighted(seen)
         if self._first is not None:
             moved = self._first.forward(self._first.weighted(seen))
@@ -117,7 +117,7 @@ class LinearResponse:
 
     def transposed(self, image: Image) -> Data:
         """``K^T v``, the gradient for the data of ``Re <v, x*>``."""
-        p = self.pass_.transposed(image.to(torch.complex128))
+        p = self.pass_.transposed(image)
         seen = self.pass_.weighted(p)
         if self._first is not None:
             first = self._first.transposed(self._through.transposed(p))
@@ -147,7 +147,7 @@ class _Pass:
 
     def weighted(self, image: Tensor) -> Tensor:
         """``lam`` times an image."""
-        return per_sample(self.lam, image) * image
+        return per_sample(self.lam, image).to(image.real.dtype) * image
 
     def forward(self, constant: Tensor) -> Tensor:
         """``(lam A^H A + (1 + shift) I - J)^-1 c``."""
@@ -158,6 +158,9 @@ class _Pass:
         return self._solve(self.jacobian.transposed, constant)
 
     def _solve(self, network: Callable[[Tensor], Tensor], constant: Tensor) -> Tensor:
+        # J has the precision of the network, and rounding is far below what a response misses.
+        single = self.model.network.dtype == torch.float32
+        constant = constant.to(torch.complex64 if single else torch.complex128)
         equation = MonotoneEquation(
             operator=self.operator,
             lam=self.lam,
@@ -166,7 +169,7 @@ class _Pass:
             m=self.model.m,
             shift=self.model.shift,
             cg_rtol=CG_RTOL if self.rules.rule == "step" else 0.03,
-            single=self.model.network.dtype == torch.float32,
+            single=single,
         )
         start = equation.step(-constant, torch.ones_like(self.lam)).direction
         with without_tf32():

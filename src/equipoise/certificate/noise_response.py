@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equipoise.certificate.attack import Probe
 from equipoise.certificate.effort import Progress, silent
 from equipoise.certificate.linear_response import LAST_STEP, LinearResponse
 from equipoise.certificate.noise import NoiseMap, noise_map
@@ -47,11 +48,15 @@ class NoiseResponse:
 
 @dataclass(frozen=True)
 class MeasuredNoise:
-    """The response, the map of the same probes in units of the scan, and what both cost."""
+    """The response, the map of the same probes in units of the scan, and what both cost.
+
+    The first probe and its response are kept: an attack begins with them.
+    """
 
     response: NoiseResponse
     map: NoiseMap
     evaluations: int
+    first: Probe
 
 
 def measured_noise(
@@ -63,26 +68,32 @@ def measured_noise(
     seed: int = 0,
     options: SolverOptions | None = None,
     until: SolverOptions = LAST_STEP,
+    shrink: bool = True,
     tell: Progress = silent,
 ) -> MeasuredNoise:
     """Responses to white noise, equal in all coils, on the measured samples.
 
     ``options`` say in which tiles the network is evaluated, ``until`` how exactly the linear
-    equations are solved.
+    equations are solved, ``shrink`` is that of :func:`~equipoise.certificate.noise.noise_map`.
     """
     batch = min(BATCH, probes)
     response = LinearResponse(
         model, problem.operator, solution, batch=batch, options=options, until=until
     )
     moved: list[Tensor] = []
+    first: list[Probe] = []
 
     def respond(noise: Tensor) -> Tensor:
         tell("noise", batch * len(moved), probes)
         found = response(noise)
         moved.append(norm(found))
+        if not first:
+            first.append(Probe(noise[:1], found[:1]))
         return found
 
-    found = noise_map_of(problem, model, respond, probes=probes, batch=batch, seed=seed)
+    found = noise_map_of(
+        problem, model, respond, probes=probes, batch=batch, seed=seed, shrink=shrink
+    )
     share = torch.cat(moved) / norm(solution.value)
     summary = NoiseResponse(
         probes=len(share),
@@ -92,7 +103,7 @@ def measured_noise(
         accuracy=response.accuracy,
     )
     certified = replace(found, accuracy=response.accuracy)
-    return MeasuredNoise(summary, certified, response.evaluations)
+    return MeasuredNoise(summary, certified, response.evaluations, *first)
 
 
 def noise_map_of(

@@ -55,7 +55,7 @@ def certify(
     ] = 1,
     probe_seed: Annotated[int, typer.Option(min=0, help="Seed of probes and attacks.")] = 0,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look for a sixth of the work.")
+        bool, typer.Option("--quick", help="A first look in a quarter of the time.")
     ] = False,
     output: Annotated[
         Path | None,

@@ -16,7 +16,7 @@ from equipoise.equilibrium.bounds import distance_bound, tight_distance_bound
 from equipoise.equilibrium.rounding import RoundingModel, of_energy
 from equipoise.physics.least_squares import solve_regularized
 from equipoise.physics.linop import LinearOperator
-from equipoise.vectors import norm, per_sample
+from equipoise.vectors import norm, times
 
 
 class Step(NamedTuple):
@@ -79,7 +79,7 @@ class MonotoneEquation:
 
     def linear_part(self, x: Tensor, identity_weight: float) -> Tensor:
         """``lam A^H A x + identity_weight x``."""
-        return per_sample(self.lam, x) * self.operator.normal(x) + identity_weight * x
+        return times(self.lam, self.operator.normal(x)) + identity_weight * x
 
     def step(self, residual: Tensor, alpha: Tensor) -> Step:
         """``T(x) - x = -((1 + alpha shift) I + alpha lam A^H A)^-1 alpha r(x)``, T of (2).
@@ -87,7 +87,7 @@ class MonotoneEquation:
         The inner solve computes the correction, so the accuracy of x depends on the residual alone
         and the inner solve may run in single precision (iterative refinement).
         """
-        rhs = -per_sample(alpha, residual) * residual
+        rhs = -times(alpha, residual)
         dtype = torch.complex64 if self.single else torch.complex128
         identity_weight = 1 + alpha * self.shift
         result = solve_regularized(
@@ -100,8 +100,8 @@ class MonotoneEquation:
         )
         direction = result.value.to(residual.dtype)
         # CG returns its residual, from which A^H A d follows without another transform.
-        image = rhs - result.residual - per_sample(identity_weight, rhs) * direction
-        return Step(direction, result.iterations, image / per_sample(alpha, image))
+        image = rhs - result.residual - times(identity_weight, direction)
+        return Step(direction, result.iterations, times(1 / alpha, image))
 
     def gradient_step(self, residual: Tensor, alpha: Tensor) -> Step:
         """``-alpha eta r(x)``: the step of DE-GRAD, without an inner solve.
@@ -114,7 +114,7 @@ class MonotoneEquation:
         found = self.operator.norm_bound()
         square = torch.ones_like(self.lam) if found is None else found.value.square().to(self.lam)
         eta = 2 / (2 + self.lam * square + 2 * self.shift)
-        return Step(-per_sample(alpha * eta, residual) * residual, 0)
+        return Step(-times(alpha * eta, residual), 0)
 
     def bound(self, x: Tensor, residual: Tensor) -> Tensor:
         """(7): ``||x - x*|| / ||x|| <= (||r|| + rho) / (m ||x||)``, with rho from rounding."""

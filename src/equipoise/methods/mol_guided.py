@@ -166,7 +166,7 @@ class MolGuided(MolRidge):
         """
         assert solution.first is not None
         threshold, scales = solution.first.network.threshold, solution.network.threshold
-        return lambda y: self.network.at(scales, self._factors(y, threshold))
+        return lambda y: self.network.at(scales, self._factors(y, threshold.expand(len(y))))
 
     def amplification(self, solution: Solution) -> Amplification:
         """Both numbers of (23), with lam, the intensity scale and the thresholds held.
