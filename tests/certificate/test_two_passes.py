@@ -22,7 +22,7 @@ STEP = 1e-5
 
 
 def two_passes():
-    """Two passes whose factors follow the first image strongly: it carries a tenth of the response."""
+    """Two passes whose factors follow the first image: it carries a tenth of the response."""
     ridges = [Ridge(0.2, features=5, basis=3, seed=seed) for seed in range(2)]
     adaptation = Adaptation(5, 6, seed=0)
     generator = torch.Generator().manual_seed(1)

@@ -8,10 +8,12 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from typer.testing import CliRunner
 
 import layouts
+from equipoise.cli.app import app
 from equipoise.formats import read
-from equipoise.formats.header import Header
+from equipoise.formats.header import Geometry, Header
 from equipoise.formats.images import read_images
 from equipoise.formats.writers.write import write_image
 from equipoise.outcome import BadInputError
@@ -134,11 +136,72 @@ class TestLocalizer:
                 assert np.allclose(image.read_dir, read_dir)
                 assert np.allclose(image.slice_dir, slice_dir)
 
-    def test_nifti_is_refused_and_nothing_written(self, localizer, tmp_path):
+    def test_nifti_has_a_file_for_each_orientation_in_place(self, localizer, tmp_path):
         content = read_images(localizer)
-        with pytest.raises(BadInputError, match=r"3 orientations .* write \.dcm, \.mrd or \.h5"):
+        write_image(tmp_path / "o.nii.gz", content)
+        written = {p.name for p in tmp_path.iterdir()} - {localizer.name}
+        names = ("axial", "sagittal", "coronal")
+        assert written == {"o.json"} | {f"o_{n}{s}" for n in names for s in (".nii.gz", ".json")}
+        listed = json.loads((tmp_path / "o.json").read_text())["Orientations"]
+        assert listed == {name: f"o_{name}.nii.gz" for name in names}
+        for s, (name, (read_dir, phase_dir, slice_dir)) in enumerate(zip(names, PLANES)):
+            image = nibabel.load(tmp_path / f"o_{name}.nii.gz")
+            assert np.allclose(image.get_fdata()[:, :, 0].T, np.abs(content["image"][s]), rtol=1e-5)
+            place = np.diag([-1, -1, 1, 1]) @ image.affine  # LPS
+            assert np.allclose(place @ [X // 2, Y // 2, 0, 1], [3, 4, 5, 1], atol=1e-4)
+            for axis, direction in enumerate((read_dir, phase_dir, slice_dir)):
+                assert np.allclose(
+                    place[:3, axis] / np.linalg.norm(place[:3, axis]), direction, atol=1e-6
+                )
+
+    @pytest.mark.parametrize("name", ["o_axial.nii.gz", "o_coronal.json", "o.json", "o_axial.nii"])
+    def test_none_of_its_files_replaces_one_unasked(self, localizer, tmp_path, name):
+        (tmp_path / name).write_text("mine")
+        content = read_images(localizer)
+        with pytest.raises(BadInputError, match=f"{name} exists"):
             write_image(tmp_path / "o.nii.gz", content)
-        assert list(tmp_path.iterdir()) == [localizer]
+        assert (tmp_path / name).read_text() == "mine"
+        assert len([*tmp_path.iterdir()]) == 2
+        if name.endswith(".nii"):  # it would share a sidecar
+            return
+        write_image(tmp_path / "o.nii.gz", content, overwrite=True)
+        assert len([*tmp_path.iterdir()]) == 1 + 7
+
+    def test_planes_of_one_name_are_numbered(self):
+        tilted = ((0, 0.6, 0.8), (0, 0.8, -0.6), (1, 0, 0))
+        axial_plane = ((0, 0, 1), (0, 1, 0), (1, 0, 0))
+        geometry = Geometry((1, 1, 1), centres=[(0, 0, 0)] * 3)
+        geometry.planes = [axial_plane, tilted, axial_plane]
+        assert Header(geometry=geometry).orientations() == {"axial": [0, 2], "axial-2": [1]}
+
+    def test_a_file_that_is_read_is_not_overwritten(self, localizer, tmp_path):
+        (tmp_path / "o_axial.nii.gz").hardlink_to(localizer)
+        before = localizer.read_bytes()
+        command = ["convert", str(localizer), str(tmp_path / "o.nii.gz"), "--overwrite"]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 1
+        assert "is read and would be overwritten" in " ".join(result.stderr.split())
+        assert localizer.read_bytes() == before
+
+    def test_a_batch_resumes_it_and_never_replaces_a_foreign_file(self, localizer, tmp_path):
+        other, folder = tmp_path / "t.mrd", tmp_path / "out"
+        other.write_bytes(localizer.read_bytes())
+        folder.mkdir()
+        (folder / "s_axial.nii.gz").write_text("mine")
+        command = ["recon", str(localizer), str(other), "-o", str(folder), "--model", "tv"]
+        command += ["--suffix", ".nii.gz", "--json"]
+
+        def events(*more):
+            found = CliRunner().invoke(app, [*command, *more])
+            records = [json.loads(line) for line in found.stdout.splitlines()]
+            return [r["event"] for r in records if "event" in r], found.exit_code
+
+        assert events()[0] == ["failed", "written"]
+        assert (folder / "s_axial.nii.gz").read_text() == "mine"
+        (folder / "s_axial.nii.gz").unlink()
+        assert events("--resume")[0] == ["written", "skipped"]
+        (folder / "t_coronal.nii.gz").write_bytes(b"")
+        assert events("--resume")[0] == ["skipped", "written"]
 
     def test_the_header_survives_json(self, localizer):
         header = read(localizer).header

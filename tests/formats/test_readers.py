@@ -147,6 +147,32 @@ class TestIsmrmrd:
         layouts.write_acquisitions(tmp_path / "s.h5", xml, lines)
         assert close(read(tmp_path / "s.h5").kspace, kspace)
 
+    @pytest.mark.parametrize("twice", [[], [20, 21]], ids=["apart", "overlapping"])
+    def test_segments_are_parts_of_one_k_space(self, scan, tmp_path, twice):
+        """Interleaved and not in order; only a line that two of them hold is averaged."""
+        kspace = scan[2][:2]
+        held = [(line, line % 3) for line in range(Y)]
+        held += [(line, (line + 1) % 3) for line in twice]
+        lines = [
+            layouts.readout(
+                # The two values of a line that is measured twice have the right mean.
+                (1 + (line in twice) * (0.5 if line % 3 == segment else -0.5)) * kspace[s, :, line],
+                line,
+                slice=s,
+                segment=segment,
+            )
+            for s in range(2)
+            for line, segment in sorted(held, key=lambda one: -one[1])
+        ]
+        xml = layouts.header_xml(*self.spaces(), self.LIMITS)
+        layouts.write_acquisitions(tmp_path / "s.h5", xml, lines)
+        found = read(tmp_path / "s.h5")
+        assert found.header.labels == [{"slice": 0}, {"slice": 1}]
+        assert close(found.kspace, kspace)
+        assert found.mask.all()
+        notes = [note for note in found.notes if "averaged" in note]
+        assert notes == (["2 lines that were measured up to 2 times are averaged"] if twice else [])
+
     def test_noise_readouts_whiten(self, tmp_path):
         rng = np.random.default_rng(1)
         mixing = rng.standard_normal((3, 3)) + 1j * rng.standard_normal((3, 3)) + 3 * np.eye(3)

@@ -61,7 +61,7 @@ def convert(
             write_kspace,
         )
         from equipoise.formats.writers.target import check_target, input_files
-        from equipoise.formats.writers.write import write_image
+        from equipoise.formats.writers.write import check_further, write_image, written_files
 
         known = KSPACE_WRITERS if kspace else None
         inputs = input_files(source)
@@ -73,13 +73,17 @@ def convert(
             if beside is not None:
                 check_target(beside, overwrite=overwrite, inputs=inputs)
             notes, left_out = write_kspace(target, acquisition), acquisition.header.left_out
+            written = [target]
         else:
             content = read_images(source)
+            check_further(target, content["header"], overwrite=overwrite, inputs=inputs)
             write_image(target, content, overwrite=overwrite)
             notes, left_out = content["notes"], content["header"].left_out
+            written = written_files(target, content["header"])
     for note in notes:
         console.print(f"{source.name}: {note}", style="dim", markup=False)
-    console.print(f"written: {target}", markup=False)
+    for path in written:
+        console.print(f"written: {path}", markup=False)
     # The file is written, but it is not the whole scan, and a script must notice.
     if left_out:
         raise typer.Exit(SOME_FAILED)

@@ -183,6 +183,7 @@ def say_more(needed: int, device: "torch.device") -> None:
 
 def announce(done: "FileReconstruction", as_json: bool) -> None:
     """Print how each slice ended, what is promised, and where the image is."""
+    from equipoise.formats.writers.write import written_files
     from equipoise.outcome import Outcome
     from equipoise.report.tables import (
         objective_sentence,
@@ -200,7 +201,8 @@ def announce(done: "FileReconstruction", as_json: bool) -> None:
         console.print("SENSE uses the lam that is best for the target.", style="dim")
     if result.outcome is Outcome.FEED_FORWARD:
         console.print(f"note: {result.outcome.advice}", style="yellow", markup=False)
-    console.print(f"written: {done.target}", markup=False, soft_wrap=True)
+    for path in () if done.target is None else written_files(done.target, result.header):
+        console.print(f"written: {path}", markup=False, soft_wrap=True)
     if as_json:
         found = result.as_json(str(done.scan), done.settings.model)
         print(json.dumps(found, allow_nan=False))

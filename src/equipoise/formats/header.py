@@ -136,10 +136,15 @@ class Geometry:
         return ", ".join(dict.fromkeys(_name(y_dir, x_dir) for _, y_dir, x_dir in chosen))
 
 
+def nearest_plane(y_dir: Vector, x_dir: Vector) -> str:
+    """Axial, coronal or sagittal, by the patient axis nearest to the normal."""
+    return PLANES[int(np.abs(np.cross(x_dir, y_dir)).argmax())]
+
+
 def _name(y_dir: Vector, x_dir: Vector) -> str:
-    normal = np.abs(np.cross(x_dir, y_dir))
-    nearest = PLANES[int(normal.argmax())]
-    return nearest if normal.max() >= OBLIQUE else f"oblique, nearest {nearest}"
+    nearest = nearest_plane(y_dir, x_dir)
+    oblique = np.abs(np.cross(x_dir, y_dir)).max() < OBLIQUE
+    return f"oblique, nearest {nearest}" if oblique else nearest
 
 
 def _as_plane(numbers: Any) -> Plane:
@@ -213,13 +218,41 @@ class Header:
     def of(self, frames: list[int]) -> "Header":
         """The header of some of the frames."""
         geometry = None if self.geometry is None else self.geometry.of(np.array(frames))
-        return replace(self, labels=[self.labels[i] for i in frames], geometry=geometry)
+        labels = [self.labels[i] for i in frames] if self.labels else []
+        return replace(self, labels=labels, geometry=geometry)
 
     def without_empty(self, kept: np.ndarray) -> "Header":
         """The header of the frames that are kept; the others hold no sample."""
         gone = [i for i in range(len(self.labels)) if i not in set(kept.tolist())]
         named = [f"{name_of(self.labels[i])} holds no sample" for i in gone]
         return replace(self.of(kept.tolist()), left_out=self.left_out + named)
+
+    def of_orientation(self, frames: list[int]) -> "Header":
+        """The header of some of the frames, which have one orientation."""
+        found = self.of(frames)
+        if found.geometry is None or not found.geometry.planes:
+            return found
+        slice_dir, y_dir, x_dir = found.geometry.planes[0]
+        geometry = replace(found.geometry, slice_dir=slice_dir, y_dir=y_dir, x_dir=x_dir, planes=[])
+        return replace(found, geometry=geometry)
+
+    def orientations(self) -> dict[str, list[int]]:
+        """The images of each orientation, named after the nearest plane: ``axial``, ``axial-2``.
+
+        Empty if all images have one orientation.
+        """
+        geometry = self.geometry
+        if geometry is None or not geometry.planes:
+            return {}
+        groups: dict[int, list[int]] = {}
+        for index in range(len(geometry.planes)):
+            groups.setdefault(geometry.planes_of(index), []).append(index)
+        found: dict[str, list[int]] = {}
+        for first, indices in groups.items():
+            plane = nearest_plane(*geometry.directions(first)[1:])
+            same = sum(name.split("-")[0] == plane for name in found)
+            found[f"{plane}-{same + 1}" if same else plane] = indices
+        return found
 
     def whitened(self, maps: np.ndarray) -> np.ndarray:
         """Coil maps (..., coil, y, x) of other sources, for the whitened coils of this scan."""

@@ -176,7 +176,8 @@ def run(
             record: dict[str, Any] = {"event": "skipped", **stamp}
         else:
             manifest.append({"event": "begun", **stamp})
-            record = _attempt(job, model, settings, device, callbacks) | stamp
+            allowed = overwrite or states.get(job.target) is State.OUTDATED
+            record = _attempt(job, model, settings, device, callbacks, allowed) | stamp
             record |= {"replaced": REPLACED} if states.get(job.target) is State.OUTDATED else {}
             manifest.append(record)
         records.append(record)
@@ -221,12 +222,17 @@ def _state(job: Job, model: Method, settings: ReconSettings, noted: bool) -> Sta
 
 
 def _attempt(
-    job: Job, model: Method, settings: ReconSettings, device: torch.device, callbacks: Callbacks
+    job: Job,
+    model: Method,
+    settings: ReconSettings,
+    device: torch.device,
+    callbacks: Callbacks,
+    overwrite: bool,
 ) -> dict[str, Any]:
     """Reconstruct one scan; an error is recorded and does not stop the others."""
     started = time.perf_counter()
     try:
-        found = _one(job, model, settings, device, callbacks)
+        found = _one(job, model, settings, device, callbacks, overwrite)
     except (EquipoiseError, MemoryError) as error:
         found = {"event": "failed", "error": str(error) or "not enough memory for this scan"}
     # A batch runs for days without its user: no error of one scan may end it.
@@ -238,14 +244,20 @@ def _attempt(
 
 
 def _one(
-    job: Job, model: Method, settings: ReconSettings, device: torch.device, callbacks: Callbacks
+    job: Job,
+    model: Method,
+    settings: ReconSettings,
+    device: torch.device,
+    callbacks: Callbacks,
+    overwrite: bool,
 ) -> dict[str, Any]:
     done = reconstruct_file(
         job.scan,
         settings,
         device,
         target=job.target,
-        overwrite=True,
+        # A file that has appeared since the check before the batch is not ours to replace.
+        overwrite=overwrite,
         model=model,
         on_slice=callbacks.on_slice,
     )

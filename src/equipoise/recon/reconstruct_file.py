@@ -14,7 +14,7 @@ import torch
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.study import read_template
 from equipoise.formats.writers.target import check_target, input_files, suffix_of
-from equipoise.formats.writers.write import check_holds
+from equipoise.formats.writers.write import check_further
 from equipoise.methods.method import Method
 from equipoise.outcome import BadInputError
 from equipoise.recon.device import pick_device
@@ -112,8 +112,7 @@ def reconstruct_file(
     ------
     BadInputError
         If the scan, maps, mask or model cannot be used, the scan does not fit into memory, or the
-        target exists, is a file that is read, cannot be written, or cannot hold slices of several
-        orientations.
+        target exists, is a file that is read, or cannot be written.
 
     Warns
     -----
@@ -133,7 +132,8 @@ def reconstruct_file(
     made_from = fingerprint(settings, model, scan)
     prepared = prepare(scan, settings, model)
     if target is not None:
-        check_holds(target, prepared.experiment.acquisition.header)
+        header = prepared.experiment.acquisition.header
+        check_further(target, header, overwrite=overwrite, inputs=inputs)
     on_ready(prepared)
     where = pick_device(device) if isinstance(device, str) else device
     result = solve(prepared, settings, model, where, on_slice)

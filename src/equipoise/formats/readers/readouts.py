@@ -374,7 +374,9 @@ def _say(lines: Readouts, nx: int, kept: int, count: np.ndarray, notes: list[str
     if lines.discard.any():
         notes.append("discarded samples at the ends of readouts are not used")
     if count.max() > 1:
-        notes.append(f"lines that were measured up to {count.max()} times are averaged")
+        # Segments hold different lines, averages and overlaps the same: the number tells which.
+        repeated = int((count > 1).any(-1).reshape(len(count), -1).sum(1).max())
+        notes.append(f"{repeated} lines that were measured up to {count.max()} times are averaged")
 
 
 def labels_of(images: np.ndarray, names: list[str]) -> list[dict[str, int]]:

@@ -1,6 +1,7 @@
 """Writing k-space, for other software and for reading back: HDF5, npz, BART cfl."""
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,11 @@ def _write_hdf5(path: Path, acquisition: Acquisition) -> None:
 
 def _write_npz(path: Path, acquisition: Acquisition) -> None:
     content = {**_arrays(acquisition), **_attributes(acquisition)}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **content)
+    # np.savez of numpy 1 leaves the archive open on a full disk, and stores ``allow_pickle``.
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, value in content.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
 
 
 def _write_cfl(path: Path, acquisition: Acquisition) -> None:

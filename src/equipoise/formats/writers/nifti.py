@@ -2,7 +2,8 @@
 
 ``NAME.nii.gz`` is the magnitude with the axes x, y, slice (and volume). ``NAME_phase.nii.gz`` is
 the phase in radians of a complex image, because few viewers read complex NIfTI. ``NAME.json``
-records the origin of both. The affine is in RAS mm.
+records the origin of both. The affine is in RAS mm. NIfTI has one affine, so images of several
+orientations, such as those of a localizer, become a set of these files for each.
 """
 
 import json
@@ -13,9 +14,14 @@ import numpy as np
 
 from equipoise.formats.header import LPS_TO_RAS, Header, unknown_geometry
 from equipoise.formats.replacing import replacing_set
-from equipoise.formats.writers.stamp import sidecar
-from equipoise.formats.writers.target import companions
-from equipoise.outcome import BadInputError
+from equipoise.formats.writers.stamp import ORIENTATIONS, sidecar
+from equipoise.formats.writers.target import (
+    Inputs,
+    check_files,
+    check_sidecar,
+    companions,
+    suffix_of,
+)
 
 SIDECAR = {
     "systemVendor": ("Manufacturer", str, 1),
@@ -32,24 +38,75 @@ SIDECAR = {
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write magnitude, phase and sidecar; the magnitude appears last.
+    """Write magnitude, phase and sidecar, for each orientation; the magnitude appears last.
+
+    Images of several orientations become ``NAME_axial.nii.gz``, ``NAME_sagittal.nii.gz`` and so on,
+    and ``NAME.json`` lists them.
+    """
+    header = content.get("header") or Header()
+    groups = header.orientations()
+    if groups:
+        _write_each(path, content, header, groups)
+        return
+    files = [path, *companions(path)]
+    with replacing_set(files) as temporaries:
+        _write_set(dict(zip(files, temporaries)), content["image"], content, header)
+
+
+def written_files(path: Path, header: Header) -> list[Path]:
+    """The magnitude images that are written for a target: one for each orientation."""
+    suffix = suffix_of(path)
+    stem = path.name.removesuffix(suffix)
+    names = header.orientations()
+    return [path.with_name(f"{stem}_{name}{suffix}") for name in names] or [path]
+
+
+def check_orientations(
+    path: Path, header: Header, *, overwrite: bool, inputs: Inputs | None = None
+) -> None:
+    """Refuse to overwrite the files of the orientations, which are known once a scan is read.
 
     Raises
     ------
     BadInputError
-        If the images have several orientations: NIfTI has one affine.
+        As :func:`~equipoise.formats.writers.target.check_target`, of which they are further files.
     """
-    image, header = content["image"], content.get("header") or Header()
-    check_orientation(path, header)
-    phase, sidecar = companions(path)
-    with replacing_set([path, phase, sidecar]) as targets:
-        _save(targets[0], np.abs(image).astype(np.float32), header)
-        if np.iscomplexobj(image):
-            _save(targets[1], np.angle(image).astype(np.float32), header)
-        made_by = dict(zip((path, phase), targets))
-        targets[2].write_text(
-            json.dumps(_sidecar(content, header, made_by), indent=2, allow_nan=False)
-        )
+    found = written_files(path, header)
+    if found != [path]:
+        for each in found:
+            check_sidecar(each)
+            check_files([each, *companions(each)], overwrite=overwrite, inputs=inputs)
+
+
+def _write_each(
+    path: Path, content: dict[str, Any], header: Header, groups: dict[str, list[int]]
+) -> None:
+    phase, record = companions(path)
+    sets = [[each, *companions(each)] for each in written_files(path, header)]
+    every = [file for files in sets for file in files]
+    # An older image under the name itself is part of what is replaced.
+    names = [record, *every, path, phase]
+    with replacing_set(names) as temporaries:
+        at = dict(zip(names, temporaries))
+        for files, indices in zip(sets, groups.values()):
+            chosen = {file: at[file] for file in files}
+            _write_set(chosen, content["image"][indices], content, header.of_orientation(indices))
+        found = {ORIENTATIONS: {name: files[0].name for name, files in zip(groups, sets)}}
+        found |= sidecar(content.get("attributes", {}), {file: at[file] for file in every})
+        at[record].write_text(json.dumps(found, indent=2, allow_nan=False))
+
+
+def _write_set(
+    files: dict[Path, Path], image: np.ndarray, content: dict[str, Any], header: Header
+) -> None:
+    """Magnitude, phase and sidecar of one orientation, each at its temporary path."""
+    (path, magnitude), (phase, angle), (_, beside) = files.items()
+    _save(magnitude, np.abs(image).astype(np.float32), header)
+    if np.iscomplexobj(image):
+        _save(angle, np.angle(image).astype(np.float32), header)
+    made_by = {path: magnitude, phase: angle}
+    found = _sidecar(len(image), content, header, made_by)
+    beside.write_text(json.dumps(found, indent=2, allow_nan=False))
 
 
 def _save(path: Path, image: np.ndarray, header: Header) -> None:
@@ -72,24 +129,9 @@ def _save(path: Path, image: np.ndarray, header: Header) -> None:
     nibabel.save(file, path)
 
 
-def check_orientation(path: Path, header: Header) -> None:
-    """Check that the images of a scan have one orientation, because NIfTI stores only one.
-
-    Raises
-    ------
-    BadInputError
-        If they have several, like those of a localizer.
-    """
-    geometry = header.geometry
-    if geometry is not None and geometry.planes:
-        count = len({geometry.planes_of(i) for i in range(len(geometry.planes))})
-        raise BadInputError(
-            f"{path}: the slices have {count} orientations ({geometry.plane}), but a NIfTI file "
-            "has only one: write .dcm, .mrd or .h5, which keep each"
-        )
-
-
-def _sidecar(content: dict[str, Any], header: Header, written: dict[Path, Path]) -> dict[str, Any]:
+def _sidecar(
+    n_images: int, content: dict[str, Any], header: Header, written: dict[Path, Path]
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (bids, kind, scale) in SIDECAR.items():
         if name in header.system:
@@ -106,7 +148,7 @@ def _sidecar(content: dict[str, Any], header: Header, written: dict[Path, Path])
         found["Warning"] = "the orientation was not in the scan: it is marked as unknown"
     if header.geometry is not None:
         found["SliceCentresLPS"] = header.geometry.centres
-        if not all(header.geometry.equidistant(v) for v in header.volumes(len(content["image"]))):
+        if not all(header.geometry.equidistant(v) for v in header.volumes(n_images)):
             found["Warning"] = "the slices are not equidistant: use SliceCentresLPS, not the affine"
     found["Labels"] = header.labels
     return found | sidecar(content.get("attributes", {}), written)

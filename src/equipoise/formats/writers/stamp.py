@@ -22,6 +22,9 @@ from equipoise.formats.writers.target import companions, sidecar_of, suffix_of
 from equipoise.outcome import BadInputError
 
 FINGERPRINT, CHECKSUM, FILES = "fingerprint", "checksum", "files"
+ORIENTATIONS = "Orientations"
+"""Key of the sidecar of images of several orientations: the file of each."""
+
 HDF5_IMAGES = ("reconstruction", "image", "dataset/image_0/data", "dataset/image_1/data")
 """The datasets of an image file that enter the checksum; maps are large and can be made again."""
 
@@ -113,7 +116,9 @@ def _sidecar_stamp(path: Path) -> Stamp | None:
     found, files = content.get(FINGERPRINT), content.get(FILES)
     if not isinstance(found, str) or not isinstance(files, dict):
         return None
-    whole = path.name in files and all(
+    # Images of several orientations have other names than the target.
+    listed = path.name in files or ORIENTATIONS in content
+    whole = listed and all(
         _file_checksum(path.with_name(Path(name).name)) == checksum
         for name, checksum in files.items()
     )

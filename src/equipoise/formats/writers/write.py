@@ -13,7 +13,7 @@ from equipoise.formats.header import Header
 from equipoise.formats.replacing import replacing, replacing_set, reserve
 from equipoise.formats.writers import dicom, mrd_image, nifti
 from equipoise.formats.writers.stamp import FINGERPRINT, sidecar, stamp_hdf5, storable
-from equipoise.formats.writers.target import check_target, sidecar_of, suffix_of
+from equipoise.formats.writers.target import NIFTI, Inputs, check_target, sidecar_of, suffix_of
 from equipoise.outcome import BadInputError
 
 Content = dict[str, Any]
@@ -26,7 +26,8 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
 
     ``.h5``: ``reconstruction`` (float32 magnitude, the fastMRI layout), ``image`` (complex64),
     ``csm``, ``mask``, attributes. ``.npy``: the complex image. ``.cfl``: the complex image with
-    its header. ``.nii.gz`` and ``.nii``: magnitude, with phase and sidecar as further files.
+    its header. ``.nii.gz`` and ``.nii``: magnitude, with phase and sidecar as further files, for
+    each orientation.
     ``.dcm``: a folder with a DICOM series. ``.mrd``: ISMRMRD images. ``.png``: magnitude, slices
     side by side.
 
@@ -37,6 +38,7 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
         be written.
     """
     check_target(path, overwrite=overwrite)
+    check_further(path, content.get("header") or Header(), overwrite=overwrite)
     attributes = {name: storable(v) for name, v in content.get("attributes", {}).items()}
     content = content | {"attributes": attributes}
     writer = WRITERS[suffix_of(path)]
@@ -46,16 +48,25 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
         raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def check_holds(path: Path, header: Header) -> None:
-    """Check that the format of the suffix can store where the images of a scan lie.
+def check_further(
+    path: Path, header: Header, *, overwrite: bool, inputs: Inputs | None = None
+) -> None:
+    """Refuse to overwrite files that follow from what is in a scan, before it is reconstructed.
+
+    These are the files of the orientations of a localizer as NIfTI.
 
     Raises
     ------
     BadInputError
-        If it cannot, as NIfTI with several orientations.
+        If such a file exists and must not be replaced, or is read.
     """
-    if suffix_of(path) in (".nii", ".nii.gz"):
-        nifti.check_orientation(path, header)
+    if suffix_of(path) in NIFTI:
+        nifti.check_orientations(path, header, overwrite=overwrite, inputs=inputs)
+
+
+def written_files(path: Path, header: Header) -> list[Path]:
+    """The images that are written for a target, without their companions."""
+    return nifti.written_files(path, header) if suffix_of(path) in NIFTI else [path]
 
 
 def _write_hdf5(path: Path, content: Content) -> None:
