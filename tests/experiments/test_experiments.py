@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 from equipoise.certificate.attack import worst_case
 from equipoise.cli.app import app
+from equipoise.cli.progress import Bar
 from equipoise.equilibrium.bounds import perturbation_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.experiments import memory, table1
+from equipoise.experiments.cases import number_of_cases
 from equipoise.experiments.subjects import paired_difference
 from equipoise.outcome import BadInputError
 from equipoise.physics.least_squares import tikhonov
@@ -86,6 +88,19 @@ def test_table1_takes_fully_sampled_scans(full_scan, models, tmp_path):
     table = json.loads((tmp_path / "o" / "table1.json").read_text())
     assert table["settings"]["data"] == [full_scan.name]
     assert table["methods"]["sense"]["psnr"][0] > 20
+
+
+def test_every_experiment_knows_how_many_parts_remain(images, full_scan, tmp_path, monkeypatch):
+    """The bar counts to its end: the number that is announced is the number of results."""
+    told = []
+    monkeypatch.setattr(
+        Bar, "_tell", lambda bar, what, text, done, total: told.append((done, total))
+    )
+    assert number_of_cases([images, full_scan], 3) == 3 * (2 + 1)
+    arguments = ["--data", images, "--methods", "sense", "--seeds", 2, "-o", tmp_path / "o"]
+    result = invoke("table1", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert told == [(done, 4) for done in range(5)]
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equipoise.cli.compared import SCANS_ORDER, chosen_methods, chosen_superres
+from equipoise.cli.progress import progress
 from equipoise.cli.terminal import console, failures
 
 if TYPE_CHECKING:
-    from equipoise.methods.method import Method
+    pass
 
 app = typer.Typer(help="Reproduce a table or figure of the paper.", no_args_is_help=True)
 
@@ -51,12 +53,14 @@ def table1(
     """Table I and Fig. 1: PSNR, SSIM and time of every method on the same data."""
     with failures():
         from equipoise.experiments import table1 as experiment
-        from equipoise.experiments.cases import cases
+        from equipoise.experiments.cases import cases, number_of_cases
 
         _check(output, experiment.FILES, overwrite, data)
-        chosen = _methods(methods)
+        chosen = chosen_methods(methods)
         acquisitions = cases(data or [], acceleration, seeds)
-        comparison = experiment.compare(chosen.loaded, acquisitions, console.print)
+        with progress() as bar:
+            say = bar.saying("table1", number_of_cases(data or [], seeds))
+            comparison = experiment.compare(chosen.loaded, acquisitions, say)
         settings = _settings(data, acceleration, seeds)
         result = experiment.write_table(output, comparison, settings, chosen.seen(data))
         console.print((output / "table1.md").read_text(), markup=False)
@@ -76,12 +80,15 @@ def masks(
     """PSNR of every method over kinds of masks and accelerations."""
     with failures():
         from equipoise.experiments import masks as experiment
+        from equipoise.experiments.cases import number_of_cases
         from equipoise.experiments.table1 import compare
 
         _check(output, experiment.FILES, overwrite, data)
-        lams, chosen = _lams(lam), _methods(methods, SCANS_ORDER)
+        lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER)
         acquisitions = experiment.mask_cases(data or [], seeds)
-        rows = compare(chosen.loaded, acquisitions, console.print, lams).rows
+        with progress() as bar:
+            say = bar.saying("masks", len(experiment.GRID) * number_of_cases(data or [], seeds))
+            rows = compare(chosen.loaded, acquisitions, say, lams).rows
         settings = {**_settings(data, experiment.GRID, seeds), "lam": lams}
         result = experiment.write_masks(output, rows, settings, chosen.seen(data))
         console.print((output / "masks.md").read_text(), markup=False)
@@ -103,11 +110,15 @@ def scans(
     """Real fully sampled scans, four kinds of masks: every method beside tuned wavelets and TV."""
     with failures():
         from equipoise.experiments import scans as experiment
+        from equipoise.experiments.cases import expanded
         from equipoise.experiments.table1 import compare
 
         _check(output, experiment.FILES, overwrite, data)
-        lams, chosen = _lams(lam), _methods(methods, SCANS_ORDER)
-        rows = compare(chosen.loaded, experiment.scan_cases(data, seeds), console.print, lams).rows
+        lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER)
+        acquisitions = experiment.scan_cases(data, seeds)
+        with progress() as bar:
+            say = bar.saying("scans", len(expanded(data)) * len(experiment.MASKS) * seeds)
+            rows = compare(chosen.loaded, acquisitions, say, lams).rows
         settings = {**_settings(data, experiment.MASKS, seeds), "simulated_noise": None}
         settings["lam"] = lams
         result = experiment.write_scans(output, rows, settings, chosen.seen(data))
@@ -137,18 +148,20 @@ def robustness(
         raise typer.BadParameter(f"--epsilon is {wrong[0]:g}: it must lie between 0 and 1")
     with failures():
         from equipoise.experiments import robustness as experiment
-        from equipoise.experiments.cases import cases
+        from equipoise.experiments.cases import cases, number_of_cases
 
         _check(output, experiment.FILES, overwrite, data)
-        chosen = _methods(methods)
-        rows = experiment.study(
-            chosen.loaded,
-            cases(data or [], acceleration, seeds),
-            steps=steps,
-            starts=starts,
-            epsilons=epsilon or experiment.EPSILONS,
-            say=console.print,
-        )
+        chosen = chosen_methods(methods)
+        count = len(chosen.loaded) * number_of_cases(data or [], seeds)
+        with progress() as bar:
+            rows = experiment.study(
+                chosen.loaded,
+                cases(data or [], acceleration, seeds),
+                steps=steps,
+                starts=starts,
+                epsilons=epsilon or experiment.EPSILONS,
+                say=bar.saying("robustness", count),
+            )
         settings = {**_settings(data, acceleration, seeds), "steps": steps, "starts": starts}
         result = experiment.write_study(output, rows, settings, chosen.seen(data))
         console.print((output / "robustness.md").read_text(), markup=False)
@@ -168,7 +181,9 @@ def memory(
         from equipoise.experiments import memory as experiment
 
         _check(output, experiment.FILES, overwrite)
-        rows = experiment.study(size=size, n_coils=coils, say=console.print)
+        count = len(experiment.METHODS) * len(experiment.ITERATIONS)
+        with progress() as bar:
+            rows = experiment.study(size=size, n_coils=coils, say=bar.saying("memory", count))
         result = experiment.write_study(output, rows, {"size": size, "coils": coils})
         console.print((output / "memory.md").read_text(), markup=False)
     _finish(output, result, as_json)
@@ -205,11 +220,13 @@ def superres(
         from equipoise.training.sources.photographs import SuperResolution
 
         _check(output, experiment.FILES, overwrite, data)
-        chosen = _superres_methods(methods)
+        chosen = chosen_superres(methods)
         blur = replace(blur_of(DEFAULT_MODEL), factor=factor)
         source = SuperResolution(**asdict(blur))
         photographs = experiment.photographs(data or [], factor)
-        found = experiment.study(chosen.loaded, photographs, source, noise=noise, say=console.print)
+        with progress() as bar:
+            say = bar.saying("superres", len(experiment.photograph_files(data or [])))
+            found = experiment.study(chosen.loaded, photographs, source, noise=noise, say=say)
         settings = {
             **_machine(),
             "data": [path.name for path in data or []] or ["grace_hopper.jpg of matplotlib"],
@@ -254,15 +271,16 @@ def detection(
 
         _check(output, experiment.FILES, overwrite, [*(data or []), *(others or [])])
         source = simulation_of(provenance(model), coils)
-        rows = experiment.study(
-            load_model(model),
-            load_images(data) if data else [head_slice()[0]],
-            load_images(others) if others else [],
-            source,
-            scans=scans,
-            seed=seed,
-            say=console.print,
-        )
+        with progress() as bar:
+            rows = experiment.study(
+                load_model(model),
+                load_images(data) if data else [head_slice()[0]],
+                load_images(others) if others else [],
+                source,
+                scans=scans,
+                seed=seed,
+                say=bar.saying("detection", experiment.number_of_scans(scans, bool(others))),
+            )
         settings = {
             **_settings(data, source.acceleration, seed),
             "model": model,
@@ -273,34 +291,6 @@ def detection(
     _finish(output, result, as_json)
 
 
-ORDER = (
-    *("sense", "wavelet", "tv", "unet", "de-grad", "mol-sn", "mol-lr", "mol-m"),
-    *("mol-ridge", "mol-guided", "admm-net", "modl"),
-)
-"""Rows of Table I, in order."""
-
-SCANS_ORDER = ("sense", "wavelet", "tv", "mol-lr", "mol-ridge", "mol-guided", "modl")
-
-WITHOUT_WEIGHTS = ("sense", "wavelet", "tv")
-
-
-SUPERRES_ORDER = ("bicubic", "tikhonov", "mol-lr", "modl")
-"""Rows of the table of super-resolution, in order."""
-
-
-class _Chosen(NamedTuple):
-    """Methods by name, None for untrained ones, and the provenance of the trained ones."""
-
-    loaded: dict[str, "Method | None"]
-    origins: dict[str, dict[str, Any]]
-
-    def seen(self, data: list[Path] | None) -> list[str]:
-        """Sentences about data that the models have seen."""
-        from equipoise.experiments.subjects import seen_before
-
-        return seen_before(self.origins, data or [])
-
-
 def _check(
     folder: Path, files: Sequence[str], overwrite: bool, data: list[Path] | None = None
 ) -> None:
@@ -309,47 +299,6 @@ def _check(
 
     inputs = input_files(*(data or []))
     check_files([folder / name for name in files], overwrite=overwrite, inputs=inputs)
-
-
-def _methods(names: str | None, order: tuple[str, ...] = ORDER) -> _Chosen:
-    return _load(names, order, WITHOUT_WEIGHTS, ("-brain-4x", "-universal"))
-
-
-def _superres_methods(names: str | None) -> _Chosen:
-    return _load(names, SUPERRES_ORDER, ("bicubic", "tikhonov"), ("-superres-3x",))
-
-
-def _load(
-    names: str | None, order: tuple[str, ...], untrained: tuple[str, ...], suffixes: tuple[str, ...]
-) -> _Chosen:
-    """The methods of a list."""
-    from equipoise.methods.variational import UNTRAINED
-    from equipoise.outcome import BadInputError
-    from equipoise.zoo.find import available_models
-    from equipoise.zoo.model_file import load_model, provenance
-
-    available = available_models()
-    packaged = {
-        name: name + suffix
-        for name in order
-        for suffix in reversed(suffixes)
-        if name + suffix in available
-    }
-    if names is None:
-        names = ",".join(name for name in order if name in (*untrained, *packaged))
-    found = _Chosen({}, {})
-    for entry in names.split(","):
-        name, _, file = entry.strip().partition("=")
-        # Rows are told apart by the names of their methods.
-        if name in found.loaded or not name:
-            raise BadInputError(f"--methods is {names!r}: each method needs a different name")
-        if name in untrained and not file:
-            found.loaded[name] = load_model(name) if name in UNTRAINED else None
-            continue
-        whole = name if name in available else f"{name}{suffixes[0]}"
-        model = file or packaged.get(name, whole)
-        found.loaded[name], found.origins[name] = load_model(model), provenance(model)
-    return found
 
 
 def _lams(text: str) -> list[str]:

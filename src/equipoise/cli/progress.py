@@ -50,6 +50,19 @@ class Bar:
 
         return tell
 
+    def saying(self, what: str, total: int) -> Callable[[str], None]:
+        """A callback that prints the result of one of ``total`` parts above the bar."""
+        done = 0
+        self._tell(what, what, done, total)
+
+        def say(text: str) -> None:
+            nonlocal done
+            done += 1
+            console.print(text, markup=False)
+            self._tell(what, what, done, max(total, done))
+
+        return say
+
     def finish(self) -> None:
         """Take the line away: what follows is the result."""
         if self._task is not None:

@@ -83,6 +83,15 @@ def cases(
                 yield _simulated(name, image, index, seed, acceleration, noise, mask)
 
 
+def number_of_cases(data: list[Path], seeds: int) -> int:
+    """How many :func:`cases` there are: each file is read, and nothing is simulated."""
+    if not data:
+        return seeds
+    found = ((as_scan(path), path) for path in expanded(data))
+    slices = (len(load_labelled([p])) if scan is None else len(scan.kspace) for scan, p in found)
+    return seeds * sum(slices)
+
+
 def expanded(data: list[Path]) -> list[Path]:
     """The files, and those of the folders."""
     files: list[Path] = []

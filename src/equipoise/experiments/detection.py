@@ -197,6 +197,12 @@ def _scans(
             yield unlike, others[i % len(others)], np.random.default_rng([seed, STREAM, i])
 
 
+def number_of_scans(scans: int, others: bool) -> int:
+    """How many scans a :func:`study` draws."""
+    of_kinds = (scans if kind.most is None else min(scans, kind.most) for kind in KINDS)
+    return sum(of_kinds) + scans * others
+
+
 def write_study(folder: Path, rows: list[Row], settings: dict[str, Any]) -> dict[str, Any]:
     """Write ``detection.{md,csv,json}`` with medians and flagged shares; return the JSON."""
     make_folder(folder)

@@ -62,11 +62,7 @@ def photographs(paths: list[Path], factor: int) -> Iterator[tuple[Path, Tensor]]
     BadInputError
         If there is no photograph, or one is too small to be measured without its border.
     """
-    files = [f for path in paths or [default_photograph()] for f in image_files(path)]
-    files = [f for f in files if f.name.lower().endswith(PHOTOGRAPHS)]
-    if not files:
-        raise BadInputError(f"{', '.join(map(str, paths))}: found no photograph")
-    for file in files:
+    for file in photograph_files(paths):
         luminance = torch.from_numpy(read_photograph(file).luminance).float()
         y, x = (n // factor * factor for n in luminance.shape)
         if min(y, x) < SMALLEST * factor:
@@ -75,6 +71,21 @@ def photographs(paths: list[Path], factor: int) -> Iterator[tuple[Path, Tensor]]
                 f"factor of {factor}, its sides must have at least {SMALLEST * factor}"
             )
         yield file, luminance[:y, :x]
+
+
+def photograph_files(paths: list[Path]) -> list[Path]:
+    """The photographs of files and folders, or one that comes with the plotting library.
+
+    Raises
+    ------
+    BadInputError
+        If there is no photograph.
+    """
+    files = [f for path in paths or [default_photograph()] for f in image_files(path)]
+    files = [f for f in files if f.name.lower().endswith(PHOTOGRAPHS)]
+    if not files:
+        raise BadInputError(f"{', '.join(map(str, paths))}: found no photograph")
+    return files
 
 
 def default_photograph() -> Path:
