@@ -11,11 +11,13 @@ from equipoise.formats.by_slice import scan_files
 from equipoise.formats.writers.target import check_files
 from equipoise.methods.method import Method, MethodConfig
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
-from equipoise.methods.mol_ridge import MolRidgeConfig
+from equipoise.methods.mol_ridge import MolRidge, MolRidgeConfig
+from equipoise.methods.mol_ridge_3d import MolRidge3D, MolRidge3DConfig
 from equipoise.methods.registry import METHODS, new_method
 from equipoise.outcome import BadInputError
 from equipoise.settings import checked
 from equipoise.training.config import TrainConfig
+from equipoise.training.sources.cine import Cine, load_clips
 from equipoise.training.sources.dataset import Dataset, ImageDataset, Mixture
 from equipoise.training.sources.images import LabelledImage, load_images, read_labelled
 from equipoise.training.sources.maps_cache import GIGABYTE, MapsCache, default_folder
@@ -54,7 +56,7 @@ def training_images(
         misspelt subject would be trained on.
     """
     data = config.data
-    found = read_labelled(data.train, skipped) if data.train else []
+    found = labelled_images(config, data.train, skipped)
     held_out = set(data.held_out)
     scans = (names_of(scan) for path in data.scans for scan in scan_files(path))
     missing = held_out.difference((image.subject for image in found), *scans)
@@ -64,6 +66,15 @@ def training_images(
     if found and not images:
         raise BadInputError("data.held_out leaves no training image")
     return images
+
+
+def labelled_images(
+    config: TrainConfig, paths: list[Path], skipped: dict[Path, str] | None
+) -> list[LabelledImage]:
+    """What the source of a configuration takes from files: images, or series for cine."""
+    if not paths:
+        return []
+    return read_labelled(paths, skipped) if config.cine is None else load_clips(paths)
 
 
 def divided(config: TrainConfig, images: list[LabelledImage]) -> tuple[list[Tensor], list[Tensor]]:
@@ -96,7 +107,7 @@ def validation_images(config: TrainConfig) -> list[Tensor]:
     """The images for validation: those that are named, or of the subjects that are set aside."""
     if config.data.validation_share is not None:
         return divided(config, training_images(config, {}))[1]
-    return load_images(config.data.validation) if config.data.validation else []
+    return [found.image for found in labelled_images(config, config.data.validation, None)]
 
 
 def dataset_of(config: TrainConfig, source: Source) -> Dataset:
@@ -170,9 +181,9 @@ def large_enough(config: TrainConfig, images: list[Tensor]) -> list[Tensor]:
             "cannot be stacked: set crop, or use batch 1 with accumulate"
         )
     least = SMALLEST if config.batch == 1 else int(config.crop or 0)
-    kept = [image for image in images if min(image.shape) >= least]
+    kept = [image for image in images if min(image.shape[-2:]) >= least]
     if not kept:
-        largest = max(min(image.shape) for image in images)
+        largest = max(min(image.shape[-2:]) for image in images)
         raise BadInputError(
             f"the training images have sides of at most {largest} pixels, and {least} are needed "
             f"(crop {config.crop}, batch {config.batch}): lower crop, or use batch 1"
@@ -196,6 +207,9 @@ def source_of(config: TrainConfig) -> Source:
     """The source of samples of a configuration."""
     if config.super_resolution is not None:
         return SuperResolution(**config.super_resolution.model_dump())
+    if config.cine is not None:
+        stills = load_images(config.data.stills) if config.data.stills else []
+        return Cine(**config.cine.model_dump(), stills=tuple(stills))
     coils = load_coils(config.data.coils) if config.data.coils else None
     return Simulation(**config.simulation.model_dump(), measured_coils=coils)
 
@@ -235,12 +249,14 @@ def continued(config: TrainConfig) -> TrainConfig:
 
 
 def _held(config: TrainConfig) -> MethodConfig:
-    """The configuration of the start weights; a ridge is extended if two passes start from it."""
+    """The configuration of the start weights, extended if a ridge starts another method."""
     assert config.start is not None
     held = model_config(config.start)
     asked = config.model
     if isinstance(asked, MolGuidedConfig) and isinstance(held, MolRidgeConfig):
         return MolGuidedConfig.after(held, asked.adaptation.hidden)
+    if isinstance(asked, MolRidge3DConfig) and isinstance(held, MolRidgeConfig):
+        return asked.started_by(held)
     return held
 
 
@@ -260,6 +276,17 @@ def _second_pass(config: TrainConfig) -> Method | None:
     if isinstance(start, MolGuided):
         return None
     return MolGuided.after(start, asked.adaptation.hidden, config.seed).train()
+
+
+def _three_axes(config: TrainConfig) -> Method | None:
+    """A model of three axes that starts from a ridge of one frame; None in other cases."""
+    asked = config.model
+    if config.start is None or not isinstance(asked, MolRidge3DConfig):
+        return None
+    start = load_model(config.start)
+    if not isinstance(start, MolRidge) or isinstance(start, MolRidge3D):
+        return None
+    return MolRidge3D.after(start, asked, config.seed).train()
 
 
 OWN_NETWORK = ("mol-lr", "mol-m", "modl", "admm-net")
@@ -292,9 +319,9 @@ def first_model(config: TrainConfig, network: nn.Module | None = None) -> Method
     """A new model, or the model from which the run continues, see :func:`continued`."""
     if network is not None:
         return with_network(config, network)
-    second = _second_pass(config)
-    if second is not None:
-        return second
+    extended = _second_pass(config) or _three_axes(config)
+    if extended is not None:
+        return extended
     model = new_method(config.model, config.seed)
     if config.start is not None:
         start = load_model(config.start)

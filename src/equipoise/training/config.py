@@ -63,6 +63,7 @@ class DataConfig(Settings):
     )
     maps_cache: float = Field(10.0, ge=0, description="GB on disk for coil maps of scans; 0: none")
     coils: Path | None = Field(None, description="measured coil maps, HDF5 with dataset csm")
+    stills: list[Path] = Field([], description="images that are set in motion, for cine")
     held_out: list[str] = Field(
         [], description="subjects that training never uses, by their names in the files"
     )
@@ -157,6 +158,24 @@ class SuperResolutionConfig(Settings):
     noise: NoiseRange = (0.003, 0.03)
 
 
+class CineConfig(Settings):
+    """See :class:`equipoise.training.sources.cine.Cine`; ``data.stills`` holds its stills."""
+
+    acceleration: AccelerationRange = Field((4.0, 14.0), description="range, drawn log-uniformly")
+    calibration: int = Field(4, ge=1, description="central columns of every frame")
+    noise: NoiseRange = Field((0.003, 0.05), description="range relative to the image scale")
+    coils: CoilRange = Field((6, 12), description="range of the number of coils")
+    frames: Annotated[tuple[int, int], AfterValidator(_ordered)] = Field(
+        (10, 16), description="range of the number of frames"
+    )
+    phase: float = Field(3.0, ge=0, description="largest smooth phase in radians")
+    contrast: NoiseRange = Field((0.7, 1.4), description="range of the power of the magnitude")
+    motion: float = Field(
+        0.06, ge=0, le=0.5, description="largest displacement of a still, as a share of its side"
+    )
+    still: float = Field(0.0, ge=0, le=1, description="share of samples made of data.stills")
+
+
 UNET = "unet"
 
 
@@ -210,6 +229,9 @@ class TrainConfig(Settings):
     )
     super_resolution: SuperResolutionConfig | None = Field(
         None, description="train on photographs and small images of them instead of on MRI"
+    )
+    cine: CineConfig | None = Field(
+        None, description="train on series in time, with a network of (time, y, x)"
     )
     model: AnyMethodConfig = Field(MolConfig(), description="the method, chosen by its key method")
     lipschitz: LipschitzConfig = Field(
@@ -291,6 +313,16 @@ class TrainConfig(Settings):
             )
         if self.super_resolution is not None and self.model.method == UNET:
             raise ValueError("unet works on complex images only: choose another model.method")
+        if self.cine is not None and getattr(self.model.network, "axis", None) != "time":
+            raise ValueError(
+                "cine needs a network of (time, y, x): use model.method mol-ridge-3d with "
+                "network.axis time"
+            )
+        if self.cine is not None and bool(self.data.stills) != (self.cine.still > 0):
+            raise ValueError(
+                f"data.stills names {len(self.data.stills)} files and cine.still is "
+                f"{self.cine.still:g}: give both, or neither"
+            )
         if self.pool and not isinstance(self.model, SolvedConfig):
             raise ValueError(
                 f"pool is {self.pool}, but it stores equilibria, and {self.model.method} has none: "

@@ -33,7 +33,7 @@ def origin_of(
     # Names without folders: a model file must not reveal the paths of the machine it was trained
     # on.
     data = content["data"]
-    for key in ("train", "validation", "scans", "validation_scans"):
+    for key in ("train", "validation", "scans", "validation_scans", "stills"):
         data[key] = [Path(path).name for path in data[key]]
     data["coils"] = data["coils"] and Path(data["coils"]).name
     # The file of the start weights may be gone later, so its provenance is copied.

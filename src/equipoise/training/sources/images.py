@@ -92,7 +92,7 @@ def _found(file: Path, skipped: dict[Path, str] | None) -> list[LabelledImage]:
     """The slices of a file that are not zero."""
     slices = []
     try:
-        stack = _stack(file)
+        stack = read_stack(file)
         for image, subject in zip(stack, _subjects(file, len(stack))):
             tensor = torch.from_numpy(np.require(image, np.complex64, ["C", "W"]))
             # A slice of zeros has no scale, and nothing to learn.
@@ -115,7 +115,7 @@ def image_files(path: Path) -> list[Path]:
     return [path]
 
 
-def _stack(path: Path) -> np.ndarray:
+def read_stack(path: Path) -> np.ndarray:
     """The images of a file, (slices, y, x), checked."""
     check_regular(path)
     try:

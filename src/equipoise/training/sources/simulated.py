@@ -67,12 +67,12 @@ class Simulation(Sampling, Source):
             csm = csm * _object_support(image)
         # A complex image has the phase of its scan, and keeps it.
         if not bool(image.imag.any()):
-            image = image * _smooth_phase(full, self.phase, rng)
+            image = image * smooth_phase(full, self.phase, rng)
         if crop:
             cut = _crop_with_content(image, crop, rng)
             image, csm = image[cut], csm[(..., *cut)]
         turn, flip = int(rng.integers(4)), bool(rng.integers(2))
-        image, csm = _turn(image, turn, flip), _turn(csm, turn, flip)
+        image, csm = turned(image, turn, flip), turned(csm, turn, flip)
         return self.acquire(image[None], csm, rng)
 
     def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Scan:
@@ -142,7 +142,7 @@ def _measured_maps(maps: Tensor, shape: Shape, n_coils: int, rng: np.random.Gene
     side = round(maps.shape[-1] * MEASURED_FRACTION * rng.uniform(0.85, 1.1))
     top, left = ((n - side) // 2 for n in maps.shape[1:])
     cut = maps[:, top : top + side, left : left + side]
-    cut = _turn(cut, int(rng.integers(4)), bool(rng.integers(2)))
+    cut = turned(cut, int(rng.integers(4)), bool(rng.integers(2)))
     left_vectors, _, _ = torch.linalg.svd(cut.flatten(1), full_matrices=False)
     virtual = torch.einsum("cv,cyx->vyx", left_vectors[:, :n_coils].conj(), cut)
     # A unitary mixture keeps the sum of squares, and makes every set of virtual coils a new one.
@@ -167,7 +167,8 @@ def _object_support(image: Tensor) -> Tensor:
     return smooth > OBJECT_THRESHOLD * torch.quantile(magnitude.flatten(), 0.99)
 
 
-def _smooth_phase(shape: Shape, largest: float, rng: np.random.Generator) -> Tensor:
+def smooth_phase(shape: Shape, largest: float, rng: np.random.Generator) -> Tensor:
+    """``exp(i p)`` with a random smooth p (y, x) of at most about ``largest``."""
     coarse = torch.from_numpy(rng.uniform(-1, 1, (1, 1, 4, 4)).astype(np.float32)) * largest
     phase = F.interpolate(coarse, size=shape, mode="bicubic", align_corners=True)[0, 0]
     return torch.polar(torch.ones_like(phase), phase)
@@ -187,6 +188,7 @@ def _crop_with_content(image: Tensor, size: int, rng: np.random.Generator) -> tu
     return cut
 
 
-def _turn(array: Tensor, quarter_turns: int, flip: bool) -> Tensor:
+def turned(array: Tensor, quarter_turns: int, flip: bool) -> Tensor:
+    """Planes (..., y, x) after quarter turns and, if asked for, mirrored along x."""
     array = torch.rot90(array, quarter_turns, (-2, -1))
     return (array.flip(-1) if flip else array).contiguous()

@@ -1,0 +1,202 @@
+"""Cartesian k-t acquisitions simulated from cines, and from images that are set in motion."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.dynamic import DynamicSenseOp
+from equipoise.physics.noise_level import complex_noise
+from equipoise.physics.sampling.dynamic import kt_mask
+from equipoise.training.sources.images import LabelledImage, image_files, read_stack
+from equipoise.training.sources.simulated import MISREADING, smooth_phase, turned
+from equipoise.training.sources.source import Sample, Source
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, repr=False)
+class Series(Sample):
+    """A simulated k-t acquisition; ``data`` is its k-space (batch, coil, time, y, x)."""
+
+    operator: DynamicSenseOp
+
+
+@dataclass(frozen=True)
+class Cine(Source):
+    """Parallel MRI of a series: the distribution from which k-t scans are drawn.
+
+    A heartbeat is taken to be one period: frames are evenly spaced over the whole series, so fewer
+    frames are a faster motion. Series are run backwards, begun at any frame, turned and mirrored,
+    and their contrast is changed by a power of the magnitude. An image that stands still is set in
+    motion by a smooth displacement, periodic in time, as many people as there are images.
+
+    Attributes
+    ----------
+    acceleration
+        Range from which accelerations are drawn log-uniformly.
+    calibration
+        Central columns of every frame, see :func:`equipoise.kt_mask`.
+    noise
+        Range of the k-space noise relative to the image scale, drawn log-uniformly.
+    coils
+        Range of the number of coils.
+    frames
+        Range of the number of frames.
+    phase
+        Largest random smooth phase, in radians; it is the same in all frames.
+    contrast
+        Range of the power of the magnitude.
+    motion
+        Largest displacement of an image that is set in motion, as a share of its side.
+    stills
+        Images (y, x) that stand still.
+    still
+        Share of the samples that are made of these.
+    """
+
+    acceleration: tuple[float, float] = (4.0, 14.0)
+    calibration: int = 4
+    noise: tuple[float, float] = (0.003, 0.05)
+    coils: tuple[int, int] = (6, 12)
+    frames: tuple[int, int] = (10, 16)
+    phase: float = 3.0
+    contrast: tuple[float, float] = (0.7, 1.4)
+    motion: float = 0.06
+    stills: tuple[Tensor, ...] = ()
+    still: float = 0.0
+
+    def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Series:
+        """Draw one acquisition of a series (time, y, x), or of a crop of it.
+
+        A crop has ``crop`` pixels along the readout y and three times as many along the phase encoding
+        x, where aliases need room; all frames are kept.
+        """
+        frames = int(rng.integers(self.frames[0], self.frames[1] + 1))
+        if self.stills and rng.random() < self.still:
+            image = moving(self.stills[int(rng.integers(len(self.stills)))], frames, self.motion, rng)
+        else:
+            image = _evenly(image, frames, rng)
+        image = turned(image, int(rng.integers(4)), bool(rng.integers(2)))
+        image = image.abs() ** float(rng.uniform(*self.contrast)) + 0j
+        full = (image.shape[1], image.shape[2])
+        csm = biot_savart_maps(
+            full, int(rng.integers(self.coils[0], self.coils[1] + 1)), int(rng.integers(2**31))
+        )
+        image = image * smooth_phase(full, self.phase, rng)
+        if crop:
+            cut = _crop_with_content(image, (crop, PHASE_ENCODES * crop), rng)
+            image, csm = image[..., cut[0], cut[1]], csm[..., cut[0], cut[1]]
+        return self.acquire(image, csm.contiguous(), rng)
+
+    def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Series:
+        """Undersampled noisy k-space of a series (time, y, x) with given maps (1, coil, y, x)."""
+        low, high = np.log(self.acceleration)
+        mask = self._mask(tuple(image.shape), float(np.exp(rng.uniform(low, high))), rng)
+        operator = DynamicSenseOp(csm, mask)
+        level = np.exp(rng.uniform(*np.log(self.noise)))
+        sigma = float(level * torch.quantile(image.abs().mean(0).flatten(), 0.99))
+        clean = operator.forward(image[None])
+        noisy = clean + mask[:, None] * complex_noise(tuple(clean.shape), rng) * sigma
+        # lam must work with the noise level that a real scan shows, not with the true one.
+        reading = torch.tensor([sigma * rng.uniform(*MISREADING)], dtype=torch.float64)
+        return Series(operator, noisy, image[None].contiguous(), reading)
+
+    def _mask(self, shape: tuple[int, ...], acceleration: float, rng: np.random.Generator) -> Tensor:
+        # A narrow crop cannot be accelerated further than its calibration allows.
+        most = shape[2] / (self.calibration + FEWEST_OUTSIDE)
+        return kt_mask(shape, min(acceleration, most), self.calibration, int(rng.integers(2**31)))
+
+
+PHASE_ENCODES = 3
+"""Sides of a crop, along the phase encoding relative to the readout."""
+
+FEWEST_OUTSIDE = 2
+"""Columns of a frame besides the calibration."""
+
+
+def load_clips(paths: Sequence[Path]) -> list[LabelledImage]:
+    """Series (time, y, x), each with its largest magnitude 1; the subject is the file.
+
+    A path is a file of :func:`~equipoise.training.sources.images.load_labelled`, whose images are
+    the frames of one series, or a folder of such files.
+
+    Raises
+    ------
+    BadInputError
+        If a path does not exist, cannot be read, or is zero everywhere.
+    """
+    found = []
+    for path in paths:
+        for file in image_files(Path(path)):
+            stack = torch.from_numpy(np.require(read_stack(file), np.complex64, ["C", "W"]))
+            found.append(LabelledImage(stack / stack.abs().max(), str(file)))
+    return found
+
+
+def moving(image: Tensor, frames: int, largest: float, rng: np.random.Generator) -> Tensor:
+    """A series (time, y, x) of an image (y, x) that moves periodically, real and not negative.
+
+    The displacement is ``a(p) cos(w t) + b(p) sin(w t)`` with smooth random fields a and b, and a
+    half of a second harmonic.
+
+    Parameters
+    ----------
+    image
+        Its magnitude is moved.
+    frames
+        Number of frames of a period.
+    largest
+        Largest displacement of each harmonic, as a share of the side of the image.
+    rng
+        Random numbers.
+    """
+    y, x = image.shape
+    size = largest * float(rng.uniform(0.2, 1.0))
+    coarse = torch.from_numpy(rng.uniform(-1, 1, (4, 2, FIELD, FIELD)).astype(np.float32))
+    fields = F.interpolate(coarse, size=(y, x), mode="bicubic", align_corners=True) * size
+    time = 2 * math.pi * torch.arange(frames) / frames
+    waves = torch.stack([time.cos(), time.sin(), (2 * time).cos() / 2, (2 * time).sin() / 2])
+    # In the units of grid_sample a side is 2.
+    shift = 2 * torch.einsum("kt,kcyx->tyxc", waves, fields)
+    identity = F.affine_grid(torch.eye(2, 3)[None], [1, 1, y, x], align_corners=False)
+    planes = image.abs()[None, None].expand(frames, 1, y, x)
+    return F.grid_sample(planes, identity + shift, padding_mode="zeros", align_corners=False)[:, 0]
+
+
+FIELD = 5
+"""Side of the coarse grid of a displacement: it varies over a fifth of the image."""
+
+
+def _evenly(series: Tensor, frames: int, rng: np.random.Generator) -> Tensor:
+    """Evenly spaced frames of a period, from any frame, in either direction."""
+    count = min(frames, len(series))
+    first = int(rng.integers(len(series)))
+    places = (torch.arange(count) * len(series) / count).floor().long()
+    chosen = series[(first + places) % len(series)]
+    return chosen.flip(0) if rng.integers(2) else chosen
+
+
+def _crop_with_content(image: Tensor, size: Shape, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A random crop: of a few the one that changes most over time."""
+    change = image.abs().std(0) if len(image) > 1 else image.abs()[0]
+    best, most = (slice(None), slice(None)), -1.0
+    for _ in range(CROPS):
+        height, width = (min(s, n) for s, n in zip(size, image.shape[1:]))
+        top = int(rng.integers(image.shape[1] - height + 1))
+        left = int(rng.integers(image.shape[2] - width + 1))
+        cut = (slice(top, top + height), slice(left, left + width))
+        found = float(change[cut].mean())
+        if found > most:
+            best, most = cut, found
+    return best
+
+
+CROPS = 3
+"""Crops among which the one that moves most is taken: most of a series stands still."""

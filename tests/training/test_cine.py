@@ -1,0 +1,126 @@
+"""Training on series in time: what is drawn, and a run that starts from a model of one frame."""
+
+import math
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from equipoise.formats.sample_head import head_slice
+from equipoise.methods.mol_ridge import MolRidge
+from equipoise.methods.mol_ridge_3d import MolRidge3D
+from equipoise.networks.ridge import Ridge
+from equipoise.outcome import BadInputError
+from equipoise.physics.linop import adjoint_error
+from equipoise.training.config import load_config
+from equipoise.training.sources.cine import Cine, load_clips, moving
+from equipoise.training.train import train
+from equipoise.vectors import norm
+from equipoise.zoo.model_file import load_model, provenance, save_model
+
+
+@pytest.fixture(scope="module")
+def head():
+    return head_slice()[0][::4, ::4]
+
+
+@pytest.fixture
+def clip(head, tmp_path):
+    """A file with one series of 10 frames."""
+    series = moving(head, 10, 0.05, np.random.default_rng(0))
+    with h5py.File(tmp_path / "clip.h5", "w") as file:
+        file["magnitude"] = (200 * series / series.max()).numpy().astype(np.uint8)
+    return tmp_path / "clip.h5"
+
+
+class TestMotion:
+    def test_is_periodic_smooth_and_bounded(self, head):
+        series = moving(head, 24, 0.05, np.random.default_rng(1))
+        assert series.shape == (24, *head.shape)
+        steps = (series - series.roll(1, 0)).flatten(1).norm(dim=1)
+        # The step from the last frame to the first is like any other.
+        assert float(steps[0]) < 2 * float(steps.median())
+        assert float(steps.min()) > 0
+        still = moving(head, 6, 0.0, np.random.default_rng(1))
+        assert float((still - head.abs()).abs().max()) < 1e-4
+
+    def test_every_draw_is_another_motion(self, head):
+        one, other = (moving(head, 5, 0.05, np.random.default_rng(s)) for s in (0, 1))
+        assert float((one - other).norm() / one.norm()) > 0.01
+
+
+class TestSource:
+    def test_a_sample_is_a_noisy_k_t_acquisition_of_its_target(self, clip):
+        series = load_clips([clip])[0].image
+        source = Cine(noise=(0.01, 0.01), acceleration=(3.0, 3.0), frames=(6, 6), coils=(4, 4))
+        sample = source.sample(series, np.random.default_rng(0), 16)
+        frames, height, width = sample.target.shape[1:]
+        assert (frames, height, width) == (6, 16, 48)
+        assert sample.data.shape == (1, 4, 6, 16, 48)
+        assert adjoint_error(sample.operator) < 1e-12
+        noise = sample.data - sample.operator.forward(sample.target)
+        share = float(norm(noise) / math.sqrt(4 * int(sample.operator.mask.sum())))
+        assert 0.005 < share / float(sample.target.abs().quantile(0.99)) < 0.02
+        assert sample.operator.mask.numel() / int(sample.operator.mask.sum()) == 3.0
+
+    def test_the_same_seed_draws_the_same_sample_and_another_one_another(self, clip):
+        series = load_clips([clip])[0].image
+        one, same, other = (
+            Cine().sample(series, np.random.default_rng(s), 16).data for s in (0, 0, 1)
+        )
+        assert torch.equal(one, same)
+        assert one.shape != other.shape or not torch.equal(one, other)
+
+    def test_stills_are_set_in_motion(self, head):
+        source = Cine(stills=(head,), still=1.0, frames=(5, 5))
+        sample = source.sample(torch.zeros(3, 40, 40) + 0j, np.random.default_rng(0), 16)
+        assert sample.target.shape[1] == 5
+        assert float(sample.target.std(1).abs().max()) > 0
+
+
+def configuration(tmp_path, clip, **changes):
+    network = {"axis": "time", "filters": 1, "across": 2, "taps": 3}
+    content = {
+        "name": "tiny",
+        "data": {"train": [str(clip)], "validation": [str(clip)]},
+        "cine": {"frames": [4, 6], "coils": [2, 3]},
+        "model": {"method": "mol-ridge-3d", "network": network},
+        "warmup_steps": 0,
+        "steps": 4,
+        "crop": 16,
+        "validation_crop": 16,
+        "validate_every": 2,
+        "validation_samples": 1,
+        "learning_rate": 1e-3,
+        **changes,
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+class TestRun:
+    def test_a_model_of_one_frame_starts_it_and_the_weights_say_what_they_saw(self, clip, tmp_path):
+        frame = MolRidge(Ridge(0.02, features=4, basis=2))
+        save_model(tmp_path / "frame.safetensors", frame, {"by": "test"})
+        config = load_config(configuration(tmp_path, clip, start="frame.safetensors"))
+        path = train(config, tmp_path / "run")
+        model, origin = load_model(path), provenance(path)
+        assert isinstance(model, MolRidge3D)
+        assert (model.network.features, model.m, model.m_evidence) == (4, 0.02, "proved")
+        assert model.network.axis == "time"
+        moved = (model.network.first - frame.network.first).norm()
+        assert 0 < moved < 0.5 * frame.network.first.norm()
+        assert origin["config"]["data"]["train"] == ["clip.h5"]
+        assert origin["config"]["start"] == {"by": "test"}
+        assert origin["source"] == "Cine"
+
+    def test_what_does_not_belong_together_is_refused(self, clip, tmp_path):
+        plane = configuration(tmp_path, clip, model={"method": "mol-ridge"})
+        with pytest.raises(BadInputError, match=r"a network of \(time, y, x\)"):
+            load_config(plane)
+        stills = {"train": [str(clip)], "validation": [str(clip)], "stills": [str(clip)]}
+        with pytest.raises(BadInputError, match="give both, or neither"):
+            load_config(configuration(tmp_path, clip, data=stills))
