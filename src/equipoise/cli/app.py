@@ -15,6 +15,7 @@ from equipoise.cli.calibrate import calibrate
 from equipoise.cli.certify import certify
 from equipoise.cli.demo import demo
 from equipoise.cli.doctor import doctor
+from equipoise.cli.experiment_cine import cine
 from equipoise.cli.experiments import app as experiments
 from equipoise.cli.files import convert, info
 from equipoise.cli.import_model import import_model
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     cls=VerboseGroup,
 )
+experiments.command()(cine)
 app.add_typer(experiments, name="experiment")
 app.add_typer(models, name="models")
 for command in (

@@ -55,16 +55,16 @@ def table1(
         from equipoise.experiments import table1 as experiment
         from equipoise.experiments.cases import cases, number_of_cases
 
-        _check(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data)
         chosen = chosen_methods(methods)
         acquisitions = cases(data or [], acceleration, seeds)
         with progress() as bar:
             say = bar.saying("table1", number_of_cases(data or [], seeds))
             comparison = experiment.compare(chosen.loaded, acquisitions, say)
-        settings = _settings(data, acceleration, seeds)
+        settings = settings_of(data, acceleration, seeds)
         result = experiment.write_table(output, comparison, settings, chosen.seen(data))
         console.print((output / "table1.md").read_text(), markup=False)
-    _finish(output, result, as_json)
+    finish(output, result, as_json)
 
 
 @app.command()
@@ -83,16 +83,16 @@ def masks(
         from equipoise.experiments.cases import number_of_cases
         from equipoise.experiments.table1 import compare
 
-        _check(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data)
         lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER)
         acquisitions = experiment.mask_cases(data or [], seeds)
         with progress() as bar:
             say = bar.saying("masks", len(experiment.GRID) * number_of_cases(data or [], seeds))
             rows = compare(chosen.loaded, acquisitions, say, lams).rows
-        settings = {**_settings(data, experiment.GRID, seeds), "lam": lams}
+        settings = {**settings_of(data, experiment.GRID, seeds), "lam": lams}
         result = experiment.write_masks(output, rows, settings, chosen.seen(data))
         console.print((output / "masks.md").read_text(), markup=False)
-    _finish(output, result, as_json)
+    finish(output, result, as_json)
 
 
 @app.command()
@@ -113,17 +113,17 @@ def scans(
         from equipoise.experiments.cases import expanded
         from equipoise.experiments.table1 import compare
 
-        _check(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data)
         lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER)
         acquisitions = experiment.scan_cases(data, seeds)
         with progress() as bar:
             say = bar.saying("scans", len(expanded(data)) * len(experiment.MASKS) * seeds)
             rows = compare(chosen.loaded, acquisitions, say, lams).rows
-        settings = {**_settings(data, experiment.MASKS, seeds), "simulated_noise": None}
+        settings = {**settings_of(data, experiment.MASKS, seeds), "simulated_noise": None}
         settings["lam"] = lams
         result = experiment.write_scans(output, rows, settings, chosen.seen(data))
         console.print((output / "scans.md").read_text(), markup=False)
-    _finish(output, result, as_json)
+    finish(output, result, as_json)
 
 
 @app.command()
@@ -150,7 +150,7 @@ def robustness(
         from equipoise.experiments import robustness as experiment
         from equipoise.experiments.cases import cases, number_of_cases
 
-        _check(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data)
         chosen = chosen_methods(methods)
         count = len(chosen.loaded) * number_of_cases(data or [], seeds)
         with progress() as bar:
@@ -162,10 +162,10 @@ def robustness(
                 epsilons=epsilon or experiment.EPSILONS,
                 say=bar.saying("robustness", count),
             )
-        settings = {**_settings(data, acceleration, seeds), "steps": steps, "starts": starts}
+        settings = {**settings_of(data, acceleration, seeds), "steps": steps, "starts": starts}
         result = experiment.write_study(output, rows, settings, chosen.seen(data))
         console.print((output / "robustness.md").read_text(), markup=False)
-    _finish(output, result, as_json)
+    finish(output, result, as_json)
 
 
 @app.command()
@@ -180,13 +180,13 @@ def memory(
     with failures():
         from equipoise.experiments import memory as experiment
 
-        _check(output, experiment.FILES, overwrite)
+        check_results(output, experiment.FILES, overwrite)
         count = len(experiment.METHODS) * len(experiment.ITERATIONS)
         with progress() as bar:
             rows = experiment.study(size=size, n_coils=coils, say=bar.saying("memory", count))
         result = experiment.write_study(output, rows, {"size": size, "coils": coils})
         console.print((output / "memory.md").read_text(), markup=False)
-    _finish(output, result, as_json)
+    finish(output, result, as_json)
 
 
 @app.command()
@@ -219,7 +219,7 @@ def superres(
         from equipoise.recon.enlarge import DEFAULT_MODEL, blur_of
         from equipoise.training.sources.photographs import SuperResolution
 
-        _check(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data)
         chosen = chosen_superres(methods)
         blur = replace(blur_of(DEFAULT_MODEL), factor=factor)
         source = SuperResolution(**asdict(blur))
@@ -238,7 +238,7 @@ def superres(
         }
         result = experiment.write_study(output, found, settings, chosen.seen(data))
         console.print((output / "superres.md").read_text(), markup=False)
-    _finish(output, result, as_json)
+    finish(output, result, as_json)
 
 
 @app.command()
@@ -269,7 +269,7 @@ def detection(
         from equipoise.training.sources.images import load_images
         from equipoise.zoo.model_file import load_model, provenance
 
-        _check(output, experiment.FILES, overwrite, [*(data or []), *(others or [])])
+        check_results(output, experiment.FILES, overwrite, [*(data or []), *(others or [])])
         source = simulation_of(provenance(model), coils)
         with progress() as bar:
             rows = experiment.study(
@@ -282,16 +282,16 @@ def detection(
                 say=bar.saying("detection", experiment.number_of_scans(scans, bool(others))),
             )
         settings = {
-            **_settings(data, source.acceleration, seed),
+            **settings_of(data, source.acceleration, seed),
             "model": model,
             "others": [path.name for path in others or []],
         }
         result = experiment.write_study(output, rows, settings)
         console.print((output / "detection.md").read_text(), markup=False)
-    _finish(output, result, as_json)
+    finish(output, result, as_json)
 
 
-def _check(
+def check_results(
     folder: Path, files: Sequence[str], overwrite: bool, data: list[Path] | None = None
 ) -> None:
     """Refuse, before the work begins, to replace a result that exists or a file that is read."""
@@ -311,7 +311,8 @@ def _lams(text: str) -> list[str]:
     return found
 
 
-def _settings(data: list[Path] | None, acceleration: Any, seeds: int) -> dict[str, Any]:
+def settings_of(data: list[Path] | None, acceleration: Any, seeds: int) -> dict[str, Any]:
+    """What the numbers of an experiment depend on."""
     from equipoise.experiments.cases import NOISE
 
     return {
@@ -338,7 +339,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _finish(folder: Path, result: dict[str, Any], as_json: bool) -> None:
+def finish(folder: Path, result: dict[str, Any], as_json: bool) -> None:
+    """Say where the results are, and print them as JSON if asked for."""
     console.print(f"written: {folder}", markup=False)
     if as_json:
         print(json.dumps(result, allow_nan=False))

@@ -56,8 +56,7 @@ def study(
     EquipoiseError
         If a measurement fails, or the system is not Linux.
     """
-    # Linux is the only system on which the peak resident memory can be reset.
-    if not Path("/proc/self/clear_refs").exists():
+    if not CLEAR_REFS.exists():
         raise EquipoiseError("peak memory is read from /proc, so this experiment needs Linux")
     rows = []
     for method in METHODS:
@@ -94,17 +93,26 @@ def main() -> None:
     data = operator.forward(complex_noise((1, *shape), rng))
     blocks = {"iterations": iterations} if name == "modl" else {}
     method = new_method(KINDS[name].Config.model_validate({"network": NETWORK, **blocks}))
-    before = _reset_peak()
+    before = reset_peak()
     started = time.perf_counter()
     _training_step(method, operator, data, iterations)
     seconds = time.perf_counter() - started
-    print(_status("VmHWM") - before, seconds)
+    print(peak_since(before), seconds)
 
 
-def _reset_peak() -> float:
+CLEAR_REFS = Path("/proc/self/clear_refs")
+"""Linux is the only system on which the peak resident memory can be reset."""
+
+
+def peak_since(before: float) -> float:
+    """Growth of the peak memory since :func:`reset_peak` returned a number, in MB."""
+    return _status("VmHWM") - before
+
+
+def reset_peak() -> float:
     """Reset the peak memory of the process; return the memory that it holds, in MB."""
     # 5 resets the peak resident set size, see proc(5).
-    Path("/proc/self/clear_refs").write_text("5")
+    CLEAR_REFS.write_text("5")
     return _status("VmRSS")
 
 

@@ -11,7 +11,7 @@ both scaled down until p fits its bounds.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -49,10 +49,22 @@ class Minimum(NamedTuple):
     cg_iterations: int
 
 
-class _WithPenalty(LinearOperator):
+@runtime_checkable
+class Penalty(Protocol):
+    """What the system of ADMM needs to know about K and its step."""
+
+    @property
+    def rho(self) -> float:
+        """The step of the multipliers."""
+
+    def gram(self, image: Image) -> Image:
+        """``K^H K x``."""
+
+
+class WithPenalty(LinearOperator):
     """``lam A^H A + rho K^H K`` as the ``normal`` of an operator, for conjugate gradients."""
 
-    def __init__(self, operator: LinearOperator, lam: PerSample, sparsity: Sparsity):
+    def __init__(self, operator: LinearOperator, lam: PerSample, sparsity: Penalty):
         self.operator, self.lam, self.sparsity = operator, lam, sparsity
 
     @property
@@ -158,7 +170,7 @@ def minimise(
     """
     sparsity, exact = sparsities
     rho = sparsity.rho
-    system = _WithPenalty(operator, lam, sparsity)
+    system = WithPenalty(operator, lam, sparsity)
     adjoint_image = operator.adjoint(data.to(start.dtype))
     data_term = per_sample(lam.to(start.real.dtype), start) * adjoint_image
     image, split = start, sparsity.analysis(start)

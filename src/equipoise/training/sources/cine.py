@@ -75,12 +75,14 @@ class Cine(Source):
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Series:
         """Draw one acquisition of a series (time, y, x), or of a crop of it.
 
-        A crop has ``crop`` pixels along the readout y and three times as many along the phase encoding
-        x, where aliases need room; all frames are kept.
+        A crop has ``crop`` pixels along the readout y and three times as many along the phase
+        encoding x, where aliases need room; all frames are kept.
         """
         frames = int(rng.integers(self.frames[0], self.frames[1] + 1))
         if self.stills and rng.random() < self.still:
-            image = moving(self.stills[int(rng.integers(len(self.stills)))], frames, self.motion, rng)
+            image = moving(
+                self.stills[int(rng.integers(len(self.stills)))], frames, self.motion, rng
+            )
         else:
             image = _evenly(image, frames, rng)
         image = turned(image, int(rng.integers(4)), bool(rng.integers(2)))
@@ -108,7 +110,9 @@ class Cine(Source):
         reading = torch.tensor([sigma * rng.uniform(*MISREADING)], dtype=torch.float64)
         return Series(operator, noisy, image[None].contiguous(), reading)
 
-    def _mask(self, shape: tuple[int, ...], acceleration: float, rng: np.random.Generator) -> Tensor:
+    def _mask(
+        self, shape: tuple[int, ...], acceleration: float, rng: np.random.Generator
+    ) -> Tensor:
         # A narrow crop cannot be accelerated further than its calibration allows.
         most = shape[2] / (self.calibration + FEWEST_OUTSIDE)
         return kt_mask(shape, min(acceleration, most), self.calibration, int(rng.integers(2**31)))

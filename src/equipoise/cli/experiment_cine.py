@@ -1,0 +1,87 @@
+"""``equipoise experiment cine``: series in time, frame by frame and with time."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipoise.cli.compared import Chosen
+from equipoise.cli.experiments import (
+    Acceleration,
+    AsJson,
+    Folder,
+    Overwrite,
+    check_results,
+    finish,
+    settings_of,
+)
+from equipoise.cli.progress import progress
+from equipoise.cli.terminal import console, failures
+
+
+def cine(
+    data: Annotated[
+        list[Path], typer.Option(help="Series (time, y, x), or folder of them; repeat for more.")
+    ],
+    acceleration: Acceleration = 8.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of masks for each series.")] = 1,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Models of (y, x) or (time, y, x) as NAME=FILE [mol-2d, and mol-2dt where the "
+            "package has a model of it].",
+            metavar="LIST",
+        ),
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(min=16, help="Side of the central part of every frame [all].")
+    ] = None,
+    output: Folder = Path("cine"),
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Series in time: frame by frame, with time, temporal TV, locally low rank, zero-filled."""
+    with failures():
+        from equipoise.experiments import cine as experiment
+        from equipoise.experiments.cases import expanded
+        from equipoise.experiments.series import NOISE, series_cases
+
+        check_results(output, experiment.FILES, overwrite, data)
+        chosen = _of_series(methods)
+        models = {name: model for name, model in chosen.loaded.items() if model is not None}
+        found = series_cases(data, acceleration, seeds, crop=crop)
+        with progress() as bar:
+            say = bar.saying("series", len(expanded(data)) * seeds)
+            rows = experiment.study(models, found, say)
+        settings = {
+            **settings_of(data, acceleration, seeds),
+            "simulated_noise": list(NOISE),
+            "crop": crop,
+        }
+        result = experiment.write_study(output, rows, settings, chosen.seen(data))
+        console.print((output / "cine.md").read_text(), markup=False)
+    finish(output, result, as_json)
+
+
+OF_SERIES = {"mol-2d": "mol-ridge-universal", "mol-2dt": "mol-ridge-cine"}
+"""Models of the comparison of series, by their names there."""
+
+
+def _of_series(names: str | None) -> Chosen:
+    """The models of a list NAME=FILE; those of ``OF_SERIES`` that are installed if it is None."""
+    from equipoise.outcome import BadInputError
+    from equipoise.zoo.find import available_models
+    from equipoise.zoo.model_file import load_model, provenance
+
+    if names is None:
+        pairs = [(n, file) for n, file in OF_SERIES.items() if file in available_models()]
+    else:
+        entries = [entry.strip().partition("=") for entry in names.split(",")]
+        pairs = [(name, file or OF_SERIES.get(name, name)) for name, _, file in entries]
+    found = Chosen({}, {})
+    for name, file in pairs:
+        # Rows are told apart by the names of their methods.
+        if name in found.loaded or not name:
+            raise BadInputError(f"--methods is {names!r}: each method needs a different name")
+        found.loaded[name], found.origins[name] = load_model(file), provenance(file)
+    return found

@@ -1,0 +1,227 @@
+"""Series in time: frame by frame, with time, temporal total variation, low rank, zero-filled."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.experiments.memory import CLEAR_REFS, peak_since, reset_peak
+from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
+from equipoise.experiments.series import SeriesCase, quality
+from equipoise.experiments.subjects import about_subjects, interval
+from equipoise.formats.replacing import make_folder
+from equipoise.methods.method import PLANE, Method
+from equipoise.methods.temporal import PRIORS, TemporalPrior, minimise_series
+from equipoise.outcome import BadInputError, Solution
+from equipoise.vectors import per_sample
+
+log = logging.getLogger(__name__)
+
+FILES = ("cine.md", "cine.csv", "cine.json")
+
+ZERO_FILLED, FRAMES = "zero-filled", "mol-2d"
+"""Names in tables: no reconstruction, and the model of one frame."""
+
+WEIGHTS = tuple(10 ** (k / 2) for k in range(8, 0, -1))
+"""Grid of lam from 10 000 to 3, two to a decade; the solves of a grid start from each other."""
+
+SEARCH_ITERATIONS = 10
+"""Iterations of each trial of a weight."""
+
+SERIES = ("time", "y", "x")
+
+
+class Result(NamedTuple):
+    """An image (1, time, y, x), and what is known about it besides its quality."""
+
+    image: Tensor
+    row: Row
+
+
+Solver = Callable[[SeriesCase], Result]
+
+
+def solvers(models: dict[str, Method]) -> dict[str, Solver]:
+    """The methods of the comparison by name: the models, and those that are not trained.
+
+    A model of (y, x) solves every frame alone, one of (time, y, x) the whole series.
+
+    Raises
+    ------
+    BadInputError
+        If a model is for images of other axes.
+    """
+    found: dict[str, Solver] = {}
+    for name, model in models.items():
+        if model.axes not in (PLANE, SERIES):
+            raise BadInputError(
+                f"{name} is a model of ({', '.join(model.axes)}): a series needs one of (y, x), "
+                "frame by frame, or of (time, y, x)"
+            )
+        found[name] = partial(_whole if model.axes == SERIES else _by_frame, model)
+    for name, prior in PRIORS.items():
+        found[name] = partial(_tuned, prior)
+    found[ZERO_FILLED] = _zero_filled
+    return found
+
+
+def _measured(solve: Callable[[], Any]) -> tuple[Any, Row]:
+    """What a function returns, with its time and the growth of the peak memory, in MB."""
+    before = reset_peak() if CLEAR_REFS.exists() else None
+    started = time.perf_counter()
+    found = solve()
+    seconds = time.perf_counter() - started
+    return found, {
+        "seconds": seconds,
+        "peak_mb": None if before is None else peak_since(before),
+        "bound": None,
+        "lam": None,
+    }
+
+
+def _whole(model: Method, case: SeriesCase) -> Result:
+    """The whole series at once."""
+    solution, row = _measured(
+        lambda: model.solve(case.operator, case.kspace, noise_level=case.noise_level)
+    )
+    return Result(solution.value, row | _certified(solution))
+
+
+def _by_frame(model: Method, case: SeriesCase) -> Result:
+    """Every frame alone."""
+    frames, data = case.operator.frames(), case.kspace[0].movedim(1, 0)
+    level = case.noise_level.expand(len(data))
+    solution, row = _measured(lambda: model.solve(frames, data, noise_level=level))
+    return Result(solution.value[None], row | _certified(solution))
+
+
+def _certified(solution: Solution) -> Row:
+    return {"bound": float(solution.distance_bound.max()), "lam": float(solution.lam.mean())}
+
+
+def _zero_filled(case: SeriesCase) -> Result:
+    return Result(*_measured(lambda: case.operator.adjoint(case.kspace)))
+
+
+def _tuned(prior: TemporalPrior, case: SeriesCase) -> Result:
+    """At the lam of a grid that is best for the target, which no real scan has.
+
+    The search is not part of the measured time.
+    """
+    scale = case.operator.intensity_scale(case.kspace)
+    units = per_sample(scale, case.kspace).to(case.kspace.real.dtype)
+    problem = partial(minimise_series, case.operator, case.kspace / units, prior=prior)
+    start: Tensor | None = None
+    tried: list[tuple[float, float]] = []
+    for lam in WEIGHTS:
+        start = problem(lam=_one(lam), start=start, max_iter=SEARCH_ITERATIONS).image
+        tried.append((quality(start * float(scale), case)["psnr"], lam))
+    best = max(tried)[1]
+    found, row = _measured(lambda: problem(lam=_one(best)))
+    return Result(found.image * float(scale), {**row, "lam": best})
+
+
+def _one(lam: float) -> Tensor:
+    return torch.full((1,), lam, dtype=torch.float64)
+
+
+@torch.no_grad()
+def study(
+    models: dict[str, Method],
+    cases: Iterable[SeriesCase],
+    say: Callable[[str], None] = log.info,
+) -> list[Row]:
+    """One row for each case and method."""
+    rows: list[Row] = []
+    methods = solvers(models)
+    for case in cases:
+        own = []
+        for name, solve in methods.items():
+            image, row = solve(case)
+            place = {"series": case.name, "subject": case.subject, "seed": case.seed}
+            own.append({**place, "method": name, **quality(image, case), **row})
+        rows += own
+        say(f"{case.name}, mask {case.seed}: { ({r['method']: round(r['psnr'], 2) for r in own}) }")
+    return rows
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Row]:
+    """Of each method: mean and standard deviation of the PSNR, means, and the worst bound."""
+    found = {}
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name]
+        bounds = [row["bound"] for row in own if row["bound"] is not None]
+        peaks = [row["peak_mb"] for row in own if row["peak_mb"] is not None]
+        found[name] = {
+            "psnr": _spread(own, "psnr"),
+            "psnr_moving": _spread(own, "psnr_moving"),
+            "ssim": _spread(own, "ssim"),
+            "seconds": float(np.mean([row["seconds"] for row in own])),
+            "peak_mb": max(peaks) if peaks else None,
+            "n": len(own),
+            "worst_bound": max(bounds) if bounds else None,
+            "minus_frame_by_frame": _against(rows, name),
+        }
+    return found
+
+
+def _spread(rows: Sequence[Row], key: str) -> list[float]:
+    values = [row[key] for row in rows]
+    return [float(np.mean(values)), float(np.std(values))]
+
+
+def _against(rows: Sequence[Row], name: str) -> Row | None:
+    """PSNR minus that of frame by frame on the same data, with an interval over subjects."""
+    values: dict[str, list[float]] = {}
+    pairs: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in rows:
+        pairs.setdefault((row["subject"], row["seed"]), {})[row["method"]] = row
+    for (subject, _), pair in pairs.items():
+        if name in pair and FRAMES in pair:
+            difference = pair[name]["psnr"] - pair[FRAMES]["psnr"]
+            values.setdefault(subject, []).append(difference)
+    if not values or name == FRAMES:
+        return None
+    every = [v for own in values.values() for v in own]
+    return {"mean": float(np.mean(every)), "interval": interval(list(values.values()))}
+
+
+def write_study(
+    folder: Path, rows: list[Row], settings: dict[str, Any], seen: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write ``cine.{md,csv,json}``; return the JSON."""
+    make_folder(folder)
+    found = summary(rows)
+    result = {"methods": found, "cases": rows, "seen": [*seen], "settings": settings}
+    write_csv(folder / "cine.csv", rows)
+    write_json(folder / "cine.json", result)
+    notes = [
+        f"{', '.join(PRIORS)} are at the lam of a grid that is best for the target, which no real "
+        "scan has. Nothing bounds their distance to a minimum.",
+        about_subjects(rows),
+        *seen,
+    ]
+    table = markdown_table([_printed(name, entry) for name, entry in found.items()])
+    write_text(folder / "cine.md", "\n".join([table, *notes, ""]))
+    return result
+
+
+def _printed(name: str, entry: Row) -> Row:
+    bound, difference = entry["worst_bound"], entry["minus_frame_by_frame"]
+    return {
+        "method": name,
+        "PSNR (dB)": f"{entry['psnr'][0]:.2f} +- {entry['psnr'][1]:.2f}",
+        "where it moves": f"{entry['psnr_moving'][0]:.2f}",
+        "SSIM": f"{entry['ssim'][0]:.4f}",
+        f"minus {FRAMES}": "" if difference is None else f"{difference['mean']:+.2f}",
+        "seconds": f"{entry['seconds']:.1f}",
+        "peak (MB)": "" if entry["peak_mb"] is None else f"{entry['peak_mb']:.0f}",
+        "worst bound": "" if bound is None else f"{bound:.1e}",
+        "n": entry["n"],
+    }

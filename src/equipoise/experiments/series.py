@@ -1,0 +1,127 @@
+"""Series in time with a known truth: cines whose phase, coils, noise and sampling are simulated."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.experiments.cases import N_COILS, expanded
+from equipoise.metrics import ssim
+from equipoise.outcome import BadInputError
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
+from equipoise.physics.noise_level import complex_noise
+from equipoise.physics.sampling.dynamic import kt_mask
+from equipoise.training.sources.cine import load_clips
+from equipoise.training.sources.simulated import smooth_phase
+
+NOISE = (0.005, 0.03)
+"""Range of the simulated noise relative to the 99th percentile of the mean image, drawn
+log-uniformly."""
+
+CALIBRATION, PHASE = 4, 3.0
+"""Central columns of every frame, and the largest simulated phase in radians."""
+
+MOVING = 0.3
+"""A pixel moves if the standard deviation of its magnitude over time exceeds this share of the 99th
+percentile of all pixels."""
+
+
+@dataclass
+class SeriesCase:
+    """One series with one mask: A, b, the target (1, time, y, x), and the noise level."""
+
+    name: str
+    subject: str
+    seed: int
+    operator: DynamicSenseOp
+    kspace: Tensor
+    target: Tensor
+    noise_level: Tensor
+
+    @property
+    def moving(self) -> Tensor:
+        """Where the series moves, (y, x) bool."""
+        change = self.target[0].abs().std(0)
+        return change > MOVING * change.flatten().quantile(0.99)
+
+
+def series_cases(
+    data: Sequence[Path],
+    acceleration: float,
+    seeds: int,
+    noise: tuple[float, float] = NOISE,
+    crop: int | None = None,
+) -> Iterator[SeriesCase]:
+    """Every file with every seed.
+
+    The frames of a file become an 8-coil scan with Biot-Savart maps, a smooth phase that does not
+    change in time, noise, and a mask for each frame. Coil maps and noise level are estimated from
+    the undersampled data, as for a scan, and the target is combined with the estimated maps.
+
+    Parameters
+    ----------
+    data
+        Files or folders of :func:`~equipoise.training.sources.cine.load_clips`.
+    acceleration, seeds, noise
+        See :func:`equipoise.kt_mask`, the number of masks, and ``NOISE``.
+    crop
+        Take the central ``crop`` x ``crop`` pixels of every frame; whole frames if not given.
+
+    Raises
+    ------
+    BadInputError
+        If a file holds no series, or a series of one frame.
+    """
+    for path in expanded(list(data)):
+        clip = load_clips([path])[0].image
+        if len(clip) < 2:
+            raise BadInputError(f"{path} holds one frame: a series in time needs two or more")
+        for index in range(seeds):
+            yield _simulated(path, _centre(clip, crop), index, acceleration, noise)
+
+
+def _centre(clip: Tensor, crop: int | None) -> Tensor:
+    if crop is None:
+        return clip
+    y, x = (max(n - crop, 0) // 2 for n in clip.shape[1:])
+    return clip[:, y : y + crop, x : x + crop]
+
+
+def _simulated(
+    path: Path, clip: Tensor, seed: int, acceleration: float, noise: tuple[float, float]
+) -> SeriesCase:
+    rng = np.random.default_rng([len(clip), seed])
+    shape = (clip.shape[1], clip.shape[2])
+    image = clip.abs() * smooth_phase(shape, PHASE, rng)
+    csm = biot_savart_maps(shape, N_COILS, int(rng.integers(2**31)))
+    mask = kt_mask(clip.shape, acceleration, CALIBRATION, seed)
+    sigma = float(np.exp(rng.uniform(*np.log(noise))))
+    sigma *= float(clip.abs().mean(0).flatten().quantile(0.99))
+    clean = DynamicSenseOp(csm, mask).forward(image[None])
+    kspace = clean + mask[:, None] * complex_noise(tuple(clean.shape), rng) * sigma
+    # Estimated, as for a scan: true maps would flatter every method.
+    maps = dynamic_csm(kspace[0], mask[0])
+    target = (maps.conj() * csm).sum(1)[:, None] * image[None]
+    level = dynamic_noise_level(kspace[0], mask[0])
+    operator = DynamicSenseOp(maps, mask)
+    return SeriesCase(path.stem, str(path), seed, operator, kspace, target, level)
+
+
+def quality(image: Tensor, case: SeriesCase) -> dict[str, float]:
+    """PSNR of the series, PSNR where it moves, and the mean SSIM of its frames.
+
+    Both PSNR have the range of the whole series.
+    """
+    target = case.target.abs().double()
+    error = (image.abs().double() - target).square()
+    peak = float(target.max()) ** 2
+    moving = case.moving
+    return {
+        "psnr": float(10 * torch.log10(peak / error.mean())),
+        "psnr_moving": float(10 * torch.log10(peak / error[:, :, moving].mean())),
+        "ssim": float(ssim(image[0], case.target[0], float(target.max())).mean()),
+    }
