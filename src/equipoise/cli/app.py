@@ -2,9 +2,10 @@
 
 Exit codes: 0 done; 1 bad input or failure; 2 usage; 3 with ``--strict`` when a slice did not
 converge; 4 when some of many scans failed, or some images of a scan cannot be made (it was stopped,
-or a slice holds no sample) and the others are written; 130 and 143 when SIGINT or SIGTERM stopped a
-training run, whose checkpoint is saved. Results for scripts go to standard output, everything else
-to standard error.
+or a slice holds no sample) and the others are written; 5 when a fine-tuned model is not better than
+its start, so that nothing was written; 130 and 143 when SIGINT or SIGTERM stopped a training run,
+whose checkpoint is saved. Results for scripts go to standard output, everything else to standard
+error.
 """
 
 from typing import Annotated
@@ -18,6 +19,7 @@ from equipoise.cli.doctor import doctor
 from equipoise.cli.experiment_cine import cine
 from equipoise.cli.experiments import app as experiments
 from equipoise.cli.files import convert, info
+from equipoise.cli.finetune import finetune
 from equipoise.cli.import_model import import_model
 from equipoise.cli.maps import maps
 from equipoise.cli.models import app as models
@@ -47,6 +49,7 @@ for command in (
     recon,
     demo,
     train,
+    finetune,
     serve,
     send,
 ):

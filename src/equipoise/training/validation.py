@@ -16,12 +16,7 @@ from equipoise.outcome import Solution
 from equipoise.training.beginning import scan_samples, validation_images
 from equipoise.training.config import TrainConfig
 from equipoise.training.distributed import ALONE, Processes
-from equipoise.training.sources.scans import (
-    DAMAGED,
-    ScanDataset,
-    none_usable,
-    slices_with_signal,
-)
+from equipoise.training.sources.scans import ScanDataset, none_usable
 from equipoise.training.sources.source import Measured, Sample, Source
 from equipoise.training.state import State
 from equipoise.vectors import per_sample
@@ -64,13 +59,11 @@ def _chosen(count: int, wanted: int, processes: Processes) -> list[int]:
 def _of_scans(config: TrainConfig, processes: Processes) -> list[Measured]:
     """One slice of each of ``validation_samples`` evenly spaced scans; bad files are skipped."""
     scans = [file for path in config.data.validation_scans for file in scan_files(path)]
-    dataset, samples = ScanDataset(scans, scan_samples(config)), list[Measured]()
+    dataset, found = ScanDataset(scans, scan_samples(config)), []
     for i in _chosen(len(scans), config.validation_samples, processes):
         rng = np.random.default_rng([config.seed, VALIDATION_STREAM, i])
-        try:
-            samples.append(dataset.samples.sample(next(slices_with_signal(scans[i], rng)), rng))
-        except DAMAGED as error:
-            dataset.skip(scans[i], error)
+        found.append(dataset.try_sample(scans[i], rng))
+    samples: list[Measured] = [sample for sample in found if sample is not None]
     # The share of one process may be empty.
     if not processes.any(bool(samples)):
         raise none_usable(dataset.skipped)

@@ -10,6 +10,7 @@ import logging
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -91,8 +92,8 @@ class ScanSamples:
                 "has no target: set data.self_supervised to train on its own samples"
             )
         problem = self.problem(found, found.acquisition)
-        held = self.splitting.split(problem.operator.mask[0], rng, _number_of(found))
-        return split_problem(problem, held)
+        held = self.splitting.split(problem.operator.mask[0], rng, number_of(found))
+        return split_problem(problem, held[None])
 
     def mask(self, acquisition: Acquisition, rng: np.random.Generator) -> Tensor:
         """A new mask (1, y, x) for a slice."""
@@ -120,7 +121,7 @@ class ScanSamples:
         return slice_problem(acquisition, 0, maps)
 
 
-def _number_of(found: ScanSlice) -> int:
+def number_of(found: ScanSlice) -> int:
     """A number that tells slices apart, the same wherever the file lies."""
     return zlib.crc32(f"{found.scan.name}:{found.number}".encode())
 
@@ -144,21 +145,41 @@ def slices_with_signal(scan: Path, order: np.random.Generator | None = None) -> 
     BadInputError
         If the file cannot be read, or no slice has signal.
     """
-    with warnings.catch_warnings():
-        # What may be wrong with a file is told by `equipoise info`, not again for every sample.
-        warnings.simplefilter("ignore", InputWarning)
+    with quiet():
         slices = by_slice(scan)
     indices = np.arange(slices.number) if order is None else order.permutation(slices.number)
     empty = True
     for index in indices.tolist():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)
+        with quiet():
             acquisition = slices.read(index)
         if acquisition is not None and has_signal(acquisition):
             empty = False
             yield ScanSlice(scan, index, acquisition)
     if empty:
         raise BadInputError(f"{scan}: none of {slices.number} slices has signal")
+
+
+def read_slice(scan: Path, number: int) -> ScanSlice:
+    """One slice of a file.
+
+    Raises
+    ------
+    BadInputError
+        If it cannot be read, or holds no sample.
+    """
+    with quiet():
+        found = by_slice(scan).read(number)
+    if found is None:
+        raise BadInputError(f"{scan}: slice {number} holds no sample any more")
+    return ScanSlice(scan, number, found)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of readers, which `equipoise info` gives, for every sample anew."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        yield
 
 
 @dataclass
@@ -199,16 +220,22 @@ class ScanDataset(Dataset):
             # Drawn before the file is opened, so that a resumed run, which does not yet know the
             # files to skip, draws the same samples.
             own = np.random.default_rng(int(rng.integers(2**63)))
-            if scan in self.skipped:
-                continue
-            try:
-                return self.samples.sample(next(slices_with_signal(scan, own)), own)
-            except DAMAGED as error:
-                self.skip(scan, error)
+            found = self.try_sample(scan, own)
+            if found is not None:
+                return found
         raise none_usable(self.skipped)
 
-    def skip(self, scan: Path, error: BaseException) -> None:
-        """Leave a file out from now on, and say so."""
+    def try_sample(self, scan: Path, rng: np.random.Generator) -> Scan | SplitScan | None:
+        """A sample of a file, or None if it cannot be used; it is skipped from then on."""
+        if scan in self.skipped:
+            return None
+        try:
+            return self.samples.sample(next(slices_with_signal(scan, rng)), rng)
+        except DAMAGED as error:
+            self._skip(scan, error)
+        return None
+
+    def _skip(self, scan: Path, error: BaseException) -> None:
         self.skipped[scan] = str(error) or type(error).__name__
         log.warning(
             "skipped %d of %d scans: %s", len(self.skipped), len(self.scans), self.skipped[scan]

@@ -118,18 +118,36 @@ class Splitting:
         return parts.left_out
 
 
-def split_problem(problem: Problem[SenseOp], held_back: Tensor) -> SplitScan:
-    """A problem without the samples that are held back, (y, x), and with a loss on these."""
+def split_problem(
+    problem: Problem[SenseOp],
+    held_back: Tensor,
+    seen: Tensor | None = None,
+    kspace: Tensor | None = None,
+) -> SplitScan:
+    """A problem without the samples that are held back, and with a loss on these.
+
+    Parameters
+    ----------
+    problem
+        The scan, with its coil maps, noise level and intensity scale.
+    held_back
+        The samples of the loss, (1, y, x).
+    seen
+        The samples that are solved with; all others of the problem if not given.
+    kspace
+        Where the held-back samples are; in the data of the problem if not given.
+    """
     maps, measured = problem.operator.csm, problem.operator.mask
-    held = held_back[None] & measured
+    seen = measured & ~held_back if seen is None else seen
+    kspace = problem.data if kspace is None else kspace
     return SplitScan(
-        operator=SenseOp(maps, measured & ~held),
-        data=problem.data * ~held[:, None],
+        operator=SenseOp(maps, seen),
+        data=problem.data * seen[:, None],
         noise_level=problem.noise_level,
+        held_back=SenseOp(maps, held_back),
+        held_data=kspace * held_back[:, None],
+        weights=density_weights(seen | held_back, held_back).to(kspace.real.dtype),
         scale=problem.operator.intensity_scale(problem.data),
-        held_back=SenseOp(maps, held),
-        held_data=problem.data * held[:, None],
-        weights=density_weights(measured, held).to(problem.data.real.dtype),
     )
 
 
