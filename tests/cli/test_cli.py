@@ -165,6 +165,7 @@ MISSING = {
     "send": ("send", "none.h5", "-o", "o.h5"),
     "calibrate": ("calibrate", "none.safetensors", "--data", "none.npy", "-o", "o.safetensors"),
     "train": ("train", "none.yaml"),
+    "finetune": ("finetune", "none.safetensors", "none.h5", "-o", "o.safetensors"),
     "import-model": ("import-model", "none.tar", "-o", "o.safetensors"),
     "models show": ("models", "show", "none"),
     "models export": ("models", "export", "none", "-o", "o.safetensors"),

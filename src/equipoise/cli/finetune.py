@@ -48,21 +48,27 @@ def finetune(
         from equipoise.training.finetune import FinetuneSettings
         from equipoise.training.finetune import finetune as run
         from equipoise.training.progress import TrainingProgress
+        from equipoise.training.stopping import StoppedError
 
         settings = FinetuneSettings(
             steps, learning_rate, acceleration=acceleration, fraction=fraction, seed=seed
         )
-        with TrainingProgress(console) as progress:
-            found = run(
-                model,
-                scans,
-                output,
-                settings,
-                overwrite=overwrite,
-                device=pick_device(device),
-                report=progress.report,
-                say=lambda text: console.print(text, markup=False),
-            )
+        try:
+            with TrainingProgress(console) as progress:
+                found = run(
+                    model,
+                    scans,
+                    output,
+                    settings,
+                    overwrite=overwrite,
+                    device=pick_device(device),
+                    report=progress.report,
+                    say=lambda text: console.print(text, markup=False),
+                )
+        # A few steps are begun again sooner than they are continued.
+        except StoppedError as error:
+            errors.print("stopped, and nothing was written", style="yellow")
+            raise typer.Exit(error.exit_code) from error
     _tell(found)
     if as_json:
         print(json.dumps(found.as_json()))

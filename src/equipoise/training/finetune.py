@@ -172,6 +172,8 @@ def finetune(
     BadInputError
         If the model has no weights or is for photographs, no scan can be used, or the output must
         not be written.
+    StoppedError
+        If SIGINT or SIGTERM stopped it; nothing is written.
     EquipoiseError
         If training diverges, or the constant of the weights cannot be kept below ``1 - m``.
     """
