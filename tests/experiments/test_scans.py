@@ -48,9 +48,9 @@ def test_scans_writes_both_weights_of_what_is_not_trained(quick, full_scan, tmp_
     assert result.exit_code == 0, result.stderr
     table = json.loads(result.stdout)
     cases = {entry["method"]: entry for entry in table["cases"]}
-    assert list(cases) == ["sense", "tv, oracle", "tv, rule"]
+    assert list(cases) == ["sense", "tv, oracle", "tv, auto"]
     assert cases["tv, oracle"]["lam"] in (100.0, 1.0)
-    assert cases["tv, rule"]["objective_gap"] >= 0
+    assert cases["tv, auto"]["objective_gap"] >= 0
     assert {path.name for path in out.iterdir()} == {*scans.FILES}
     summary = {entry["method"]: entry for entry in table["summary"]}
     difference = cases["sense"]["psnr"] - cases["tv, oracle"]["psnr"]

@@ -33,7 +33,11 @@ Names = Annotated[
 Acceleration = Annotated[float, typer.Option(min=1, help="Acceleration of the drawn masks.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of masks for each slice.")]
 Lams = Annotated[
-    str, typer.Option(help="How lam is chosen: rule, auto, or both as rule,auto.", metavar="LIST")
+    str | None,
+    typer.Option(
+        help="How lam is chosen: rule, auto, or both as rule,auto [as recon does it].",
+        metavar="LIST",
+    ),
 ]
 Folder = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -72,7 +76,7 @@ def masks(
     data: Data = None,
     methods: Names = None,
     seeds: Seeds = 1,
-    lam: Lams = "rule",
+    lam: Lams = None,
     output: Folder = Path("masks"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -102,7 +106,7 @@ def scans(
     ],
     methods: Names = None,
     seeds: Seeds = 1,
-    lam: Lams = "rule",
+    lam: Lams = None,
     output: Folder = Path("scans"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -301,10 +305,12 @@ def check_results(
     check_files([folder / name for name in files], overwrite=overwrite, inputs=inputs)
 
 
-def _lams(text: str) -> list[str]:
-    """The ways in which lam is chosen."""
+def _lams(text: str | None) -> list[str] | None:
+    """The ways in which lam is chosen; None for the usual one of each method."""
     from equipoise.outcome import BadInputError
 
+    if text is None:
+        return None
     found = [word.strip() for word in text.split(",")]
     if len(set(found)) < len(found) or not set(found) <= {"rule", "auto"}:
         raise BadInputError(f"--lam is {text!r}: it must be rule, auto, or rule,auto")

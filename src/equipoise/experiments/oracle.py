@@ -31,17 +31,20 @@ ORACLE, RULE, AUTO = "oracle", "rule", "auto"
 
 
 @torch.no_grad()
-def at_weights(method: Method, case: Case, lams: Sequence[str]) -> dict[str, tuple[Tensor, Row]]:
-    """Image and row at every weight: ``rule`` or ``auto``, after the best one if it is not trained.
+def at_weights(
+    method: Method, case: Case, lams: Sequence[str] | None
+) -> dict[str, tuple[Tensor, Row]]:
+    """Image and row at every weight, ``rule`` and ``auto``; the usual one of the method for None.
 
-    ``auto`` is left out where the choice cannot leave the rule, because the method is only defined
+    A method that is not trained has the best weight in addition. ``auto`` is left out where the choice cannot leave the rule, because the method is only defined
     for the weights of its training.
     """
     found = {}
     if isinstance(method, Variational):
         found[ORACLE] = solved(method, case, best_weight(method, case))
     predicted = isinstance(method, Variational) or method.m is not None
-    return found | {lam: solved(method, case, lam) for lam in lams if lam == RULE or predicted}
+    chosen = [method.usual_lam] if lams is None else lams
+    return found | {lam: solved(method, case, lam) for lam in chosen if lam == RULE or predicted}
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equipoise.experiments.cases import Case
-from equipoise.experiments.oracle import RULE, at_weights
+from equipoise.experiments.oracle import at_weights
 from equipoise.experiments.results import Row, markdown_table, write_csv, write_json, write_text
 from equipoise.experiments.subjects import about_subjects, paired_difference
 from equipoise.formats.replacing import make_folder, replacing
@@ -45,13 +45,13 @@ def compare(
     methods: dict[str, Method | None],
     acquisitions: Iterable[Case],
     say: Callable[[str], None] = log.info,
-    lams: Sequence[str] = (RULE,),
+    lams: Sequence[str] | None = None,
 ) -> Comparison:
     """Reconstruct every case with every method.
 
     SENSE is None in ``methods``. It uses the lam of a grid that is best for the target, and its
     time is that of one solve. ``lams`` are the ways in which the others choose theirs, ``rule`` and
-    ``auto``.
+    ``auto``; None is the usual one of each method.
     """
     rows: list[Row] = []
     images: dict[str, Tensor] = {}
@@ -76,7 +76,7 @@ def compare(
 
 
 def _all_methods(
-    methods: dict[str, Method | None], case: Case, lams: Sequence[str]
+    methods: dict[str, Method | None], case: Case, lams: Sequence[str] | None
 ) -> Iterator[tuple[str, Tensor, Row]]:
     """Name, image and row of every method at each of its weights."""
     for name, method in methods.items():
@@ -85,8 +85,8 @@ def _all_methods(
             yield name, image, {**row, "guarantee": guarantee(None)}
             continue
         for lam, (image, row) in at_weights(method, case, lams).items():
-            # The rule is what a trained method is; without training there is none to prefer.
-            plain = lam == RULE and not isinstance(method, Variational)
+            # The best weight of a method that is not trained stands beside the usual one.
+            plain = lam == method.usual_lam and not isinstance(method, Variational)
             row["guarantee"] = guarantee(method)
             yield name if plain else f"{name}, {lam}", image, row
 

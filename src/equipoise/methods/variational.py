@@ -54,7 +54,7 @@ class WaveletConfig(VariationalConfig):
     """See :class:`Wavelet`."""
 
     method: Literal["wavelet"] = "wavelet"
-    rule: WeightRuleConfig = WeightRuleConfig(value=50.0, power=0.5, floor=0.02)
+    rule: WeightRuleConfig = WeightRuleConfig(value=650.0, power=1.5)
     wavelet: str = Field("db2", description="an orthogonal wavelet of PyWavelets")
     coarsest: int = Field(16, ge=4, description="smallest band that is divided further")
     averaged: bool = Field(True, description="over all shifts; false: one shift, as pics -n")
@@ -74,14 +74,15 @@ class TVConfig(VariationalConfig):
     """See :class:`TV`."""
 
     method: Literal["tv"] = "tv"
-    rule: WeightRuleConfig = WeightRuleConfig(value=100.0, power=0.75, floor=0.01)
+    rule: WeightRuleConfig = WeightRuleConfig(value=750.0, power=1.25)
 
 
 class Variational(Method):
     """``argmin_x lam / 2 ||A x - b||^2 + R(x)`` of the data at intensity scale 1, R convex.
 
-    Nothing is trained and no file holds weights. lam follows the noise of the scan by a fixed rule
-    or is given. In units of the data, and with the data weight 1 / 2, the weight of R is
+    Nothing is trained and no file holds weights. A reconstruction takes the lam that best predicts
+    samples that were left out, see :func:`equipoise.choose_weights`; :meth:`solve` by itself
+    follows the noise of the scan by a fixed rule. In units of the data, and with the data weight 1 / 2, the weight of R is
     ``scale / lam``: that is the number ``pics -w 1`` of BART takes.
 
     A solve ends when the duality gap proves that the objective is at most ``rtol`` of itself above
@@ -98,6 +99,7 @@ class Variational(Method):
 
     Config: ClassVar[Any] = VariationalConfig
     learned = False
+    usual_lam = "auto"
 
     def __init__(self, config: Any = None):
         nn.Module.__init__(self)
