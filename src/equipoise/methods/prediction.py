@@ -246,7 +246,6 @@ class _Predictor:
         cost = evaluations if self.model.learned else int(solution.iterations[0])
         return self.parts.by_unit(power), evaluations, cost
 
-
     def _iterations(self) -> int:
         if self.model.learned:
             return self.max_iter

@@ -20,6 +20,10 @@ CONDITIONAL, UNCONDITIONAL = ("misfit", "pull", "evaluations"), CONDITIONS
 PREDICTORS = ("noise", "acceleration", "filled", "peak", "misfit", "pull", "evaluations")
 """Features from which the PSNR is predicted."""
 
+TAIL = 0.02
+"""Share of scans beyond a spread from the median, on each side. With 0.1, features with long tails
+raised the threshold so far that a noise level ten times the usual one was not flagged."""
+
 NARROWEST = 0.02
 """Smallest spread of a feature, 2 %: equal scans would otherwise make every other one unusual."""
 
@@ -92,8 +96,8 @@ class Calibration:
     Attributes
     ----------
     centre, spread
-        Median and half of the central 80 % of the logarithm of each feature, or of what is left of
-        it after ``slopes``.
+        Median and half of the central 96 % (80 % in calibrations of older versions) of the
+        logarithm of each feature, or of what is left of it after ``slopes``.
     threshold
         The conformal threshold: a scan drawn like the calibration scans is above it with a
         probability of at most ``false_alarm_rate`` for every distribution (Vovk et al., Algorithmic
@@ -232,7 +236,7 @@ def _usual(scans: Sequence[CalibrationScan]) -> tuple[Features, Features, dict[s
         trend = regress(logs.tolist(), found, CONDITIONS if key in CONDITIONAL else ())
         slopes[key] = trend.slopes
         rest = logs - [trend.at(f) for f in found]
-        low, middle, high = np.quantile(rest, (0.1, 0.5, 0.9))
+        low, middle, high = np.quantile(rest, (TAIL, 0.5, 1 - TAIL))
         centre[key] = trend.intercept + float(middle)
         spread[key] = max(float(high - low) / 2, NARROWEST)
         # Evaluations are whole numbers, and one more than usual is never far off.
