@@ -36,8 +36,9 @@ def at_weights(
 ) -> dict[str, tuple[Tensor, Row]]:
     """Image and row at every weight, ``rule`` and ``auto``; the usual one of the method for None.
 
-    A method that is not trained has the best weight in addition. ``auto`` is left out where the choice cannot leave the rule, because the method is only defined
-    for the weights of its training.
+    A method that is not trained has the best weight in addition. ``auto`` is left out where the
+    choice cannot leave the rule, because the method is only defined for the weights of its
+    training.
     """
     found = {}
     if isinstance(method, Variational):

@@ -82,8 +82,8 @@ class Variational(Method):
 
     Nothing is trained and no file holds weights. A reconstruction takes the lam that best predicts
     samples that were left out, see :func:`equipoise.choose_weights`; :meth:`solve` by itself
-    follows the noise of the scan by a fixed rule. In units of the data, and with the data weight 1 / 2, the weight of R is
-    ``scale / lam``: that is the number ``pics -w 1`` of BART takes.
+    follows the noise of the scan by a fixed rule. In units of the data, and with the data weight
+    1 / 2, the weight of R is ``scale / lam``: that is the number ``pics -w 1`` of BART takes.
 
     A solve ends when the duality gap proves that the objective is at most ``rtol`` of itself above
     its minimum, in exact arithmetic: rounding in double precision is not bounded. The gap also
