@@ -202,6 +202,8 @@ class Header:
     left_out
         The images that cannot be made, each with the reason: a scan that was stopped, a slice
         without samples.
+    kept, in_file
+        Where frames without samples are left out: which were kept, of how many in the file.
     """
 
     geometry: Geometry | None = None
@@ -214,18 +216,32 @@ class Header:
     study: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    in_file: int = 0
 
     def of(self, frames: list[int]) -> "Header":
         """The header of some of the frames."""
         geometry = None if self.geometry is None else self.geometry.of(np.array(frames))
         labels = [self.labels[i] for i in frames] if self.labels else []
-        return replace(self, labels=labels, geometry=geometry)
+        kept = [self.kept[i] for i in frames] if self.kept else []
+        return replace(self, labels=labels, geometry=geometry, kept=kept)
 
     def without_empty(self, kept: np.ndarray) -> "Header":
         """The header of the frames that are kept; the others hold no sample."""
         gone = [i for i in range(len(self.labels)) if i not in set(kept.tolist())]
         named = [f"{name_of(self.labels[i])} holds no sample" for i in gone]
-        return replace(self.of(kept.tolist()), left_out=self.left_out + named)
+        found = self.of(kept.tolist())
+        return replace(
+            found, left_out=self.left_out + named, kept=kept.tolist(), in_file=len(self.labels)
+        )
+
+    def of_kept(self, array: np.ndarray, axes: int) -> np.ndarray:
+        """The frames that were kept, of maps or masks for all frames of the file (frame, ...).
+
+        An array that has not ``axes`` axes, or another number of frames, is left as it is.
+        """
+        every = array.ndim == axes and len(array) == self.in_file
+        return array[self.kept] if every and self.kept else array
 
     def of_orientation(self, frames: list[int]) -> "Header":
         """The header of some of the frames, which have one orientation."""

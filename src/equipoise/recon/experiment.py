@@ -67,14 +67,19 @@ def load_experiment(
     if acceleration is not None:
         return Experiment(undersample(original, acceleration, seed), full)
     if mask is not None:
-        drawn = torch.from_numpy(np.array(as_mask(read_array(mask, "mask"), kspace, str(mask))))
+        given = original.header.of_kept(read_array(mask, "mask"), MASK_AXES)
+        drawn = torch.from_numpy(np.array(as_mask(given, kspace, str(mask))))
         return Experiment(apply_mask(original, drawn), full)
     return Experiment(original, None)
 
 
+MASK_AXES, MAP_AXES = 3, 4
+"""Axes of masks and of maps that have one for each frame."""
+
+
 def _with_maps(slices: Acquisition, scanned: Acquisition, csm: Path) -> Acquisition:
     """The slices with the maps of a file, in the channels of these maps."""
-    found = read_array(csm, "csm")
+    found = slices.header.of_kept(read_array(csm, "csm"), MAP_AXES)
     combined = transformed(slices, csm)
     if combined is not None:
         maps = as_maps(found, tuple(combined.kspace.shape), str(csm))
