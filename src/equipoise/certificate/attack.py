@@ -208,7 +208,8 @@ def krylov_start(
     length = norm(known.noise)
     one = torch.ones_like(length)
     basis = [_to_sphere(known.noise.to(data.dtype), one)]
-    moved = [_to_sphere(known.response, norm(known.response) / length)]
+    first = known.response.to(data.dtype)
+    moved = [_to_sphere(first, norm(first) / length)]
     for step in range(1, steps):
         tell("attack", step - 1, steps - 1)
         product = response.transposed(moved[-1]).to(data.dtype) * measured
