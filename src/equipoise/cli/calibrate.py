@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from equipoise.cli.options import Device
 from equipoise.cli.progress import progress
 from equipoise.cli.terminal import console, failures
 
@@ -36,6 +37,7 @@ def calibrate(
         typer.Option(help="Range of the reduction of resolution [that of training]."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace a model that exists.")] = False,
 ) -> None:
     """Measure on images of many subjects which scans are usual, and how good images are.
@@ -45,6 +47,7 @@ def calibrate(
     with failures():
         from equipoise.experiments.subjects import seen_before
         from equipoise.formats.writers.target import MODELS, check_target, input_files
+        from equipoise.recon.device import pick_device
         from equipoise.training.calibrate import (
             calibrate_model,
             calibration_images,
@@ -54,7 +57,7 @@ def calibrate(
 
         inputs = input_files(Path(model) if Path(model).is_file() else None, coils, *data)
         check_target(output, overwrite=overwrite, suffixes=MODELS, inputs=inputs)
-        network, origin = load_model(model), provenance(model)
+        network, origin = load_model(model).to(pick_device(device)), provenance(model)
         source = simulation_of(origin, coils, zoom)
         images = calibration_images(data, origin)
         with progress() as bar:
@@ -80,7 +83,7 @@ def calibrate(
             "level": level,
             "seed": seed,
         }
-        save_model(output, network, origin)
+        save_model(output, network.cpu(), origin)
     for sentence in seen:
         console.print(sentence, style="yellow", markup=False)
     assert found.psnr is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from equipoise.cli.batch import NOT_CONVERGED
-from equipoise.cli.options import Model, Rtol, check_scan_options, parse_lam
+from equipoise.cli.options import Device, Model, Rtol, check_scan_options, parse_lam
 from equipoise.cli.progress import progress
 from equipoise.cli.terminal import console, failures
 
@@ -30,6 +30,7 @@ def superres(
         str, typer.Option(metavar="rule|NUMBER", help="Data weight; rule follows the noise.")
     ] = "rule",
     rtol: Rtol = None,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
     strict: Annotated[bool, typer.Option(help="Exit with 3 if a block did not converge.")] = False,
@@ -47,11 +48,12 @@ def superres(
             write_photograph,
         )
         from equipoise.formats.writers.target import input_files
+        from equipoise.recon.device import pick_device
         from equipoise.recon.enlarge import blur_of, enlarge
         from equipoise.zoo.find import chosen_model
         from equipoise.zoo.model_file import load_model
 
-        photograph = read_photograph(image)
+        photograph, where = read_photograph(image), pick_device(device)
         model = chosen_model(model, real=True)
         network, blur = load_model(model), blur_of(model)
         inputs = input_files(image, model if Path(model).is_file() else None)
@@ -66,6 +68,7 @@ def superres(
                 noise=noise,
                 lam=weight,
                 options=options,
+                device=where,
                 tell=bar.of(size),
             )
         write_photograph(output, result.photograph)

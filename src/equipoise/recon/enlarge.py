@@ -138,6 +138,7 @@ def enlarge(
     lam: float | None = None,
     options: SolverOptions | None = None,
     block: int = BLOCK,
+    device: torch.device | None = None,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Enlargement:
     """A photograph with ``factor`` times as many pixels along each axis.
@@ -160,6 +161,8 @@ def enlarge(
         Solver options.
     block
         Side of the blocks in pixels of the small image. A smaller image is solved as a whole.
+    device
+        Of the solve [CPU].
     tell
         Called with how many blocks are done, and of how many.
 
@@ -177,8 +180,10 @@ def enlarge(
     started = time.perf_counter()
     check_fits(photograph, blur.factor)
     # The solver is for complex images; the imaginary part stays zero.
-    small = torch.from_numpy(photograph.luminance)[None].to(torch.complex64)
-    image, blocks = _luminance(small, model, blur, noise, lam, options, block, tell)
+    device = torch.device("cpu") if device is None else device
+    small = torch.from_numpy(photograph.luminance)[None].to(device, torch.complex64)
+    solved = _luminance(small, model.to(device), blur, noise, lam, options, block, tell)
+    image, blocks = solved[0].cpu(), solved[1]
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise BadInputError("the larger image holds NaN or Inf: lower --lam, or leave it out")
     shape = (image.shape[1], image.shape[2])

@@ -167,7 +167,8 @@ def simulated_scan(
     if not isinstance(kind, str):
         kind = str(rng.choice(kind))
         source = replace(source, mask=(kind,))
-    sample = source.sample(image, rng)
+    # Drawn on the CPU, so it does not depend on the device of the model.
+    sample = source.sample(image, rng).to(next(model.parameters()).device)
     problem = Problem(sample.operator, sample.data, sample.noise_level)
     with torch.no_grad():
         solution = solve_slice(problem, model)
