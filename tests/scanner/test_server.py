@@ -47,8 +47,8 @@ def noise_readouts(n_coils, count=4):
         yield layouts.readout(0.01 * (values[0] + 1j * values[1]), 0, flags=[19])
 
 
-def write_series(path, *, calibration=None, contrasts=1):
-    """Noise scan, three repetitions of two slices with every second line, and calibration lines."""
+def write_series(path, *, calibration=None):
+    """Noise scan, two repetitions of two slices with every second line, and calibration lines."""
     kspace = layouts.multicoil(traffic.SHAPE, 2, 3, 0.01)[2]
     y, x = traffic.SHAPE
     spaces = ((x, y, 1), (2.0 * x, 2.0 * y, 4.0)), ((x, y, 1), (2.0 * x, 2.0 * y, 4.0))
@@ -58,20 +58,18 @@ def write_series(path, *, calibration=None, contrasts=1):
     middle = range(y // 2 - 6, y // 2 + 6)
     for s in range(2) if calibration == "separate" else ():
         made += [layouts.readout(kspace[s, :, j], j, slice=s, flags=[20]) for j in middle]
-    for repetition in range(3):
-        for contrast in range(contrasts):
-            for s in range(2):
-                # Without calibration lines the frames alternate, and hold the centre together.
-                start = 0 if calibration else repetition % 2
-                lines = sorted(
-                    {*range(start, y, 2), *(middle if calibration == "embedded" else ())}
+    for repetition in range(2):
+        for s in range(2):
+            # Without calibration lines the frames alternate, and hold the centre together.
+            start = 0 if calibration else repetition
+            lines = sorted({*range(start, y, 2), *(middle if calibration == "embedded" else ())})
+            for j in lines:
+                flags = [8] if j == lines[-1] else []
+                place = {"position": (1.0, 2.0, 5.0 * s), **layouts.OBLIQUE}
+                more = {"slice": s, "repetition": repetition, **place}
+                made.append(
+                    layouts.readout(kspace[s, :, j] * (1 + repetition), j, flags=flags, **more)
                 )
-                for j in lines:
-                    values = kspace[s, :, j] * (1 + repetition + 0.1 * contrast)
-                    flags = [8] if j == lines[-1] else []
-                    more = {"slice": s, "repetition": repetition, "contrast": contrast}
-                    place = {"position": (1.0, 2.0, 5.0 * s), **layouts.OBLIQUE}
-                    made.append(layouts.readout(values, j, flags=flags, **more, **place))
     layouts.write_acquisitions(path, xml, made)
 
 
@@ -102,11 +100,11 @@ class TestImages:
         self, calibration, served, tmp_path
     ):
         path = tmp_path / "scan.mrd"
-        write_series(path, calibration=calibration, contrasts=2 if calibration == "separate" else 1)
+        write_series(path, calibration=calibration)
         expected = by_file(path, served).result
         found = send(path, "127.0.0.1", served.port)
         assert expected.header.noise_covariance is not None
-        assert len(found.image) == (12 if calibration == "separate" else 6)
+        assert len(found.image) == 4
         assert_equal(found.image, expected.image)
         assert found.header.labels == expected.header.labels
 
@@ -169,7 +167,7 @@ class TestImages:
 
     def test_integers_have_one_slope_and_window_for_the_series(self, served, tmp_path):
         path = tmp_path / "scan.mrd"
-        layouts.write_mrd(path, layouts.multicoil(noise=0.01)[2])
+        layouts.write_mrd(path, layouts.multicoil((24, 20), 2, noise=0.01)[2])
         xml, lines = stored(path)
         images, _ = traffic.talk(served.port, traffic.traffic(xml, lines, "recon+int16"))
         assert {one.data.dtype for one in images} == {np.dtype(np.int16)}
@@ -201,7 +199,7 @@ def stored(path):
 
 def test_the_client_of_the_library_gets_the_same_image(served, tmp_path):
     path = tmp_path / "scan.mrd"
-    layouts.write_mrd(path, layouts.multicoil(noise=0.01)[2])
+    layouts.write_mrd(path, layouts.multicoil((24, 20), 2, noise=0.01)[2])
     xml, lines = stored(path)
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
         with connection.makefile("wb") as stream, ProtocolSerializer(stream) as writer:
@@ -211,8 +209,8 @@ def test_the_client_of_the_library_gets_the_same_image(served, tmp_path):
             found = list(ProtocolDeserializer(stream).deserialize())
     images = [one for one in found if isinstance(one, ismrmrd.Image)]
     assert_equal(np.stack([one.data[0, 0] for one in images]), by_file(path, served).result.image)
-    assert [one.image_index for one in images] == [1, 2, 3]
-    assert [one.image_series_index for one in images] == [1, 1, 1]
+    assert [one.image_index for one in images] == [1, 2]
+    assert [one.image_series_index for one in images] == [1, 1]
 
 
 def test_the_first_image_comes_back_before_the_last_readout_is_sent(served):
@@ -305,23 +303,21 @@ class TestTexts:
 
     def test_a_client_that_closes_without_saying_so(self, served):
         xml, lines = traffic.scan()
-        count = len(served.sessions())
         with traffic.Client(served.port) as client:
             client.send(traffic.config(), traffic.header(xml), traffic.readout(lines[0]))
-        assert "closed the connection without CLOSE" in served.wait_for(count + 1)[-1]
+        assert served.says("closed the connection without CLOSE")
 
 
 def test_a_connection_that_closes_at_once_asks_whether_the_server_is_there(served):
-    count = len(served.sessions())
     for _ in range(5):
         with traffic.Client(served.port):
             pass
     xml, lines = traffic.scan()
     assert len(traffic.talk(served.port, traffic.traffic(xml, lines))[0]) == 1
-    assert len(served.wait_for(count + 1)) == count + 1
 
 
 def test_sessions_beyond_the_bound_are_told_so(served):
+    served.become_idle()
     clients = [traffic.Client(served.port) for _ in range(4)]
     for one in clients:
         one.send(traffic.config())
@@ -354,13 +350,6 @@ def test_a_bad_client_beside_a_good_one_does_not_change_its_images(served):
         np.testing.assert_array_equal(one.data, other.data)
 
 
-def test_a_client_that_stalls_is_told_so_and_let_go(served):
-    started = time.monotonic()
-    _, texts = traffic.talk(served.port, traffic.config())
-    assert "no complete message arrived within 4 s" in texts[0]
-    assert 3.5 < time.monotonic() - started < 8
-
-
 class TestCommands:
     def test_send_writes_what_comes_back(self, served, tmp_path):
         path = tmp_path / "scan.mrd"
@@ -388,6 +377,7 @@ class TestCommands:
             (("--images", "jpeg"), "expected complex"),
             (("--save-dir", tmp_path / "none"), "is not a folder"),
             (("--timeout", "0"), "must be positive"),
+            (("--max-memory", "-1"), "it must be positive"),
             (("--host", "256.1.1.1"), "cannot be opened"),
         ):
             result = run("serve", "--model", traffic.tiny_model(tmp_path), "--port", 0, *option)

@@ -47,6 +47,7 @@ class Served:
         self._listener.start()
         assert self._ready.wait(120), self.log
         assert self.port, self.log
+        self._threads = self.status("Threads")
 
     def _listen(self):
         for line in self.process.stderr:
@@ -60,12 +61,21 @@ class Served:
     def sessions(self):
         return [line for line in self.log if "session" in line and "readouts" in line]
 
-    def wait_for(self, count, seconds=20.0):
-        """Until that many sessions are in the log."""
+    def says(self, words, seconds=30.0):
+        """Whether the log of a session has these words, or will soon."""
         end = time.monotonic() + seconds
-        while len(self.sessions()) < count and time.monotonic() < end:
+        while not any(words in line for line in self.sessions()):
+            if time.monotonic() > end:
+                return False
             time.sleep(0.02)
-        return self.sessions()
+        return True
+
+    def become_idle(self, seconds=30.0):
+        """Wait until no session is left of the clients before."""
+        end = time.monotonic() + seconds
+        while self.status("Threads") > self._threads:
+            assert time.monotonic() < end
+            time.sleep(0.02)
 
     def status(self, name):
         """A number of kB, or of threads, of the process."""

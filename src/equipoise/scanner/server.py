@@ -30,7 +30,7 @@ log = logging.getLogger("equipoise.scanner")
 PORT = 9002
 """The port that hosts of the protocol use."""
 
-FINISHING, REFUSING = 5.0, 3.0
+FINISHING, REFUSING = 4.0, 2.0
 """Seconds after a request to stop: for sessions to finish, and then for the rest to be refused."""
 
 REFUSALS = 32
@@ -79,6 +79,8 @@ class ServeSettings:
             )
         if not min(self.timeout, self.longest) > 0:
             raise BadInputError("the time limits must be positive")
+        if self.max_memory is not None and self.max_memory < self.max_sessions:
+            raise BadInputError(f"the memory is {self.max_memory} bytes: it must be positive")
         if self.save_dir is not None:
             check_save_folder(self.save_dir)
 

@@ -36,7 +36,7 @@ from equipoise.scanner.wire import ConnectionFailed, Wire
 
 log = logging.getLogger("equipoise.scanner")
 
-GOODBYE = 2.0
+GOODBYE = 1.0
 """Seconds for the other side to take the last messages and close."""
 
 MOST_TEXTS = 200
@@ -261,7 +261,9 @@ class Session:
         if self._arrivals is not None and self.config.method != "nullrecon":
             self._jobs.put([])
         for name, count in self.report.ignored.items():
-            self._say("WARNING", f"{count} messages {name} were read and not used")
+            # Physiological curves come with every scan; images are a client's mistake.
+            level = "INFO" if name == Id.WAVEFORM.name else "WARNING"
+            self._say(level, f"{count} messages {name} were read and not used")
 
     def _solve(self) -> None:
         """The thread that solves; it ends with the jobs, or when the session is refused."""
