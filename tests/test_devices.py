@@ -17,8 +17,8 @@ WITHOUT_INPUT = {
     "physics/generic.py": "nor does a pair of functions",
     "physics/superres.py": "matrices of numbers alone, moved to the image where they are used",
     "methods/sparsity.py": "responses of numbers alone, moved to the image as they are made",
-    "methods/usual.py": "from Python numbers to Python numbers",
     "networks/shrinkage.py": "the start of parameters, moved with their module",
+    "networks/ridge_volume.py": "the same",
 }
 
 

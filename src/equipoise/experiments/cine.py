@@ -120,15 +120,15 @@ def _tuned(prior: TemporalPrior, case: SeriesCase) -> Result:
     start: Tensor | None = None
     tried: list[tuple[float, float]] = []
     for lam in WEIGHTS:
-        start = problem(lam=_one(lam), start=start, max_iter=SEARCH_ITERATIONS).image
+        start = problem(lam=_one(lam, scale), start=start, max_iter=SEARCH_ITERATIONS).image
         tried.append((quality(start * float(scale), case)["psnr"], lam))
     best = max(tried)[1]
-    found, row = _measured(lambda: problem(lam=_one(best)))
+    found, row = _measured(lambda: problem(lam=_one(best, scale)))
     return Result(found.image * float(scale), {**row, "lam": best})
 
 
-def _one(lam: float) -> Tensor:
-    return torch.full((1,), lam, dtype=torch.float64)
+def _one(lam: float, like: Tensor) -> Tensor:
+    return torch.full((1,), lam, dtype=torch.float64, device=like.device)
 
 
 @torch.no_grad()

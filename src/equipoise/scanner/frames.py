@@ -183,10 +183,10 @@ def _certified(one: Acquisition, config: Configuration, model: Method, options: 
 def _sense(one: Acquisition, config: Configuration) -> SolvedSlice:
     lam = config.lam if isinstance(config.lam, float) else SENSE_LAM
     (problem,) = problems(one)
-    weight = torch.tensor([lam], dtype=torch.float64)
+    weight = torch.tensor([lam], dtype=torch.float64, device=problem.data.device)
     with torch.no_grad():
         image = tikhonov(problem.operator, problem.data, weight, rtol=SENSE_RTOL)
-    return SolvedSlice((image[0] * problem.unit).numpy(), NO_BOUND, lam=lam)
+    return SolvedSlice((image[0] * problem.unit).cpu().numpy(), NO_BOUND, lam=lam)
 
 
 NO_BOUND = "linear"

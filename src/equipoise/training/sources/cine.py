@@ -107,7 +107,8 @@ class Cine(Source):
         clean = operator.forward(image[None])
         noisy = clean + mask[:, None] * complex_noise(tuple(clean.shape), rng) * sigma
         # lam must work with the noise level that a real scan shows, not with the true one.
-        reading = torch.tensor([sigma * rng.uniform(*MISREADING)], dtype=torch.float64)
+        level = sigma * rng.uniform(*MISREADING)
+        reading = torch.tensor([level], dtype=torch.float64, device=image.device)
         return Series(operator, noisy, image[None].contiguous(), reading)
 
     def _mask(
@@ -164,12 +165,14 @@ def moving(image: Tensor, frames: int, largest: float, rng: np.random.Generator)
     y, x = image.shape
     size = largest * float(rng.uniform(0.2, 1.0))
     coarse = torch.from_numpy(rng.uniform(-1, 1, (4, 2, FIELD, FIELD)).astype(np.float32))
+    coarse = coarse.to(image.device)
     fields = F.interpolate(coarse, size=(y, x), mode="bicubic", align_corners=True) * size
-    time = 2 * math.pi * torch.arange(frames) / frames
+    time = 2 * math.pi * torch.arange(frames, device=image.device) / frames
     waves = torch.stack([time.cos(), time.sin(), (2 * time).cos() / 2, (2 * time).sin() / 2])
     # In the units of grid_sample a side is 2.
     shift = 2 * torch.einsum("kt,kcyx->tyxc", waves, fields)
-    identity = F.affine_grid(torch.eye(2, 3)[None], [1, 1, y, x], align_corners=False)
+    unmoved = torch.eye(2, 3, device=image.device)[None]
+    identity = F.affine_grid(unmoved, [1, 1, y, x], align_corners=False)
     planes = image.abs()[None, None].expand(frames, 1, y, x)
     return F.grid_sample(planes, identity + shift, padding_mode="zeros", align_corners=False)[:, 0]
 
@@ -182,7 +185,7 @@ def _evenly(series: Tensor, frames: int, rng: np.random.Generator) -> Tensor:
     """Evenly spaced frames of a period, from any frame, in either direction."""
     count = min(frames, len(series))
     first = int(rng.integers(len(series)))
-    places = (torch.arange(count) * len(series) / count).floor().long()
+    places = (torch.arange(count, device=series.device) * len(series) / count).floor().long()
     chosen = series[(first + places) % len(series)]
     return chosen.flip(0) if rng.integers(2) else chosen
 
