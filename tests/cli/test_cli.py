@@ -142,7 +142,7 @@ class TestConfiguration:
             with pytest.raises(BadInputError, match="it is not YAML"):
                 load_config(tmp_path / "c.yaml")
         (tmp_path / "c.yaml").write_text("3")
-        with pytest.raises(BadInputError, match="valid dictionary"):
+        with pytest.raises(BadInputError, match="it has no keys"):
             load_config(tmp_path / "c.yaml")
 
 

@@ -26,6 +26,18 @@ EQUAL = 1e-6
 """Largest difference, relative to the largest pixel."""
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """One server for the tests that do not end it."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "saved").mkdir()
+    limits = ("--timeout", 20, "--max-memory", 0.4, "--save-dir", folder / "saved")
+    found = traffic.Served(folder, *limits)
+    found.saved = folder / "saved"
+    yield found
+    found.stop()
+
+
 def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 

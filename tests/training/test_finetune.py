@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_scans import SAMPLING, SHAPE, kspace_of, mask_of, write_scan
+from test_scan_sources import SAMPLING, SHAPE, kspace_of, mask_of, write_scan
 from typer.testing import CliRunner
 
 from equipoise.cli.app import app
