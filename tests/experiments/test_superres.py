@@ -279,11 +279,11 @@ class TestCommand:
         assert found["blocks"][0]["m_evidence"] == "claimed"
 
     def test_a_large_image_in_blocks_is_that_of_the_whole(self):
-        photo = read_photograph_of(picture((60, 75)))
+        photo = read_photograph_of(picture((50, 50)))
         model, source = load_model("mol-lr-superres-3x"), SuperResolution()
-        tight = SolverOptions(rtol=1e-4)
+        tight = SolverOptions(rtol=1e-4, exact=False)
         whole, parts = (
-            enlarge(photo, model, source, options=tight, block=block) for block in (256, 50)
+            enlarge(photo, model, source, options=tight, block=block) for block in (256, 49)
         )
         assert len(whole.blocks) == 1
         assert len(parts.blocks) > 3
