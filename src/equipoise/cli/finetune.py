@@ -24,10 +24,10 @@ def finetune(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Model file to write, .safetensors.")
     ],
-    steps: Annotated[int, typer.Option(min=1, help="Number of steps, one slice each.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps, one slice each.")] = 30,
     learning_rate: Annotated[
         float, typer.Option(min=1e-12, help="Learning rate of the network at the beginning.")
-    ] = 3e-4,
+    ] = 1e-3,
     acceleration: Annotated[
         float | None,
         typer.Option(min=1, help="Masks of fully sampled scans [as the model was trained]."),

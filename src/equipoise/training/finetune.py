@@ -81,9 +81,9 @@ class FinetuneSettings:
         Of the split and of all samples.
     """
 
-    steps: int = 60
-    learning_rate: float = 3e-4
-    rule_rate: float = 1e-2
+    steps: int = 30
+    learning_rate: float = 1e-3
+    rule_rate: float = 3e-2
     acceleration: float | None = None
     fraction: float = 0.4
     seed: int = 0
