@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from functools import cache
 from pathlib import Path
 
 # Threads that meet after every operation on a small tensor wait for each other longer than they
@@ -24,10 +25,14 @@ os.environ["EQUIPOISE_CACHE"] = tempfile.mkdtemp(prefix="equipoise-tests-")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import typer.testing  # noqa: E402
 
 from equipoise.formats.sample_head import head_slice  # noqa: E402
 from equipoise.physics.coils.biot_savart import biot_savart_maps  # noqa: E402
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image  # noqa: E402
+
+# The runner of typer builds all commands from their signatures anew for each command line.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 
 def small_head(shape=(72, 64)):

@@ -8,11 +8,16 @@ import resource
 import signal
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
+import typer.testing
 from typer.testing import CliRunner
 
 from equipoise.cli.app import app
+
+# The runner of typer builds all commands anew for each case, which takes longer than most cases.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 SECONDS = 20
 """Of processor time: a busy machine makes no command hang."""
