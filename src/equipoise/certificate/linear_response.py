@@ -34,7 +34,7 @@ class LinearResponse:
 
     To first order, with lam, the intensity scale, the thresholds and the coil maps held at those of
     the solution. Of a method of two passes K is that of both: the response of the first image to
-    the data moves H in the second pass (23).
+    the data moves H in the second pass (23), and so does that of a still image.
 
     Parameters
     ----------
@@ -77,6 +77,8 @@ class LinearResponse:
         rules = replace(until, max_iter=model.options.max_iter)
         self.operator = operator
         self.pass_ = _Pass(model, operator, solution, batch, rules, options)
+        self._still: Any = getattr(model, "still_image", lambda _: None)(operator)
+        self._pull = 0.0 if self._still is None else model.m
         self._first: _Pass | None = None
         first = solution.first
         if first is not None:
@@ -113,6 +115,8 @@ class LinearResponse:
         if self._first is not None:
             moved = self._first.forward(self._first.weighted(seen))
             constant = constant + self._through.forward(moved)
+        if self._still is not None:
+            constant = constant + self._pull * self._still.of(data)
         return self.pass_.forward(constant).to(data.dtype)
 
     def transposed(self, image: Image) -> Data:
@@ -122,7 +126,10 @@ class LinearResponse:
         if self._first is not None:
             first = self._first.transposed(self._through.transposed(p))
             seen = seen + self._first.weighted(first)
-        return self.operator.forward(seen).to(image.dtype)
+        found = self.operator.forward(seen)
+        if self._still is not None:
+            found = found + self._pull * self._still.transposed(p)
+        return found.to(image.dtype)
 
 
 class _Pass:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from equipoise.networks.network import Monotonicity, NetworkConfig
 from equipoise.networks.shrinkage import Shrunk
 from equipoise.shapes import Image, PerSample
+from equipoise.vectors import norm
 
 Used = tuple[Tensor, ...]
 """What an evaluation uses: normalised kernels, thresholds and shares."""
@@ -188,6 +189,50 @@ class AtScale(nn.Module):
     def _used(self) -> Used:
         """Fixed during a solve, but built again when the weights may need a gradient."""
         return self.network.used() if torch.is_grad_enabled() else self._fixed
+
+
+class AtReference(AtScale):
+    """``H(x) + m y``, so that ``F(x) = m (x - y) + ...``: F pulls to an image y, not to zero.
+
+    F differs by a constant, so m and every bound hold as before.
+
+    Parameters
+    ----------
+    network, threshold
+        See :meth:`ConditionedNetwork.at`.
+    reference
+        y, in the units of the network.
+    """
+
+    def __init__(self, network: ConditionedNetwork, threshold: PerSample, reference: Image):
+        super().__init__(network, threshold)
+        self.reference = reference
+
+    def with_network(self, network: ConditionedNetwork, threshold: PerSample) -> "AtReference":
+        """The same reference for another network."""
+        return AtReference(network, threshold, self.reference)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AtReference":
+        """An independent copy, from which no gradient flows back."""
+        copied = super().__deepcopy__(memo)
+        assert isinstance(copied, AtReference)
+        copied.reference = self.reference.detach().clone()
+        return copied
+
+    def part(self, y: slice, x: slice) -> "AtReference":
+        """H for a piece of the image."""
+        return AtReference(self.network, self.threshold, self.reference[..., y, x])
+
+    def forward(self, image: Image) -> Image:
+        """``H(x) + m y``."""
+        return super().forward(image) + self.network.m * self.reference.to(image.dtype)
+
+    def rounding(self, image: Image) -> PerSample:
+        """That of H, of the product ``m y``, and of the sum."""
+        unit = torch.finfo(self.dtype).eps / 2
+        pull = self.network.m * norm(self.reference)
+        size = self.lipschitz_upper() * norm(image) + pull
+        return super().rounding(image) * (1 + unit) + 2 * unit * (size + pull)
 
 
 def kept(image: Image, m: float, channels: int) -> Image:

@@ -16,7 +16,7 @@ from equipoise.networks.blocks import (
 )
 from equipoise.networks.conditioned import ConditionedNetwork, Used, kept
 from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
-from equipoise.networks.proved import filtered_norm_squared
+from equipoise.networks.proved import filtered_norm_squared, one_input_norm_squared
 from equipoise.networks.ridge import (
     BELOW,
     HALF,
@@ -36,6 +36,9 @@ MOST_FILTERS, MOST_TAPS = 16, 31
 
 START_ACROSS = 0.5
 """Norm of the kernels across frames relative to those within them, before any training."""
+
+START_WITHIN = 0.3
+"""Norm of a trained U within frames at the start of training, relative to the largest norm."""
 
 
 class VolumeUsed(NamedTuple):
@@ -171,11 +174,19 @@ class RidgeVolume(ConditionedNetwork):
     def start_from(self, ridge: Ridge) -> None:
         """Take over the kernels, thresholds and shares of a ridge of one frame: ``T_0 = I``.
 
-        The terms across frames are left as they are. Where they are zero, H is that of the ridge in
-        every frame.
+        They begin weak, beside one kernel of every filter that is a pixel: with the first filter
+        that is total variation along the axis, of which training knows from the start how much it
+        is worth.
         """
-        for name in ("first", "second"):
-            getattr(self, name).copy_(getattr(ridge, name))
+        kernel = zero_mean_kernels(ridge.first.double(), ridge.second.double())
+        size = math.sqrt(2 / float(one_input_norm_squared(kernel)))
+        self.first.copy_(ridge.first)
+        self.second.copy_(ridge.second * (START_WITHIN * size))
+        centre = HALF // 2
+        for kernel in (self.first_across[:, 0, 0], self.second_across[:, 0, 0]):
+            kernel.zero_()
+            kernel[:, centre, centre] = 1.0
+        self.second_across[:, 0, 1:] = 0.0
         for name in ("log_threshold", "share"):
             getattr(self, name)[:, : self.features] = getattr(ridge, name)
 

@@ -71,14 +71,17 @@ class SenseOp(LinearOperator):
         self.csm = csm
         self.mask = mask
         self.n_axes = n_axes
+        self._weigh(mask.to(csm.real.dtype))
+        _warn_of_large_norm(float(self.norm_bound().value.max()))
+
+    def _weigh(self, weights: torch.Tensor) -> None:
+        """Take over M^H M, whose diagonal is (batch or 1, *space), for :meth:`normal`."""
         # F^H M F is invariant to the centring of F when M is moved to corner DC: the phase that
         # centring adds in k-space is diagonal, so it commutes with the mask and cancels.
         axes = tuple(range(-self.n_axes, 0))
-        corner_mask = torch.fft.ifftshift(mask, dim=axes)[:, None]
+        self._weights = torch.fft.ifftshift(weights, dim=axes)[:, None]
         # Along an axis on which M is constant, F^H M F is M, so whole lines need no transform.
-        self._axes = tuple(a for a in axes if not _constant_along(corner_mask, a))
-        self._weights = corner_mask.to(csm.real.dtype)
-        _warn_of_large_norm(float(self.norm_bound().value.max()))
+        self._axes = tuple(a for a in axes if not _constant_along(self._weights, a))
 
     def __repr__(self) -> str:
         """Number of coils, matrix, acceleration and batch."""

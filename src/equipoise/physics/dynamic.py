@@ -1,5 +1,8 @@
 """Parallel MRI of a series in time: a mask for each frame, and coil maps shared by all frames."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,8 +10,9 @@ from equipoise.arguments import Array, as_maps, as_mask, as_tensor
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import CACHE_BYTES, SenseOp
 from equipoise.physics.coils.espirit import KERNEL, estimate_csm
+from equipoise.physics.least_squares import conjugate_gradient
 from equipoise.physics.noise_level import noise_level
-from equipoise.shapes import Image, PerSample
+from equipoise.shapes import Data, Image, PerSample
 
 MATRIX_AXES, MAP_AXES = 2, 4
 """Axes of the matrix (y, x), and of maps with their batch and coil axes."""
@@ -99,6 +103,100 @@ class DynamicSenseOp(SenseOp):
         """That of the mean over time, because frames alone hold few central lines."""
         mean, measured = temporal_mean(kspace, mask)
         return super()._scale_of(mean, measured, csm[:, 0])
+
+
+class StaticOp(SenseOp):
+    """``A_s = A E``, E an image repeated in all n frames and divided by ``sqrt(n)``.
+
+    E is an isometry, so ``||A_s|| <= ||A||``, and ``A_s^H A_s = S^H F^H W F S`` with W the share of
+    the frames in which a point was measured.
+
+    Parameters
+    ----------
+    series
+        A.
+    """
+
+    def __init__(self, series: DynamicSenseOp):
+        self._series = series
+        self._hold(series.csm[:, :, 0], series.mask.any(1), MATRIX_AXES)
+        self._weigh(series.mask.to(series.csm.real.dtype).mean(1))
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """That of the series."""
+        return self._series.data_shape
+
+    def still(self, image: Tensor) -> Tensor:
+        """``E s``, (batch, time, y, x)."""
+        frames = self._series.mask.shape[1]
+        return (image / math.sqrt(frames))[:, None].expand(-1, frames, -1, -1)
+
+    def summed(self, series: Tensor) -> Tensor:
+        """``E^H x``, (batch, y, x)."""
+        return series.sum(1) / math.sqrt(series.shape[1])
+
+    def forward(self, image: Image) -> Data:
+        """``A E s``."""
+        return self._series.forward(self.still(image))
+
+    def adjoint(self, data: Data) -> Image:
+        """``E^H A^H b``."""
+        return self.summed(self._series.adjoint(data))
+
+
+STATIC_RTOL = 1e-4
+"""Accuracy of conjugate gradients for a still image."""
+
+
+class StillImage:
+    """``R b = E (I + lam A_s^H A_s)^-1 lam A_s^H b``: regularised SENSE of what does not move.
+
+    ``||R b|| <= sqrt(lam) / 2 ||b||``, as for every Tikhonov image.
+
+    Parameters
+    ----------
+    series
+        A.
+    lam
+        Data weight.
+    """
+
+    def __init__(self, series: DynamicSenseOp, lam: float):
+        self.operator, self.lam = StaticOp(series), lam
+
+    def __call__(self, data: Data) -> Image:
+        """``R b``, (batch, time, y, x), with gradients for b."""
+        found: Image = _Still.apply(data, self)  # type: ignore[no-untyped-call]
+        return found
+
+    def of(self, data: Data) -> Image:
+        """``R b``."""
+        return self.operator.still(self._solved(self.operator.adjoint(data)))
+
+    def transposed(self, image: Image) -> Data:
+        """``R^H v``."""
+        return self.operator.forward(self._solved(self.operator.summed(image)))
+
+    def _solved(self, image: Tensor) -> Tensor:
+        """``(I + lam A_s^H A_s)^-1 lam v``."""
+        lam = torch.full((len(image),), self.lam, dtype=torch.float64, device=image.device)
+        one = torch.ones_like(lam)
+        rhs = self.lam * image
+        return conjugate_gradient(self.operator, rhs, lam, one, rtol=STATIC_RTOL).value
+
+
+class _Still(torch.autograd.Function):
+    """R with its transpose as the backward pass, so that no iteration is recorded."""
+
+    @staticmethod
+    def forward(ctx: Any, data: Tensor, still: StillImage) -> Tensor:
+        ctx.still = still
+        return still.of(data)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.still.transposed(grads[0]), None
 
 
 def temporal_mean(kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
