@@ -7,7 +7,7 @@ import traffic
 import layouts
 from equipoise.formats.readers.mrd_scan import COUNTERS
 from equipoise.outcome import BadInputError
-from equipoise.scanner.arrivals import LATE, Arrivals
+from equipoise.scanner.arrivals import LATE, LATE_NOISE, Arrivals
 from equipoise.scanner.budget import Share
 from equipoise.scanner.messages import Readout, head_type
 
@@ -77,7 +77,7 @@ def test_readouts_are_given_back_but_for_the_first_frame_of_a_slice():
     found = arrivals()
     for repetition in range(3):
         add(found, readout(0, LAST["slice"], repetition=repetition))
-        found.done([key(repetition=repetition)])
+        found.done([key(repetition=repetition)], found.count)
     assert found.share.taken == readout().nbytes
     assert found.pending == []
 
@@ -88,12 +88,12 @@ def test_a_later_frame_comes_with_the_first_one_the_noise_and_the_calibration_sc
     add(found, readout(3, CALIBRATION, set=1))
     add(found, readout(1, CALIBRATION, repetition=0))
     add(found, readout(0, LAST["slice"]))
-    found.done([key()])
+    found.done([key()], found.count)
     add(found, readout(2, CALIBRATION, repetition=1))
     add(found, readout(0, LAST["slice"], repetition=1))
-    found.done([key(repetition=1)])
+    found.done([key(repetition=1)], found.count)
     add(found, readout(0, LAST["slice"], repetition=2))
-    records = found.records([key(repetition=2)])
+    records = found.records([key(repetition=2)], found.count)
     # Those of repetition 1 went with it, and must not look like a calibration scan.
     assert records.heads["idx"]["repetition"].tolist() == [0, 0, 0, 0, 2]
     assert records.heads["idx"]["kspace_encode_step_1"].tolist() == [0, 3, 1, 0, 0]
@@ -103,7 +103,7 @@ def test_navigators_and_readouts_that_come_too_late_are_counted_and_given_back()
     found = arrivals()
     add(found, readout(0, NAVIGATION))
     add(found, readout(0, LAST["slice"]))
-    found.done([key()])
+    found.done([key()], found.count)
     assert add(found, readout(1)) == []
     assert dict(found.left_out) == {"navigator readouts": 1, LATE: 1}
     assert found.share.taken == readout().nbytes
@@ -114,6 +114,53 @@ def test_readouts_of_another_encoding_are_no_images():
     add(found, readout(0))
     add(found, readout(0, encoding_space_ref=1, slice=3))
     assert found.pending == [key()]
+
+
+def test_a_frame_is_made_of_the_readouts_up_to_its_last_one_however_long_it_waits():
+    found = arrivals()
+    add(found, readout(0, NOISE))
+    add(found, readout(1, CALIBRATION, set=1))
+    assert add(found, readout(0, LAST["slice"])) == [key()]
+    until = found.count
+    for late in (readout(1, NOISE), readout(2, CALIBRATION, set=1), readout(1)):
+        add(found, late)
+    assert found.records([key()], until).heads["flags"].tolist() == [1 << 18, 1 << 19, 1 << 7]
+    found.done([key()], until)
+    assert dict(found.left_out) == {LATE: 1, LATE_NOISE: 1}
+    assert found.late_calibration() == 1
+    # The noise scan, both calibration readouts, and the frame itself are kept.
+    assert found.share.taken == 4 * readout().nbytes
+
+
+def test_the_noise_scan_of_a_series_is_that_before_its_first_image():
+    found = arrivals()
+    add(found, readout(0, LAST["slice"]))
+    add(found, readout(0, NOISE, LAST["measurement"]))
+    assert found.pending == [key()]
+    found.done([key()], 1)
+    add(found, readout(1, NOISE))
+    add(found, readout(0, LAST["slice"], repetition=1))
+    records = found.records([key(repetition=1)], found.count)
+    assert (records.heads["flags"] == 1 << 7).all()
+    assert found.left_out[LATE_NOISE] == 2
+
+
+def test_the_last_noise_readout_of_an_adjustment_completes_no_frame():
+    found = arrivals()
+    add(found, readout(0))
+    assert add(found, readout(0, NOISE, LAST["measurement"])) == []
+
+
+def test_a_calibration_scan_comes_with_all_slices_that_are_beside_it():
+    """Else it would not cover the frame that comes for comparison, and would not be used."""
+    found = arrivals()
+    for number in range(2):
+        add(found, readout(5, CALIBRATION, slice=number, set=1))
+    add(found, readout(0, LAST["slice"], slice=0))
+    found.done([key(slice=0)], found.count)
+    add(found, readout(0, LAST["slice"], slice=1))
+    records = found.records([key(slice=1)], found.count)
+    assert records.heads["idx"]["slice"].tolist() == [0, 1, 0, 1]
 
 
 def test_a_share_is_never_exceeded():

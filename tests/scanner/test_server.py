@@ -19,7 +19,7 @@ import layouts
 from equipoise import ReconSettings, reconstruct_file
 from equipoise.cli.app import app
 from equipoise.formats.header import cut
-from equipoise.outcome import BadInputError
+from equipoise.outcome import BadInputError, InputWarning
 from equipoise.scanner.client import send
 
 EQUAL = 1e-6
@@ -245,6 +245,86 @@ def test_without_flags_all_is_reconstructed_at_the_end(served):
     assert not [text for text in texts if text.startswith(("WARNING", "ERROR"))]
 
 
+class TestOrder:
+    """What arrives after an image that it would have changed."""
+
+    def both(self, served, tmp_path, lines, mode=None):
+        """The images and texts of the server, and the images of ``recon``."""
+        path = tmp_path / "scan.mrd"
+        spaces = ((28, 24, 1), (56.0, 48.0, 4.0)), ((28, 24, 1), (56.0, 48.0, 4.0))
+        xml = layouts.header_xml(*spaces, {"kspace_encoding_step_1": (23, 12)}, mode=mode)
+        layouts.write_acquisitions(path, xml, lines)
+        images, texts = traffic.talk(served.port, traffic.traffic(*stored(path)))
+        images.sort(key=lambda one: (one.repetition, one.slice))
+        found = np.stack([one.data[0, 0] for one in images])
+        return found, texts, by_file(path, served).result.image.numpy()
+
+    def lines(self, step=1, **counters):
+        kspace = layouts.multicoil(traffic.SHAPE, 2, 3, 0.01)[2]
+        return [
+            layouts.readout(kspace[s, :, n], n, slice=s, flags=[8] if n + step >= 24 else [],
+                            position=(0, 0, 5.0 * s), **{**layouts.OBLIQUE, **counters})
+            for s in range(2)
+            for n in range(0, 24, step)
+        ]  # fmt: skip
+
+    def test_a_calibration_scan_that_is_promised_is_awaited(self, served, tmp_path):
+        calibration = [one for one in self.lines() if 6 <= one.idx.kspace_encode_step_1 < 18]
+        for one in calibration:
+            one.setFlag(20)
+        for name, lines in (
+            ("after", [*self.lines(2), *calibration]),
+            ("before, in a set of its own", [*self.in_set(calibration), *self.lines(2)]),
+        ):
+            found, texts, expected = self.both(served, tmp_path, lines, "separate")
+            assert not [text for text in texts if not text.startswith("INFO")], name
+            assert_equal(found, expected)
+            (tmp_path / "scan.mrd").unlink()
+
+    def in_set(self, lines):
+        for one in lines:
+            one.idx.set = 1
+        return lines
+
+    def test_what_comes_too_late_for_an_image_is_said(self, served, tmp_path):
+        lines = self.lines()
+        calibration = self.lines(2)
+        for one in calibration:
+            one.setFlag(20)
+        found, texts, _ = self.both(served, tmp_path, [*lines, *noise_readouts(3), *calibration])
+        assert texts == [
+            "WARNING  4 noise readouts that came after the first image, which was made without "
+            "them, were left out",
+            "WARNING  24 calibration readouts that came after images of their slice were not used "
+            "for those images",
+        ]
+        (tmp_path / "scan.mrd").unlink()
+        assert_equal(found, self.both(served, tmp_path, lines)[2])
+
+    def test_a_noise_scan_may_come_before_the_end_of_the_first_image(self, served, tmp_path):
+        lines = self.lines()
+        noise = [*noise_readouts(2), *noise_readouts(3)]
+        noise[-1].setFlag(25)
+        found, texts, expected = self.both(served, tmp_path, [*lines[:5], *noise, *lines[5:]])
+        assert [text.split("whitened")[0] for text in texts] == ["INFO     k-space is "]
+        assert_equal(found, expected)
+
+    def test_a_noise_scan_of_other_coils_is_not_used_and_it_is_said(self, served, tmp_path):
+        found, texts, expected = self.both(served, tmp_path, [*noise_readouts(2), *self.lines()])
+        assert "the noise scan has [2] coils and the images have 3: k-space is not" in texts[0]
+        assert_equal(found, expected)
+
+    def test_an_image_that_was_stopped_does_not_come_back_as_an_earlier_one(self, served, tmp_path):
+        later = self.lines(repetition=1)
+        stopped = [*later[:24], *later[24:28]]
+        stopped[-1].setFlag(8)
+        with pytest.warns(InputWarning, match="4 of 24 lines: the scan was stopped"):
+            found, texts, expected = self.both(served, tmp_path, [*self.lines(), *stopped])
+        assert len(expected) == 3
+        assert_equal(found, expected)
+        assert any("4 of 24 lines: the scan was stopped" in text for text in texts)
+
+
 def test_readouts_are_saved_below_the_folder_as_a_scan(served):
     xml, lines = traffic.scan()
     before = set(served.saved.iterdir())
@@ -402,7 +482,9 @@ def test_sigterm_ends_the_server_within_ten_seconds_and_tells_its_clients(tmp_pa
     xml, lines = traffic.scan()
     with traffic.Client(server.port) as client:
         client.send(traffic.config(), traffic.header(xml), traffic.readout(lines[0]))
-        time.sleep(0.3)
+        # The answer to a configuration that comes too late says that the readout has arrived.
+        client.send(traffic.config())
+        assert "after the first readout" in client.message()[1]
         seconds, code = server.stop()
         _, texts = client.messages()
     assert seconds < 10

@@ -16,7 +16,6 @@ from equipoise.certificate.effort import QUICK
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.calibration import holds_centre
 from equipoise.formats.header import cut
-from equipoise.formats.readers.mrd_scan import COUNTERS
 from equipoise.formats.slices import as_slices, join_slices
 from equipoise.methods.method import Method
 from equipoise.outcome import Outcome
@@ -72,25 +71,26 @@ class Frame:
     slices: list[SolvedSlice]
 
 
-def frame_indices(scan: Acquisition, keys: list[Key]) -> dict[Key, int]:
-    """Which frame of a scan has which counters; keys whose frame was left out are missing."""
-    found = {}
-    for key in keys:
-        counters = dict(zip(COUNTERS, key))
-        for index, label in enumerate(scan.labels):
-            # Labels hold the counters that vary, and a frame is told apart by these.
-            if all(counters[name] == value for name, value in label.items()):
-                found[key] = index
-    return found
+def can_be_calibrated(scan: Acquisition, index: int | None, *, awaited: bool) -> bool:
+    """Whether coil maps of a frame can be estimated from what has arrived.
 
-
-def can_be_calibrated(scan: Acquisition, index: int) -> bool:
-    """Whether coil maps of a frame can be estimated from what has arrived."""
-    if scan.calibration is not None and scan.calibration.of_frame[index] is not None:
-        return True
+    Parameters
+    ----------
+    scan, index
+        The scan and the number of the frame; None if the reader has left the frame out.
+    awaited
+        Whether the header promises a calibration scan of which nothing has arrived.
+    """
     mask = getattr(scan.encoding, "mask", None)
     # A trajectory is refused later, with a better message.
-    return mask is None or bool(holds_centre(mask).expand(len(scan.samples))[index])
+    if index is None or mask is None:
+        return True
+    # A frame with all samples holds better calibration lines than any scan beside it.
+    if awaited and not bool(mask[index % len(mask)].all()):
+        return False
+    if scan.calibration is not None and scan.calibration.of_frame[index] is not None:
+        return True
+    return bool(holds_centre(mask)[index % len(mask)])
 
 
 def solve_frame(

@@ -7,18 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.header import name_of
+from equipoise.formats.readers.mrd_flags import declared_separate
 from equipoise.formats.readers.mrd_scan import COUNTERS, scan_of
 from equipoise.formats.readers.registry import UNREADABLE
 from equipoise.formats.readers.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError, EquipoiseError
-from equipoise.scanner.arrivals import LATE, Arrivals, Key
+from equipoise.scanner.arrivals import LATE, LATE_CALIBRATION, LATE_NOISE, Arrivals, Key
 from equipoise.scanner.budget import Share
 from equipoise.scanner.configuration import Configuration, by_json, by_name, by_xml
-from equipoise.scanner.frames import HEARD, can_be_calibrated, frame_indices, solve_frame
+from equipoise.scanner.frames import HEARD, can_be_calibrated, solve_frame
 from equipoise.scanner.images import Series
 from equipoise.scanner.messages import (
     Id,
@@ -98,7 +99,7 @@ class Session:
         self._arrivals: Arrivals | None = None
         self._series: Series | None = None
         self._changing = threading.Lock()
-        self._jobs: queue.SimpleQueue[list[Key] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._failure: str | None = None
         self._started = time.monotonic()
         self._texts = 0
@@ -235,7 +236,7 @@ class Session:
         with self._changing:
             complete = self._arrivals.add(readout)
         if complete:
-            self._jobs.put(complete)
+            self._jobs.put((complete, self._arrivals.count))
 
     def _begin(self) -> None:
         """The first readout: header and configuration are known from here on."""
@@ -259,7 +260,7 @@ class Session:
 
     def _close(self) -> None:
         if self._arrivals is not None and self.config.method != "nullrecon":
-            self._jobs.put([])
+            self._jobs.put(([], self._arrivals.count))
         for name, count in self.report.ignored.items():
             # Physiological curves come with every scan; images are a client's mistake.
             level = "INFO" if name == Id.WAVEFORM.name else "WARNING"
@@ -267,11 +268,11 @@ class Session:
 
     def _solve(self) -> None:
         """The thread that solves; it ends with the jobs, or when the session is refused."""
-        while (keys := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None:
             if self.refused.is_set():
                 continue
             try:
-                self._solve_job(keys)
+                self._solve_job(*job)
             except EquipoiseError as error:
                 self._fail(str(error))
             except MemoryError:
@@ -280,7 +281,7 @@ class Session:
                 log.exception("session %d failed", self.report.number)
                 self._fail(f"unexpected {type(error).__name__}: {error}")
 
-    def _solve_job(self, keys: list[Key]) -> None:
+    def _solve_job(self, keys: list[Key], until: int) -> None:
         """Solve complete frames; without keys the client has closed, and all that is left."""
         arrivals = self._arrivals
         assert arrivals is not None
@@ -289,23 +290,32 @@ class Session:
             keys = arrivals.pending if final else [k for k in keys if k in arrivals.pending]
             if not keys:
                 return self._last(final)
-            records, heads = arrivals.records(keys), {key: arrivals.first(key) for key in keys}
+            records = arrivals.records(keys, until)
+            heads = {key: arrivals.first(key) for key in keys}
+            awaited = {key for key in keys if self._awaits_calibration(key, until)}
         size = COPIES * sum(values.nbytes for values in records.samples)
         self.share.take(size)
         try:
-            scan = self._scan(records)
-            found = frame_indices(scan, keys)
-            solved = [k for k in keys if self._one(scan, k, found.get(k), heads[k], final)]
+            scan, found = self._scan(records)
+            solved = [
+                key
+                for key in keys
+                if final or can_be_calibrated(scan, found.get(key), awaited=key in awaited)
+            ]
+            for key in solved:
+                self._one(scan, key, found.get(key), heads[key])
         finally:
             self.share.give_back(size)
         with self._changing:
-            arrivals.done(solved)
+            arrivals.done(solved, until)
         self._last(final)
 
-    def _scan(self, records: Any) -> Acquisition:
+    def _scan(self, records: Any) -> tuple[Acquisition, dict[Key, int]]:
+        """The scan of readouts, and the number of each of its frames."""
         notes: list[str] = []
+        keys: list[Key] = []
         try:
-            scan = scan_of(records, self._header, "the scan", notes, [])
+            scan = scan_of(records, self._header, "the scan", notes, [], keys)
         except UNREADABLE as error:
             if isinstance(error, EquipoiseError):
                 raise
@@ -314,23 +324,26 @@ class Session:
             ) from error
         self._once(HEARD.taken())
         self._once(scan.notes, "INFO")
-        return scan
+        return scan, {key: index for index, key in enumerate(keys)}
 
-    def _one(self, scan: Acquisition, key: Key, index: int | None, head: Any, final: bool) -> bool:
-        """Solve one frame and send it; False if it must wait for the lines of later frames."""
-        if self.refused.is_set():
-            return True
-        if index is None:
-            # The reader said why.
-            return True
-        if not final and not can_be_calibrated(scan, index):
-            return False
+    def _awaits_calibration(self, key: Key, until: int) -> bool:
+        """Whether the header promises a calibration scan of which nothing has arrived."""
+        assert self._xml is not None
+        assert self._arrivals is not None
+        promised = bool(declared_separate(self._xml))
+        return promised and not self._arrivals.calibrated(key, until)
+
+    def _one(self, scan: Acquisition, key: Key, index: int | None, head: Any) -> None:
+        """Solve one frame and send it."""
+        # A frame without an index was left out by the reader, which said why.
+        if index is None or self.refused.is_set():
+            return
         try:
             frame = solve_frame(scan.of([index]), key, self.config, self.models, self.share)
         except BadInputError as error:
             self._say("ERROR", f"{_named(key)}: {error}")
             self.report.outcome = f"{_named(key)}: {error}"
-            return True
+            return
         self._once([f"{_named(key)}: {text}" for text in HEARD.taken()])
         assert self._series is not None
         for image in self._series.images(frame, head):
@@ -339,17 +352,23 @@ class Session:
         self.report.last_image = self._now()
         if self.report.first_image is None:
             self.report.first_image = self.report.last_image
-        return True
 
     def _last(self, final: bool) -> None:
-        if final and self._arrivals is not None:
-            for what, count in self._arrivals.left_out.items():
-                level = "WARNING" if what == LATE else "INFO"
-                self._say(level, f"{count} {what} were left out")
+        if not final or self._arrivals is None:
+            return
+        for what, count in self._arrivals.left_out.items():
+            level = "WARNING" if what in (LATE, LATE_NOISE) else "INFO"
+            self._say(level, f"{count} {what} were left out")
+        late = self._arrivals.late_calibration()
+        if late:
+            self._say("WARNING", f"{late} {LATE_CALIBRATION} were not used for those images")
 
 
 COPIES = 3
 """Arrays of the size of the samples in memory while a scan is assembled."""
+
+Job: TypeAlias = tuple[list[Key], int]
+"""Complete frames, none if the client has closed, and how many readouts had arrived with them."""
 
 TAKERS: dict[int, Callable[[Session, TextMessage], None]] = {
     Id.CONFIG_FILE: Session._take_name,

@@ -72,7 +72,12 @@ class Records:
 
 
 def scan_of(
-    records: Records, content: bytes | str, source: str, notes: list[str], ignored: list[str]
+    records: Records,
+    content: bytes | str,
+    source: str,
+    notes: list[str],
+    ignored: list[str],
+    counters: list[tuple[int, ...]] | None = None,
 ) -> Acquisition:
     """The scan of readouts and the XML header that belongs to them.
 
@@ -88,6 +93,8 @@ def scan_of(
         Receives what is assumed and left out.
     ignored
         What else the source holds.
+    counters
+        Receives the ``COUNTERS`` of each frame; the labels hold only those that vary.
 
     Raises
     ------
@@ -99,7 +106,9 @@ def scan_of(
     if records.encoding:
         xml = parse(content, source, records.encoding)
         notes.append(f"the images are those of encoding {records.encoding}")
-    return _acquisition(source, xml, content, records, notes, ignored)
+    return _acquisition(
+        source, xml, content, records, notes, ignored, [] if counters is None else counters
+    )
 
 
 def _acquisition(
@@ -109,6 +118,7 @@ def _acquisition(
     records: Records,
     notes: list[str],
     ignored: list[str],
+    counters: list[tuple[int, ...]],
 ) -> Acquisition:
     heads, samples = records.heads, records.samples
     if xml.encoded is None:
@@ -156,6 +166,7 @@ def _acquisition(
         arms = along_trajectory(lines, points, xml, source, notes)
         header.labels = arms.labels
         first, volumetric = heads[chosen][arms.first], len(arms.encoding.matrix) == 3
+        counters += _counters(first)
         header.geometry = _geometry(arms.space, first, arms.labels, volumetric, notes)
         return make_trajectory_acquisition(
             arms.samples, arms.encoding, source, "ISMRMRD", notes=notes, header=header
@@ -163,6 +174,7 @@ def _acquisition(
     stack = assemble(lines, xml, source, notes)
     header.labels, header.crop, header.centre = stack.labels, stack.crop, stack.centre
     first = heads[chosen][stack.first]
+    counters += _counters(first)
     header.geometry = _geometry(xml.encoded, first, stack.labels, stack.volumetric, notes)
     own, reference = _reference(xml, content, records, used, reference, source, notes)
     calibration = None
@@ -180,6 +192,11 @@ def _acquisition(
         calibration=calibration,
         volume=stack.volumetric,
     )
+
+
+def _counters(first: np.ndarray) -> list[tuple[int, ...]]:
+    """The counters of frames, from the first readout of each."""
+    return list(zip(*(first["idx"][name].tolist() for name in COUNTERS)))
 
 
 def _look_for_ghosts(

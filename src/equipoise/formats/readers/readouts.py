@@ -106,7 +106,10 @@ def whitening_of(
     count = samples.shape[1]
     # With fewer samples the estimate is singular or nearly so, and its inverse amplifies noise.
     if count < 2 * n_coils:
-        notes.append(f"the noise scan has only {count} samples: k-space is not whitened")
+        others = sorted({n.shape[0] for n in noise})
+        other = f"{others} coils and the images have {n_coils}"
+        why = f"only {count} samples" if usable else other
+        notes.append(f"the noise scan has {why}: k-space is not whitened")
         return None, None
     covariance = scale * (samples @ samples.conj().T) / count
     if not np.isfinite(covariance).all() or np.linalg.cond(covariance) > MAX_CONDITION:
