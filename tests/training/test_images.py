@@ -9,6 +9,7 @@ from equipoise.training.beginning import dataset_of, divided, source_of, trainin
 from equipoise.training.config import TrainConfig
 from equipoise.training.sources import images
 from equipoise.training.sources.images import load_labelled, read_labelled
+from equipoise.training.validation import validation_set
 
 SIDE = 32
 
@@ -58,6 +59,25 @@ def test_a_file_that_cannot_be_used_is_skipped_and_says_why(folder):
     # A file that is named itself is not skipped.
     with pytest.raises(BadInputError, match="NaN"):
         read_labelled([folder, folder / "nan.npy"], {})
+
+
+def test_validation_skips_the_same_files_and_only_bad_ones_are_an_error(folder, tmp_path):
+    expected = add_bad_files(folder)
+    data = {"validation_share": None, "validation": [folder]}
+    config, skipped = configuration(folder, data=data, validation_samples=3), {}
+    assert len(validation_set(config, source_of(config), skipped=skipped)) == 3
+    assert {path.name for path in skipped} == set(expected)
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for name in ("nan.npy", "cut.h5"):
+        (folder / name).rename(bad / name)
+    config = configuration(folder, data={**data, "validation": [bad]})
+    with pytest.raises(BadInputError, match="none of 2 files can be used"):
+        validation_set(config, source_of(config))
+    # A file that is named itself is not skipped.
+    config = configuration(folder, data={**data, "validation": [folder, bad / "nan.npy"]})
+    with pytest.raises(BadInputError, match="NaN"):
+        validation_set(config, source_of(config), skipped={})
 
 
 def test_a_file_that_vanishes_after_it_was_listed_is_skipped(folder, monkeypatch):

@@ -103,11 +103,17 @@ def divided(config: TrainConfig, images: list[LabelledImage]) -> tuple[list[Tens
     )
 
 
-def validation_images(config: TrainConfig) -> list[Tensor]:
-    """The images for validation: those that are named, or of the subjects that are set aside."""
+def validation_images(
+    config: TrainConfig, skipped: dict[Path, str] | None = None
+) -> list[Tensor]:
+    """The images for validation: those that are named, or of the subjects that are set aside.
+
+    ``skipped`` receives the files of folders that cannot be used, and why; with None they are an
+    error. Files of training are skipped where training reads them.
+    """
     if config.data.validation_share is not None:
         return divided(config, training_images(config, {}))[1]
-    return [found.image for found in labelled_images(config, config.data.validation, None)]
+    return [found.image for found in labelled_images(config, config.data.validation, skipped)]
 
 
 def dataset_of(config: TrainConfig, source: Source) -> Dataset:

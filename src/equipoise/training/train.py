@@ -161,8 +161,9 @@ class Run:
         first = processes.rank * config.accumulate
         parts = range(first, first + config.accumulate)
         self.pool = Pool(config, self.feed, parts, device=device)
+        self.skipped: dict[Path, str] = {}
         if validation is None:
-            own = validation_set(config, self.source, processes)
+            own = validation_set(config, self.source, processes, self.skipped)
         else:
             own = list(validation[processes.rank :: processes.count])
         self.validation = [sample.to(device) for sample in own]
@@ -293,7 +294,7 @@ class Run:
 
     def say_skipped(self) -> None:
         """List the files that could not be used."""
-        skipped = self.feed.skipped
+        skipped = {**self.feed.skipped, **self.skipped}
         if skipped:
             self.say(f"{counted(len(skipped), 'file')} could not be used:")
             for why in sorted(skipped.values()):

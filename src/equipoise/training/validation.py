@@ -2,6 +2,7 @@
 
 import copy
 from itertools import chain, zip_longest
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,24 +28,29 @@ VALIDATION_STREAM = 1
 
 
 def validation_set(
-    config: TrainConfig, source: Source, processes: Processes = ALONE
+    config: TrainConfig,
+    source: Source,
+    processes: Processes = ALONE,
+    skipped: dict[Path, str] | None = None,
 ) -> list[Measured]:
     """One acquisition for each of ``validation_samples`` evenly spaced images, and of scans.
 
-    Of several processes each gets its share of them.
+    Of several processes each gets its share of them. ``skipped`` receives the files of folders that
+    cannot be used, and why.
 
     Raises
     ------
     BadInputError
-        If an image cannot be read, or no scan can be used.
+        If a file that is named itself cannot be read, or no image or no scan can be used.
     """
     samples: list[Measured] = []
-    images = validation_images(config)
+    skipped = {} if skipped is None else skipped
+    images = validation_images(config, skipped)
     for i in _chosen(len(images), config.validation_samples, processes):
         rng = np.random.default_rng([config.seed, VALIDATION_STREAM, i])
         samples.append(source.sample(images[i], rng, config.validation_crop))
     if config.data.validation_scans:
-        samples += _of_scans(config, processes)
+        samples += _of_scans(config, processes, skipped)
     return samples
 
 
@@ -56,7 +62,9 @@ def _chosen(count: int, wanted: int, processes: Processes) -> list[int]:
     return [int(i) for i in found[processes.rank :: processes.count]]
 
 
-def _of_scans(config: TrainConfig, processes: Processes) -> list[Measured]:
+def _of_scans(
+    config: TrainConfig, processes: Processes, skipped: dict[Path, str]
+) -> list[Measured]:
     """One slice of each of ``validation_samples`` evenly spaced scans; bad files are skipped."""
     scans = [file for path in config.data.validation_scans for file in scan_files(path)]
     dataset, found = ScanDataset(scans, scan_samples(config)), []
@@ -64,6 +72,7 @@ def _of_scans(config: TrainConfig, processes: Processes) -> list[Measured]:
         rng = np.random.default_rng([config.seed, VALIDATION_STREAM, i])
         found.append(dataset.try_sample(scans[i], rng))
     samples: list[Measured] = [sample for sample in found if sample is not None]
+    skipped.update(dataset.skipped)
     # The share of one process may be empty.
     if not processes.any(bool(samples)):
         raise none_usable(dataset.skipped)
