@@ -9,6 +9,8 @@ from test_scan_sources import SAMPLING, SHAPE, kspace_of, mask_of, write_scan
 from typer.testing import CliRunner
 
 from equipoise.cli.app import app
+from equipoise.methods.mol_ridge_3d import MolRidge3D
+from equipoise.networks.ridge_volume import RidgeVolume
 from equipoise.outcome import BadInputError
 from equipoise.training.finetune import FinetuneOutcome, FinetuneSettings, finetune, judgement
 from equipoise.training.sources.held_out import hold_out
@@ -131,6 +133,13 @@ class TestFinetune:
         path = write_scan(tmp_path / "a.h5", kspace_of(0))
         with pytest.raises(BadInputError, match=words):
             finetune(model, [path], tmp_path / "o.safetensors")
+
+    def test_a_start_for_series_is_refused(self, tmp_path):
+        series = MolRidge3D(RidgeVolume(m=0.1, features=2, basis=2, filters=1, across=2, taps=3))
+        save_model(tmp_path / "series.safetensors", series, {})
+        path = write_scan(tmp_path / "a.h5", kspace_of(0))
+        with pytest.raises(BadInputError, match=r"is for images \(time, y, x\).*slice by slice"):
+            finetune(tmp_path / "series.safetensors", [path], tmp_path / "o.safetensors")
 
     def test_the_start_and_the_scans_are_never_written_over(self, start, tmp_path):
         path = write_scan(tmp_path / "a.h5", kspace_of(0))

@@ -103,9 +103,7 @@ def divided(config: TrainConfig, images: list[LabelledImage]) -> tuple[list[Tens
     )
 
 
-def validation_images(
-    config: TrainConfig, skipped: dict[Path, str] | None = None
-) -> list[Tensor]:
+def validation_images(config: TrainConfig, skipped: dict[Path, str] | None = None) -> list[Tensor]:
     """The images for validation: those that are named, or of the subjects that are set aside.
 
     ``skipped`` receives the files of folders that cannot be used, and why; with None they are an

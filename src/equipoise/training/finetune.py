@@ -170,7 +170,7 @@ def finetune(
     Raises
     ------
     BadInputError
-        If the model has no weights or is for photographs, no scan can be used, or the output must
+        If the model has no weights or is not for slices of scans, no scan can be used, or the output must
         not be written.
     StoppedError
         If SIGINT or SIGTERM stopped it; nothing is written.
@@ -224,6 +224,11 @@ def _start(model: str | Path) -> Method:
     if start.real:
         raise BadInputError(
             f"{model} is for photographs and a scan is complex: choose one of the -brain- models"
+        )
+    if len(start.axes) > 2:
+        raise BadInputError(
+            f"{model} is for images ({', '.join(start.axes)}), and scans are fine-tuned to slice by "
+            "slice: choose a model of (y, x), or train with `equipoise train cine`"
         )
     return start
 
