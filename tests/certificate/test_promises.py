@@ -290,8 +290,16 @@ def test_in_range_follows_one_rule():
     known = [None, model.options, SolverOptions(tile=12), SolverOptions(recompute=True)]
     for options in known:
         assert compared(model, problem, solution, None, options).in_range is True
-    given = Choice({"lam": 5.0}, "given", "a test")
+    given = Choice({"lam": 5.0}, "given", "a test", setting="given")
     assert compared(model, problem, solution, given, None) == (None, None)
+    # A calibration at weights by prediction says nothing about those of the rule, nor about these.
+    predicted = replace(given, setting="auto", basis="prediction")
+    assert compared(model, problem, solution, predicted, None) == (None, None)
+    model.calibration = replace(model.calibration, lam="auto")
+    for choice in (None, replace(given, basis="rule", setting="rule"), given):
+        assert compared(model, problem, solution, choice, None) == (None, None)
+    assert compared(model, problem, solution, predicted, None).in_range is True
+    model.calibration = replace(model.calibration, lam="rule")
     other = SolverOptions(rtol=1e-2)
     assert compared(model, problem, solution, None, other) == (None, None)
     tiled = certify_slice(problem, model, options=SolverOptions(tile=12)).certificate

@@ -70,7 +70,8 @@ class TestRecon:
         assert set(only) == SLICE_KEYS
         assert only["distance_bound"] <= 1e-3
         assert only["m_evidence"] == "proved"
-        assert only["choice"]["basis"] == "rule"
+        assert only["choice"]["basis"] == "prediction"
+        assert only["choice"]["trials"]
         assert only["psnr"] > 30
         assert only["sense_psnr"] > 30
         with h5py.File(out) as file:

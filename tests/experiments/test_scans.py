@@ -66,8 +66,8 @@ def test_lam_by_prediction_is_a_column_with_what_it_costs(quick, full_scan, tmp_
     cases = {entry["method"]: entry for entry in json.loads(result.stdout)["cases"]}
     # U-Net is defined for the weights of its training only.
     tv = [f"tv, {weight}" for weight in ("oracle", "rule", "auto")]
-    assert list(cases) == [*tv, "mol-ridge", "mol-ridge, auto", "unet"]
-    ridge, predicted = cases["mol-ridge"], cases["mol-ridge, auto"]
+    assert list(cases) == [*tv, "mol-ridge, rule", "mol-ridge", "unet"]
+    ridge, predicted = cases["mol-ridge, rule"], cases["mol-ridge"]
     assert predicted["evaluations"] > 2 * ridge["evaluations"]
     wrong = CliRunner().invoke(app, [*command[:-2], "best", "-o", str(tmp_path / "x")])
     assert wrong.exit_code == 1

@@ -128,6 +128,7 @@ def test_a_scan_unlike_the_others_is_flagged_at_its_own_noise_and_gets_no_bound(
     assert max(calibration.deviation(far), key=calibration.deviation(far).get) == "misfit"
     assert calibration.psnr_bound(far) is None
     assert not calibration.in_range({**usual, "noise": 2.0})
+    assert calibration.deviation({**usual, "noise": 1e-5})["noise"] == 0
     assert not calibration.in_range({**usual, "acceleration": 40.0})
     assert calibration.deviation({**usual, "evaluations": 2.0})["evaluations"] == 0
     assert not calibration.in_range({**usual, "evaluations": 90.0})

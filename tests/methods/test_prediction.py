@@ -9,6 +9,7 @@ import torch
 from conftest import small_head
 from equipoise.certificate.attack import Attackable
 from equipoise.certificate.certify import certify_slice
+from equipoise.methods import prediction
 from equipoise.methods.prediction import (
     BUDGET,
     MOST_TRIALS,
@@ -16,6 +17,7 @@ from equipoise.methods.prediction import (
     choose_weights,
     weights_for,
 )
+from equipoise.methods.solving import solve_slice
 from equipoise.methods.variational import TV, TVConfig
 from equipoise.metrics import psnr
 from equipoise.outcome import BadInputError
@@ -176,12 +178,38 @@ def test_data_without_samples_and_data_that_are_zero_follow_the_rule(model):
     assert "FunctionOp" in choice.reason
 
 
-@pytest.mark.parametrize("wrong", [1 / 300, 1.0])
-def test_trials_cost_at_most_their_budget(wrong):
+@pytest.mark.parametrize("wrong", [1 / 300, 30.0])
+def test_trials_and_solve_cost_at_most_five_solves(wrong):
     problem, _ = head_problem()
-    costs = [trial.evaluations for trial in choose_weights(problem, ridge(wrong)).trials]
+    model = ridge(wrong)
+    choice = choose_weights(problem, model)
+    costs = [trial.evaluations for trial in choice.trials]
     assert len(costs) > 2
-    assert sum(costs[:-1]) < BUDGET * max(costs[:-1])
+    assert sum(costs) <= BUDGET * costs[0]
+    by_rule, last = (
+        int(solve_slice(problem, model, chosen).network_evaluations[0]) for chosen in (None, choice)
+    )
+    assert choice.evaluations + last <= 5 * by_rule
+
+
+def test_a_search_that_its_budget_ends_takes_the_best_so_far(monkeypatch):
+    monkeypatch.setattr(prediction, "BUDGET", 2)
+    problem, _ = head_problem()
+    choice = choose_weights(problem, ridge(1 / 30))
+    costs = [trial.evaluations for trial in choice.trials]
+    assert len(costs) < 6
+    assert sum(costs) <= 2 * costs[0]
+    assert choice.weights == min(choice.trials, key=lambda trial: trial.error).weights
+    assert not choice.follows_rule
+
+
+def test_universal_models_choose_by_prediction_unless_asked_otherwise(model):
+    assert load_model("mol-guided-universal").usual_lam == model.usual_lam == "auto"
+    problem, _ = head_problem()
+    choices = [weights_for(problem, model, lam) for lam in (None, "rule", 4)]
+    assert [choice.setting for choice in choices] == ["auto", "rule", "given"]
+    assert choices[0].basis == "prediction"
+    assert weights_for(problem, load_model("modl-brain-4x"), None).setting == "rule"
 
 
 @pytest.mark.parametrize(("lam", "basis"), [("auto", "prediction"), ("rule", "rule"), (4, "given")])
@@ -212,6 +240,21 @@ def test_two_passes_take_the_multiples_that_the_first_one_wants():
     assert multiples[0]["lam"] > 5
     chosen, by_rule = (quality(problem, model, image, w) for w in (choices[0].weights, rules[0]))
     assert chosen > by_rule + 1
+
+
+def test_two_passes_keep_the_rule_where_the_first_one_misleads():
+    problem, image = head_problem()
+    model = load_model("mol-guided-universal")
+    model.guide.data_weight.coefficients[0] -= math.log(30)
+    choice = choose_weights(problem, model)
+    by_rule, by_first = choice.confirmation
+    assert by_first.weights["lam"] > 5 * by_rule.weights["lam"]
+    assert by_rule.error < by_first.error
+    assert choice.follows_rule
+    first, second = (quality(problem, model, image, t.weights) for t in choice.confirmation)
+    assert first > second
+    trials = sum(trial.evaluations for trial in choice.trials)
+    assert choice.evaluations == trials + by_rule.evaluations + by_first.evaluations
 
 
 def test_the_certificate_says_that_lam_was_read_off_the_data():

@@ -89,8 +89,9 @@ def test_recon_writes_one(full_scan, tmp_path):
     text = html.unescape(page.read_text())
     for wanted in ("scan.h5", "PSNR, SSIM", "error of SENSE", "ESPIRiT", "Pramanik", "torch"):
         assert wanted in text, wanted
-    assert "lam follows the noise" in text
-    assert text.count("<polyline") == 2
+    assert "best predict those that are left out" in text
+    # Residual and bound by iteration, and prediction errors at three scales of thresholds.
+    assert text.count("<polyline") == 5
     again = run("recon", full_scan, *options)
     assert again.exit_code == 1
     assert run("recon", full_scan, "-o", tmp_path / "j.h5", "--report", "r.txt").exit_code == 1
@@ -118,7 +119,8 @@ def test_certify_writes_one_with_its_statements(full_scan, tmp_path):
 def test_many_scans_have_a_page_each_in_a_folder(full_scan, tmp_path):
     other = tmp_path / "other.h5"
     other.write_bytes(full_scan.read_bytes())
-    command = ("recon", full_scan, other, "-o", tmp_path / "d", "--acceleration", 3, "--report")
+    how = ("--acceleration", 3, "--lam", "rule")
+    command = ("recon", full_scan, other, *how, "-o", tmp_path / "d", "--report")
     assert run(*command, "r.html").exit_code == 2
     done = run(*command, tmp_path / "pages")
     assert done.exit_code == 0, done.output

@@ -23,7 +23,8 @@ Lam = Annotated[
     str | None,
     typer.Option(
         metavar="auto|rule|NUMBER",
-        help="Data weight: it follows the noise (rule), predicts best (auto), or is given [rule].",
+        help="Data weight: it predicts samples best (auto), follows the noise (rule), or is given "
+        "[auto with mol-ridge and mol-guided, else rule].",
     ),
 ]
 Rtol = Annotated[

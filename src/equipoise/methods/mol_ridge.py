@@ -55,7 +55,8 @@ class MolRidge(MOL):
     F_s is m-strongly monotone for every value of its weights and of s, so the equilibrium is unique
     and every bound is proved. x* minimises the convex function ``lam ||A x - b||^2 / 2 + R_s(x)``,
     with F_s the gradient of R_s. lam and s follow the relative noise and the acceleration of the
-    scan by learned rules; both may be given instead.
+    scan by learned rules, or are the multiples of them that best
+    predict samples that were left out; both may be given instead.
 
     Parameters
     ----------
@@ -72,6 +73,7 @@ class MolRidge(MOL):
     name = "mol-ridge"
     Config: ClassVar[type[MethodConfig]] = MolRidgeConfig
     by_construction = True
+    usual_lam = "auto"
     network: Any
 
     @classmethod

@@ -8,7 +8,7 @@ from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL, Amplification
 from equipoise.methods.prediction import Choice
 from equipoise.methods.scan_features import slice_features
-from equipoise.methods.usual import PsnrBound
+from equipoise.methods.usual import Calibration, PsnrBound
 from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
@@ -79,17 +79,22 @@ def compared(
 ) -> Compared:
     """Whether the slice looks like those of the calibration, and how good its image is at least.
 
-    There must be a calibration, the weights must be those of the learned rules, and the solver
-    options must be those of the model, except for options that change memory only. ``choice`` and
-    ``options`` are the arguments of the solve.
+    There must be a calibration, the weights must have been chosen as those of its scans were, and
+    the solver options must be those of the model, except for options that change memory only.
+    ``choice`` and ``options`` are the arguments of the solve.
     """
-    by_rule = choice is None or choice.follows_rule
-    # Features depend on lam and on the stopping rule, and the calibration was measured with the
-    # usual ones.
-    if model.calibration is None or not by_rule or not _usual(model, options):
+    known = model.calibration
+    # Features depend on lam and on the stopping rule.
+    if known is None or not _chosen_alike(known, choice) or not _usual(model, options):
         return Compared()
     found = slice_features(problem, solution)
-    return Compared(model.calibration.in_range(found), model.calibration.psnr_bound(found))
+    return Compared(known.in_range(found), known.psnr_bound(found))
+
+
+def _chosen_alike(calibration: Calibration, choice: Choice | None) -> bool:
+    if calibration.lam == "auto":
+        return choice is not None and choice.setting == "auto"
+    return choice is None or choice.follows_rule
 
 
 def _usual(model: Method, options: SolverOptions | None) -> bool:

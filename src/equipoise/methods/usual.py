@@ -17,6 +17,10 @@ CONDITIONS = ("noise", "acceleration")
 CONDITIONAL, UNCONDITIONAL = ("misfit", "pull", "evaluations"), CONDITIONS
 """Features that decide whether a scan is usual."""
 
+ONE_SIDED = ("noise", "evaluations")
+"""Features of which less than usual is not suspicious: a quieter scan, or one that is solved
+faster."""
+
 PREDICTORS = ("noise", "acceleration", "filled", "peak", "misfit", "pull", "evaluations")
 """Features from which the PSNR is predicted."""
 
@@ -114,6 +118,9 @@ class Calibration:
         How the PSNR is bounded; None in calibrations of older versions.
     subjects
         Number of subjects in the calibration; None in calibrations of older versions.
+    lam
+        How the weights of the scans were chosen: ``rule`` or ``auto``. It says nothing about scans
+        whose weights were chosen in another way.
     """
 
     centre: Features
@@ -124,6 +131,7 @@ class Calibration:
     slopes: dict[str, Features] = field(default_factory=dict)
     psnr: PsnrCalibration | None = None
     subjects: int | None = None
+    lam: str = "rule"
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Calibration":
@@ -139,13 +147,12 @@ class Calibration:
         return max(self.deviation(found).values())
 
     def deviation(self, found: Mapping[str, float]) -> Features:
-        """``|log f - usual| / spread`` of each feature; fewer evaluations than usual are 0."""
+        """``|log f - usual| / spread`` of each feature; 0 for those of ``ONE_SIDED`` below."""
         off = {
             key: (logarithm(found[key]) - self._usual(key, found)) / self.spread[key]
             for key in self.centre
         }
-        # A scan that is solved faster than usual is not suspicious.
-        return {key: max(d, 0.0) if key == "evaluations" else abs(d) for key, d in off.items()}
+        return {key: max(d, 0.0) if key in ONE_SIDED else abs(d) for key, d in off.items()}
 
     def in_range(self, found: Mapping[str, float]) -> bool:
         """Whether the score is at most the threshold."""
@@ -164,7 +171,11 @@ class Calibration:
 
 
 def calibrate(
-    scans: Sequence[CalibrationScan], *, false_alarm_rate: float = 0.05, level: float = 0.95
+    scans: Sequence[CalibrationScan],
+    *,
+    false_alarm_rate: float = 0.05,
+    level: float = 0.95,
+    lam: str = "rule",
 ) -> Calibration:
     """Fit a calibration to scans of validation subjects.
 
@@ -179,6 +190,8 @@ def calibrate(
         Share of scans like these that may be flagged.
     level
         Share of scans like these for which the bound on the PSNR holds.
+    lam
+        How their weights were chosen, ``rule`` or ``auto``.
 
     Raises
     ------
@@ -193,7 +206,7 @@ def calibrate(
     fit, held = subjects[::2], subjects[1::2]
     seen = [scan for own in fit for scan in own]
     centre, spread, slopes = _usual(seen)
-    unset = Calibration(centre, spread, math.inf, false_alarm_rate, len(scans), slopes)
+    unset = Calibration(centre, spread, math.inf, false_alarm_rate, len(scans), slopes, lam=lam)
     scores = [[unset.score(scan.features) for scan in own] for own in held]
     threshold = conformal_quantile(scores, 1 - false_alarm_rate)
     expected = regress([s.psnr for s in seen], [s.features for s in seen], PREDICTORS)

@@ -132,7 +132,7 @@ def label_of(usual: Configuration, port: int, *, gpu: bool = False) -> Label:
     known = [
         _choice("config", "Method", METHODS, usual.method, "By the model, or sense"),
         _choice("model", "Model", models, usual.model, "The model of the reconstruction"),
-        _parameter("lam", "Data weight", "string", lam, "rule, auto, a number, or empty"),
+        _parameter("lam", "Data weight", "string", lam, "auto, rule, a number, or empty"),
         _choice("images", "Images", PIXELS, usual.images, "Pixels of the images that come back"),
         _parameter("certificate", "Certificate", "boolean", False, "Attach the certificate"),
         _parameter("noisemap", "Noise map", "boolean", False, "Send the noise of every pixel"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equipoise.methods.method import Method
+from equipoise.methods.prediction import weights_for
 from equipoise.methods.scan_features import slice_features
 from equipoise.methods.solving import solve_slice
 from equipoise.methods.usual import Calibration, CalibrationScan, calibrate, check_subjects
@@ -126,7 +127,7 @@ def calibrate_model(
     """
     check_subjects(min(len(images), scans), rate, level)
     found = simulated_scans(model, images, source, scans=scans, seed=seed, tell=tell)
-    return calibrate([*found], false_alarm_rate=rate, level=level)
+    return calibrate([*found], false_alarm_rate=rate, level=level, lam=model.usual_lam)
 
 
 def simulated_scans(
@@ -161,7 +162,7 @@ def subjects_of(images: Mapping[str, Any], scans: int, seed: int) -> list[str]:
 def simulated_scan(
     model: Method, source: Simulation, image: Tensor, rng: np.random.Generator, subject: str = ""
 ) -> CalibrationScan:
-    """The features of one simulated scan, and the PSNR of its image."""
+    """The features of one simulated scan with the usual weights, and the PSNR of its image."""
     kind = source.mask
     # Drawn here, so that the kind is known.
     if not isinstance(kind, str):
@@ -171,6 +172,6 @@ def simulated_scan(
     sample = source.sample(image, rng).to(next(model.parameters()).device)
     problem = Problem(sample.operator, sample.data, sample.noise_level)
     with torch.no_grad():
-        solution = solve_slice(problem, model)
+        solution = solve_slice(problem, model, weights_for(problem, model, None))
         found = slice_features(problem, solution)
     return CalibrationScan(subject, found, float(psnr(solution.value, sample.target)), kind)
