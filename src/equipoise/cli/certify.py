@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipoise.cli.options import ScanOptions, with_scan_options
+from equipoise.cli.options import Device, ScanOptions, with_scan_options
 from equipoise.cli.progress import progress
 from equipoise.cli.report import check_report_target, command_line
 from equipoise.cli.terminal import console, failures
@@ -57,6 +57,7 @@ def certify(
     quick: Annotated[
         bool, typer.Option("--quick", help="A first look in a quarter of the time.")
     ] = False,
+    device: Device = "auto",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Folder for the results [SCAN_certificate]."),
@@ -77,6 +78,7 @@ def certify(
         from equipoise.formats.replacing import make_folder
         from equipoise.formats.slices import as_slices
         from equipoise.formats.writers.target import check_files, input_files
+        from equipoise.recon.device import on_device, pick_device
         from equipoise.recon.experiment import load_experiment
         from equipoise.recon.problems import problems
         from equipoise.zoo.find import chosen_model
@@ -87,7 +89,8 @@ def certify(
         # Before the work: a refusal after minutes of solving would lose the results.
         check_files([folder / name for name in WRITTEN], overwrite=overwrite, inputs=inputs)
         check_report_target(report, overwrite, inputs)
-        network = load_model(model)
+        where = pick_device(device)
+        network = load_model(model).to(where)
         experiment = load_experiment(
             scan,
             csm=how.csm,
@@ -112,7 +115,7 @@ def certify(
         stages = 2 + 2 * (network.m is not None)
         with progress() as bar:
             for problem in problems(acquisition):
-                problem = _at_noise(problem, noise)
+                problem = on_device(_at_noise(problem, noise), where)
                 of_slice = bar.stages(f"slice {problem.index}", stages)
                 certified = certify_slice(
                     problem,
@@ -162,9 +165,11 @@ class _Results:
     def with_slice(self, found: "CertifiedSlice") -> None:
         """``certificate.json``, ``maps.h5`` and ``certificate.png`` with a slice as it is now."""
         from equipoise.formats.replacing import replacing
+        from equipoise.recon.device import CPU, on_device
         from equipoise.report.certificate_file import certificate_json, write_maps
         from equipoise.report.figures import certificate_figure
 
+        found = on_device(found, CPU)
         index = found.certificate.index
         others = [one for one in self.slices if one.certificate.index != index]
         self.slices = [*others, found]

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
+
     from equipoise.methods.method import Method
 
 ORDER = (
@@ -26,6 +28,11 @@ class Chosen(NamedTuple):
 
     loaded: dict[str, "Method | None"]
     origins: dict[str, dict[str, Any]]
+
+    def to(self, device: "torch.device") -> "Chosen":
+        """The methods on a device."""
+        moved = {n: None if one is None else one.to(device) for n, one in self.loaded.items()}
+        return Chosen(moved, self.origins)
 
     def seen(self, data: list[Path] | None) -> list[str]:
         """Sentences about data that the models have seen."""

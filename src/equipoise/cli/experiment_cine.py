@@ -15,6 +15,7 @@ from equipoise.cli.experiments import (
     finish,
     settings_of,
 )
+from equipoise.cli.options import Device
 from equipoise.cli.progress import progress
 from equipoise.cli.terminal import console, failures
 
@@ -36,6 +37,7 @@ def cine(
     crop: Annotated[
         int | None, typer.Option(min=16, help="Side of the central part of every frame [all].")
     ] = None,
+    device: Device = "auto",
     output: Folder = Path("cine"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -45,16 +47,19 @@ def cine(
         from equipoise.experiments import cine as experiment
         from equipoise.experiments.cases import expanded
         from equipoise.experiments.series import NOISE, series_cases
+        from equipoise.recon.device import on_device, pick_device
 
         check_results(output, experiment.FILES, overwrite, data)
-        chosen = _of_series(methods)
+        where = pick_device(device)
+        chosen = _of_series(methods).to(where)
         models = {name: model for name, model in chosen.loaded.items() if model is not None}
-        found = series_cases(data, acceleration, seeds, crop=crop)
+        series = series_cases(data, acceleration, seeds, crop=crop)
+        found = (on_device(case, where) for case in series)
         with progress() as bar:
             say = bar.saying("series", len(expanded(data)) * seeds)
             rows = experiment.study(models, found, say)
         settings = {
-            **settings_of(data, acceleration, seeds),
+            **settings_of(data, acceleration, seeds, where),
             "simulated_noise": list(NOISE),
             "crop": crop,
         }

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equipoise.cli.compared import SCANS_ORDER, chosen_methods, chosen_superres
+from equipoise.cli.options import Device
 from equipoise.cli.progress import progress
 from equipoise.cli.terminal import console, failures
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
 app = typer.Typer(help="Reproduce a table or figure of the paper.", no_args_is_help=True)
 
@@ -50,6 +51,7 @@ def table1(
     methods: Names = None,
     acceleration: Acceleration = 4.0,
     seeds: Seeds = 4,
+    device: Device = "auto",
     output: Folder = Path("table1"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -58,14 +60,17 @@ def table1(
     with failures():
         from equipoise.experiments import table1 as experiment
         from equipoise.experiments.cases import cases, number_of_cases
+        from equipoise.recon.device import on_device, pick_device
 
         check_results(output, experiment.FILES, overwrite, data)
-        chosen = chosen_methods(methods)
-        acquisitions = cases(data or [], acceleration, seeds)
+        where = pick_device(device)
+        chosen = chosen_methods(methods).to(where)
+        found = cases(data or [], acceleration, seeds)
+        acquisitions = (on_device(case, where) for case in found)
         with progress() as bar:
             say = bar.saying("table1", number_of_cases(data or [], seeds))
             comparison = experiment.compare(chosen.loaded, acquisitions, say)
-        settings = settings_of(data, acceleration, seeds)
+        settings = settings_of(data, acceleration, seeds, where)
         result = experiment.write_table(output, comparison, settings, chosen.seen(data))
         console.print((output / "table1.md").read_text(), markup=False)
     finish(output, result, as_json)
@@ -77,6 +82,7 @@ def masks(
     methods: Names = None,
     seeds: Seeds = 1,
     lam: Lams = None,
+    device: Device = "auto",
     output: Folder = Path("masks"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -86,14 +92,17 @@ def masks(
         from equipoise.experiments import masks as experiment
         from equipoise.experiments.cases import number_of_cases
         from equipoise.experiments.table1 import compare
+        from equipoise.recon.device import on_device, pick_device
 
         check_results(output, experiment.FILES, overwrite, data)
-        lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER)
-        acquisitions = experiment.mask_cases(data or [], seeds)
+        where = pick_device(device)
+        lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER).to(where)
+        found = experiment.mask_cases(data or [], seeds)
+        acquisitions = (on_device(case, where) for case in found)
         with progress() as bar:
             say = bar.saying("masks", len(experiment.GRID) * number_of_cases(data or [], seeds))
             rows = compare(chosen.loaded, acquisitions, say, lams).rows
-        settings = {**settings_of(data, experiment.GRID, seeds), "lam": lams}
+        settings = {**settings_of(data, experiment.GRID, seeds, where), "lam": lams}
         result = experiment.write_masks(output, rows, settings, chosen.seen(data))
         console.print((output / "masks.md").read_text(), markup=False)
     finish(output, result, as_json)
@@ -107,6 +116,7 @@ def scans(
     methods: Names = None,
     seeds: Seeds = 1,
     lam: Lams = None,
+    device: Device = "auto",
     output: Folder = Path("scans"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -116,14 +126,17 @@ def scans(
         from equipoise.experiments import scans as experiment
         from equipoise.experiments.cases import expanded
         from equipoise.experiments.table1 import compare
+        from equipoise.recon.device import on_device, pick_device
 
         check_results(output, experiment.FILES, overwrite, data)
-        lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER)
-        acquisitions = experiment.scan_cases(data, seeds)
+        where = pick_device(device)
+        lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER).to(where)
+        found = experiment.scan_cases(data, seeds)
+        acquisitions = (on_device(case, where) for case in found)
         with progress() as bar:
             say = bar.saying("scans", len(expanded(data)) * len(experiment.MASKS) * seeds)
             rows = compare(chosen.loaded, acquisitions, say, lams).rows
-        settings = {**settings_of(data, experiment.MASKS, seeds), "simulated_noise": None}
+        settings = {**settings_of(data, experiment.MASKS, seeds, where), "simulated_noise": None}
         settings["lam"] = lams
         result = experiment.write_scans(output, rows, settings, chosen.seen(data))
         console.print((output / "scans.md").read_text(), markup=False)
@@ -142,6 +155,7 @@ def robustness(
         list[float] | None,
         typer.Option(help="||d|| / ||b|| of an attack; may be repeated [0.01 0.02 0.05 0.1]."),
     ] = None,
+    device: Device = "auto",
     output: Folder = Path("robustness"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -153,20 +167,27 @@ def robustness(
     with failures():
         from equipoise.experiments import robustness as experiment
         from equipoise.experiments.cases import cases, number_of_cases
+        from equipoise.recon.device import on_device, pick_device
 
         check_results(output, experiment.FILES, overwrite, data)
-        chosen = chosen_methods(methods)
+        where = pick_device(device)
+        chosen = chosen_methods(methods).to(where)
+        found = cases(data or [], acceleration, seeds)
         count = len(chosen.loaded) * number_of_cases(data or [], seeds)
         with progress() as bar:
             rows = experiment.study(
                 chosen.loaded,
-                cases(data or [], acceleration, seeds),
+                (on_device(case, where) for case in found),
                 steps=steps,
                 starts=starts,
                 epsilons=epsilon or experiment.EPSILONS,
                 say=bar.saying("robustness", count),
             )
-        settings = {**settings_of(data, acceleration, seeds), "steps": steps, "starts": starts}
+        settings = {
+            **settings_of(data, acceleration, seeds, where),
+            "steps": steps,
+            "starts": starts,
+        }
         result = experiment.write_study(output, rows, settings, chosen.seen(data))
         console.print((output / "robustness.md").read_text(), markup=False)
     finish(output, result, as_json)
@@ -213,6 +234,7 @@ def superres(
     noise: Annotated[
         float, typer.Option(min=0, help="Standard deviation of the added noise; white is 1.")
     ] = 0.01,
+    device: Device = "auto",
     output: Folder = Path("superres"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -220,19 +242,23 @@ def superres(
     """Super-resolution: PSNR, SSIM, time and Fig. 2 of every method on photographs."""
     with failures():
         from equipoise.experiments import superres as experiment
+        from equipoise.recon.device import pick_device
         from equipoise.recon.enlarge import DEFAULT_MODEL, blur_of
         from equipoise.training.sources.photographs import SuperResolution
 
         check_results(output, experiment.FILES, overwrite, data)
-        chosen = chosen_superres(methods)
+        where = pick_device(device)
+        chosen = chosen_superres(methods).to(where)
         blur = replace(blur_of(DEFAULT_MODEL), factor=factor)
         source = SuperResolution(**asdict(blur))
         photographs = experiment.photographs(data or [], factor)
         with progress() as bar:
             say = bar.saying("superres", len(experiment.photograph_files(data or [])))
-            found = experiment.study(chosen.loaded, photographs, source, noise=noise, say=say)
+            found = experiment.study(
+                chosen.loaded, photographs, source, noise=noise, device=where, say=say
+            )
         settings = {
-            **_machine(),
+            **_machine(where),
             "data": [path.name for path in data or []] or ["grace_hopper.jpg of matplotlib"],
             "factor": factor,
             "kernel": source.kernel,
@@ -261,6 +287,7 @@ def detection(
     ] = None,
     scans: Annotated[int, typer.Option(min=1, help="Number of scans of each kind.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    device: Device = "auto",
     output: Folder = Path("detection"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -269,15 +296,17 @@ def detection(
     with failures():
         from equipoise.experiments import detection as experiment
         from equipoise.formats.sample_head import head_slice
+        from equipoise.recon.device import pick_device
         from equipoise.training.calibrate import simulation_of
         from equipoise.training.sources.images import load_images
         from equipoise.zoo.model_file import load_model, provenance
 
         check_results(output, experiment.FILES, overwrite, [*(data or []), *(others or [])])
+        where = pick_device(device)
         source = simulation_of(provenance(model), coils)
         with progress() as bar:
             rows = experiment.study(
-                load_model(model),
+                load_model(model).to(where),
                 load_images(data) if data else [head_slice()[0]],
                 load_images(others) if others else [],
                 source,
@@ -286,7 +315,7 @@ def detection(
                 say=bar.saying("detection", experiment.number_of_scans(scans, bool(others))),
             )
         settings = {
-            **settings_of(data, source.acceleration, seed),
+            **settings_of(data, source.acceleration, seed, where),
             "model": model,
             "others": [path.name for path in others or []],
         }
@@ -317,12 +346,14 @@ def _lams(text: str | None) -> list[str] | None:
     return found
 
 
-def settings_of(data: list[Path] | None, acceleration: Any, seeds: int) -> dict[str, Any]:
+def settings_of(
+    data: list[Path] | None, acceleration: Any, seeds: int, device: "torch.device"
+) -> dict[str, Any]:
     """What the numbers of an experiment depend on."""
     from equipoise.experiments.cases import NOISE
 
     return {
-        **_machine(),
+        **_machine(device),
         "data": [path.name for path in data or []] or ["head of matplotlib"],
         "acceleration": acceleration,
         "seeds": seeds,
@@ -330,7 +361,7 @@ def settings_of(data: list[Path] | None, acceleration: Any, seeds: int) -> dict[
     }
 
 
-def _machine() -> dict[str, Any]:
+def _machine(device: "torch.device") -> dict[str, Any]:
     import platform
 
     import torch
@@ -342,6 +373,7 @@ def _machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
 
 

@@ -19,6 +19,7 @@ from equipoise.formats.replacing import make_folder
 from equipoise.methods.method import PLANE, Method
 from equipoise.methods.temporal import PRIORS, TemporalPrior, minimise_series
 from equipoise.outcome import BadInputError, Solution
+from equipoise.recon.device import seconds_since
 from equipoise.vectors import per_sample
 
 log = logging.getLogger(__name__)
@@ -71,12 +72,12 @@ def solvers(models: dict[str, Method]) -> dict[str, Solver]:
     return found
 
 
-def _measured(solve: Callable[[], Any]) -> tuple[Any, Row]:
+def _measured(solve: Callable[[], Any], device: torch.device) -> tuple[Any, Row]:
     """What a function returns, with its time and the growth of the peak memory, in MB."""
     before = reset_peak() if CLEAR_REFS.exists() else None
     started = time.perf_counter()
     found = solve()
-    seconds = time.perf_counter() - started
+    seconds = seconds_since(started, device)
     return found, {
         "seconds": seconds,
         "peak_mb": None if before is None else peak_since(before),
@@ -88,7 +89,8 @@ def _measured(solve: Callable[[], Any]) -> tuple[Any, Row]:
 def _whole(model: Method, case: SeriesCase) -> Result:
     """The whole series at once."""
     solution, row = _measured(
-        lambda: model.solve(case.operator, case.kspace, noise_level=case.noise_level)
+        lambda: model.solve(case.operator, case.kspace, noise_level=case.noise_level),
+        case.kspace.device,
     )
     return Result(solution.value, row | _certified(solution))
 
@@ -97,7 +99,7 @@ def _by_frame(model: Method, case: SeriesCase) -> Result:
     """Every frame alone."""
     frames, data = case.operator.frames(), case.kspace[0].movedim(1, 0)
     level = case.noise_level.expand(len(data))
-    solution, row = _measured(lambda: model.solve(frames, data, noise_level=level))
+    solution, row = _measured(lambda: model.solve(frames, data, noise_level=level), data.device)
     return Result(solution.value[None], row | _certified(solution))
 
 
@@ -106,7 +108,7 @@ def _certified(solution: Solution) -> Row:
 
 
 def _zero_filled(case: SeriesCase) -> Result:
-    return Result(*_measured(lambda: case.operator.adjoint(case.kspace)))
+    return Result(*_measured(lambda: case.operator.adjoint(case.kspace), case.kspace.device))
 
 
 def _tuned(prior: TemporalPrior, case: SeriesCase) -> Result:
@@ -123,7 +125,7 @@ def _tuned(prior: TemporalPrior, case: SeriesCase) -> Result:
         start = problem(lam=_one(lam, scale), start=start, max_iter=SEARCH_ITERATIONS).image
         tried.append((quality(start * float(scale), case)["psnr"], lam))
     best = max(tried)[1]
-    found, row = _measured(lambda: problem(lam=_one(best, scale)))
+    found, row = _measured(lambda: problem(lam=_one(best, scale)), scale.device)
     return Result(found.image * float(scale), {**row, "lam": best})
 
 

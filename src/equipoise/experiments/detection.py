@@ -72,7 +72,7 @@ def _spikes(problem: Scan, model: Method, rng: np.random.Generator) -> Scan:
     measured = torch.nonzero(problem.operator.mask[0])
     # Only measured samples, because others would be ignored.
     chosen = measured[torch.from_numpy(rng.integers(len(measured), size=SPIKES))]
-    phase = complex_noise((SPIKES, kspace.shape[1]), rng).T
+    phase = complex_noise((SPIKES, kspace.shape[1]), rng).T.to(kspace.device)
     size = SPIKE * kspace.abs().max()
     kspace[0][:, chosen[:, 0], chosen[:, 1]] += size * phase / phase.abs()
     return _with_data(problem, kspace)
@@ -150,7 +150,8 @@ def study(
         raise BadInputError("the model has no calibration: run `equipoise calibrate` first")
     rows: list[Row] = []
     for kind, image, rng in _scans(images, others, scans, seed):
-        sample = source.sample(image, rng)
+        # Drawn on the CPU, so it does not depend on the device of the model.
+        sample = source.sample(image, rng).to(next(model.parameters()).device)
         problem = Problem(sample.operator, sample.data, sample.noise_level)
         problem = kind.change(problem, model, rng)
         with torch.no_grad():

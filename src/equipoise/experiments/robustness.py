@@ -63,7 +63,9 @@ def _noise_rows(name: str, method: Method | None, case: Case, levels: Sequence[f
     scale = float(case.operator.intensity_scale(case.kspace))
     rows = []
     for level in levels:
-        noise = complex_noise(tuple(case.kspace.shape), np.random.default_rng(case.seed))
+        # Drawn on the CPU, so that a seed gives the same noise on every device.
+        drawn = complex_noise(tuple(case.kspace.shape), np.random.default_rng(case.seed))
+        noise = drawn.to(case.kspace.device)
         moved = case.with_kspace(
             case.kspace + case.operator.mask[:, None] * noise * (level * scale)
         )

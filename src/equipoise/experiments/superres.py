@@ -21,6 +21,7 @@ from equipoise.metrics import psnr, ssim
 from equipoise.outcome import BadInputError
 from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.superres import BlurDownsampleOp, resize_bicubic
+from equipoise.recon.device import CPU, seconds_since
 from equipoise.training.sources.images import image_files
 from equipoise.training.sources.photographs import SuperResolution
 from equipoise.training.sources.source import Sample
@@ -101,6 +102,7 @@ def study(
     source: SuperResolution,
     *,
     noise: float = NOISE,
+    device: torch.device = CPU,
     say: Callable[[str], None] = log.info,
 ) -> Study:
     """Reduce every photograph, add noise, and enlarge it with every method.
@@ -114,7 +116,7 @@ def study(
     shown: dict[str, Tensor] = {}
     first: Sample | None = None
     for index, (path, image) in enumerate(images):
-        sample = source.acquire(image, noise, np.random.default_rng(index))
+        sample = source.acquire(image, noise, np.random.default_rng(index)).to(device)
         first = first or sample
         for method_name, method in methods.items():
             result, row = _reconstruct(method_name, method, sample)
@@ -126,11 +128,11 @@ def study(
             place = {"slice": path.stem, "subject": str(path), "method": method_name}
             rows.append({**place, **quality, **row})
             if sample is first:
-                shown[method_name] = inner
+                shown[method_name] = inner.cpu()
         done = {r["method"]: f"{r['psnr']:.2f}" for r in rows[-len(methods) :]}
         say(f"{path.stem}: {done}")
     assert first is not None
-    return Study(rows, shown, first)
+    return Study(rows, shown, first.to(CPU))
 
 
 def _reconstruct(name: str, method: Method | None, sample: Sample) -> tuple[Tensor, Row]:
@@ -147,7 +149,7 @@ def _reconstruct(name: str, method: Method | None, sample: Sample) -> tuple[Tens
         )
         started = time.perf_counter()
         image = _tikhonov(sample, best)
-    seconds = time.perf_counter() - started
+    seconds = seconds_since(started, image.device)
     return image, {"seconds": seconds, "evaluations": 0, "outcome": name, "bound": None}
 
 

@@ -22,6 +22,7 @@ from equipoise.methods.variational import Variational
 from equipoise.metrics import psnr, ssim
 from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.linop import LinearOperator
+from equipoise.recon.device import CPU, on_device, seconds_since
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +69,11 @@ def compare(
             unknown = {"lam": None, "objective_gap": None}
             rows.append({**place, "method": name, **quality, **unknown, **row})
             if case is first:
-                images[name] = image
+                images[name] = image.cpu()
         done = {r["method"]: f"{r['psnr']:.2f}" for r in rows[before:]}
         say(f"{case.name}, mask {case.seed}: {done}")
     assert first is not None
-    return Comparison(rows, images, first)
+    return Comparison(rows, images, on_device(first, CPU))
 
 
 def _all_methods(
@@ -106,7 +107,7 @@ def _sense(case: Case) -> tuple[Tensor, Row]:
     lam = best_sense(case.operator, case.kspace, case.target).lam
     started = time.perf_counter()
     image = tikhonov(case.operator, case.kspace, lam, rtol=1e-4)
-    seconds = time.perf_counter() - started
+    seconds = seconds_since(started, image.device)
     return image, {"seconds": seconds, "evaluations": 0, "outcome": "sense", "bound": None}
 
 
@@ -117,7 +118,7 @@ def learned(
     """The image of a trained method, and the entries of its row."""
     started = time.perf_counter()
     solution = method.solve(operator, data, noise_level=noise_level)
-    seconds = time.perf_counter() - started
+    seconds = seconds_since(started, data.device)
     bound = float(solution.distance_bound)
     return solution.value, {
         "seconds": seconds,

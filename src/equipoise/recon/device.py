@@ -1,11 +1,16 @@
 """The device on which the equations are solved: CPU or GPU."""
 
+import copy
+import time
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
 
 import torch
 
 from equipoise.outcome import BadInputError
+
+CPU = torch.device("cpu")
 
 NO_DOUBLE = "mps"
 """Apple's backend has no float64, in which the distance bounds are computed."""
@@ -35,6 +40,35 @@ def pick_device(name: str) -> torch.device:
             " can use; use cpu or auto"
         )
     return device
+
+
+Moved = TypeVar("Moved")
+
+
+def on_device(value: Moved, device: torch.device) -> Moved:
+    """The same with its tensors on a device: a tensor, an operator, or a dataclass of these.
+
+    Other values stay as they are; of a tuple, list or dict the entries are not moved.
+    """
+    found: Any = value
+    if hasattr(found, "to"):
+        moved: Moved = found.to(device)
+        return moved
+    if not is_dataclass(found) or isinstance(found, type):
+        return value
+    found = copy.copy(found)
+    for one in fields(found):
+        # Problems are frozen, and their constructors would check again what was checked.
+        object.__setattr__(found, one.name, on_device(getattr(found, one.name), device))
+    return found
+
+
+def seconds_since(started: float, device: torch.device) -> float:
+    """Seconds since a time of :func:`time.perf_counter`, when the device has done its work."""
+    # A card works on after its kernels have been launched.
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
 def creating_on(device: torch.device) -> AbstractContextManager[Any]:

@@ -29,10 +29,9 @@ from equipoise.methods.usual import PsnrBound
 from equipoise.methods.variational import gap_of
 from equipoise.metrics import psnr, ssim
 from equipoise.outcome import BadInputError, Outcome, Solution
-from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
 from equipoise.readable import counted, matrix, span
-from equipoise.recon.device import creating_on
+from equipoise.recon.device import creating_on, on_device
 from equipoise.recon.problems import problems, target_of
 
 log = logging.getLogger(__name__)
@@ -209,7 +208,7 @@ def reconstruct(
     for problem in problems(acquisition):
         index, unit, csm = problem.index, problem.unit, problem.operator.csm
         with torch.no_grad(), creating_on(device):
-            moved = _on_device(problem, device)
+            moved = on_device(problem, device)
             choice = weights_for(moved, model, lam, options)
             solution = solve_slice(moved, model, choice, options)
             image, record = solution.value.cpu(), solution.history_of(0).cpu()
@@ -264,12 +263,6 @@ def _log(result: SliceResult, count: int) -> None:
         *(result.index, count, result.outcome, result.iterations),
         *(result.distance_bound, result.seconds),
     )
-
-
-def _on_device(problem: Problem[SenseOp], device: torch.device) -> Problem[SenseOp]:
-    operator = SenseOp(problem.operator.csm.to(device), problem.operator.mask.to(device))
-    data, level = problem.data.to(device), problem.noise_level.to(device)
-    return Problem(operator, data, level, problem.unit)
 
 
 def _slice_result(

@@ -170,8 +170,8 @@ def finetune(
     Raises
     ------
     BadInputError
-        If the model has no weights or is not for slices of scans, no scan can be used, or the output must
-        not be written.
+        If the model has no weights or is not for slices of scans, no scan can be used, or the
+        output must not be written.
     StoppedError
         If SIGINT or SIGTERM stopped it; nothing is written.
     EquipoiseError
@@ -227,8 +227,8 @@ def _start(model: str | Path) -> Method:
         )
     if len(start.axes) > 2:
         raise BadInputError(
-            f"{model} is for images ({', '.join(start.axes)}), and scans are fine-tuned to slice by "
-            "slice: choose a model of (y, x), or train with `equipoise train cine`"
+            f"{model} is for images ({', '.join(start.axes)}), and scans are fine-tuned to slice "
+            "by slice: choose a model of (y, x), or train with `equipoise train cine`"
         )
     return start
 
