@@ -25,6 +25,7 @@ from torch import Tensor
 
 from equipoise.experiments.scans import scan_cases
 from equipoise.methods.method import Method
+from equipoise.methods.prediction import weights_for
 from equipoise.methods.solving import compared, solve_slice
 from equipoise.methods.usual import Calibration, CalibrationScan, calibrate
 from equipoise.metrics import psnr
@@ -137,8 +138,9 @@ def real(model: Method, paths: list[Path]) -> Iterator[str]:
     for case in scan_cases(paths, 1):
         problem = Problem(case.operator, case.kspace, case.noise_level)
         with torch.no_grad():
-            solution = solve_slice(problem, model)
-        found = compared(model, problem, solution, None, None)
+            choice = weights_for(problem, model, None)
+            solution = solve_slice(problem, model, choice)
+        found = compared(model, problem, solution, choice, None)
         bound = "none" if found.psnr_bound is None else f"{found.psnr_bound.value:.1f}"
         yield (
             f"| {case.name} | {float(psnr(solution.value, case.target)):.2f} | {bound} | "
@@ -183,7 +185,9 @@ def main() -> None:
         raise BadInputError(f"calibration and test share the subjects {sorted(common)}")
     for text in table(known, test, given.rate, given.level):
         print(text)
-    model.calibration = calibrate(known, false_alarm_rate=given.rate, level=given.level)
+    model.calibration = calibrate(
+        known, false_alarm_rate=given.rate, level=given.level, lam=model.usual_lam
+    )
     if given.real:
         print("\n| scan | PSNR (dB) | bound (dB) | in range |\n|---|---|---|---|")
     for text in real(model, given.real) if given.real else ():

@@ -78,6 +78,7 @@ def calibrate(
             "seen": seen,
             "subjects": found.subjects,
             "scans": scans,
+            "lam": found.lam,
             "zoom": list(source.zoom),
             "rate": rate,
             "level": level,
