@@ -173,8 +173,12 @@ def write_calgary(path, kspace):
 
 
 def write_cmrxrecon(path, kspace, name="kspace_full", times=1):
-    """As MATLAB saves (kx, ky, coil, slice, time): h5py sees the axes reversed."""
-    compound = np.zeros((times, *kspace.shape), [("real", "f4"), ("imag", "f4")])
+    """As MATLAB saves (kx, ky, coil, slice, time): h5py sees the axes reversed.
+
+    K-space without time is repeated.
+    """
+    shape = kspace.shape if kspace.ndim == 5 else (times, *kspace.shape)
+    compound = np.zeros(shape, [("real", "f4"), ("imag", "f4")])
     compound["real"], compound["imag"] = kspace.real, kspace.imag
     with h5py.File(path, "w", userblock_size=512) as file:
         file[name] = compound

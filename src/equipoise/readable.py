@@ -31,5 +31,5 @@ def duration(seconds: float) -> str:
 
 
 def counted(n: int, noun: str) -> str:
-    """``1 slice``, ``3 slices``."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    """``1 slice``, ``3 slices``, ``3 series``."""
+    return f"{n} {noun}" if n == 1 or noun.endswith("s") else f"{n} {noun}s"

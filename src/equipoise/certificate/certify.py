@@ -261,6 +261,7 @@ class _Run:
         usual = compared(model, problem, solution, self.choice, self.options)
         return Certificate(
             index=self.index,
+            axes=[*problem.operator.image_axes],
             model=model.name,
             outcome=solution.outcome[0].value,
             lam=constants.lam,

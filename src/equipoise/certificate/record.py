@@ -71,7 +71,9 @@ class Certificate:
     Attributes
     ----------
     index, model, outcome
-        Which slice and method, and how the solve ended.
+        Which slice, series or volume, which method, and how the solve ended.
+    axes
+        The names of the axes of the image, in their order; empty where your own A names none.
     lam, threshold, lam_source
         The data weight, the scale of the thresholds if the network has one, and whether they were
         ``given``, follow the noise by the learned ``rule``, or were chosen by ``prediction``.
@@ -129,6 +131,7 @@ class Certificate:
     """
 
     index: int
+    axes: list[str]
     model: str
     outcome: str
     lam: float

@@ -76,11 +76,11 @@ def certify(
         from equipoise.certificate.certify import certify_slice
         from equipoise.certificate.effort import QUICK, Effort
         from equipoise.formats.replacing import make_folder
-        from equipoise.formats.slices import as_slices
         from equipoise.formats.writers.target import check_files, input_files
         from equipoise.recon.device import on_device, pick_device
         from equipoise.recon.experiment import load_experiment
         from equipoise.recon.problems import problems
+        from equipoise.recon.stack import kind_of
         from equipoise.zoo.find import chosen_model
         from equipoise.zoo.model_file import load_model
 
@@ -97,8 +97,8 @@ def certify(
             mask=how.mask,
             acceleration=how.acceleration,
             seed=how.seed,
+            axes=network.axes,
         )
-        acquisition = as_slices(experiment.acquisition)
         make_folder(folder)
         results = _Results(folder, str(scan), model)
         settings: dict[str, Any] = {
@@ -114,9 +114,9 @@ def certify(
         }
         stages = 2 + 2 * (network.m is not None)
         with progress() as bar:
-            for problem in problems(acquisition):
+            for problem in problems(experiment.acquisition, network.axes):
                 problem = on_device(_at_noise(problem, noise), where)
-                of_slice = bar.stages(f"slice {problem.index}", stages)
+                of_slice = bar.stages(f"{kind_of(network.axes)} {problem.index}", stages)
                 certified = certify_slice(
                     problem,
                     network,
@@ -185,9 +185,12 @@ class _Results:
 
 def _print(c: "Certificate") -> None:
     """Print the certificate of a slice in a form that takes a minute to read."""
+    from equipoise.recon.stack import kind_of
     from equipoise.report.tables import bound_text
 
-    console.print(f"slice {c.index}: {c.outcome}, {c.model}, {_weights(c)}", style="bold")
+    console.print(
+        f"{kind_of(tuple(c.axes))} {c.index}: {c.outcome}, {c.model}, {_weights(c)}", style="bold"
+    )
     if c.choice.basis == "prediction":
         console.print(
             f"  lam was chosen from the data: {c.choice.reason} ({c.choice.evaluations} network "

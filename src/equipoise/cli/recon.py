@@ -138,8 +138,7 @@ def recon_one(
         def on_ready(prepared: "Prepared") -> None:
             say_what_is_assumed(prepared, chosen)
             acquisition = prepared.experiment.acquisition
-            size = f"{len(acquisition.kspace)} slices, {acquisition.acceleration:.2f}-fold"
-            status.update(size)
+            status.update(f"{prepared.size}, {acquisition.acceleration:.2f}-fold")
 
         return reconstruct_file(
             scan,

@@ -6,13 +6,10 @@ import torch
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.encoding import CartesianEncoding, TrajectoryEncoding
-from equipoise.formats.header import Geometry
+from equipoise.formats.header import TIMES, Geometry
 from equipoise.formats.slices import stack_shape, why_not_solved
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling.masks import calibration_region
-
-TIMES = ("time", "phase", "repetition")
-"""Labels whose values are points in time."""
 
 
 def describe(acquisition: Acquisition) -> dict[str, Any]:

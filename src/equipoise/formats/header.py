@@ -26,6 +26,9 @@ front and head."""
 PLANES = {0: "sagittal", 1: "coronal", 2: "axial"}
 """Planes by the patient axis of their normal."""
 
+TIMES = ("repetition", "time", "phase")
+"""Labels whose values are points in time, those that change most slowly first."""
+
 OBLIQUE = 0.95
 """Cosine between the slice normal and a patient axis below which a plane is called oblique."""
 
@@ -202,6 +205,8 @@ class Header:
     left_out
         The images that cannot be made, each with the reason: a scan that was stopped, a slice
         without samples.
+    frame_ms
+        Time between the frames of a series in ms.
     kept, in_file
         Where frames without samples are left out: which were kept, of how many in the file.
     """
@@ -216,6 +221,7 @@ class Header:
     study: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    frame_ms: float | None = None
     kept: list[int] = field(default_factory=list)
     in_file: int = 0
 
@@ -271,10 +277,18 @@ class Header:
         return found
 
     def whitened(self, maps: np.ndarray) -> np.ndarray:
-        """Coil maps (..., coil, y, x) of other sources, for the whitened coils of this scan."""
+        """Maps (frame, coil, matrix) of other sources, for the whitened coils of this scan."""
         if self.whitening is None:
             return maps
-        return np.einsum("ij,...jyx->...iyx", self.whitening, maps).astype(np.complex64)
+        return np.einsum("ij,fj...->fi...", self.whitening, maps).astype(np.complex64)
+
+    def moments(self, n_images: int) -> list[int]:
+        """The number of the point in time of each image, from 0; all 0 without a series."""
+        if len(self.labels) != n_images:
+            return [0] * n_images
+        found = [moment(label) for label in self.labels]
+        number = {one: i for i, one in enumerate(sorted(set(found)))}
+        return [number[one] for one in found]
 
     def as_json(self) -> dict[str, Any]:
         """The metadata of the images, for files that can store it."""
@@ -283,6 +297,7 @@ class Header:
             "crop": self.crop,
             "labels": self.labels,
             "system": self.system,
+            "frame_ms": self.frame_ms,
         }
 
     @classmethod
@@ -301,6 +316,7 @@ class Header:
                 for label in content.get("labels", [])
             ],
             system=dict(content.get("system", {})),
+            frame_ms=_as_duration(content.get("frame_ms")),
         )
 
     def volumes(self, n_images: int) -> list[list[int]]:
@@ -317,6 +333,17 @@ class Header:
         if self.geometry is None or not self.geometry.oriented:
             return list(groups.values())
         return [self.geometry.sorted(indices) for indices in groups.values()]
+
+
+def moment(label: dict[str, int]) -> tuple[int, ...]:
+    """The point in time of an image, in an order that can be sorted."""
+    return tuple(label.get(name, 0) for name in TIMES)
+
+
+def _as_duration(found: Any) -> float | None:
+    if found is not None and not 0 < float(found) < float("inf"):
+        raise ValueError(f"the time between frames is {found}: it must be positive")
+    return None if found is None else float(found)
 
 
 def name_of(label: dict[str, int]) -> str:

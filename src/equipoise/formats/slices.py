@@ -93,7 +93,7 @@ def as_slices(acquisition: Acquisition) -> Acquisition:
         csm=None if acquisition.csm is None else cut_along(acquisition.csm, acquisition),
         target=None if acquisition.target is None else cut_along(acquisition.target, acquisition),
         notes=[*acquisition.notes, *_notes(encoding.axes[axis], lines)],
-        header=_header(acquisition.header, axis, encoding.matrix),
+        header=header_along(acquisition.header, axis, encoding.matrix),
         calibration=_cut_calibration(acquisition.calibration, axis, n),
     )
 
@@ -145,8 +145,8 @@ def _notes(readout: str, lines: Tensor) -> list[str]:
             "others are taken as zero"]  # fmt: skip
 
 
-def _header(header: Header, axis: int, matrix: tuple[int, ...]) -> Header:
-    """The header of the slices of volumes."""
+def header_along(header: Header, axis: int, matrix: tuple[int, ...]) -> Header:
+    """The header of the slices of volumes (z, y, x) along one of these axes."""
     n, several = matrix[axis], len({label.get("slice") for label in header.labels}) > 1
     labels = [
         {k: v for k, v in label.items() if k != "slice"}

@@ -45,6 +45,9 @@ SIGNIFICANT = 2.0
 """Standard errors by which the error must fall. With one, four lines overruled the rule by
 chance."""
 
+MASK_OF_A_PLANE = 3
+"""Axes of the mask of a batch of images (y, x)."""
+
 Position = tuple[int, ...]
 
 LamSetting = float | str
@@ -194,6 +197,9 @@ def choose_weights(
     if not isinstance(operator, SenseOp):
         reason = f"samples can be left out of a SenseOp, not of a {type(operator).__name__}"
         return Choice(rule, "rule", reason)
+    if operator.mask.ndim > MASK_OF_A_PLANE:
+        reason = f"samples are left out of images (y, x), not ({', '.join(operator.image_axes)})"
+        return Choice(rule, "rule", f"{reason}: the rule is followed")
     if not bool(scale > 0):
         return Choice(rule, "rule", "the data are zero: any weights give the same image")
     parts = leave_out(operator.mask[0].cpu(), SHARE, seed)

@@ -222,7 +222,7 @@ class RidgeVolume(ConditionedNetwork):
     def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
         """``s(S_g T_g x)`` of every g."""
         taps, within, across, thresholds, shares = used
-        of_frames = scale.repeat_interleave(image.shape[1])
+        of_frames = scale.expand(len(image)).repeat_interleave(image.shape[1])
         found = []
         for g, (planes, blocks) in enumerate(self._planes(image, taps, within, across)):
             begin = self.features + (g - 1) * self.across if g else 0

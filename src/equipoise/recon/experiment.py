@@ -12,11 +12,17 @@ from equipoise.formats import as_slices, read
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.arrays import read_array
 from equipoise.formats.checks import as_maps, as_mask
-from equipoise.formats.slices import cut_along
+from equipoise.formats.encoding import CartesianEncoding
+from equipoise.formats.slices import cut_along, why_not_solved
+from equipoise.methods.method import PLANE
 from equipoise.outcome import BadInputError
+from equipoise.physics.sampling.dynamic import kt_mask
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.recon.coil_maps import transformed
 from equipoise.recon.maps_check import check_maps
+from equipoise.recon.problems import arranged_for
+from equipoise.recon.series import SERIES, series_of
+from equipoise.recon.volumes import VOLUME
 
 FULLY_SAMPLED = 0.7
 """A scan with at least this share of its matrix measured can be undersampled retrospectively."""
@@ -39,11 +45,13 @@ def load_experiment(
     mask: Path | None = None,
     acceleration: float | None = None,
     seed: int = 0,
+    axes: tuple[str, ...] = PLANE,
 ) -> Experiment:
     """Read a scan, with coil maps and a mask from other files, or undersample it retrospectively.
 
-    A volume becomes the stack of slices along its readout. Masks belong to the slices; maps belong
-    to the slices or to the volume.
+    A volume stays one for a model with the ``axes`` (z, y, x), and becomes the stack of slices
+    along its readout for any other. Masks belong to what is solved; maps belong to the slices or to
+    the volume. For (time, y, x) each frame of a series is undersampled with a mask of its own.
 
     Raises
     ------
@@ -58,40 +66,88 @@ def load_experiment(
         If the coil maps may not belong to the scan.
     """
     scanned = read(scan)
-    original = as_slices(scanned)
+    original = arranged_for(scanned, axes)
     if csm is not None:
         original = _with_maps(original, scanned, csm)
-    check_maps(original, str(csm or scan))
-    kspace = original.kspace.numpy()
+    # Maps are compared slice by slice, into which a volume without a readout cannot be cut.
+    if original.csm is not None and why_not_solved(original) is None:
+        check_maps(as_slices(original), str(csm or scan))
+    kspace = original.samples.numpy()
     full = original if is_fully_sampled(original) else None
     if acceleration is not None:
-        return Experiment(undersample(original, acceleration, seed), full)
+        return Experiment(_undersampled(original, acceleration, seed, axes), full)
     if mask is not None:
-        given = original.header.of_kept(read_array(mask, "mask"), MASK_AXES)
+        given = original.header.of_kept(read_array(mask, "mask"), kspace.ndim - 1)
         drawn = torch.from_numpy(np.array(as_mask(given, kspace, str(mask))))
         return Experiment(apply_mask(original, drawn), full)
     return Experiment(original, None)
 
 
-MASK_AXES, MAP_AXES = 3, 4
-"""Axes of masks and of maps that have one for each frame."""
-
-
 def _with_maps(slices: Acquisition, scanned: Acquisition, csm: Path) -> Acquisition:
-    """The slices with the maps of a file, in the channels of these maps."""
-    found = slices.header.of_kept(read_array(csm, "csm"), MAP_AXES)
+    """The slices or volumes with the maps of a file, in the channels of these maps."""
+    found = slices.header.of_kept(read_array(csm, "csm"), slices.samples.ndim)
     combined = transformed(slices, csm)
     if combined is not None:
-        maps = as_maps(found, tuple(combined.kspace.shape), str(csm))
+        maps = as_maps(found, tuple(combined.samples.shape), str(csm))
         return replace(combined, csm=torch.from_numpy(maps))
     # Maps of other programs are those of the volume; maps of this package those of its slices.
-    of_slices = found.shape[-3:] == slices.kspace.shape[1:]
+    of_slices = found.shape[1 - slices.samples.ndim :] == slices.samples.shape[1:]
     if scanned is not slices and not of_slices:
         of_volume = as_maps(found, tuple(scanned.samples.shape), str(csm))
         maps = cut_along(torch.from_numpy(of_volume), scanned).numpy()
     else:
-        maps = as_maps(found, tuple(slices.kspace.shape), str(csm))
+        maps = as_maps(found, tuple(slices.samples.shape), str(csm))
     return replace(slices, csm=torch.from_numpy(slices.header.whitened(maps)))
+
+
+def _undersampled(
+    original: Acquisition, acceleration: float, seed: int, axes: tuple[str, ...]
+) -> Acquisition:
+    """The scan with drawn masks: of slices, of every frame of a series, or across a readout."""
+    if axes == VOLUME:
+        return undersample_volumes(original, acceleration, seed)
+    if axes == SERIES:
+        return undersample_series(original, acceleration, seed)
+    return undersample(original, acceleration, seed)
+
+
+def undersample_series(acquisition: Acquisition, acceleration: float, seed: int) -> Acquisition:
+    """Keep the columns of :func:`equipoise.kt_mask`, which differ from frame to frame.
+
+    Raises
+    ------
+    BadInputError
+        As :func:`undersample`.
+    """
+    _check_full(acquisition)
+    mask = torch.zeros_like(acquisition.mask.expand(len(acquisition.kspace), -1, -1))
+    matrix = acquisition.kspace.shape[2:]
+    for images in series_of(acquisition.labels):
+        mask[images] = kt_mask((len(images), *matrix), acceleration, seed=seed)[0]
+    return apply_mask(acquisition, mask)
+
+
+def undersample_volumes(acquisition: Acquisition, acceleration: float, seed: int) -> Acquisition:
+    """Keep the samples of a mask drawn across the readout, the same along it.
+
+    Raises
+    ------
+    BadInputError
+        As :func:`undersample`, or if no axis was fully sampled.
+    """
+    encoding = acquisition.encoding
+    assert isinstance(encoding, CartesianEncoding)
+    if encoding.readout is None:
+        raise BadInputError(
+            f"{acquisition.source}: no axis was fully sampled, so that there is no readout across "
+            "which to undersample: leave out --acceleration"
+        )
+    _check_full(acquisition)
+    axis = encoding.axes.index(encoding.readout)
+    y, x = (n for a, n in enumerate(encoding.matrix) if a != axis)
+    calibration = min(CALIBRATION, int((y * x / acceleration / 2) ** 0.5))
+    drawn = make_mask("variable-density-2d", (y, x), acceleration, calibration, seed)
+    return apply_mask(acquisition, drawn.unsqueeze(1 + axis).expand(1, *encoding.matrix))
 
 
 def undersample(
@@ -112,11 +168,7 @@ def undersample(
     >>> round(eq.undersample(full, 4.0, seed=0).acceleration, 2)
     4.0
     """
-    if not is_fully_sampled(acquisition):
-        raise BadInputError(
-            f"{acquisition.source} is already undersampled ({acquisition.acceleration:.2f}-fold): "
-            "leave out --acceleration to reconstruct it as it is"
-        )
+    _check_full(acquisition)
     y, x = acquisition.kspace.shape[2:]
     half_of_the_samples = int((y * x / acceleration / 2) ** 0.5)
     calibration = min(CALIBRATION, half_of_the_samples)
@@ -135,8 +187,16 @@ def undersample(
     return apply_mask(acquisition, mask)
 
 
+def _check_full(acquisition: Acquisition) -> None:
+    if not is_fully_sampled(acquisition):
+        raise BadInputError(
+            f"{acquisition.source} is already undersampled ({acquisition.acceleration:.2f}-fold): "
+            "leave out --acceleration to reconstruct it as it is"
+        )
+
+
 def apply_mask(acquisition: Acquisition, mask: Tensor) -> Acquisition:
-    """Keep the samples of a mask (1 or slices, y, x).
+    """Keep the samples of a mask (1 or frames, matrix).
 
     The image combined from all samples of a fully sampled scan becomes the target, once the coil
     maps are known.
@@ -146,12 +206,14 @@ def apply_mask(acquisition: Acquisition, mask: Tensor) -> Acquisition:
     BadInputError
         If the mask selects no measured sample.
     """
-    sampled = mask & acquisition.mask
+    assert isinstance(acquisition.encoding, CartesianEncoding)
+    sampled = mask & acquisition.encoding.mask
     if not bool(sampled.flatten(1).any(1).all()):
         raise BadInputError(f"{acquisition.source}: the mask selects no sample that was measured")
-    return acquisition.with_kspace(acquisition.kspace * sampled[:, None], sampled)
+    return acquisition.with_kspace(acquisition.samples * sampled[:, None], sampled)
 
 
 def is_fully_sampled(acquisition: Acquisition) -> bool:
     """Whether enough of the matrix was measured for a retrospective experiment."""
-    return float(acquisition.mask.double().mean()) >= FULLY_SAMPLED
+    assert isinstance(acquisition.encoding, CartesianEncoding)
+    return 1 / acquisition.encoding.acceleration >= FULLY_SAMPLED

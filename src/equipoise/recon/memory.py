@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from equipoise.formats.acquisition import STACK, Acquisition
+from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.limits import available_memory, size_text
 from equipoise.formats.slices import stack_shape
 from equipoise.methods.method import Method
@@ -11,6 +12,7 @@ from equipoise.methods.mol import MOL
 from equipoise.methods.variational import Variational
 from equipoise.networks.ridge import Ridge
 from equipoise.outcome import BadInputError
+from equipoise.recon.volumes import VOLUME, checked
 
 COMPLEX = 8
 """Bytes of a complex64 number."""
@@ -68,7 +70,7 @@ def estimate(
     each pixel of the tile. A volume is first transformed along its readout into a stack of slices,
     of the size of its samples.
     """
-    slices, coils, y, x = stack_shape(acquisition)
+    slices, coils, y, x = shape_of(acquisition, model.axes)
     pixels = y * x
     kept = COMPLEX * slices * pixels * (3 + (coils if keep_maps else 0))
     # Either of the two is in memory at a time, so the larger one counts below.
@@ -77,6 +79,14 @@ def estimate(
     solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + at_once * bytes_of_a_pixel(model)
     transformed = acquisition.samples.nbytes if acquisition.samples.ndim > len(STACK) else 0
     return kept + transformed + max(calibration, solve)
+
+
+def shape_of(acquisition: Acquisition, axes: tuple[str, ...]) -> tuple[int, int, int, int]:
+    """The shape (images, coils, y, x) of the stack of images that a model of some axes returns."""
+    if axes != VOLUME or not isinstance(acquisition.encoding, CartesianEncoding):
+        return stack_shape(acquisition)
+    frames, coils, z, y, x = checked(acquisition).samples.shape
+    return frames * z, coils, y, x
 
 
 def bytes_of_a_pixel(model: Method) -> int:
@@ -102,7 +112,7 @@ def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
     BadInputError
         If no plan fits, or the scan holds data that cannot be solved.
     """
-    slices, coils, y, x = stack_shape(acquisition)
+    slices, coils, y, x = shape_of(acquisition, model.axes)
     free = available_memory()
     for keep_maps, tile in ((True, None), (False, None), (False, TILE)):
         needed = estimate(acquisition, model, keep_maps=keep_maps, tile=tile)

@@ -1,50 +1,100 @@
-"""From a scan to the problems that are solved, one for each image."""
+"""From a scan to the problems that are solved: one for each image, series or volume."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.header import TIMES, Header
 from equipoise.formats.slices import as_slices
+from equipoise.methods.method import PLANE
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.problem import Problem
+from equipoise.recon import series, volumes
+from equipoise.recon.series import SERIES
+from equipoise.recon.volumes import VOLUME
 
 
 @dataclass(frozen=True, repr=False)
 class ScanProblem(Problem[SenseOp]):
-    """The problem of one image of a scan.
+    """The problem of one image, series or volume of a scan.
 
     Attributes
     ----------
     index
-        Its position among the images of the scan, from 0.
+        Its position among the problems of the scan, from 0.
     label
         The labels of the scan for it: slice, phase, repetition, contrast, ...; may be empty.
+    images
+        The positions of its images in the stack of images that a reconstruction returns.
     """
 
     index: int = 0
     label: dict[str, int] = field(default_factory=dict)
+    images: tuple[int, ...] = ()
 
 
-def problems(acquisition: Acquisition) -> Iterator[ScanProblem]:
-    """The problems to be solved, one for each image, in the order of the images of the scan.
+def problems(acquisition: Acquisition, axes: tuple[str, ...] = PLANE) -> Iterator[ScanProblem]:
+    """The problems to be solved for images of some axes, in the order of the scan.
 
-    Each slice and each frame of a series is a 2D problem. A volume gives one problem for each
-    sample of its readout (:func:`equipoise.formats.as_slices`). A problem is made when the iterator
+    For (y, x), each slice and each frame of a series is a problem, and a volume gives one for each
+    sample of its readout (:func:`equipoise.formats.as_slices`). For (time, y, x), the frames of a
+    slice are one problem, and for (z, y, x) a volume is. A problem is made when the iterator
     reaches it; its coil maps are estimated then, if the scan has none.
 
     Raises
     ------
     BadInputError
-        If the scan cannot be solved: a trajectory, or a volume that was not fully sampled along
-        any axis.
+        If the scan cannot be solved: a trajectory, a volume that was not fully sampled along any
+        axis for (y, x) and (time, y, x), or slices for (z, y, x).
     """
-    slices = as_slices(acquisition)
-    return (slice_problem(slices, index) for index in range(len(slices.kspace)))
+    scan = arranged_for(acquisition, axes)
+    return (problem_at(scan, index, axes) for index in range(count_of(scan, axes)))
+
+
+def arranged_for(acquisition: Acquisition, axes: tuple[str, ...]) -> Acquisition:
+    """The scan in the form in which problems of some axes are made: slices, or whole volumes.
+
+    Raises
+    ------
+    BadInputError
+        See :func:`problems`.
+    """
+    return volumes.checked(acquisition) if axes == VOLUME else as_slices(acquisition)
+
+
+def count_of(scan: Acquisition, axes: tuple[str, ...] = PLANE) -> int:
+    """The number of problems of a scan of :func:`arranged_for`."""
+    return len(series.series_of(scan.labels)) if axes == SERIES else len(scan.samples)
+
+
+def image_header(scan: Acquisition, axes: tuple[str, ...] = PLANE) -> Header:
+    """The header of the stack of images of a scan of :func:`arranged_for`."""
+    return volumes.image_header(scan) if axes == VOLUME else scan.header
+
+
+def problem_at(
+    scan: Acquisition, index: int, axes: tuple[str, ...] = PLANE, csm: Tensor | None = None
+) -> ScanProblem:
+    """One problem of a scan of :func:`arranged_for`; ``csm`` are its maps if they are known."""
+    found: Problem[Any]
+    if axes == SERIES:
+        images = series.series_of(scan.labels)[index]
+        found, label = series.series_problem(scan, images, csm), scan.labels[images[0]]
+        label = {name: n for name, n in label.items() if name not in TIMES}
+    elif axes == VOLUME:
+        depth = scan.samples.shape[2]
+        images = list(range(index * depth, (index + 1) * depth))
+        found, label = volumes.volume_problem(scan, index, csm), scan.labels[index]
+    else:
+        return slice_problem(scan, index, csm)
+    parts = (found.operator, found.data, found.noise_level, found.unit)
+    return ScanProblem(*parts, index=index, label=label, images=tuple(images))
 
 
 def slice_problem(acquisition: Acquisition, index: int, csm: Tensor | None = None) -> ScanProblem:
@@ -58,8 +108,8 @@ def slice_problem(acquisition: Acquisition, index: int, csm: Tensor | None = Non
     kspace, mask = kspace / unit, _of_slice(acquisition.mask, index)
     csm = slice_maps(acquisition, index) if csm is None else csm
     label = acquisition.labels[index] if index < len(acquisition.labels) else {}
-    operator = SenseOp(csm, mask)
-    return ScanProblem(operator, kspace, noise_level(kspace, mask), unit, index=index, label=label)
+    operator, level = SenseOp(csm, mask), noise_level(kspace, mask)
+    return ScanProblem(operator, kspace, level, unit, index=index, label=label, images=(index,))
 
 
 def slice_maps(acquisition: Acquisition, index: int) -> Tensor:
@@ -85,3 +135,20 @@ def target_of(
     if acquisition.target is not None:
         return acquisition.target[index : index + 1] / unit
     return None
+
+
+def target_at(
+    scan: Acquisition, full: Acquisition | None, problem: ScanProblem, axes: tuple[str, ...] = PLANE
+) -> Tensor | None:
+    """The target of a problem in the shape of its image, divided by its unit; None without one."""
+    csm, unit = problem.operator.csm, problem.unit
+    if axes == SERIES:
+        images = list(problem.images)
+        if full is not None:
+            coils = kspace_to_image(full.kspace[images] / unit)
+            return (csm[:, :, 0].conj() * coils).sum(1)[None]
+        return None if scan.target is None else scan.target[images][None] / unit
+    if axes == VOLUME and full is not None:
+        one = slice(problem.index, problem.index + 1)
+        return (csm.conj() * kspace_to_image(full.samples[one] / unit, len(VOLUME))).sum(1)
+    return target_of(scan, full, csm, problem.index, unit)

@@ -13,9 +13,9 @@ from torch import Tensor
 from equipoise.equilibrium.bounds import delivered_slack
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.header import Header
-from equipoise.formats.slices import as_slices
-from equipoise.methods.method import Method
+from equipoise.methods.method import PLANE, Method
 from equipoise.methods.prediction import Choice, LamSetting, weights_for
 from equipoise.methods.sense import best_sense
 from equipoise.methods.solving import (
@@ -32,7 +32,15 @@ from equipoise.outcome import BadInputError, Outcome, Solution
 from equipoise.physics.problem import Problem
 from equipoise.readable import counted, matrix, span
 from equipoise.recon.device import creating_on, on_device
-from equipoise.recon.problems import problems, target_of
+from equipoise.recon.problems import (
+    ScanProblem,
+    arranged_for,
+    count_of,
+    image_header,
+    problems,
+    target_at,
+)
+from equipoise.recon.stack import kind_of, planes, stacked, stacked_maps
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +56,7 @@ class SliceResult:
     the first image held fixed, which promises nothing about an attack (23). ``noise_bound`` is
     this bound times ``||n|| / ||x||`` for the estimated noise of the scan. ``m_evidence`` is
     ``proved``, or ``claimed`` until ``equipoise certify`` measures m at the image itself.
+    ``images`` are its positions in the stack of images: one, or those of a series or a volume.
     ``choice`` says how lam and the scale of the thresholds, if there is one, were chosen; its
     trials are not part of ``network_evaluations``. ``objective_gap`` belongs to methods that
     minimise: a duality gap, relative to the objective. ``psnr_bound`` is measured, not proved: the
@@ -55,6 +64,7 @@ class SliceResult:
     """
 
     index: int
+    images: list[int]
     outcome: str
     iterations: int
     network_evaluations: int
@@ -91,9 +101,11 @@ class SliceResult:
 class Reconstruction:
     """The images of a scan, and how each was reached.
 
-    ``image`` and, with a target, ``target`` and ``sense`` are (slices, y, x) complex64. ``csm`` is
-    (slices, coils, y, x), or None if the maps were not kept. ``history`` holds the relative
-    residual and the distance bound of each slice by iteration, (iterations + 1, 2).
+    ``image`` and, with a target, ``target`` and ``sense`` are (images, y, x) complex64: slices,
+    the frames of all series, or the slices along z of all volumes; ``header`` has their labels.
+    ``csm`` is (1 or images, coils, y, x), or None if the maps were not kept. ``slices`` has an
+    entry for each problem: slice, series or volume, by ``axes``. ``history`` holds the relative
+    residual and the distance bound of each of them by iteration, (iterations + 1, 2).
     """
 
     image: Tensor
@@ -105,10 +117,11 @@ class Reconstruction:
     history: list[Tensor] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     header: Header = field(default_factory=Header)
+    axes: tuple[str, ...] = PLANE
 
     def __repr__(self) -> str:
         """How the scan ended in one line, and its lam, bounds and PSNR in another."""
-        count = counted(len(self.slices), "slice")
+        count = counted(len(self.slices), kind_of(self.axes))
         bounds = span([s.distance_bound for s in self.slices], ".1e")
         lams = span([s.lam for s in self.slices])
         psnr = [s.psnr for s in self.slices if s.psnr is not None]
@@ -129,6 +142,7 @@ class Reconstruction:
         return {
             "scan": scan,
             "model": model,
+            "axes": [*self.axes],
             "outcome": self.outcome.value,
             "left_out": self.header.left_out,
             "slices": [_json_numbers(asdict(s)) for s in self.slices],
@@ -155,7 +169,7 @@ def reconstruct(
     device: torch.device | None = None,
     keep_maps: bool = True,
 ) -> Reconstruction:
-    """Reconstruct every slice of a scan.
+    """Reconstruct every slice, series or volume of a scan, by the axes of the model.
 
     Parameters
     ----------
@@ -201,11 +215,12 @@ def reconstruct(
     torch.Size([1, 24, 24])
     """
     device = torch.device("cpu") if device is None else device
-    acquisition = as_slices(acquisition)
+    axes = model.axes
+    acquisition = arranged_for(acquisition, axes)
     model = model.to(device)
-    slices, images, targets, senses, maps, history = [], [], [], [], [], []
-    started = time.perf_counter()
-    for problem in problems(acquisition):
+    slices, places, images, targets, senses, maps, history = [], [], [], [], [], [], []
+    started, count = time.perf_counter(), count_of(acquisition, axes)
+    for problem in problems(acquisition, axes):
         index, unit, csm = problem.index, problem.unit, problem.operator.csm
         with torch.no_grad(), creating_on(device):
             moved = on_device(problem, device)
@@ -215,38 +230,45 @@ def reconstruct(
             seconds = time.perf_counter() - started
             usual = compared(model, moved, solution, choice, options)
             used = options or model.options
-            result = _slice_result(index, solution, model, moved, choice, seconds, usual, used)
+            result = _slice_result(problem, solution, model, moved, choice, seconds, usual, used)
         _check_finite(image, index, acquisition.source, result)
         # With the same maps as the solve, so that the difference is not one of the coil
         # combination.
-        target = target_of(acquisition, full, csm, index, unit)
+        target = target_at(acquisition, full, problem, axes)
         if target is not None:
             sense = best_sense(problem.operator, problem.data, target).image
             _compare(result, image, sense, target)
             targets.append(target * unit)
             senses.append(sense * unit)
         slices.append(result)
+        places.append(problem.images)
         images.append(image * unit)
         if keep_maps:
             maps.append(csm)
         history.append(record)
-        solution.warn_unless_converged(f"{acquisition.source}: slice {index}")
-        _log(result, len(acquisition.kspace))
+        solution.warn_unless_converged(f"{acquisition.source}: {kind_of(axes)} {index}")
+        _log(result, count)
         if on_slice is not None:
             on_slice(result)
         # The loop then makes the next problem, whose coil maps count as its time.
         started = time.perf_counter()
     return Reconstruction(
-        image=torch.cat(images),
-        csm=torch.cat(maps) if keep_maps else None,
-        mask=acquisition.mask,
+        image=stacked(images, places),
+        csm=stacked_maps(maps, places, axes) if keep_maps else None,
+        mask=_mask_of(acquisition),
         slices=slices,
-        target=torch.cat(targets) if targets else None,
-        sense=torch.cat(senses) if senses else None,
+        target=stacked(targets, places) if targets else None,
+        sense=stacked(senses, places) if senses else None,
         history=history,
         notes=acquisition.notes,
-        header=acquisition.header,
+        header=image_header(acquisition, axes),
+        axes=axes,
     )
+
+
+def _mask_of(scan: Acquisition) -> Tensor:
+    assert isinstance(scan.encoding, CartesianEncoding)
+    return scan.encoding.mask
 
 
 def _check_finite(image: Tensor, index: int, source: str, result: SliceResult) -> None:
@@ -266,7 +288,7 @@ def _log(result: SliceResult, count: int) -> None:
 
 
 def _slice_result(
-    index: int,
+    of: ScanProblem,
     solution: Solution,
     model: Method,
     problem: Problem[Any],
@@ -281,7 +303,8 @@ def _slice_result(
     distance = float(solution.distance_bound[0])
     certified = bound is not None and not frozen and options.rule == "certified"
     return SliceResult(
-        index=index,
+        index=of.index,
+        images=[*of.images],
         outcome=solution.outcome[0].value,
         iterations=int(solution.iterations[0]),
         network_evaluations=int(solution.network_evaluations[0]),
@@ -304,5 +327,10 @@ def _slice_result(
 
 
 def _compare(result: SliceResult, image: Tensor, sense: Tensor, target: Tensor) -> None:
-    result.psnr, result.ssim = float(psnr(image, target)), float(ssim(image, target))
-    result.sense_psnr, result.sense_ssim = float(psnr(sense, target)), float(ssim(sense, target))
+    result.psnr, result.ssim = float(psnr(image, target)), _ssim(image, target)
+    result.sense_psnr, result.sense_ssim = float(psnr(sense, target)), _ssim(sense, target)
+
+
+def _ssim(image: Tensor, target: Tensor) -> float:
+    """The mean over the images (y, x) of a series or a volume, whose range is that of the whole."""
+    return float(ssim(planes(image), planes(target), float(target.abs().max())).mean())

@@ -15,14 +15,17 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.formats.study import read_template
 from equipoise.formats.writers.target import check_target, input_files, suffix_of
 from equipoise.formats.writers.write import check_further
-from equipoise.methods.method import Method
+from equipoise.methods.method import PLANE, Method
 from equipoise.outcome import BadInputError
+from equipoise.readable import counted
 from equipoise.recon.device import pick_device
 from equipoise.recon.experiment import Experiment, load_experiment
 from equipoise.recon.memory import Plan, fit_memory
+from equipoise.recon.problems import count_of
 from equipoise.recon.reconstruct import Reconstruction, SliceResult, reconstruct
 from equipoise.recon.result_file import save
 from equipoise.recon.settings import ReconSettings, fingerprint
+from equipoise.recon.stack import kind_of
 from equipoise.zoo.model_file import load_model
 
 
@@ -38,11 +41,20 @@ class Prepared:
         How it fits into memory.
     options
         Solver options from model, settings and memory.
+    axes
+        The axes of the images of the model.
     """
 
     experiment: Experiment
     plan: Plan
     options: SolverOptions
+    axes: tuple[str, ...] = PLANE
+
+    @property
+    def size(self) -> str:
+        """How many slices, series or volumes there are."""
+        scan = self.experiment.acquisition
+        return counted(count_of(scan, self.axes), kind_of(self.axes))
 
 
 @dataclass(frozen=True)
@@ -169,10 +181,12 @@ def prepare(scan: Path, settings: ReconSettings, model: Method) -> Prepared:
         mask=None if settings.mask is None else Path(settings.mask),
         acceleration=settings.acceleration,
         seed=settings.seed,
+        axes=model.axes,
     )
     plan = fit_memory(experiment.acquisition, model)
     rtol = model.options.rtol if settings.rtol is None else settings.rtol
-    return Prepared(experiment, plan, replace(model.options, rtol=rtol, tile=plan.tile))
+    options = replace(model.options, rtol=rtol, tile=plan.tile)
+    return Prepared(experiment, plan, options, model.axes)
 
 
 def solve(

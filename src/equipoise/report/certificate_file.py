@@ -47,21 +47,37 @@ def certificate_schema() -> dict[str, Any]:
 
 
 def write_maps(path: Path, slices: list[CertifiedSlice]) -> None:
-    """Write ``image`` (slices, y, x) and, if computed, ``noise_std``, ``noise_error``, ``attack``.
+    """Write ``image`` and, if computed, ``noise_std``, ``noise_error`` and ``attack`` as HDF5.
 
-    ``attack`` is the perturbation of the k-space, (slices, coil, y, x). All are in units of the
-    scan.
+    Images are (slices, y, x); of series and volumes they have the axis time or z after the first,
+    or are one dataset each, ``image/0``, ``image/1``, ..., where their lengths differ. ``attack``
+    is the perturbation of the k-space, (slices, coil, y, x). Each dataset names its axes in the
+    attribute ``axes``. All are in units of the scan.
     """
-    arrays = {"image": np.concatenate([s.image.numpy() for s in slices])}
+    space = slices[0].certificate.axes or [""] * (slices[0].image.ndim - 1)
+    found: dict[str, list[np.ndarray]] = {"image": [s.image[0].numpy() for s in slices]}
     maps = [s.noise for s in slices if s.noise is not None]
     if maps:
-        arrays["noise_std"] = np.stack([m.std.numpy() for m in maps])
-        arrays["noise_error"] = np.stack([m.error.numpy() for m in maps])
+        found["noise_std"] = [m.std.numpy() for m in maps]
+        found["noise_error"] = [m.error.numpy() for m in maps]
     attacks = [s.attack.perturbation * s.unit for s in slices if s.attack is not None]
     if attacks:
-        arrays["attack"] = np.concatenate([a.numpy() for a in attacks])
+        found["attack"] = [a[0].numpy() for a in attacks]
+    axes = {name: ["coil", *space] if name == "attack" else space for name in found}
     with replacing(path) as temporary:
-        reserve(temporary, path, sum(array.nbytes for array in arrays.values()))
+        size = sum(one.nbytes for arrays in found.values() for one in arrays)
+        reserve(temporary, path, size)
         with h5py.File(temporary, "w") as file:
-            for name, array in arrays.items():
-                file[name] = array
+            for name, arrays in found.items():
+                _write(file, name, arrays, axes[name])
+
+
+def _write(file: h5py.File, name: str, arrays: list[np.ndarray], axes: list[str]) -> None:
+    """Arrays of one shape as one dataset, others as a group of datasets."""
+    if len({one.shape for one in arrays}) == 1:
+        file[name] = np.stack(arrays)
+        file[name].attrs["axes"] = ["image", *axes]
+        return
+    for index, one in enumerate(arrays):
+        file[f"{name}/{index}"] = one
+        file[f"{name}/{index}"].attrs["axes"] = axes

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from equipoise.certificate.record import CertifiedSlice
 from equipoise.formats.replacing import replacing
+from equipoise.methods.method import PLANE
 from equipoise.recon.reconstruct import Reconstruction
 
 
@@ -73,19 +75,22 @@ def comparison_figure(
 
 
 def certificate_figure(path: Path, found: CertifiedSlice) -> None:
-    """Draw the image, its noise map, and the change by the attack, each with its own scale."""
+    """Draw the image, its noise map, and the change by the attack, each with its own scale.
+
+    Of a series or a volume the image in the middle is drawn.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    image = found.image[0].abs().numpy()
+    image = _plane(found.image[0]).abs().numpy()
     panels = {"image": (image, "gray")}
     if found.noise is not None:
-        panels["noise, standard deviation"] = (found.noise.std.numpy(), "viridis")
+        panels["noise, standard deviation"] = (_plane(found.noise.std).numpy(), "viridis")
     # The attack is computed in normalised units, the image is in those of the scan.
     if found.attack is not None:
-        moved = (found.attack.image * found.unit - found.image)[0].abs().numpy()
+        moved = _plane((found.attack.image * found.unit - found.image)[0]).abs().numpy()
         panels["moved by the attack"] = (moved, "magma")
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.2 * len(panels), 3.8), layout="constrained", squeeze=False
@@ -97,3 +102,8 @@ def certificate_figure(path: Path, found: CertifiedSlice) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
+
+
+def _plane(image: Tensor) -> Tensor:
+    """An image (y, x), or one of the images of (time or z, y, x)."""
+    return image if image.ndim == len(PLANE) else image[len(image) // 2]

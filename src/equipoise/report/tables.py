@@ -7,6 +7,7 @@ from rich.table import Table
 
 from equipoise.methods.usual import PsnrBound
 from equipoise.recon.reconstruct import Reconstruction
+from equipoise.recon.stack import kind_of
 
 MANY_SLICES = 12
 """Most slices that a table lists."""
@@ -16,7 +17,15 @@ def slice_table(result: Reconstruction) -> Table:
     """One row for each slice (the first few of a large volume); with a target also the mean."""
     compared = result.target is not None
     table = Table(box=None, pad_edge=False)
-    headings = ["slice", "outcome", "iterations", "evaluations", "lam", "bound", "seconds"]
+    headings = [
+        kind_of(result.axes),
+        "outcome",
+        "iterations",
+        "evaluations",
+        "lam",
+        "bound",
+        "seconds",
+    ]
     for heading in headings + (["PSNR", "SSIM", "SENSE PSNR", "SENSE SSIM"] if compared else []):
         table.add_column(heading, justify="left" if heading == "outcome" else "right")
     for s in result.slices[:MANY_SLICES]:
@@ -91,7 +100,7 @@ def short_certificate(result: Reconstruction) -> str | None:
         text += "; lam was chosen from the data by prediction, and the bound holds this lam fixed"
     unlike = [str(s.index) for s in result.slices if s.in_range is False]
     if unlike:
-        text += f"; UNLIKE the validation scans: slice {', '.join(unlike)}"
+        text += f"; UNLIKE the validation scans: {kind_of(result.axes)} {', '.join(unlike)}"
     elif first.in_range is not None:
         text += "; in the range of the validation scans"
     return text
@@ -103,7 +112,7 @@ def psnr_sentence(result: Reconstruction) -> str | None:
     if not bounds:
         return None
     lowest = min(bounds, key=lambda b: b.value)
-    which = "" if len(result.slices) == 1 else f", the lowest of {len(bounds)} slices"
+    which = "" if len(result.slices) == 1 else f", the lowest of {len(bounds)}"
     each = "" if len(bounds) == 1 else ", each slice by itself"
     return f"{bound_text(lowest)}{which}{each}"
 

@@ -1,7 +1,9 @@
 """numpy ``.npz``: ``kspace`` (slices, coils, y, x) or (coils, y, x), optional mask, csm, target.
 
-``header`` holds labels and geometry as JSON in files that this package wrote, ``calibration`` and
-``calibration_of`` the lines of a separate calibration scan. A ``.npy`` file holds only the k-space.
+With ``axes`` the arrays have their axes in any order, see
+:mod:`equipoise.formats.readers.named_axes`. ``header`` holds labels and geometry as JSON in files
+that this package wrote, ``calibration`` and ``calibration_of`` the lines of a separate calibration
+scan. A ``.npy`` file holds only the k-space.
 """
 
 import math
@@ -17,10 +19,11 @@ from equipoise.formats.arrange import arranged
 from equipoise.formats.calibration import NAMES, stored_calibration
 from equipoise.formats.header import Header, stored_header
 from equipoise.formats.limits import check_size
+from equipoise.formats.readers import named_axes
 from equipoise.outcome import BadInputError
 
 NPY = b"\x93NUMPY"
-KNOWN = ("kspace", "mask", "csm", "target", "header", *NAMES)
+KNOWN = ("kspace", "mask", "csm", "target", "header", *NAMES, *named_axes.NAMES)
 
 
 def recognizes(path: Path) -> bool:
@@ -45,6 +48,8 @@ def read(path: Path) -> Acquisition:
     arrays, others = read_arrays(path, KNOWN)
     if "kspace" not in arrays:
         raise BadInputError(f"{path} has no array 'kspace'; it has {sorted({*arrays, *others})}")
+    if "axes" in arrays:
+        return _named(arrays, others, path)
     kspace = arrays["kspace"]
     kspace = kspace[None] if kspace.ndim == 3 else kspace
     target = arrays.get("target")
@@ -58,6 +63,7 @@ def read(path: Path) -> Acquisition:
     if "header" in arrays:
         header = stored_header(str(arrays["header"]), len(kspace), str(path))
     header.ignored = others
+    header.frame_ms = named_axes.frame_ms(arrays, str(path)) or header.frame_ms
     return make_acquisition(
         kspace,
         str(path),
@@ -68,6 +74,21 @@ def read(path: Path) -> Acquisition:
         notes=notes,
         header=header,
         calibration=stored_calibration(arrays, kspace.shape, str(path)),
+    )
+
+
+def _named(arrays: dict[str, np.ndarray], ignored: list[str], path: Path) -> Acquisition:
+    found = named_axes.arranged(arrays, str(path))
+    time = named_axes.frame_ms(arrays, str(path))
+    return make_acquisition(
+        found.kspace,
+        str(path),
+        "npz",
+        mask=found.others.get("mask"),
+        csm=found.others.get("csm"),
+        target=found.others.get("target"),
+        header=Header(labels=found.labels, ignored=ignored, frame_ms=time),
+        volume=found.volume,
     )
 
 

@@ -34,10 +34,11 @@ def write(path: Path, content: dict[str, Any]) -> None:
     slope = float(magnitude.max()) / LARGEST or 1.0
     series = _series(content, header, geometry, magnitude, slope)
     labels = header.labels if len(header.labels) == len(magnitude) else [{}] * len(magnitude)
+    volumes, moments = header.volumes(len(magnitude)), header.moments(len(magnitude))
     with replacing(path) as folder:
         folder.mkdir()
         number = 0
-        for volume, indices in enumerate(header.volumes(len(magnitude))):
+        for volume, indices in enumerate(volumes):
             spacing = float(np.linalg.norm(geometry.step(indices)))
             for index in indices:
                 number += 1
@@ -45,6 +46,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
                 made = _image(series, stored, geometry, index, spacing)
                 made.InstanceNumber = number
                 made.AcquisitionNumber = made.TemporalPositionIdentifier = volume + 1
+                made.NumberOfTemporalPositions = len(volumes)
+                if header.frame_ms is not None:
+                    made.TriggerTime = _decimal(moments[index] * header.frame_ms)
                 made.ImageComments = json.dumps(labels[index])
                 _stamp(made, content.get("attributes", {}), len(magnitude))
                 made.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)

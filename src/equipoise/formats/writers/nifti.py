@@ -125,7 +125,13 @@ def _save(path: Path, image: np.ndarray, header: Header) -> None:
     file = nibabel.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
     file.set_sform(affine, code=code)  # type: ignore[no-untyped-call]
     file.set_qform(affine, code=code)  # type: ignore[no-untyped-call]
-    file.header.set_xyzt_units(xyz="mm")  # type: ignore[no-untyped-call]
+    in_time = len(set(header.moments(len(image)))) == len(volumes) > 1
+    if header.frame_ms is None or not in_time:
+        file.header.set_xyzt_units(xyz="mm")  # type: ignore[no-untyped-call]
+    else:
+        file.header.set_xyzt_units(xyz="mm", t="sec")  # type: ignore[no-untyped-call]
+        spacing = [*file.header.get_zooms()[:3], header.frame_ms / 1e3]  # type: ignore[no-untyped-call]
+        file.header.set_zooms(spacing)  # type: ignore[no-untyped-call]
     nibabel.save(file, path)
 
 

@@ -1,0 +1,278 @@
+"""Series and volumes of files: solved as one problem each, by models of three axes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import layouts
+from equipoise.formats.acquisition import make_acquisition
+from equipoise.formats.cfl import cfl_bytes
+from equipoise.formats.readers.registry import read
+from equipoise.methods.mol_ridge import MolRidge
+from equipoise.methods.mol_ridge_3d import MolRidge3D
+from equipoise.networks.ridge import Ridge
+from equipoise.networks.ridge_volume import RidgeVolume
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.coils.volume import volume_csm
+from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
+from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.sampling.dynamic import kt_mask, volume_mask
+from equipoise.recon.experiment import load_experiment
+from equipoise.recon.problems import problems
+from equipoise.recon.reconstruct import reconstruct
+from equipoise.recon.reconstruct_file import reconstruct_file
+from equipoise.recon.series import SERIES
+from equipoise.recon.settings import ReconSettings
+from equipoise.recon.volumes import VOLUME
+
+FRAMES, SLICES, COILS, N = 6, 2, 4, 24
+DEPTH = 12
+SMALL = {"features": 4, "basis": 2, "filters": 1, "across": 2, "taps": 3}
+
+
+def moving_disc():
+    """A disc that grows and shrinks, larger in the second slice, (time, slice, y, x)."""
+    y, x = np.mgrid[:N, :N] - N // 2
+    time, place = np.ogrid[:FRAMES, :SLICES]
+    radius = 6 + 1.5 * np.cos(2 * np.pi * time / FRAMES) + place
+    inside = np.hypot(y, x) < radius[..., None, None]
+    return inside + 0.4 * (np.hypot(y, 1.3 * x) < 10)
+
+
+@pytest.fixture(scope="module")
+def kspace():
+    """K-space (time, slice, coil, y, x) of the discs with a mask of its own for each frame."""
+    image = torch.from_numpy(moving_disc()) + 0j
+    csm = biot_savart_maps((N, N), COILS, 0).to(image.dtype)
+    mask = kt_mask((FRAMES, N, N), 3.0, 4, seed=0)
+    each = [DynamicSenseOp(csm, mask).forward(image[:, s][None])[0] for s in range(SLICES)]
+    draws = np.random.default_rng(0).standard_normal((2, SLICES, COILS, FRAMES, N, N))
+    noise = torch.from_numpy(1e-3 * (draws[0] + 1j * draws[1])) * mask
+    return (torch.stack(each) + noise).permute(2, 0, 1, 3, 4).numpy().astype(np.complex64)
+
+
+def of_time(axis="time"):
+    return MolRidge3D(RidgeVolume(axis, 0.2, **SMALL))
+
+
+def write_bart(path, kspace, dimension):
+    """(x, y, 1, coil, ..., slice) with the frames along a dimension."""
+    shape = [N, N, 1, COILS, *[1] * 12]
+    shape[dimension], shape[13] = FRAMES, SLICES
+    header, data = cfl_bytes(kspace.transpose(4, 3, 2, 0, 1).reshape(shape))
+    path.with_suffix(".hdr").write_bytes(header)
+    path.write_bytes(data)
+
+
+def write_mrd(path, kspace, counter):
+    """A readout for each measured line, which lies along y; k-space is turned to have them so."""
+    turned = kspace.swapaxes(3, 4)
+    space = (N, N, 1), (N * 1.0, N * 1.0, 5.0)
+    xml = layouts.header_xml(space, space, {"kspace_encoding_step_1": (N - 1, N // 2)})
+    lines = [
+        layouts.readout(turned[t, s, :, line], line, slice=s, **{counter: t})
+        for t in range(FRAMES)
+        for s in range(SLICES)
+        for line in np.flatnonzero(turned[t, s].any((0, 2)))
+    ]
+    layouts.write_acquisitions(path, xml, lines)
+
+
+def write_npz(path, kspace):
+    """Axes in an order of their own, with names, and the time between frames."""
+    moved = kspace.transpose(1, 2, 0, 4, 3)
+    np.savez(path, kspace=moved, axes=["slice", "coil", "time", "x", "y"], frame_time=0.04)
+
+
+FILES = {
+    "cmrxrecon.mat": lambda path, k: layouts.write_cmrxrecon(path, k, "kus"),
+    "time.cfl": lambda path, k: write_bart(path, k, 10),
+    "phase.cfl": lambda path, k: write_bart(path, k, 11),
+    "phase.h5": lambda path, k: write_mrd(path, k, "phase"),
+    "repetition.h5": lambda path, k: write_mrd(path, k, "repetition"),
+    "named.npz": write_npz,
+}
+
+
+@pytest.fixture(params=FILES)
+def file(request, kspace, tmp_path):
+    path = tmp_path / request.param
+    FILES[request.param](path, kspace)
+    return path
+
+
+def by_place(acquisition):
+    """The position of each image (time, slice) in the stack."""
+    times = acquisition.header.moments(len(acquisition.samples))
+    places = [label.get("slice", 0) for label in acquisition.labels]
+    return {place: index for index, place in enumerate(zip(times, places))}
+
+
+class TestSeries:
+    def test_each_slice_of_every_format_is_one_problem(self, file, kspace):
+        scan = read(file)
+        assert {k for label in scan.labels for k in label} <= {
+            "slice",
+            "time",
+            "phase",
+            "repetition",
+        }
+        found, where = list(problems(scan, SERIES)), by_place(scan)
+        assert len(found) == SLICES
+        for s, problem in enumerate(found):
+            assert problem.images == tuple(where[t, s] for t in range(FRAMES))
+            own = torch.from_numpy(kspace[:, s]).movedim(0, 1)
+            own = own.mT if file.name in TURNED else own
+            measured = (own != 0).any(0)
+            assert torch.equal(problem.operator.mask[0], measured)
+            assert torch.allclose(problem.data[0] * problem.unit, own, rtol=1e-5, atol=1e-6)
+            maps = dynamic_csm(own / problem.unit, measured)
+            assert torch.allclose(problem.operator.csm[:, :, 0], maps, atol=1e-5)
+            level = dynamic_noise_level(own / problem.unit, measured)
+            assert torch.allclose(problem.noise_level, level, rtol=1e-4)
+
+    def test_a_series_is_written_with_time_and_a_bound(self, kspace, tmp_path):
+        import nibabel
+
+        write_npz(tmp_path / "s.npz", kspace)
+        done = reconstruct_file(
+            tmp_path / "s.npz", ReconSettings(), target=tmp_path / "s.nii.gz", model=of_time()
+        )
+        image = nibabel.load(tmp_path / "s.nii.gz")
+        assert image.shape == (N, N, SLICES, FRAMES)
+        assert image.header.get_zooms()[3] == pytest.approx(0.04)
+        assert image.header.get_xyzt_units() == ("mm", "sec")
+        made = done.result
+        assert made.as_json("s", "m")["axes"] == ["time", "y", "x"]
+        assert [len(s.images) for s in made.slices] == [FRAMES] * SLICES
+        assert max(s.distance_bound for s in made.slices) <= 1e-3
+        stored = json.loads((tmp_path / "s.json").read_text())
+        assert len(stored["Labels"]) == FRAMES * SLICES
+        # (time, slice, y, x) of the stack, against the truth: a frame in a wrong place would show.
+        truth = moving_disc()
+        ours = made.image.abs().numpy().reshape(FRAMES, SLICES, N, N)
+        opposite = np.roll(truth, FRAMES // 2, 0)
+        assert (
+            np.square(ours - truth).sum((1, 2, 3)) < np.square(ours - opposite).sum((1, 2, 3))
+        ).all()
+
+    def test_a_model_of_a_frame_solves_the_same_file_frame_by_frame(self, kspace, tmp_path):
+        write_npz(tmp_path / "s.npz", kspace[:2])
+        model = MolRidge(Ridge(0.2, features=4, basis=2))
+        done = reconstruct_file(tmp_path / "s.npz", ReconSettings(), model=model)
+        assert [s.images for s in done.result.slices] == [[i] for i in range(2 * SLICES)]
+
+    def test_every_frame_is_undersampled_with_a_mask_of_its_own(self, tmp_path):
+        image = torch.from_numpy(moving_disc()[::2]).flatten(0, 1) + 0j
+        full = SenseOp(biot_savart_maps((N, N), COILS, 0).to(image.dtype), np.ones(N)).forward(
+            image
+        )
+        stack = full.unflatten(0, (-1, SLICES)).numpy().astype(np.complex64)
+        np.savez(tmp_path / "f.npz", kspace=stack, axes=["time", "slice", "coil", "y", "x"])
+        drawn = load_experiment(tmp_path / "f.npz", acceleration=3.0, seed=1, axes=SERIES)
+        masks = drawn.acquisition.mask.unflatten(0, (-1, SLICES))
+        assert torch.equal(masks[:, 0], kt_mask((FRAMES // 2, N, N), 3.0, seed=1)[0])
+        assert torch.equal(masks[:, 0], masks[:, 1])
+        first = drawn.acquisition.of([0, 2, 4]), drawn.full.of([0, 2, 4])
+        found = reconstruct(first[0], of_time(), full=first[1])
+        assert found.target.shape == found.image.shape == (FRAMES // 2, N, N)
+        assert found.slices[0].psnr > 20
+
+
+TURNED = ("phase.h5", "repetition.h5")
+"""Files whose lines lie along y."""
+
+
+def ball():
+    """Two balls of different sizes off the centre, (z, y, x)."""
+    z, y, x = np.mgrid[:DEPTH, :N, :N]
+    big = (y - 12) ** 2 + (x - 11) ** 2 + 3 * (z - 6) ** 2 < 80
+    return big + 0.7 * ((y - 9) ** 2 + (x - 14) ** 2 + 2 * (z - 4) ** 2 < 12)
+
+
+@pytest.fixture(scope="module")
+def volume():
+    """K-space (1, coil, z, y, x) of the balls, undersampled along z and y, and its maps."""
+    plane = biot_savart_maps((N, N), COILS, 0).to(torch.complex128)
+    turn = torch.exp(1j * torch.linspace(0, 2, DEPTH, dtype=torch.float64))
+    csm = plane[:, :, None] * turn[:, None, None]
+    operator = SenseOp(csm, volume_mask((DEPTH, N, N), 2.5, 6, seed=0))
+    data = operator.forward(torch.from_numpy(ball())[None] + 0j)
+    draws = np.random.default_rng(1).standard_normal((2, *data.shape))
+    noise = 1e-3 * (draws[0] + 1j * draws[1]) * operator.mask[:, None].numpy()
+    return (data.numpy() + noise).astype(np.complex64), csm
+
+
+class TestVolumes:
+    def test_a_volume_is_solved_whole_with_a_bound(self, volume):
+        scan = make_acquisition(volume[0], "v", "test", volume=True)
+        found = reconstruct(scan, of_time("z"))
+        assert found.image.shape == (DEPTH, N, N)
+        assert found.csm.shape == (DEPTH, COILS, N, N)
+        (only,) = found.slices
+        assert only.images == list(range(DEPTH))
+        assert only.distance_bound <= 1e-3
+        assert [label["slice"] for label in found.header.labels] == list(range(DEPTH))
+        error = np.linalg.norm(found.image.abs().numpy() - ball()) / np.linalg.norm(ball())
+        assert error < 0.25
+
+    def test_its_data_are_explained_by_maps_whose_phase_is_smooth(self, volume):
+        kspace, csm = volume
+        scan = torch.from_numpy(kspace)
+        mask = (scan != 0).any(1)
+        maps = volume_csm(scan, mask)
+        inside = torch.from_numpy(ball() > 0)
+        assert bool(((maps != 0).any(1)[0][inside]).double().mean() > 0.95)
+        # Of unit vectors, up to a phase.
+        likeness = (maps.conj() * csm / csm.abs().square().sum(1, keepdim=True).sqrt()).sum(1).abs()
+        seen = inside & (maps != 0).any(1)[0]
+        assert float(likeness[0][seen].mean()) > 0.98
+        steps = (maps[0, :, 1:].conj() * maps[0, :, :-1]).sum(0)
+        both = seen[1:] & seen[:-1]
+        assert float(steps[both].angle().abs().max()) < 0.5
+
+    def test_one_that_is_undersampled_along_all_axes_is_solved_with_a_model_of_volumes(
+        self, volume
+    ):
+        kspace = volume[0].copy()
+        away = np.abs(np.arange(N) - N // 2) > 6
+        drop = np.random.default_rng(3).random((DEPTH, N, N)) < 0.3
+        kspace[:, :, drop & away] = 0
+        scan = make_acquisition(kspace, "v", "test", volume=True)
+        with pytest.raises(BadInputError, match="no axis is fully sampled"):
+            next(problems(scan))
+        (problem,) = problems(scan, VOLUME)
+        assert problem.operator.image_shape == (1, DEPTH, N, N)
+
+    def test_a_model_of_a_slice_cuts_it_along_the_readout(self, volume):
+        scan = make_acquisition(volume[0], "v", "test", volume=True)
+        found = list(problems(scan))
+        assert len(found) == N
+        assert found[3].operator.image_shape == (1, DEPTH, N)
+
+    def test_a_mask_across_the_readout_and_the_target_of_all_samples(self, tmp_path):
+        data = torch.from_numpy(ball())[None] + 0j
+        csm = (
+            biot_savart_maps((N, N), COILS, 0)
+            .to(data.dtype)[:, :, None]
+            .expand(-1, -1, DEPTH, -1, -1)
+        )
+        full = SenseOp(csm, torch.ones(1, DEPTH, N, N)).forward(data)
+        stored = full[0].numpy().astype(np.complex64)
+        np.savez(tmp_path / "v.npz", kspace=stored, axes=["coil", "z", "y", "x"])
+        drawn = load_experiment(tmp_path / "v.npz", acceleration=2.5, axes=VOLUME)
+        mask = drawn.acquisition.encoding.mask
+        assert torch.equal(mask, mask[..., :1].expand_as(mask))
+        assert mask.numel() / int(mask.sum()) == pytest.approx(2.5, rel=0.02)
+        found = reconstruct(drawn.acquisition, of_time("z"), full=drawn.full)
+        combined = (found.csm.conj() * kspace_to_image(full, 3)[0].movedim(1, 0)).sum(1)
+        assert torch.allclose(found.target, combined.to(found.target.dtype), atol=1e-4)
+
+    def test_slices_that_were_measured_one_by_one_are_refused(self, kspace):
+        scan = make_acquisition(kspace[0], "s", "test")
+        with pytest.raises(BadInputError, match="measured one by one"):
+            problems(scan, VOLUME)
