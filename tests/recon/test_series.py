@@ -14,7 +14,7 @@ from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_volume import RidgeVolume
-from equipoise.outcome import BadInputError
+from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.volume import volume_csm
@@ -276,3 +276,57 @@ class TestVolumes:
         scan = make_acquisition(kspace[0], "s", "test")
         with pytest.raises(BadInputError, match="measured one by one"):
             problems(scan, VOLUME)
+
+
+class TestInput:
+    def test_a_series_of_one_frame_is_solved(self, kspace):
+        scan = make_acquisition(kspace[0], "s", "test")
+        found = reconstruct(scan.of([0]), of_time())
+        assert found.slices[0].images == [0]
+        assert found.slices[0].distance_bound <= 1e-3
+
+    def test_a_frame_without_a_sample_is_named_and_the_others_are_solved(self, kspace, tmp_path):
+        frames = kspace[:, :1].copy()
+        frames[2] = 0
+        write_npz(tmp_path / "s.npz", frames)
+        with pytest.warns(InputWarning, match="time 2, slice 0 holds no sample"):
+            scan = read(tmp_path / "s.npz")
+        (problem,) = problems(scan, SERIES)
+        assert problem.operator.image_shape == (1, FRAMES - 1, N, N)
+
+    @pytest.mark.parametrize(
+        ("axes", "says"),
+        [
+            (["time", "coil", "y"], "the shape"),
+            (["time", "coil", "slice", "kx", "y"], "each needs a name of its own"),
+            (["time", "time", "coil", "y", "x"], "each needs a name of its own"),
+            (["time", "slice", "coil", "contrast", "x"], "y and x are missing"),
+            ([1, 2, 3, 4, 5], "expected texts"),
+        ],
+    )
+    def test_axes_that_do_not_describe_the_array_are_refused(self, axes, says, kspace, tmp_path):
+        np.savez(tmp_path / "s.npz", kspace=kspace, axes=axes)
+        with pytest.raises(BadInputError, match=says):
+            read(tmp_path / "s.npz")
+
+    def test_masks_and_maps_follow_the_names(self, kspace, tmp_path):
+        lines = kspace[:, 0].any((1, 2))
+        maps = biot_savart_maps((N, N), COILS, 0)[0].numpy()
+        names = {"axes": "time slice coil y x", "mask_axes": "time x"}
+        np.savez(tmp_path / "s.npz", kspace=kspace, mask=lines, csm=maps, **names)
+        scan = read(tmp_path / "s.npz")
+        assert torch.equal(scan.mask, torch.from_numpy(kspace.reshape(-1, COILS, N, N).any(1)))
+        assert torch.equal(scan.csm[0], torch.from_numpy(maps))
+
+    def test_a_volume_of_one_slice_is_a_slice(self, kspace, tmp_path):
+        np.savez(tmp_path / "v.npz", kspace=kspace[0, 0][:, None], axes="coil z y x")
+        assert read(tmp_path / "v.npz").axes == ("frame", "coil", "y", "x")
+        with pytest.raises(BadInputError, match="choose a model of"):
+            problems(read(tmp_path / "v.npz"), VOLUME)
+
+    def test_a_header_that_claims_two_terabytes_is_refused_at_once(self, tmp_path):
+        dimensions = [4096, 4096, 256, 64, *[1] * 12]
+        (tmp_path / "v.hdr").write_text(f"# Dimensions\n{' '.join(map(str, dimensions))}\n")
+        (tmp_path / "v.cfl").write_bytes(b"\0" * 64)
+        with pytest.raises(BadInputError, match="truncated"):
+            read(tmp_path / "v.cfl")

@@ -10,15 +10,18 @@ import torch
 
 from equipoise.certificate.record import CertifiedSlice
 from equipoise.formats.writers.target import check_target
+from equipoise.methods.method import PLANE
 from equipoise.methods.prediction import Choice
 from equipoise.methods.usual import PsnrBound
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.least_squares import tikhonov
 from equipoise.physics.problem import Problem
+from equipoise.readable import matrix as matrix_text
 from equipoise.recon.experiment import Experiment
-from equipoise.recon.problems import slice_problem, target_of
+from equipoise.recon.problems import ScanProblem, arranged_for, problem_at, target_at
 from equipoise.recon.reconstruct import Reconstruction, SliceResult
+from equipoise.recon.stack import maps_at
 from equipoise.report.page import Report, ReportSlice, number, write_report
 
 SENSE_RTOL = 1e-4
@@ -35,8 +38,8 @@ def of_reconstruction(
     """The report of ``equipoise recon``; without a target, SENSE is solved here."""
     slices = []
     for s in result.slices:
-        problem = slice_problem_with(experiment, result, s.index)
-        sense, label = _sense(problem, result, s.index, s.lam)
+        problem = problem_with(experiment, result, s.index)
+        sense, label = _sense(problem, result, s)
         facts = [
             ("outcome", s.outcome),
             ("iterations, network evaluations", f"{s.iterations}, {s.network_evaluations}"),
@@ -58,15 +61,17 @@ def of_reconstruction(
         slices.append(
             ReportSlice(
                 index=s.index,
-                image=result.image[s.index].numpy(),
+                image=_of(result.image, s, result.axes),
                 sense=sense,
                 sense_label=label,
-                csm=problem.operator.csm[0].numpy(),
+                csm=_maps(problem),
                 mask=problem.operator.mask[0].numpy(),
                 history=result.history[s.index].numpy(),
                 facts=facts,
-                target=None if result.target is None else result.target[s.index].numpy(),
+                target=None if result.target is None else _of(result.target, s, result.axes),
                 choice=s.choice,
+                axes=result.axes,
+                frame_ms=result.header.frame_ms,
             )
         )
     return _report(experiment, model, method, command, slices)
@@ -78,9 +83,9 @@ def of_certificates(
     """The report of ``equipoise certify``, with statements and, if computed, noise maps."""
     slices = []
     for one in found:
-        operator = one.problem.operator
-        maps_and_mask = {"csm": operator.csm[0].numpy(), "mask": operator.mask[0].numpy()}
-        slices.append(replace(_certified(one), target=_target(experiment, one), **maps_and_mask))
+        maps_and_mask = {"csm": _maps(one.problem), "mask": one.problem.operator.mask[0].numpy()}
+        shown = replace(_certified(one), target=_target(experiment, one), **maps_and_mask)
+        slices.append(replace(shown, frame_ms=experiment.acquisition.header.frame_ms))
     return _report(experiment, model, found[0].certificate.model, command, slices)
 
 
@@ -132,8 +137,10 @@ def write_certificate_report(
 
 def _measured(found: Sequence[CertifiedSlice]) -> str:
     """The different sizes of images and data."""
-    sizes = {(*one.image.shape[1:], one.problem.sample_count): None for one in found}
-    return ", ".join(f"{y} x {x} pixels from {count} measured numbers" for y, x, count in sizes)
+    sizes = {(tuple(one.image.shape[1:]), one.problem.sample_count): None for one in found}
+    return ", ".join(
+        f"{matrix_text(shape)} pixels from {count} measured numbers" for shape, count in sizes
+    )
 
 
 def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice:
@@ -164,6 +171,7 @@ def _certified(one: CertifiedSlice, least_squares: str = "SENSE") -> ReportSlice
         noise=None if one.noise is None else one.noise.std.numpy(),
         statements=c.statements,
         choice=c.choice,
+        axes=tuple(c.axes) or PLANE,
     )
 
 
@@ -180,27 +188,39 @@ def weight_facts(lam: float, threshold: float | None, choice: Choice) -> list[tu
 
 def _target(experiment: Experiment, one: CertifiedSlice) -> np.ndarray | None:
     """The image from all samples of the slice, or the one in the file."""
-    index, csm = one.certificate.index, one.problem.operator.csm
-    found = target_of(experiment.acquisition, experiment.full, csm, index, one.unit)
+    scan, axes = experiment.acquisition, tuple(one.certificate.axes)
+    problem: Any = one.problem
+    found = target_at(scan, experiment.full, problem, axes)
     return None if found is None else np.asarray((found[0] * one.unit).numpy())
 
 
-def slice_problem_with(
-    experiment: Experiment, result: Reconstruction, index: int
-) -> Problem[SenseOp]:
-    """The problem of a slice with the coil maps of its reconstruction."""
-    acquisition = experiment.acquisition
-    csm = acquisition.csm if result.csm is None else result.csm
-    return slice_problem(replace(acquisition, csm=csm), index)
+def problem_with(experiment: Experiment, result: Reconstruction, index: int) -> ScanProblem:
+    """A problem of a scan with the coil maps of its reconstruction."""
+    scan, csm = arranged_for(experiment.acquisition, result.axes), None
+    if result.csm is not None:
+        csm = maps_at(result.csm, tuple(result.slices[index].images), result.axes)
+    return problem_at(scan, index, result.axes, csm)
+
+
+def _of(stack: torch.Tensor, s: SliceResult, axes: tuple[str, ...]) -> np.ndarray:
+    """The image of one problem out of the stack: (y, x), or with time or z before them."""
+    found = stack[s.images].numpy()
+    return np.asarray(found[0] if axes == PLANE else found)
+
+
+def _maps(problem: Problem[SenseOp]) -> np.ndarray:
+    """Maps (coil, y, x) of a slice or a series, or of the slice in the middle of a volume."""
+    csm = problem.operator.csm[0]
+    return np.asarray((csm if csm.ndim == 3 else csm[:, csm.shape[1] // 2]).numpy())
 
 
 def _sense(
-    problem: Problem[SenseOp], result: Reconstruction, index: int, lam: float
+    problem: Problem[SenseOp], result: Reconstruction, s: SliceResult
 ) -> tuple[np.ndarray, str]:
     # With a target the best lam is known, which makes the comparison fair to SENSE.
     if result.sense is not None:
-        return result.sense[index].numpy(), "SENSE at the lam that is best for the target"
-    return _at_lam(problem, lam), f"SENSE at the same lam, {lam:.3g}"
+        return _of(result.sense, s, result.axes), "SENSE at the lam that is best for the target"
+    return _at_lam(problem, s.lam), f"SENSE at the same lam, {s.lam:.3g}"
 
 
 def _at_lam(problem: Problem[Any], lam: float) -> np.ndarray:
@@ -217,7 +237,7 @@ def _report(
     slices: list[ReportSlice],
 ) -> Report:
     acquisition = experiment.acquisition
-    _, coils, y, x = acquisition.kspace.shape
+    coils, matrix = acquisition.samples.shape[1], matrix_text(acquisition.samples.shape[2:])
     retrospective = "" if experiment.full is None else " retrospectively"
     estimated = "were estimated from the calibration region by ESPIRiT [3]"
     return Report(
@@ -226,7 +246,7 @@ def _report(
         method=method,
         command=command,
         measured=(
-            f"{coils} receiver coils, matrix {y} x {x}, {acquisition.acceleration:.2f}-fold "
+            f"{coils} receiver coils, matrix {matrix}, {acquisition.acceleration:.2f}-fold "
             f"undersampled{retrospective}"
         ),
         slices=slices,

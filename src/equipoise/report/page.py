@@ -21,7 +21,17 @@ import torch
 from equipoise.certificate.statements import Statement
 from equipoise.formats.replacing import replacing
 from equipoise.methods.prediction import Choice
+from equipoise.readable import counted
+from equipoise.recon.stack import KINDS, kind_of
 from equipoise.report.curves import choice_curve, convergence_curve
+from equipoise.report.planes import (
+    SERIES,
+    loop,
+    middle_plane,
+    planes_of,
+    profile_of,
+    sampled_plane,
+)
 from equipoise.version import __version__
 
 QUALITY = 80
@@ -51,6 +61,8 @@ CITATIONS = (
 class ReportSlice:
     """What the page shows of one slice; images are (y, x), ``csm`` is (coil, y, x).
 
+    Images and mask of a series or a volume have a first axis more, which ``axes`` names: the page
+    shows a loop and a profile over time, or three planes. ``frame_ms`` is the time between frames.
     Only a scan has coil maps and a mask; your own A has neither. ``history`` holds relative
     residual and distance bound by iteration. ``facts`` are pairs of a name and a text.
     ``sense_label`` states the lam of the least-squares image.
@@ -68,6 +80,8 @@ class ReportSlice:
     noise: np.ndarray | None = None
     statements: dict[str, Statement] = field(default_factory=dict)
     choice: Choice | None = None
+    axes: tuple[str, ...] = ("y", "x")
+    frame_ms: float | None = None
 
 
 @dataclass
@@ -124,35 +138,60 @@ def _slice(s: ReportSlice, position: int) -> str:
     reference = s.image if s.target is None else s.target
     # An empty slice would divide by zero.
     white = float(np.abs(reference).max()) * WHITE or 1.0
-    panels = [
-        _panel(_grey(s.image, white), "reconstruction", "gray"),
-        _panel(_grey(s.sense, white), s.sense_label, "gray"),
-    ]
-    if s.target is not None:
-        limit = ERROR_SHARE * float(np.abs(s.target).max()) or 1.0
-        panels.append(_panel(_grey(s.target, white), "target", "gray"))
-        for name, image in (("error of the reconstruction", s.image), ("error of SENSE", s.sense)):
-            error = np.abs(np.abs(image) - np.abs(s.target)) / limit
-            panels.append(_panel(_coloured(error, "magma"), f"{name}, to {limit:.3g}"))
+    panels = _compared(s, white)
     if s.noise is not None:
+        noise = middle_plane(s.noise)
         # A few pixels at the edge of the maps are far noisier and would darken all others.
-        limit = float(np.percentile(s.noise, 99.5)) or 1.0
+        limit = float(np.percentile(noise, 99.5)) or 1.0
         label = f"noise, standard deviation, to {limit:.3g}"
-        panels.append(_panel(_coloured(s.noise / limit, "viridis"), label))
+        panels.append(_panel(_coloured(noise / limit, "viridis"), label))
     if s.mask is not None:
         share = s.mask.size / max(int(s.mask.sum()), 1)
-        panels.append(_panel(_grey(s.mask.astype(float), 1.0), f"samples, {share:.2f}-fold"))
+        pattern = sampled_plane(s.mask).astype(float)
+        panels.append(_panel(_grey(pattern, 1.0), f"samples, {share:.2f}-fold"))
     if s.csm is not None:
         shown = f"coil maps, {min(len(s.csm), COILS_SHOWN)} of {len(s.csm)}"
         panels.append(_panel(_montage(s.csm), shown))
     facts = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in s.facts)
     hidden = "" if position == 0 else " hidden"
     return (
-        f'<section class="slice" data-position="{position}"{hidden}><h2>Slice {s.index}</h2>'
+        f'<section class="slice" data-position="{position}"{hidden}>'
+        f"<h2>{_kind(s).capitalize()} {s.index}</h2>"
         f'<div class="panels">{"".join(panels)}</div><div class="beside">'
-        f'<table class="facts"><caption>This slice</caption>{facts}</table>'
+        f'<table class="facts"><caption>This {_kind(s)}</caption>{facts}</table>'
         f"{convergence_curve(s.history)}{choice_curve(s.choice)}</div>{_statements(s.statements)}</section>"
     )
+
+
+def _compared(s: ReportSlice, white: float) -> list[str]:
+    """The reconstruction, least squares and target, and their errors on one scale."""
+    panels = []
+    if s.axes == SERIES:
+        panels.append(_panel(loop(s.image, white, s.frame_ms), "reconstruction, over time"))
+        panels.append(_panel(_grey(profile_of(s.image), white), "reconstruction, x-t profile"))
+    named = [("reconstruction", s.image), (s.sense_label, s.sense)]
+    if s.target is not None:
+        named.append(("target", s.target))
+    for name, image in named:
+        for place, plane in planes_of(image, s.axes):
+            panels.append(_panel(_grey(plane, white), _caption(name, place), "gray"))
+    if s.target is None:
+        return panels
+    limit = ERROR_SHARE * float(np.abs(s.target).max()) or 1.0
+    for name, image in (("error of the reconstruction", s.image), ("error of SENSE", s.sense)):
+        error = np.abs(np.abs(image) - np.abs(s.target)) / limit
+        for place, plane in planes_of(error, s.axes):
+            caption = f"{_caption(name, place)}, to {limit:.3g}"
+            panels.append(_panel(_coloured(plane, "magma"), caption))
+    return panels
+
+
+def _caption(name: str, place: str) -> str:
+    return f"{name}, {place}" if place else name
+
+
+def _kind(s: ReportSlice) -> str:
+    return kind_of(s.axes) if s.axes in KINDS else "slice"
 
 
 def _statements(statements: dict[str, Statement]) -> str:
@@ -175,7 +214,7 @@ def _table(report: Report) -> str:
         f"<tr><th>{s.index}</th>" + "".join(f"<td>{escape(v)}</td>" for _, v in s.facts) + "</tr>"
         for s in report.slices
     )
-    return f"<table><tr><th>slice</th>{head}</tr>{rows}</table>"
+    return f"<table><tr><th>{_kind(report.slices[0])}</th>{head}</tr>{rows}</table>"
 
 
 def _panel(data: str, caption: str, kind: str = "") -> str:
@@ -261,8 +300,7 @@ def _citations(report: Report) -> tuple[str, ...]:
 
 
 def _count(report: Report) -> str:
-    n = len(report.slices)
-    return f"{n} slice{'s' if n > 1 else ''}"
+    return counted(len(report.slices), _kind(report.slices[0]))
 
 
 def number(value: float | None) -> str:
