@@ -59,6 +59,10 @@ def leftovers(folder):
     return [p.name for p in folder.iterdir() if "tmp" in p.name]
 
 
+BY_RULE = ("--lam", "rule")
+"""In a third of the time; the choice by prediction is tested where it is the subject."""
+
+
 class TestRecon:
     def test_an_undersampled_experiment(self, full_scan, tmp_path, scan_arrays):
         out = tmp_path / "out.h5"
@@ -101,7 +105,7 @@ class TestRecon:
         kspace[..., ::2, :] = 0
         kspace[..., 24:48, 20:44] = scan_arrays["kspace"][..., 24:48, 20:44]
         np.savez(tmp_path / "scan.npz", kspace=kspace)
-        report = run_json("recon", tmp_path / "scan.npz", "-o", tmp_path / "out.npy")
+        report = run_json("recon", tmp_path / "scan.npz", *BY_RULE, "-o", tmp_path / "out.npy")
         assert report["slices"][0]["psnr"] is None
         assert report["slices"][0]["sense_ssim"] is None
 
@@ -112,7 +116,7 @@ class TestRecon:
         kspace[..., :10] = 0
         np.savez(tmp_path / "scan.npz", kspace=kspace)
         out = tmp_path / "out.h5"
-        arguments = ("recon", tmp_path / "scan.npz", "-o", out, "--acceleration", 3)
+        arguments = ("recon", tmp_path / "scan.npz", *BY_RULE, "-o", out, "--acceleration", 3)
         assert run(*arguments).exit_code == 0
         with h5py.File(out) as file:
             mask = file["mask"][:]
@@ -120,7 +124,7 @@ class TestRecon:
         assert not mask[..., :10].any()
 
     def test_a_bound_that_is_not_finite_is_null_in_json(self, full_scan, tmp_path):
-        arguments = ("recon", full_scan, "-o", tmp_path / "o.npy", "--acceleration", 3)
+        arguments = ("recon", full_scan, *BY_RULE, "-o", tmp_path / "o.npy", "--acceleration", 3)
         (only,) = run_json(*arguments, "--model", "modl-brain-4x")["slices"]
         assert only["outcome"] == "feed_forward"
         assert only["distance_bound"] is None
@@ -131,7 +135,7 @@ class TestRecon:
             network.convolutions[-1].weight.fill_(3e38)
         model = MOL(network, FixedWeight(5.0), 0.05)
         weights.save_model(tmp_path / "large.safetensors", model, {})
-        arguments = ("recon", full_scan, "-o", tmp_path / "o.npy", "--acceleration", 3)
+        arguments = ("recon", full_scan, *BY_RULE, "-o", tmp_path / "o.npy", "--acceleration", 3)
         (only,) = run_json(*arguments, "--model", tmp_path / "large.safetensors")["slices"]
         assert only["outcome"] == "diverged"
 
@@ -149,7 +153,7 @@ class TestRecon:
 
         def image(*options):
             out = tmp_path / "out.npy"
-            result = run("recon", full_scan, "-o", out, "--overwrite", *options)
+            result = run("recon", full_scan, *BY_RULE, "-o", out, "--overwrite", *options)
             assert result.exit_code == 0, result.stderr
             return np.load(out)
 
@@ -170,7 +174,7 @@ class TestRecon:
         self, full_scan, tmp_path
     ):
         out = tmp_path / "out.npy"
-        arguments = ["recon", full_scan, "-o", out, "--acceleration", 3, "--rtol", 1e-12]
+        arguments = ["recon", full_scan, *BY_RULE, "-o", out, "--acceleration", 3, "--rtol", 1e-12]
         result = run(*arguments)
         assert result.exit_code == 0
         assert out.exists()
@@ -186,7 +190,7 @@ class TestRecon:
         images = []
         for scan in (full_scan, tmp_path / "scaled.h5"):
             out = tmp_path / f"{scan.stem}.npy"
-            assert run("recon", scan, "-o", out, "--acceleration", 3).exit_code == 0
+            assert run("recon", scan, *BY_RULE, "-o", out, "--acceleration", 3).exit_code == 0
             images.append(np.load(out))
         difference = np.abs(images[1] / factor - images[0]).max() / np.abs(images[0]).max()
         assert difference < 1e-4
@@ -199,14 +203,14 @@ class TestRecon:
         kspace = np.repeat(kspace, shape[0], axis=0)
         np.savez(tmp_path / "scan.npz", kspace=kspace)
         out = tmp_path / "out.npy"
-        result = run("recon", tmp_path / "scan.npz", "-o", out, "--acceleration", 2)
+        result = run("recon", tmp_path / "scan.npz", *BY_RULE, "-o", out, "--acceleration", 2)
         assert result.exit_code == 0, result.stderr
         assert np.load(out).shape == (shape[0], *shape[2:])
 
     @pytest.mark.parametrize("suffix", [".h5", ".npy", ".nii.gz", ".png", ".cfl"])
     def test_every_suffix(self, suffix, full_scan, tmp_path):
         out = tmp_path / f"out{suffix}"
-        assert run("recon", full_scan, "-o", out, "--acceleration", 3).exit_code == 0
+        assert run("recon", full_scan, *BY_RULE, "-o", out, "--acceleration", 3).exit_code == 0
         assert out.exists()
 
 
@@ -222,33 +226,53 @@ class TestBadInput:
     def test_an_output_that_exists(self, full_scan, tmp_path):
         out = tmp_path / "out.npy"
         out.write_text("precious")
-        self.fails(tmp_path, "recon", full_scan, "-o", out, match="--overwrite")
+        self.fails(tmp_path, "recon", full_scan, *BY_RULE, "-o", out, match="--overwrite")
         assert out.read_text() == "precious"
 
     def test_a_folder_that_cannot_be_written(self, full_scan, tmp_path):
-        self.fails(tmp_path, "recon", full_scan, "-o", full_scan / "x.h5", match="not a folder")
+        self.fails(
+            tmp_path, "recon", full_scan, *BY_RULE, "-o", full_scan / "x.h5", match="not a folder"
+        )
         if os.geteuid() != 0:
             locked = tmp_path / "locked"
             locked.mkdir(mode=0o500)
-            self.fails(tmp_path, "recon", full_scan, "-o", locked / "x.h5", match="cannot be")
+            self.fails(
+                tmp_path, "recon", full_scan, *BY_RULE, "-o", locked / "x.h5", match="cannot be"
+            )
 
     def test_a_model_that_is_no_model(self, full_scan, tmp_path):
         (tmp_path / "m.safetensors").write_bytes(b"nonsense")
         out = tmp_path / "out.h5"
-        arguments = ("recon", full_scan, "-o", out, "--model")
+        arguments = ("recon", full_scan, *BY_RULE, "-o", out, "--model")
         self.fails(tmp_path, *arguments, tmp_path / "m.safetensors", match="not a model file")
         self.fails(tmp_path, *arguments, "none", match="there is no model 'none'")
 
     def test_coil_maps_that_are_zero(self, full_scan, tmp_path, scan_arrays):
         np.save(tmp_path / "csm.npy", scan_arrays["csm"] * 0)
-        arguments = ("recon", full_scan, "-o", tmp_path / "o.h5", "--csm", tmp_path / "csm.npy")
+        arguments = (
+            "recon",
+            full_scan,
+            *BY_RULE,
+            "-o",
+            tmp_path / "o.h5",
+            "--csm",
+            tmp_path / "csm.npy",
+        )
         self.fails(tmp_path, *arguments, match="zero everywhere")
 
     @pytest.mark.parametrize(("shape", "match"), [((5, 5), "has shape (5, 5)"), (None, "empty")])
     def test_masks(self, shape, match, full_scan, tmp_path):
         mask = np.ones(shape) if shape else np.zeros((72, 64))
         np.save(tmp_path / "mask.npy", mask)
-        arguments = ("recon", full_scan, "-o", tmp_path / "o.h5", "--mask", tmp_path / "mask.npy")
+        arguments = (
+            "recon",
+            full_scan,
+            *BY_RULE,
+            "-o",
+            tmp_path / "o.h5",
+            "--mask",
+            tmp_path / "mask.npy",
+        )
         self.fails(tmp_path, *arguments, match=match)
 
     def test_a_demo_folder_that_is_a_file(self, full_scan, tmp_path):
@@ -263,7 +287,15 @@ class TestBadInput:
         kspace = scan_arrays["kspace"].copy()
         kspace[..., ::2] = 0
         np.savez(tmp_path / "scan.npz", kspace=kspace)
-        arguments = ("recon", tmp_path / "scan.npz", "-o", tmp_path / "o.h5", "--acceleration", "4")
+        arguments = (
+            "recon",
+            tmp_path / "scan.npz",
+            *BY_RULE,
+            "-o",
+            tmp_path / "o.h5",
+            "--acceleration",
+            "4",
+        )
         self.fails(tmp_path, *arguments, match="already undersampled")
 
     @pytest.mark.parametrize(
@@ -279,7 +311,7 @@ class TestBadInput:
         ],
     )
     def test_usage_errors_end_with_2(self, options, full_scan, tmp_path):
-        result = run("recon", full_scan, "-o", tmp_path / "o.h5", *options)
+        result = run("recon", full_scan, *BY_RULE, "-o", tmp_path / "o.h5", *options)
         assert result.exit_code == 2
 
 
@@ -323,7 +355,7 @@ class TestModels:
         assert run("models", "install", file).exit_code == 1
         assert "hospital" in find.available_models()
         target = tmp_path / "image.npy"
-        assert run("recon", full_scan, "--model", "hospital", "-o", target).exit_code == 0
+        assert run("recon", full_scan, *BY_RULE, "--model", "hospital", "-o", target).exit_code == 0
         taken = run("models", "install", file, "--name", find.DEFAULT_MODEL)
         assert taken.exit_code == 1
         assert "cannot be the name" in taken.stderr
@@ -383,7 +415,7 @@ class TestAuthorsCheckpoint:
             size = {"features": 12, "layers": 4, "kernel_size": 3, "channels": 2}
             assert model.network.config.model_dump() == size
             assert model.m == pytest.approx(0.02 + float(shift))
-            scan = ("recon", full_scan, "--acceleration", 3, "--model", out)
+            scan = ("recon", full_scan, *BY_RULE, "--acceleration", 3, "--model", out)
             bounds[shift] = run_json(*scan, "-o", tmp_path / f"{shift}.npy")["slices"][0]
             assert bounds[shift]["lam"] == pytest.approx(30)
         assert bounds["0"]["m"] != bounds["0.1"]["m"]
