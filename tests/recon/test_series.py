@@ -1,6 +1,7 @@
 """Series and volumes of files: solved as one problem each, by models of three axes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import layouts
 from equipoise.formats.acquisition import make_acquisition
 from equipoise.formats.cfl import cfl_bytes
+from equipoise.formats.header import Header
 from equipoise.formats.readers.registry import read
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
@@ -21,6 +23,7 @@ from equipoise.physics.coils.volume import volume_csm
 from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.sampling.dynamic import kt_mask, volume_mask
+from equipoise.recon import memory
 from equipoise.recon.experiment import load_experiment
 from equipoise.recon.problems import problems
 from equipoise.recon.reconstruct import reconstruct
@@ -330,3 +333,35 @@ class TestInput:
         (tmp_path / "v.cfl").write_bytes(b"\0" * 64)
         with pytest.raises(BadInputError, match="truncated"):
             read(tmp_path / "v.cfl")
+
+
+class TestMemory:
+    @pytest.mark.parametrize("axis", ["time", "z"])
+    def test_the_first_plan_that_fits_is_taken_or_the_scan_is_refused(
+        self, axis, kspace, volume, monkeypatch
+    ):
+        scan = make_acquisition(volume[0], "v", "test", volume=True)
+        if axis == "time":
+            labels = [{"slice": 0, "time": t} for t in range(FRAMES)]
+            scan = make_acquisition(kspace[:, 0], "s", "test", header=Header(labels=labels))
+        model = of_time(axis)
+        whole = memory.estimate(scan, model)
+        bare = memory.estimate(scan, model, keep_maps=False)
+        tiled = memory.estimate(scan, model, keep_maps=False, tile=4)
+        assert tiled < bare < whole
+        monkeypatch.setattr(memory, "SMALL_TILES", (4,))
+        found = []
+        for free in (whole, bare, tiled):
+            monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
+            found.append(memory.fit_memory(scan, model))
+        assert [(plan.keep_maps, plan.tile) for plan in found] == [
+            (True, None),
+            (False, None),
+            (False, 4),
+        ]
+        monkeypatch.setattr(memory, "available_memory", lambda: tiled - 1)
+        with pytest.raises(BadInputError, match="in tiles of 4 pixels"):
+            memory.fit_memory(scan, model)
+        options = replace(model.options, tile=4)
+        exact, cut = reconstruct(scan, model), reconstruct(scan, model, options=options)
+        assert torch.allclose(exact.image, cut.image, atol=1e-4)

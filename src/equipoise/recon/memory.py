@@ -7,11 +7,13 @@ from equipoise.formats.acquisition import STACK, Acquisition
 from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.limits import available_memory, size_text
 from equipoise.formats.slices import stack_shape
-from equipoise.methods.method import Method
+from equipoise.methods.method import PLANE, Method
 from equipoise.methods.mol import MOL
 from equipoise.methods.variational import Variational
 from equipoise.networks.ridge import Ridge
+from equipoise.networks.ridge_volume import RidgeVolume
 from equipoise.outcome import BadInputError
+from equipoise.recon.series import series_of
 from equipoise.recon.volumes import VOLUME, checked
 
 COMPLEX = 8
@@ -38,6 +40,16 @@ SINGLE, DOUBLE = 4, 8
 
 TILE = 256
 """Side of the tiles in which H is evaluated if a whole image does not fit."""
+
+
+SMALL_TILES = (128, 64, 32)
+"""The same for images of three axes, of which a tile has all frames or slices along z."""
+
+COEFFICIENTS, WITH_NETWORK, WITHOUT_NETWORK, OF_A_COIL, COMBINING = 5, 560, 960, 32, 96
+"""Of an image of three axes: copies of all coefficients in an evaluation; bytes of a pixel beside
+it, and in a step of the solver alone; bytes of a pixel and coil all the time, and while coils are
+combined. With 8 to 12 frames or slices of 64 and 96 pixels and 2 to 8 coils, whole and in tiles,
+the measured peak of eight reconstructions is between 0.89 and 1.01 of the estimate."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +87,34 @@ def estimate(
     kept = COMPLEX * slices * pixels * (3 + (coils if keep_maps else 0))
     # Either of the two is in memory at a time, so the larger one counts below.
     calibration = 0 if acquisition.csm is not None else ESPIRIT_COPIES * COMPLEX * coils * pixels
+    if model.axes != PLANE:
+        return kept + max(calibration, solve_of_three_axes(acquisition, model, tile))
     at_once = pixels if tile is None else min(pixels, tile**2)
     solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + at_once * bytes_of_a_pixel(model)
     transformed = acquisition.samples.nbytes if acquisition.samples.ndim > len(STACK) else 0
     return kept + transformed + max(calibration, solve)
+
+
+def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | None) -> int:
+    """Bytes of the solve of a series or a volume; its last evaluation is in double precision."""
+    _, coils, y, x = shape_of(acquisition, model.axes)
+    depth = acquisition.samples.shape[2]
+    if model.axes != VOLUME:
+        depth = max(len(images) for images in series_of(acquisition.labels))
+    pixels, network = depth * y * x, model.network
+    at_once, evaluation = pixels, bytes_of_a_pixel(model)
+    if isinstance(network, RidgeVolume):
+        number = PARTS * network.log_threshold.shape[1]
+        at_once = depth * _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
+        evaluation = COEFFICIENTS * number * (DOUBLE if model.options.exact else SINGLE)
+    step = max(WITH_NETWORK * pixels + evaluation * at_once, WITHOUT_NETWORK * pixels)
+    return max(OF_A_COIL * coils * pixels + step, COMBINING * coils * pixels)
+
+
+def _with_halo(side: int, tile: int | None, reach: int) -> int:
+    """The side of the largest tile with its halo, which ends at the border of the image."""
+    count = 1 if tile is None else -(-side // tile)
+    return min(side, -(-side // count) + min(count - 1, 2) * reach)
 
 
 def shape_of(acquisition: Acquisition, axes: tuple[str, ...]) -> tuple[int, int, int, int]:
@@ -114,11 +150,20 @@ def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
     """
     slices, coils, y, x = shape_of(acquisition, model.axes)
     free = available_memory()
-    for keep_maps, tile in ((True, None), (False, None), (False, TILE)):
+    tiles = (TILE,) if model.axes == PLANE else SMALL_TILES
+    for keep_maps, tile in ((True, None), (False, None), *((False, t) for t in tiles)):
         needed = estimate(acquisition, model, keep_maps=keep_maps, tile=tile)
         # Where the free memory is unknown, the scan is tried.
         if free is None or needed <= free:
             return Plan(needed, keep_maps, tile)
+    if model.axes != PLANE:
+        raise BadInputError(
+            f"{acquisition.source}: {slices} images of {y} x {x} with {coils} coils, solved as "
+            f"({', '.join(model.axes)}), need about {size_text(needed)} of memory in tiles of "
+            f"{tiles[-1]} pixels, and {size_text(free or 0)} are free: choose a model of (y, x), "
+            "which takes one image at a time, compress the coils (`equipoise maps --coils`), or "
+            "use a machine with more memory"
+        )
     raise BadInputError(
         f"{acquisition.source}: {slices} slices of {y} x {x} with {coils} coils need about "
         f"{size_text(needed)} of memory, and {size_text(free or 0)} are free: split the file by "
