@@ -176,7 +176,8 @@ class Method(nn.Module, ABC):
     @property
     def axes(self) -> tuple[str, ...]:
         """The axes of its images after the batch; (y, x) unless the network says otherwise."""
-        return getattr(self.network, "axes", PLANE)
+        # Methods that minimise have no network.
+        return getattr(getattr(self, "network", None), "axes", PLANE)
 
     def lam(self, relative_noise: PerSample) -> PerSample:
         """The learned data weight for noise levels relative to the intensity scale."""
