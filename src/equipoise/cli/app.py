@@ -17,6 +17,7 @@ from equipoise.cli.certify import certify
 from equipoise.cli.demo import demo
 from equipoise.cli.doctor import doctor
 from equipoise.cli.experiment_cine import cine
+from equipoise.cli.experiment_volume import volume
 from equipoise.cli.experiments import app as experiments
 from equipoise.cli.files import convert, info
 from equipoise.cli.finetune import finetune
@@ -37,6 +38,7 @@ app = typer.Typer(
     cls=VerboseGroup,
 )
 experiments.command()(cine)
+experiments.command()(volume)
 app.add_typer(experiments, name="experiment")
 app.add_typer(models, name="models")
 for command in (

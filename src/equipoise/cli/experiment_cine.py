@@ -51,7 +51,7 @@ def cine(
 
         check_results(output, experiment.FILES, overwrite, data)
         where = pick_device(device)
-        chosen = _of_series(methods).to(where)
+        chosen = models_of(methods, OF_SERIES).to(where)
         models = {name: model for name, model in chosen.loaded.items() if model is not None}
         series = series_cases(data, acceleration, seeds, crop=crop)
         found = (on_device(case, where) for case in series)
@@ -72,17 +72,17 @@ OF_SERIES = {"mol-2d": "mol-ridge-universal", "mol-2dt": "mol-ridge-cine"}
 """Models of the comparison of series, by their names there."""
 
 
-def _of_series(names: str | None) -> Chosen:
-    """The models of a list NAME=FILE; those of ``OF_SERIES`` that are installed if it is None."""
+def models_of(names: str | None, usual: dict[str, str]) -> Chosen:
+    """The models of a list NAME=FILE; the usual ones that are installed if it is None."""
     from equipoise.outcome import BadInputError
     from equipoise.zoo.find import available_models
     from equipoise.zoo.model_file import load_model, provenance
 
     if names is None:
-        pairs = [(n, file) for n, file in OF_SERIES.items() if file in available_models()]
+        pairs = [(n, file) for n, file in usual.items() if file in available_models()]
     else:
         entries = [entry.strip().partition("=") for entry in names.split(",")]
-        pairs = [(name, file or OF_SERIES.get(name, name)) for name, _, file in entries]
+        pairs = [(name, file or usual.get(name, name)) for name, _, file in entries]
     found = Chosen({}, {})
     for name, file in pairs:
         # Rows are told apart by the names of their methods.

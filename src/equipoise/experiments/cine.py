@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +72,7 @@ def solvers(models: dict[str, Method]) -> dict[str, Solver]:
     return found
 
 
-def _measured(solve: Callable[[], Any], device: torch.device) -> tuple[Any, Row]:
+def measured(solve: Callable[[], Any], device: torch.device) -> tuple[Any, Row]:
     """What a function returns, with its time and the growth of the peak memory, in MB."""
     before = reset_peak() if CLEAR_REFS.exists() else None
     started = time.perf_counter()
@@ -88,27 +88,28 @@ def _measured(solve: Callable[[], Any], device: torch.device) -> tuple[Any, Row]
 
 def _whole(model: Method, case: SeriesCase) -> Result:
     """The whole series at once."""
-    solution, row = _measured(
+    solution, row = measured(
         lambda: model.solve(case.operator, case.kspace, noise_level=case.noise_level),
         case.kspace.device,
     )
-    return Result(solution.value, row | _certified(solution))
+    return Result(solution.value, row | certified(solution))
 
 
 def _by_frame(model: Method, case: SeriesCase) -> Result:
     """Every frame alone."""
     frames, data = case.operator.frames(), case.kspace[0].movedim(1, 0)
     level = case.noise_level.expand(len(data))
-    solution, row = _measured(lambda: model.solve(frames, data, noise_level=level), data.device)
-    return Result(solution.value[None], row | _certified(solution))
+    solution, row = measured(lambda: model.solve(frames, data, noise_level=level), data.device)
+    return Result(solution.value[None], row | certified(solution))
 
 
-def _certified(solution: Solution) -> Row:
+def certified(solution: Solution) -> Row:
+    """The worst bound and the mean lam of a batch."""
     return {"bound": float(solution.distance_bound.max()), "lam": float(solution.lam.mean())}
 
 
 def _zero_filled(case: SeriesCase) -> Result:
-    return Result(*_measured(lambda: case.operator.adjoint(case.kspace), case.kspace.device))
+    return Result(*measured(lambda: case.operator.adjoint(case.kspace), case.kspace.device))
 
 
 def _tuned(prior: TemporalPrior, case: SeriesCase) -> Result:
@@ -125,7 +126,7 @@ def _tuned(prior: TemporalPrior, case: SeriesCase) -> Result:
         start = problem(lam=_one(lam, scale), start=start, max_iter=SEARCH_ITERATIONS).image
         tried.append((quality(start * float(scale), case)["psnr"], lam))
     best = max(tried)[1]
-    found, row = _measured(lambda: problem(lam=_one(best, scale)), scale.device)
+    found, row = measured(lambda: problem(lam=_one(best, scale)), scale.device)
     return Result(found.image * float(scale), {**row, "lam": best})
 
 
@@ -133,42 +134,71 @@ def _one(lam: float, like: Tensor) -> Tensor:
     return torch.full((1,), lam, dtype=torch.float64, device=like.device)
 
 
-@torch.no_grad()
 def study(
     models: dict[str, Method],
     cases: Iterable[SeriesCase],
     say: Callable[[str], None] = log.info,
 ) -> list[Row]:
     """One row for each case and method."""
+    return compared(solvers(models), cases, quality, say)
+
+
+@torch.no_grad()
+def compared(
+    methods: Mapping[str, Callable[[Any], Result]],
+    cases: Iterable[Any],
+    judge: Callable[[Tensor, Any], Row],
+    say: Callable[[str], None],
+) -> list[Row]:
+    """One row for each case and method.
+
+    Parameters
+    ----------
+    methods
+        By name, each from a case to its result.
+    cases
+        What is solved, each with a ``name``, a ``subject`` and the ``seed`` of its mask.
+    judge
+        The quality of an image, with ``psnr`` and ``ssim``.
+    say
+        Receives one line for each case.
+    """
     rows: list[Row] = []
-    methods = solvers(models)
     for case in cases:
         own = []
         for name, solve in methods.items():
             image, row = solve(case)
             place = {"series": case.name, "subject": case.subject, "seed": case.seed}
-            own.append({**place, "method": name, **quality(image, case), **row})
+            own.append({**place, "method": name, **judge(image, case), **row})
         rows += own
         say(f"{case.name}, mask {case.seed}: { ({r['method']: round(r['psnr'], 2) for r in own}) }")
     return rows
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Row]:
-    """Of each method: mean and standard deviation of the PSNR, means, and the worst bound."""
+SPREAD = ("psnr", "psnr_moving")
+"""Entries of a row of which mean and standard deviation are given."""
+
+MINUS_FRAMES = "minus_frame_by_frame"
+
+
+def summary(rows: Sequence[Row], minus: str = MINUS_FRAMES) -> dict[str, Row]:
+    """Of each method: mean and standard deviation of the PSNR, means, and the worst bound.
+
+    ``minus`` is the name of the entry of the PSNR minus that of the model of (y, x).
+    """
     found = {}
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
         bounds = [row["bound"] for row in own if row["bound"] is not None]
         peaks = [row["peak_mb"] for row in own if row["peak_mb"] is not None]
         found[name] = {
-            "psnr": _spread(own, "psnr"),
-            "psnr_moving": _spread(own, "psnr_moving"),
+            **{key: _spread(own, key) for key in SPREAD if key in own[0]},
             "ssim": _spread(own, "ssim"),
             "seconds": float(np.mean([row["seconds"] for row in own])),
             "peak_mb": max(peaks) if peaks else None,
             "n": len(own),
             "worst_bound": max(bounds) if bounds else None,
-            "minus_frame_by_frame": _against(rows, name),
+            minus: _against(rows, name),
         }
     return found
 
@@ -179,7 +209,7 @@ def _spread(rows: Sequence[Row], key: str) -> list[float]:
 
 
 def _against(rows: Sequence[Row], name: str) -> Row | None:
-    """PSNR minus that of frame by frame on the same data, with an interval over subjects."""
+    """PSNR minus that of a model of (y, x) on the same data, with an interval over subjects."""
     values: dict[str, list[float]] = {}
     pairs: dict[tuple[str, int], dict[str, Row]] = {}
     for row in rows:
@@ -198,28 +228,41 @@ def write_study(
     folder: Path, rows: list[Row], settings: dict[str, Any], seen: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Write ``cine.{md,csv,json}``; return the JSON."""
-    make_folder(folder)
-    found = summary(rows)
-    result = {"methods": found, "cases": rows, "seen": [*seen], "settings": settings}
-    write_csv(folder / "cine.csv", rows)
-    write_json(folder / "cine.json", result)
-    notes = [
+    note = (
         f"{', '.join(PRIORS)} are at the lam of a grid that is best for the target, which no real "
-        "scan has. Nothing bounds their distance to a minimum.",
-        about_subjects(rows),
-        *seen,
-    ]
-    table = markdown_table([_printed(name, entry) for name, entry in found.items()])
-    write_text(folder / "cine.md", "\n".join([table, *notes, ""]))
+        "scan has. Nothing bounds their distance to a minimum."
+    )
+    return write_compared(folder, FILES, rows, MINUS_FRAMES, settings, [note], seen)
+
+
+def write_compared(
+    folder: Path,
+    files: tuple[str, str, str],
+    rows: list[Row],
+    minus: str,
+    settings: dict[str, Any],
+    notes: Sequence[str],
+    seen: Sequence[str],
+) -> dict[str, Any]:
+    """Write a table with notes, its rows, and the summary as JSON, into three files; the JSON."""
+    make_folder(folder)
+    table, listed, complete = (folder / name for name in files)
+    found = summary(rows, minus)
+    result = {"methods": found, "cases": rows, "seen": [*seen], "settings": settings}
+    write_csv(listed, rows)
+    write_json(complete, result)
+    printed = markdown_table([_printed(name, entry, minus) for name, entry in found.items()])
+    write_text(table, "\n".join([printed, *notes, about_subjects(rows), *seen, ""]))
     return result
 
 
-def _printed(name: str, entry: Row) -> Row:
-    bound, difference = entry["worst_bound"], entry["minus_frame_by_frame"]
+def _printed(name: str, entry: Row, minus: str) -> Row:
+    bound, difference = entry["worst_bound"], entry[minus]
+    moving = entry.get("psnr_moving")
     return {
         "method": name,
         "PSNR (dB)": f"{entry['psnr'][0]:.2f} +- {entry['psnr'][1]:.2f}",
-        "where it moves": f"{entry['psnr_moving'][0]:.2f}",
+        **({} if moving is None else {"where it moves": f"{moving[0]:.2f}"}),
         "SSIM": f"{entry['ssim'][0]:.4f}",
         f"minus {FRAMES}": "" if difference is None else f"{difference['mean']:+.2f}",
         "seconds": f"{entry['seconds']:.1f}",

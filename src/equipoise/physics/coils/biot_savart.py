@@ -15,6 +15,10 @@ FIELD_GRID = 24
 """Points per axis on which the field is computed before it is interpolated: it is smooth outside
 the wires."""
 
+RING_RADIUS, LOOP_RADIUS, JITTER = 1.3, 0.55, 0.1
+"""Distance of the loops from the centre and their radius, in longer half axes, and the relative
+standard deviation of both."""
+
 Vector = np.ndarray
 
 
@@ -23,9 +27,9 @@ def biot_savart_maps(
     n_coils: int,
     seed: int = 0,
     *,
-    ring_radius: float = 1.3,
-    loop_radius: float = 0.55,
-    jitter: float = 0.1,
+    ring_radius: float = RING_RADIUS,
+    loop_radius: float = LOOP_RADIUS,
+    jitter: float = JITTER,
 ) -> CoilMaps:
     """Maps of ``n_coils`` loops on a ring around the slice, normalised, (1, coil, y, x).
 
@@ -59,6 +63,46 @@ def biot_savart_maps(
         field = _loop_field(points, angle, distance, radius, height)
         maps.append(field[..., 0] - 1j * field[..., 1])
     return normalize_csm(resize_maps(torch.from_numpy(np.stack(maps).astype(np.complex64)), shape))
+
+
+def biot_savart_volume(shape: tuple[int, int, int], n_coils: int, seed: int = 0) -> CoilMaps:
+    """Maps of loops on two rings around the z axis, normalised, (1, coil, z, y, x).
+
+    Neighbouring loops lie on different rings, ``RINGS`` above and below the centre in longer half
+    axes. Distance, radius and jitter are as for :func:`biot_savart_maps`.
+
+    Parameters
+    ----------
+    shape
+        Matrix (z, y, x).
+    n_coils, seed
+        As for a slice.
+    """
+    rng = np.random.default_rng(seed)
+    z, y, x = (np.linspace(-n / max(shape), n / max(shape), FIELD_GRID) for n in shape)
+    points = np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], -1)
+    start = rng.uniform(0, 2 * np.pi)
+    maps = []
+    for c in range(n_coils):
+        turn, outwards, wider, up = rng.standard_normal(4) * JITTER
+        angle = start + 2 * np.pi * (c + turn) / n_coils
+        distance, radius = RING_RADIUS * (1 + abs(outwards)), LOOP_RADIUS * (1 + wider)
+        height = RINGS * (1 if c % 2 else -1) + up
+        field = _loop_field(points, angle, distance, radius, height)
+        maps.append(field[..., 0] - 1j * field[..., 1])
+    coarse = torch.from_numpy(np.stack(maps).astype(np.complex64))
+    return normalize_csm(resize_volumes(coarse, shape)[None])
+
+
+RINGS = 0.45
+"""Heights of the two rings of loops around a volume, in longer half axes."""
+
+
+def resize_volumes(volumes: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Bicubic interpolation of smooth complex arrays (n, z, y, x) to another matrix."""
+    n, z = volumes.shape[:2]
+    planes = resize_maps(volumes.flatten(0, 1), shape[1:])[0].reshape(n, z, -1)
+    return resize_maps(planes, (shape[0], planes.shape[2]))[0].reshape(n, *shape)
 
 
 def resize_maps(maps: Tensor, shape: tuple[int, int]) -> CoilMaps:

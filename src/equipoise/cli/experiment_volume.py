@@ -1,0 +1,82 @@
+"""``equipoise experiment volume``: volumes, slice by slice along the readout and whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipoise.cli.experiment_cine import models_of
+from equipoise.cli.experiments import (
+    Acceleration,
+    AsJson,
+    Folder,
+    Overwrite,
+    check_results,
+    finish,
+    settings_of,
+)
+from equipoise.cli.options import Device
+from equipoise.cli.progress import progress
+from equipoise.cli.terminal import console, failures
+
+
+def volume(
+    data: Annotated[
+        list[Path], typer.Option(help="Volumes (z, y, x), or folder of them; repeat for more.")
+    ],
+    acceleration: Acceleration = 8.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of masks for each volume.")] = 1,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Models of (y, x) as NAME=FILE [mol-2d].", metavar="LIST"),
+    ] = None,
+    model_3d: Annotated[
+        str | None,
+        typer.Option(
+            "--model-3d", help="Model of (z, y, x), which solves the volume whole as mol-3d."
+        ),
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            min=48,
+            help="Side of the central part of every volume [all]. A smaller one leaves too few "
+            "central samples for coil maps.",
+        ),
+    ] = None,
+    device: Device = "auto",
+    output: Folder = Path("volume"),
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Volumes: slice by slice along the readout, whole in 3D, wavelets, TV, zero-filled."""
+    with failures():
+        from equipoise.experiments import volume as experiment
+        from equipoise.experiments.cases import expanded
+        from equipoise.experiments.series import NOISE
+        from equipoise.experiments.volumes import volume_cases
+        from equipoise.recon.device import on_device, pick_device
+
+        check_results(output, experiment.FILES, overwrite, data)
+        where = pick_device(device)
+        listed = methods or ",".join(f"{name}={file}" for name, file in OF_SLICES.items())
+        whole = "" if model_3d is None else f",{WHOLE}={model_3d}"
+        chosen = models_of(listed + whole, OF_SLICES).to(where)
+        models = {name: model for name, model in chosen.loaded.items() if model is not None}
+        volumes = volume_cases(data, acceleration, seeds, crop=crop)
+        found = (on_device(case, where) for case in volumes)
+        with progress() as bar:
+            say = bar.saying("volume", len(expanded(data)) * seeds)
+            rows = experiment.study(models, found, say)
+        settings = {
+            **settings_of(data, acceleration, seeds, where),
+            "simulated_noise": list(NOISE),
+            "crop": crop,
+        }
+        result = experiment.write_study(output, rows, settings, chosen.seen(data))
+        console.print((output / experiment.FILES[0]).read_text(), markup=False)
+    finish(output, result, as_json)
+
+
+OF_SLICES, WHOLE = {"mol-2d": "mol-ridge-universal"}, "mol-3d"
+"""The usual model of a slice, and the name of that of a volume in tables."""

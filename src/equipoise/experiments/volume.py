@@ -1,0 +1,124 @@
+"""Volumes: slice by slice along the readout, whole, and what is not trained."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.experiments.cine import (
+    FRAMES,
+    ZERO_FILLED,
+    Result,
+    certified,
+    compared,
+    measured,
+    write_compared,
+)
+from equipoise.experiments.results import Row
+from equipoise.experiments.volumes import VolumeCase, quality
+from equipoise.methods.method import PLANE, Method
+from equipoise.methods.variational import TV, Variational, Wavelet
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.readout import plane_of, slices_along_readout
+
+log = logging.getLogger(__name__)
+
+FILES = ("volume.md", "volume.csv", "volume.json")
+
+MINUS_SLICES = "minus_slice_by_slice"
+VOLUME = ("z", "y", "x")
+REFERENCES: tuple[type[Variational], ...] = (Wavelet, TV)
+"""Not trained, of one slice."""
+
+AT_ONCE = 4
+"""Slices that are solved together, so that memory does not grow with their number."""
+
+Solver = Callable[[VolumeCase], Result]
+
+
+def solvers(models: dict[str, Method]) -> dict[str, Solver]:
+    """The methods of the comparison by name: the models, and those that are not trained.
+
+    A model of (y, x) solves every slice alone, one of (z, y, x) the whole volume.
+
+    Raises
+    ------
+    BadInputError
+        If a model is for images of other axes.
+    """
+    found: dict[str, Solver] = {}
+    for name, model in models.items():
+        if model.axes not in (PLANE, VOLUME):
+            raise BadInputError(
+                f"{name} is a model of ({', '.join(model.axes)}): a volume needs one of (y, x), "
+                "slice by slice, or of (z, y, x)"
+            )
+        found[name] = partial(_whole if model.axes == VOLUME else _by_slice, model)
+    for kind in REFERENCES:
+        found[kind.name] = partial(_by_slice, kind())
+    found[ZERO_FILLED] = _zero_filled
+    return found
+
+
+def _zero_filled(case: VolumeCase) -> Result:
+    return Result(*measured(lambda: case.operator.adjoint(case.kspace), case.kspace.device))
+
+
+def _whole(model: Method, case: VolumeCase) -> Result:
+    """The whole volume at once."""
+    solution, row = measured(
+        lambda: model.solve(case.operator, case.kspace, noise_level=case.noise_level),
+        case.kspace.device,
+    )
+    return Result(solution.value, row | certified(solution))
+
+
+def _by_slice(model: Method, case: VolumeCase) -> Result:
+    """Every slice alone, after a Fourier transform along the readout."""
+    (image, found), row = measured(lambda: _slices_solved(model, case), case.kspace.device)
+    bounds = [f["bound"] for f in found]
+    known = bool(bounds) and all(map(math.isfinite, bounds))
+    return Result(image, row | {"bound": max(bounds) if known else None})
+
+
+def _slices_solved(model: Method, case: VolumeCase) -> tuple[Tensor, list[Row]]:
+    data, plane = slices_along_readout(case.kspace[0]), plane_of(case.operator.mask[0])
+    maps = case.operator.csm[0].movedim(-1, 0)
+    image = torch.zeros_like(case.target[0]).movedim(-1, 0)
+    # No coil sees anything in a slice of air, and its image is zero.
+    seen = (maps != 0).flatten(1).any(1).nonzero()[:, 0]
+    found = []
+    for own in torch.split(seen, AT_ONCE):
+        operator = SenseOp(maps[own], plane[None])
+        level = case.noise_level.expand(len(own))
+        solution = model.solve(operator, data[own], noise_level=level)
+        image[own] = solution.value.to(image.dtype)
+        found.append(certified(solution))
+    return image.movedim(0, -1)[None], found
+
+
+def study(
+    models: dict[str, Method],
+    cases: Iterable[VolumeCase],
+    say: Callable[[str], None] = log.info,
+) -> list[Row]:
+    """One row for each case and method."""
+    return compared(solvers(models), cases, quality, say)
+
+
+def write_study(
+    folder: Path, rows: list[Row], settings: dict[str, Any], seen: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write ``volume.{md,csv,json}``; return the JSON."""
+    names = " and ".join(kind.name for kind in REFERENCES)
+    note = (
+        f"{FRAMES}, {names} solve every slice along the readout alone; {names} at the lam of their "
+        "rules for the noise. The bound of a volume is that of its worst slice."
+    )
+    return write_compared(folder, FILES, rows, MINUS_SLICES, settings, [note], seen)

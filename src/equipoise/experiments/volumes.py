@@ -1,0 +1,124 @@
+"""Volumes with a known truth: phase, coils, noise and sampling are simulated in three axes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipoise.experiments.cases import N_COILS, expanded
+from equipoise.experiments.series import NOISE, PHASE
+from equipoise.metrics import ssim
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_volume, resize_volumes
+from equipoise.physics.coils.readout import plane_of, slices_along_readout
+from equipoise.physics.coils.volume import volume_csm
+from equipoise.physics.noise_level import complex_noise, noise_level
+from equipoise.physics.sampling.dynamic import volume_mask
+from equipoise.training.sources.cine import load_clips
+
+CALIBRATION = 24
+"""Side of the fully sampled centre in z and y; a quarter of a shorter side, where that is less."""
+
+PHASE_GRID = 4
+"""Points per axis between which the simulated phase is interpolated."""
+
+
+@dataclass
+class VolumeCase:
+    """One volume with one mask: A, b, the target (1, z, y, x), and the noise level."""
+
+    name: str
+    subject: str
+    seed: int
+    operator: SenseOp
+    kspace: Tensor
+    target: Tensor
+    noise_level: Tensor
+
+
+def volume_cases(
+    data: Sequence[Path],
+    acceleration: float,
+    seeds: int,
+    noise: tuple[float, float] = NOISE,
+    crop: int | None = None,
+) -> Iterator[VolumeCase]:
+    """Every file with every seed.
+
+    A volume becomes an 8-coil scan with Biot-Savart maps and a smooth phase of three axes, noise,
+    and a mask of the plane (z, y). Coil maps and noise level are estimated from the undersampled
+    data, as for a scan, and the target is combined with the estimated maps.
+
+    Parameters
+    ----------
+    data
+        Files or folders of :func:`~equipoise.training.sources.cine.load_clips`, each a volume.
+    acceleration, seeds, noise
+        See :func:`equipoise.volume_mask`, the number of masks, and the range of the noise.
+    crop
+        Take the central part, at most ``crop`` voxels along each axis; all if not given.
+
+    Raises
+    ------
+    BadInputError
+        If a file holds no volume, or a volume of one slice.
+    """
+    for path in expanded(list(data)):
+        volume = _centre(load_clips([path])[0].image, crop)
+        if min(volume.shape) < 2:
+            raise BadInputError(
+                f"{path} holds {' x '.join(map(str, volume.shape))} voxels: a volume needs two or "
+                "more along each axis, and one slice is for `equipoise experiment table1`"
+            )
+        for seed in range(seeds):
+            yield _simulated(path, volume, seed, acceleration, noise)
+
+
+def _centre(volume: Tensor, crop: int | None) -> Tensor:
+    for axis, n in enumerate(volume.shape):
+        kept = n if crop is None else min(n, crop)
+        volume = volume.narrow(axis, (n - kept) // 2, kept)
+    return volume
+
+
+def _simulated(
+    path: Path, volume: Tensor, seed: int, acceleration: float, noise: tuple[float, float]
+) -> VolumeCase:
+    rng = np.random.default_rng([len(volume), seed])
+    shape = (volume.shape[0], volume.shape[1], volume.shape[2])
+    image = volume.abs() * _smooth_phase(shape, rng)
+    csm = biot_savart_volume(shape, N_COILS, int(rng.integers(2**31)))
+    mask = volume_mask(shape, acceleration, min(CALIBRATION, *(n // 4 for n in shape[:2])), seed)
+    # Of the object: more than half of a head's volume is air, which moves a quantile of all.
+    seen = volume.abs()[volume != 0].numpy()
+    sigma = float(np.exp(rng.uniform(*np.log(noise)))) * float(np.quantile(seen, 0.99))
+    clean = SenseOp(csm, mask).forward(image[None])
+    kspace = clean + mask[:, None] * complex_noise(tuple(clean.shape), rng) * sigma
+    # Estimated, as for a scan: true maps would flatter every method.
+    maps = volume_csm(kspace, mask)
+    target = (maps.conj() * csm).sum(1) * image[None]
+    slices = slices_along_readout(kspace[0])
+    level = noise_level(slices, plane_of(mask[0])[None]).median()[None]
+    return VolumeCase(path.stem, str(path), seed, SenseOp(maps, mask), kspace, target, level)
+
+
+def _smooth_phase(shape: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
+    coarse = rng.uniform(-PHASE, PHASE, (1, *(PHASE_GRID,) * len(shape)))
+    phase = resize_volumes(torch.from_numpy(coarse.astype(np.complex64)), shape)[0].real
+    return torch.polar(torch.ones_like(phase), phase)
+
+
+def quality(image: Tensor, case: VolumeCase) -> dict[str, float]:
+    """PSNR, and the mean SSIM of the planes (z, y), both with the range of the whole volume."""
+    target = case.target.abs().double()
+    peak = float(target.max())
+    error = (image.abs().double() - target).square().mean()
+    planes, true = (v[0].movedim(-1, 0) for v in (image, case.target))
+    return {
+        "psnr": float(10 * torch.log10(peak**2 / error)),
+        "ssim": float(ssim(planes, true, peak).mean()),
+    }
