@@ -38,11 +38,7 @@ def volume(
     ] = None,
     crop: Annotated[
         int | None,
-        typer.Option(
-            min=48,
-            help="Side of the central part of every volume [all]. A smaller one leaves too few "
-            "central samples for coil maps.",
-        ),
+        typer.Option(min=2, help="Number of central slices along the readout x [all]."),
     ] = None,
     device: Device = "auto",
     output: Folder = Path("volume"),

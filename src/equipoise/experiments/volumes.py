@@ -60,7 +60,8 @@ def volume_cases(
     acceleration, seeds, noise
         See :func:`equipoise.volume_mask`, the number of masks, and the range of the noise.
     crop
-        Take the central part, at most ``crop`` voxels along each axis; all if not given.
+        Take the central ``crop`` slices along the readout x; all if not given. The plane (z, y) stays
+        whole, because maps are not smooth across the border of a plane that cuts through tissue.
 
     Raises
     ------
@@ -79,10 +80,9 @@ def volume_cases(
 
 
 def _centre(volume: Tensor, crop: int | None) -> Tensor:
-    for axis, n in enumerate(volume.shape):
-        kept = n if crop is None else min(n, crop)
-        volume = volume.narrow(axis, (n - kept) // 2, kept)
-    return volume
+    n = volume.shape[-1]
+    kept = n if crop is None else min(n, crop)
+    return volume.narrow(-1, (n - kept) // 2, kept)
 
 
 def _simulated(
