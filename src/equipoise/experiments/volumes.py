@@ -60,7 +60,7 @@ def volume_cases(
     acceleration, seeds, noise
         See :func:`equipoise.volume_mask`, the number of masks, and the range of the noise.
     crop
-        Take the central ``crop`` slices along the readout x; all if not given. The plane (z, y) stays
+        Take the central ``crop`` slices along the readout x; all if not given. Planes (z, y) stay
         whole, because maps are not smooth across the border of a plane that cuts through tissue.
 
     Raises
