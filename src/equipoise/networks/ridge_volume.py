@@ -37,8 +37,8 @@ MOST_FILTERS, MOST_TAPS = 16, 31
 START_ACROSS = 0.5
 """Norm of the kernels across frames relative to those within them, before any training."""
 
-START_WITHIN = 0.3
-"""Norm of a trained U within frames at the start of training, relative to the largest norm."""
+START_WITHIN = 0.1
+"""Size of all kernels but those of single pixels, relative to these, where a ridge starts one."""
 
 
 class VolumeUsed(NamedTuple):
@@ -187,6 +187,7 @@ class RidgeVolume(ConditionedNetwork):
             kernel.zero_()
             kernel[:, centre, centre] = 1.0
         self.second_across[:, 0, 1:] = 0.0
+        self.second_across[:, 1:] *= START_WITHIN
         for name in ("log_threshold", "share"):
             getattr(self, name)[:, : self.features] = getattr(ridge, name)
 

@@ -173,6 +173,9 @@ class CineConfig(Settings):
     motion: float = Field(
         0.06, ge=0, le=0.5, description="largest displacement of a still, as a share of its side"
     )
+    estimated: float = Field(
+        0.0, ge=0, le=1, description="share of samples with maps estimated from whole frames"
+    )
     still: float = Field(0.0, ge=0, le=1, description="share of samples made of data.stills")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equipoise.physics.coils.biot_savart import biot_savart_maps
-from equipoise.physics.dynamic import DynamicSenseOp
+from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm
 from equipoise.physics.noise_level import complex_noise
 from equipoise.physics.sampling.dynamic import kt_mask
 from equipoise.training.sources.images import LabelledImage, image_files, read_stack
@@ -55,6 +55,9 @@ class Cine(Source):
         Range of the power of the magnitude.
     motion
         Largest displacement of an image that is set in motion, as a share of its side.
+    estimated
+        Share of the samples with coil maps estimated from an undersampled acquisition of the whole
+        frames, as those of a scan are. lam and the thresholds must work with their errors.
     stills
         Images (y, x) that stand still.
     still
@@ -69,6 +72,7 @@ class Cine(Source):
     phase: float = 3.0
     contrast: tuple[float, float] = (0.7, 1.4)
     motion: float = 0.06
+    estimated: float = 0.0
     stills: tuple[Tensor, ...] = ()
     still: float = 0.0
 
@@ -92,24 +96,53 @@ class Cine(Source):
             full, int(rng.integers(self.coils[0], self.coils[1] + 1)), int(rng.integers(2**31))
         )
         image = image * smooth_phase(full, self.phase, rng)
+        level = float(np.exp(rng.uniform(*np.log(self.noise))))
+        maps = self._estimated_maps(image, csm, level, rng)
         if crop:
             cut = _crop_with_content(image, (crop, PHASE_ENCODES * crop), rng)
-            image, csm = image[..., cut[0], cut[1]], csm[..., cut[0], cut[1]]
-        return self.acquire(image, csm.contiguous(), rng)
+            image, csm, maps = (v[..., cut[0], cut[1]] for v in (image, csm, maps))
+        return self.acquire(image, csm.contiguous(), level, rng, maps.contiguous())
 
-    def acquire(self, image: Tensor, csm: Tensor, rng: np.random.Generator) -> Series:
-        """Undersampled noisy k-space of a series (time, y, x) with given maps (1, coil, y, x)."""
+    def acquire(
+        self,
+        image: Tensor,
+        csm: Tensor,
+        level: float,
+        rng: np.random.Generator,
+        maps: Tensor | None = None,
+    ) -> Series:
+        """Undersampled noisy k-space of a series (time, y, x) with given maps (1, coil, y, x).
+
+        ``level`` is the noise relative to the image scale. The operator of the sample has ``maps``,
+        with which its target is combined too; those of the acquisition if not given.
+        """
+        kspace, mask, sigma = self._measured(image, csm, level, rng)
+        maps = csm if maps is None else maps
+        target = (maps.conj() * csm).sum(1) * image
+        # lam must work with the noise level that a real scan shows, not with the true one.
+        found = sigma * rng.uniform(*MISREADING)
+        reading = torch.tensor([found], dtype=torch.float64, device=image.device)
+        return Series(DynamicSenseOp(maps, mask), kspace, target[None].contiguous(), reading)
+
+    def _measured(
+        self, image: Tensor, csm: Tensor, level: float, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, float]:
+        """Noisy k-space, its mask, and the standard deviation of its noise."""
         low, high = np.log(self.acceleration)
         mask = self._mask(tuple(image.shape), float(np.exp(rng.uniform(low, high))), rng)
-        operator = DynamicSenseOp(csm, mask)
-        level = np.exp(rng.uniform(*np.log(self.noise)))
         sigma = float(level * torch.quantile(image.abs().mean(0).flatten(), 0.99))
-        clean = operator.forward(image[None])
+        clean = DynamicSenseOp(csm, mask).forward(image[None])
         noisy = clean + mask[:, None] * complex_noise(tuple(clean.shape), rng) * sigma
-        # lam must work with the noise level that a real scan shows, not with the true one.
-        level = sigma * rng.uniform(*MISREADING)
-        reading = torch.tensor([level], dtype=torch.float64, device=image.device)
-        return Series(operator, noisy, image[None].contiguous(), reading)
+        return noisy, mask, sigma
+
+    def _estimated_maps(
+        self, image: Tensor, csm: Tensor, level: float, rng: np.random.Generator
+    ) -> Tensor:
+        """Maps from a simulated scan of whole frames, or the true ones."""
+        if rng.random() >= self.estimated:
+            return csm
+        kspace, mask, _ = self._measured(image, csm, level, rng)
+        return dynamic_csm(kspace[0], mask[0])
 
     def _mask(
         self, shape: tuple[int, ...], acceleration: float, rng: np.random.Generator
@@ -205,5 +238,5 @@ def _crop_with_content(image: Tensor, size: Shape, rng: np.random.Generator) -> 
     return best
 
 
-CROPS = 3
+CROPS = 2
 """Crops among which the one that moves most is taken: most of a series stands still."""
