@@ -22,6 +22,7 @@ from equipoise.certificate.certify import certify_slice
 from equipoise.certificate.effort import QUICK, Effort
 from equipoise.certificate.linear_response import in_units_of_the_network
 from equipoise.certificate.record import Certificate
+from equipoise.cli.options import parse_lam
 from equipoise.methods.mol import MOL
 from equipoise.methods.solving import solve_slice
 from equipoise.recon.experiment import load_experiment
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--acceleration", type=float)
     parser.add_argument("--model")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--lam", help="auto, rule or a number instead of what the command takes")
     parser.add_argument("--last-step", type=float, help="instead of that of the effort")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -71,6 +73,7 @@ def main() -> None:
     experiment = load_experiment(options.scan, acceleration=options.acceleration)
     problem = slice_problem(experiment.acquisition, 0)
     with torch.no_grad():
+        lam = parse_lam(options.lam) or ("rule" if options.quick else None)
         solution = solve_slice(problem, model)
         image = in_units_of_the_network(solution)
         network = model.network_on(problem.operator.support(), None, solution.network)
@@ -78,7 +81,9 @@ def main() -> None:
         for _ in range(options.rounds):
             single = seconds_of(network, image)
             started = time.process_time()
-            found = certify_slice(problem, model, noise_map=True, epsilon=0.01, effort=effort)
+            found = certify_slice(
+                problem, model, lam=lam, noise_map=True, epsilon=0.01, effort=effort
+            )
             spent = time.process_time() - started
             units.append(median(single + seconds_of(network, image)))
             ratios.append(spent / units[-1])

@@ -193,8 +193,10 @@ def test_a_quick_certificate_costs_less_and_says_what_it_measured(full_scan, mod
         report, _ = certify(full_scan, models / "proved.safetensors", folder, *options, *more)
         (only,) = report["slices"]
         cost[name] = sum(stage["evaluations"] for stage in only["stages"].values())
+        assert only["lam_source"] == "rule"
         assert only["noise"]["probes"] == (2 if more else 16)
         assert only["attack"]["steps"] == (0 if more else 2)
+        assert only["attack"]["error"] < (1.0 if more else 0.5)
     assert cost["quick"] < 0.6 * cost["whole"]
 
 

@@ -227,6 +227,14 @@ def test_other_settings_of_lam_are_refused(lam):
         checked_lam(lam)
 
 
+@pytest.mark.parametrize("lam", [1e-300, 1e-38, 9e-13, 1.1e12, 1e20, 1e300])
+def test_lams_whose_image_is_lost_in_rounding_are_refused(lam):
+    with pytest.raises(BadInputError, match="it must lie between 1e-12 and"):
+        checked_lam(lam)
+    assert checked_lam(1e-12) == 1e-12
+    assert checked_lam(1e12) == 1e12
+
+
 def test_two_passes_take_the_multiples_that_the_first_one_wants():
     problem, image = head_problem()
     model = load_model("mol-guided-universal")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from math import isfinite
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL
 from equipoise.methods.prediction import LamSetting, weights_for
+from equipoise.methods.regression import Features
 from equipoise.methods.scan_features import slice_features
 from equipoise.methods.solving import amplification_bound, compared, solve_slice
 from equipoise.networks.network import lipschitz_upper_of
@@ -147,6 +149,11 @@ class _Run:
         """How the solve ended."""
         return self.solution.outcome[0]
 
+    @cached_property
+    def features(self) -> Features:
+        """Those of the image; each stage writes them, and a linear solve is part of them."""
+        return slice_features(self.problem, self.solution)
+
     def solve(self) -> None:
         """The image, as a reconstruction makes it."""
         self.tell("image", 0, 1)
@@ -210,7 +217,7 @@ class _Run:
             )
             spent = response.evaluations
             moved = begin.gain * epsilon * float(norm(problem.data) / norm(solution.value))
-            options = replace(options, rtol=max(min(options.rtol, moved), TIGHTEST))
+            options = replace(options, rtol=max(min(options.rtol, moved), self.effort.attacked))
         reconstruct = Attackable(
             problem.operator, model, solution, options, noise_level=problem.noise_level
         )
@@ -255,10 +262,10 @@ class _Run:
             constants, float(solution.distance_bound[0]), problem.noise_to(solution.value)
         )
         assert solution.scale is not None
-        features = slice_features(problem, solution)
+        features = self.features
         calibration, attack = model.calibration, self.attack
         refuted = constants.evidence == "not available"
-        usual = compared(model, problem, solution, self.choice, self.options)
+        usual = compared(model, problem, solution, self.choice, self.options, features)
         return Certificate(
             index=self.index,
             axes=[*problem.operator.image_axes],
@@ -295,11 +302,6 @@ class _Run:
             statements=bounds,
             stages=dict(self.stages.complete),
         )
-
-
-TIGHTEST = 1e-3
-"""Certified accuracy of attacked images, or the movement itself, relative to the image, if that is
-larger. The true distance is a few per cent of a bound, and the bound is reported beside it."""
 
 
 def _constants(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from equipoise.certificate.record import Certificate, CertifiedSlice
 
 
+SMALLEST_ATTACK = 1e-6
+"""Smallest share of the data. One of 1e-9 lost a third of the movement, of 1e-300 all of it."""
+
 SHOWN = (
     "distance_bound",
     "perturbation_bound",
@@ -55,7 +58,11 @@ def certify(
     ] = 1,
     probe_seed: Annotated[int, typer.Option(min=0, help="Seed of probes and attacks.")] = 0,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look in a quarter of the time.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="A first look in a fifth of the time; lam follows the rule unless --lam is given.",
+        ),
     ] = False,
     device: Device = "auto",
     output: Annotated[
@@ -67,8 +74,11 @@ def certify(
     overwrite: Annotated[bool, typer.Option(help="Replace results that exist.")] = False,
 ) -> None:
     """Certify how far the image of each slice can be trusted, and on which evidence."""
-    if worst_case is not None and not 0 < worst_case < 1:
-        raise typer.BadParameter(f"--worst-case is {worst_case}: it must lie between 0 and 1")
+    if worst_case is not None and not SMALLEST_ATTACK <= worst_case < 1:
+        raise typer.BadParameter(
+            f"--worst-case is {worst_case}: it must be at least {SMALLEST_ATTACK:g}, because "
+            "single precision loses smaller changes of the image, and below 1"
+        )
     if probes is not None and not noise_map:
         raise typer.BadParameter("--probes belongs to --noise-map")
     folder = output or Path(f"{scan.name.split('.')[0]}_certificate")
@@ -102,7 +112,8 @@ def certify(
         make_folder(folder)
         results = _Results(folder, str(scan), model)
         settings: dict[str, Any] = {
-            "lam": how.lam,
+            # Weights by prediction alone cost as much as the rest of a quick certificate.
+            "lam": "rule" if quick and how.lam is None else how.lam,
             "options": None if how.rtol is None else replace(network.options, rtol=how.rtol),
             "noise_map": noise_map,
             "noise_probes": probes,
@@ -229,7 +240,7 @@ def _print(c: "Certificate") -> None:
             f"norm (measured), random noise of that norm by {c.random_amplification:.3g}"
         )
     if c.in_range is None:
-        console.print("  in range: not known (no calibration, or --lam or --rtol was given)")
+        console.print(f"  in range: not known ({_why_unknown(c)})")
     elif c.deviations is not None:
         size, worst = max((d or 0.0, key) for key, d in c.deviations.items())
         verdict = "like" if c.in_range else "UNLIKE"
@@ -242,6 +253,12 @@ def _print(c: "Certificate") -> None:
         console.print(f"  {bound_text(c.psnr_bound)}", markup=False)
     parts = ", ".join(f"{name} {stage.evaluations}" for name, stage in c.stages.items())
     console.print(f"  network evaluations: {c.evaluations} ({parts})", style="dim")
+
+
+def _why_unknown(c: "Certificate") -> str:
+    if c.deviations is not None and c.choice.setting == "rule":
+        return "lam follows the rule, as with --quick, and the calibration is for --lam auto"
+    return "no calibration, or --lam or --rtol was given"
 
 
 def _weights(c: "Certificate") -> str:

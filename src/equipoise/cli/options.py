@@ -94,8 +94,10 @@ def check_scan_options(
         raise typer.BadParameter("--mask and --acceleration exclude each other: leave out one")
     if seed is not None and acceleration is None:
         raise typer.BadParameter("--seed needs --acceleration, which draws the mask")
-    if rtol is not None and not rtol > 0:
-        raise typer.BadParameter(f"--rtol is {rtol}: it must be positive")
+    if rtol is not None and not 0 < rtol < 1:
+        raise typer.BadParameter(
+            f"--rtol is {rtol}: it must lie between 0 and 1, a share of the norm of the image"
+        )
 
 
 def parse_lam(lam: str | None) -> "LamSetting | None":
@@ -110,4 +112,10 @@ def parse_lam(lam: str | None) -> "LamSetting | None":
         ) from error
     if not 0 < value < float("inf"):
         raise typer.BadParameter(f"--lam is {lam}: it must be positive and finite")
-    return value
+    from equipoise.methods.prediction import checked_lam
+    from equipoise.outcome import BadInputError
+
+    try:
+        return checked_lam(value)
+    except BadInputError as error:
+        raise typer.BadParameter(f"--{error}") from error

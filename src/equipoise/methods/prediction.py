@@ -48,6 +48,10 @@ chance."""
 MASK_OF_A_PLANE = 3
 """Axes of the mask of a batch of images (y, x)."""
 
+SMALLEST_LAM, LARGEST_LAM = 1e-12, 1e12
+"""Beyond these the working precision ends: with 1e15 the iteration gives NaN, with 1e20 zeros, and
+with 1e-38 the image is smaller than single precision holds."""
+
 Position = tuple[int, ...]
 
 LamSetting = float | str
@@ -148,13 +152,18 @@ def checked_lam(lam: LamSetting) -> LamSetting:
     Raises
     ------
     BadInputError
-        If it is neither.
+        If it is neither, or outside :data:`SMALLEST_LAM` to :data:`LARGEST_LAM`.
     """
     if lam in ("auto", "rule"):
         return lam
     if isinstance(lam, str) or not 0 < lam < math.inf:
         raise BadInputError(
             f"lam is {lam!r}: it must be auto, rule, or a number that is positive and finite"
+        )
+    if not SMALLEST_LAM <= lam <= LARGEST_LAM:
+        raise BadInputError(
+            f"lam is {lam:g}: it must lie between {SMALLEST_LAM:g} and {LARGEST_LAM:g}, because "
+            "the image of any other is lost in rounding; rule and auto choose it"
         )
     return float(lam)
 

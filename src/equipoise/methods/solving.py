@@ -7,6 +7,7 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import Method
 from equipoise.methods.mol import MOL, Amplification
 from equipoise.methods.prediction import Choice
+from equipoise.methods.regression import Features
 from equipoise.methods.scan_features import slice_features
 from equipoise.methods.usual import Calibration, PsnrBound
 from equipoise.outcome import BadInputError, Outcome, Solution
@@ -76,18 +77,20 @@ def compared(
     solution: Solution,
     choice: Choice | None,
     options: SolverOptions | None,
+    features: Features | None = None,
 ) -> Compared:
     """Whether the slice looks like those of the calibration, and how good its image is at least.
 
     There must be a calibration, the weights must have been chosen as those of its scans were, and
     the solver options must be those of the model, except for options that change memory only.
-    ``choice`` and ``options`` are the arguments of the solve.
+    ``choice`` and ``options`` are the arguments of the solve, ``features`` those of
+    the slice where they are known.
     """
     known = model.calibration
     # Features depend on lam and on the stopping rule.
     if known is None or not _chosen_alike(known, choice) or not _usual(model, options):
         return Compared()
-    found = slice_features(problem, solution)
+    found = slice_features(problem, solution) if features is None else features
     return Compared(known.in_range(found), known.psnr_bound(found))
 
 

@@ -231,7 +231,7 @@ def reconstruct(
             usual = compared(model, moved, solution, choice, options)
             used = options or model.options
             result = _slice_result(problem, solution, model, moved, choice, seconds, usual, used)
-        _check_finite(image, index, acquisition.source, result)
+        _check_image(image, problem.data, index, acquisition.source, result)
         # With the same maps as the solve, so that the difference is not one of the coil
         # combination.
         target = target_at(acquisition, full, problem, axes)
@@ -271,11 +271,18 @@ def _mask_of(scan: Acquisition) -> Tensor:
     return scan.encoding.mask
 
 
-def _check_finite(image: Tensor, index: int, source: str, result: SliceResult) -> None:
+def _check_image(image: Tensor, data: Tensor, index: int, source: str, result: SliceResult) -> None:
     if not bool(torch.isfinite(torch.view_as_real(image)).all()):
         raise BadInputError(
             f"{source}: the image of slice {index} holds NaN or Inf ({result.outcome}, lam "
             f"{result.lam:.3g}), so nothing is written: lower --lam, or leave it out"
+        )
+    # Thresholds may leave nothing, but then they converge.
+    lost = result.outcome != "converged" and not bool(image.any()) and bool(data.any())
+    if lost:
+        raise BadInputError(
+            f"{source}: the image of slice {index} is zero everywhere and its data are not "
+            f"({result.outcome}, lam {result.lam:.3g}), so nothing is written: leave --lam out"
         )
 
 

@@ -61,10 +61,11 @@ class ReconSettings:
     def __post_init__(self) -> None:
         if self.lam is not None:
             object.__setattr__(self, "lam", checked_lam(self.lam))
-        for name in ("rtol", "acceleration"):
+        for name, most in (("rtol", 1), ("acceleration", math.inf)):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise BadInputError(f"{name} is {value}: it must be positive and finite")
+            if value is not None and not 0 < value < most:
+                limit = "positive and finite" if most == math.inf else f"between 0 and {most}"
+                raise BadInputError(f"{name} is {value}: it must be {limit}")
         if self.mask is not None and self.acceleration is not None:
             raise BadInputError("mask and acceleration exclude each other: leave out one of them")
         # Texts are accepted too, and stored as paths, so that equal settings are equal.
