@@ -161,14 +161,15 @@ def test_a_method_without_equilibrium_says_so(full_scan, models, tmp_path):
 
 def test_nothing_is_overwritten_unasked(full_scan, models, tmp_path):
     model = models / "proved.safetensors"
-    certify(full_scan, model, tmp_path / "c")
+    certify(full_scan, model, tmp_path / "c", "--quick")
     command = ["certify", str(full_scan), "--model", str(model), "-o", str(tmp_path / "c")]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 1
     assert "--overwrite" in refused.stderr
-    certify(full_scan, model, tmp_path / "c", "--overwrite")
-    for options in (("--worst-case", "2"), ("--lam", "x"), ("--seed", "1")):
-        assert CliRunner().invoke(app, [*command, *options]).exit_code == 2
+    certify(full_scan, model, tmp_path / "c", "--quick", "--overwrite")
+    wrong = "--worst-case=2 --worst-case=1e-9 --lam=x --lam=1e300 --rtol=2 --rtol=inf --seed=1"
+    for option in wrong.split():
+        assert CliRunner().invoke(app, [*command, option]).exit_code == 2
 
 
 def test_what_is_complete_stays_when_the_command_is_ended(full_scan, models, tmp_path, monkeypatch):

@@ -176,21 +176,27 @@ class TestMapsOfAnotherScan:
 
 
 class TestWhatIsNoImage:
-    def test_an_image_that_is_not_finite_is_refused(self, tmp_path, square, monkeypatch):
+    @pytest.mark.parametrize(
+        ("factor", "text"),
+        [(float("nan"), "slice 0 holds NaN or Inf"), (0.0, "slice 0 is zero everywhere")],
+    )
+    def test_an_image_that_is_lost_is_refused(self, tmp_path, square, monkeypatch, factor, text):
         from dataclasses import replace
 
         from equipoise.methods.solving import solve_slice
+        from equipoise.outcome import Outcome
         from equipoise.recon import reconstruct
         from equipoise.recon.reconstruct_file import reconstruct_file
+        from equipoise.recon.settings import ReconSettings
 
-        def overflowing(*arguments, **options):
+        def losing(*arguments, **options):
             found = solve_slice(*arguments, **options)
-            return replace(found, value=found.value * float("nan"))
+            return replace(found, value=found.value * factor, outcome=[Outcome.STAGNATED])
 
-        monkeypatch.setattr(reconstruct, "solve_slice", overflowing)
+        monkeypatch.setattr(reconstruct, "solve_slice", losing)
         scan = save(tmp_path / "s.npz", kspace=square[2])
-        with pytest.raises(BadInputError, match="slice 0 holds NaN or Inf"):
-            reconstruct_file(scan, target=tmp_path / "o.npy")
+        with pytest.raises(BadInputError, match=text):
+            reconstruct_file(scan, ReconSettings(lam="rule"), target=tmp_path / "o.npy")
         assert not (tmp_path / "o.npy").exists()
 
     @pytest.mark.parametrize("crop", [[0, 0], [0, 9], [-3, 9], [9], "99", [None, 9]])
