@@ -68,7 +68,7 @@ class TestRecon:
         out = tmp_path / "out.h5"
         arguments = ("recon", full_scan, "-o", out, "--acceleration", 3, "--seed", 0)
         report = run_json(*arguments)
-        assert set(report) == {"scan", "model", "outcome", "left_out", "slices"}
+        assert set(report) == {"scan", "model", "axes", "outcome", "left_out", "slices"}
         assert report["outcome"] == "converged"
         (only,) = report["slices"]
         assert set(only) == SLICE_KEYS

@@ -24,7 +24,8 @@ def planes(image: Tensor) -> Tensor:
 
 def stacked(images: Sequence[Tensor], places: Sequence[tuple[int, ...]]) -> Tensor:
     """The images of several problems, each at its place in the stack (images, y, x)."""
-    order = torch.argsort(torch.tensor([place for own in places for place in own]))
+    every_place = [place for own in places for place in own]
+    order = torch.argsort(torch.tensor(every_place, device=images[0].device))
     # A large volume should not be in memory twice for nothing.
     every = planes(images[0]) if len(images) == 1 else torch.cat([*map(planes, images)])
     return every if bool((order[1:] > order[:-1]).all()) else every[order]
