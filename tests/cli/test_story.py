@@ -20,6 +20,7 @@ from equipoise.zoo import model_file as weights
 
 SLICE_KEYS = {
     "index",
+    "images",
     "outcome",
     "iterations",
     "network_evaluations",
