@@ -103,6 +103,15 @@ class TestNetwork:
         y.zero_()
         assert torch.equal(copied(x), expected)
 
+    def test_a_tile_in_double_precision_has_the_kernels_of_single_precision(self):
+        network = RidgeVolume("time", 0.3, **SMALL)
+        x, y = (random_complex((1, 4, 16, 16), seed) for seed in range(2))
+        whole = AtReference(network, torch.ones(1, dtype=torch.float64), y).double()
+        part = (slice(0, 16), slice(0, 12))
+        with torch.no_grad():
+            inside = whole.part(*part)(x[..., :12])[..., :4] - whole(x)[..., :4]
+        assert float(norm(inside)) < 1e-12
+
     def test_its_rounding_is_bounded(self):
         network = RidgeVolume("time", 0.3, **SMALL)
         scale = torch.ones(1, dtype=torch.float64)

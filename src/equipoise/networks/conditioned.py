@@ -221,7 +221,9 @@ class AtReference(AtScale):
 
     def part(self, y: slice, x: slice) -> "AtReference":
         """H for a piece of the image."""
-        return AtReference(self.network, self.threshold, self.reference[..., y, x])
+        piece = copy.copy(self)
+        piece.reference = self.reference[..., y, x]
+        return piece
 
     def forward(self, image: Image) -> Image:
         """``H(x) + m y``."""

@@ -1,5 +1,6 @@
 """The ridge network, whose F is strongly monotone for all weights (19), (22)."""
 
+import copy
 import math
 from typing import Any, Literal, NamedTuple
 
@@ -240,8 +241,11 @@ class RidgeAt(AtScale):
         # Without factors H is the same everywhere, and a copy would only cost time.
         if self.factors is None:
             return self
-        assert isinstance(self.network, Ridge)
-        return RidgeAt(self.network, self.threshold, self.factors[..., y, x])
+        # Not built again, because what is used would be normalised once for every tile, and in
+        # double precision would be another function, see :meth:`double`.
+        piece = copy.copy(self)
+        piece.factors = self.factors[..., y, x]
+        return piece
 
     def scale(self, image: Image) -> Tensor:
         """The threshold scale, with the factors of every pixel where there are some."""
