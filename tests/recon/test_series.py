@@ -12,6 +12,7 @@ from equipoise.formats.acquisition import make_acquisition
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.header import Header
 from equipoise.formats.readers.registry import read
+from equipoise.methods.method import SERIES
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
 from equipoise.networks.ridge import Ridge
@@ -28,7 +29,6 @@ from equipoise.recon.experiment import load_experiment
 from equipoise.recon.problems import problems
 from equipoise.recon.reconstruct import reconstruct
 from equipoise.recon.reconstruct_file import reconstruct_file
-from equipoise.recon.series import SERIES
 from equipoise.recon.settings import ReconSettings
 from equipoise.recon.volumes import VOLUME
 

@@ -58,7 +58,7 @@ QUICK = Effort(
     last_step=0.05,
     attacked=3e-3,
 )
-"""For a first look, at about a quarter of the time."""
+"""For a first look, at about a fifth of the time."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from equipoise.experiments.results import Row, markdown_table, write_csv, write_
 from equipoise.experiments.series import SeriesCase, quality
 from equipoise.experiments.subjects import about_subjects, interval
 from equipoise.formats.replacing import make_folder
-from equipoise.methods.method import PLANE, Method
+from equipoise.methods.method import PLANE, SERIES, Method
 from equipoise.methods.temporal import PRIORS, TemporalPrior, minimise_series
 from equipoise.outcome import BadInputError, Solution
 from equipoise.recon.device import seconds_since
@@ -34,8 +34,6 @@ WEIGHTS = tuple(10 ** (k / 2) for k in range(8, 0, -1))
 
 SEARCH_ITERATIONS = 10
 """Iterations of each trial of a weight."""
-
-SERIES = ("time", "y", "x")
 
 
 class Result(NamedTuple):
@@ -58,17 +56,36 @@ def solvers(models: dict[str, Method]) -> dict[str, Solver]:
     BadInputError
         If a model is for images of other axes.
     """
-    found: dict[str, Solver] = {}
-    for name, model in models.items():
-        if model.axes not in (PLANE, SERIES):
-            raise BadInputError(
-                f"{name} is a model of ({', '.join(model.axes)}): a series needs one of (y, x), "
-                "frame by frame, or of (time, y, x)"
-            )
-        found[name] = partial(_whole if model.axes == SERIES else _by_frame, model)
+    found = by_axes(models, SERIES, _by_frame, "a series needs one of (y, x), frame by frame")
     for name, prior in PRIORS.items():
         found[name] = partial(_tuned, prior)
-    found[ZERO_FILLED] = _zero_filled
+    found[ZERO_FILLED] = zero_filled
+    return found
+
+
+def by_axes(
+    models: Mapping[str, Method],
+    axes: tuple[str, ...],
+    of_planes: Callable[[Method, Any], Result],
+    needed: str,
+) -> dict[str, Callable[[Any], Result]]:
+    """A model of ``axes`` solves the whole; one of (y, x) solves as ``of_planes`` does.
+
+    ``needed`` begins what is said of a model of other axes.
+
+    Raises
+    ------
+    BadInputError
+        If a model is for images of other axes.
+    """
+    found: dict[str, Callable[[Any], Result]] = {}
+    for name, model in models.items():
+        if model.axes not in (PLANE, axes):
+            raise BadInputError(
+                f"{name} is a model of ({', '.join(model.axes)}): {needed}, "
+                f"or of ({', '.join(axes)})"
+            )
+        found[name] = partial(_whole if model.axes == axes else of_planes, model)
     return found
 
 
@@ -86,8 +103,8 @@ def measured(solve: Callable[[], Any], device: torch.device) -> tuple[Any, Row]:
     }
 
 
-def _whole(model: Method, case: SeriesCase) -> Result:
-    """The whole series at once."""
+def _whole(model: Method, case: Any) -> Result:
+    """The whole series or volume at once."""
     solution, row = measured(
         lambda: model.solve(case.operator, case.kspace, noise_level=case.noise_level),
         case.kspace.device,
@@ -108,7 +125,8 @@ def certified(solution: Solution) -> Row:
     return {"bound": float(solution.distance_bound.max()), "lam": float(solution.lam.mean())}
 
 
-def _zero_filled(case: SeriesCase) -> Result:
+def zero_filled(case: Any) -> Result:
+    """``A^H b``."""
     return Result(*measured(lambda: case.operator.adjoint(case.kspace), case.kspace.device))
 
 

@@ -14,16 +14,17 @@ from equipoise.experiments.cine import (
     FRAMES,
     ZERO_FILLED,
     Result,
+    by_axes,
     certified,
     compared,
     measured,
     write_compared,
+    zero_filled,
 )
 from equipoise.experiments.results import Row
 from equipoise.experiments.volumes import VolumeCase, quality
-from equipoise.methods.method import PLANE, Method
+from equipoise.methods.method import VOLUME, Method
 from equipoise.methods.variational import TV, Variational, Wavelet
-from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.readout import plane_of, slices_along_readout
 
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 FILES = ("volume.md", "volume.csv", "volume.json")
 
 MINUS_SLICES = "minus_slice_by_slice"
-VOLUME = ("z", "y", "x")
 REFERENCES: tuple[type[Variational], ...] = (Wavelet, TV)
 """Not trained, of one slice."""
 
@@ -52,31 +52,11 @@ def solvers(models: dict[str, Method]) -> dict[str, Solver]:
     BadInputError
         If a model is for images of other axes.
     """
-    found: dict[str, Solver] = {}
-    for name, model in models.items():
-        if model.axes not in (PLANE, VOLUME):
-            raise BadInputError(
-                f"{name} is a model of ({', '.join(model.axes)}): a volume needs one of (y, x), "
-                "slice by slice, or of (z, y, x)"
-            )
-        found[name] = partial(_whole if model.axes == VOLUME else _by_slice, model)
+    found = by_axes(models, VOLUME, _by_slice, "a volume needs one of (y, x), slice by slice")
     for kind in REFERENCES:
         found[kind.name] = partial(_by_slice, kind())
-    found[ZERO_FILLED] = _zero_filled
+    found[ZERO_FILLED] = zero_filled
     return found
-
-
-def _zero_filled(case: VolumeCase) -> Result:
-    return Result(*measured(lambda: case.operator.adjoint(case.kspace), case.kspace.device))
-
-
-def _whole(model: Method, case: VolumeCase) -> Result:
-    """The whole volume at once."""
-    solution, row = measured(
-        lambda: model.solve(case.operator, case.kspace, noise_level=case.noise_level),
-        case.kspace.device,
-    )
-    return Result(solution.value, row | certified(solution))
 
 
 def _by_slice(model: Method, case: VolumeCase) -> Result:

@@ -23,8 +23,8 @@ MODULE_CALL = 4
 line."""
 
 
-PLANE = ("y", "x")
-"""The axes of a slice or a frame."""
+PLANE, SERIES, VOLUME = ("y", "x"), ("time", "y", "x"), ("z", "y", "x")
+"""The axes of a slice or a frame, of a series in time, and of a volume."""
 
 
 class ParameterGroup(NamedTuple):

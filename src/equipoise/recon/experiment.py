@@ -14,15 +14,14 @@ from equipoise.formats.arrays import read_array
 from equipoise.formats.checks import as_maps, as_mask
 from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.slices import cut_along, why_not_solved
-from equipoise.methods.method import PLANE
+from equipoise.methods.method import PLANE, SERIES, VOLUME
 from equipoise.outcome import BadInputError
 from equipoise.physics.sampling.dynamic import kt_mask
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.recon.coil_maps import transformed
 from equipoise.recon.maps_check import check_maps
 from equipoise.recon.problems import arranged_for
-from equipoise.recon.series import SERIES, series_of
-from equipoise.recon.volumes import VOLUME
+from equipoise.recon.series import series_of
 
 FULLY_SAMPLED = 0.7
 """A scan with at least this share of its matrix measured can be undersampled retrospectively."""

@@ -7,14 +7,14 @@ from equipoise.formats.acquisition import STACK, Acquisition
 from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.limits import available_memory, size_text
 from equipoise.formats.slices import stack_shape
-from equipoise.methods.method import PLANE, Method
+from equipoise.methods.method import PLANE, VOLUME, Method
 from equipoise.methods.mol import MOL
 from equipoise.methods.variational import Variational
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_volume import RidgeVolume
 from equipoise.outcome import BadInputError
 from equipoise.recon.series import series_of
-from equipoise.recon.volumes import VOLUME, checked
+from equipoise.recon.volumes import checked
 
 COMPLEX = 8
 """Bytes of a complex64 number."""

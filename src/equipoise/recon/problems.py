@@ -9,15 +9,13 @@ from torch import Tensor
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.header import TIMES, Header
 from equipoise.formats.slices import as_slices
-from equipoise.methods.method import PLANE
+from equipoise.methods.method import PLANE, SERIES, VOLUME
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.problem import Problem
 from equipoise.recon import series, volumes
-from equipoise.recon.series import SERIES
-from equipoise.recon.volumes import VOLUME
 
 
 @dataclass(frozen=True, repr=False)

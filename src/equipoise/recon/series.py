@@ -11,9 +11,6 @@ from equipoise.physics.dynamic import DynamicSenseOp, dynamic_noise_level, tempo
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.masks import calibration_region
 
-SERIES = ("time", "y", "x")
-"""The axes of a series."""
-
 
 def series_of(labels: Sequence[dict[str, int]]) -> list[list[int]]:
     """The images of each series: their labels are equal but for those of time.

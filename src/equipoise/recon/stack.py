@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from equipoise.methods.method import PLANE
-from equipoise.recon.series import SERIES
+from equipoise.methods.method import PLANE, SERIES, VOLUME
 
-KINDS = {PLANE: "slice", SERIES: "series", ("z", "y", "x"): "volume"}
+KINDS = {PLANE: "slice", SERIES: "series", VOLUME: "volume"}
 """What one problem is called, by the axes of its image."""
 
 

@@ -7,15 +7,13 @@ from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.header import Header
 from equipoise.formats.slices import header_along
+from equipoise.methods.method import VOLUME
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.espirit import normalize_csm
 from equipoise.physics.coils.volume import volume_csm
 from equipoise.physics.noise_level import noise_level
 from equipoise.physics.problem import Problem
-
-VOLUME = ("z", "y", "x")
-"""The axes of a volume."""
 
 Z = 0
 """Position of z among the axes of a volume; its images are (y, x)."""
