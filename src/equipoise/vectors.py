@@ -1,5 +1,7 @@
 """A batch of images in real coordinates: inner product, norm, two channels."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,18 @@ def inner(a: Tensor, b: Tensor) -> PerSample:
     # Conjugation is lazy in torch, and view_as_real refuses a tensor that is only marked as
     # conjugate.
     real_a, real_b = (torch.view_as_real(v.resolve_conj()).flatten(1) for v in (a, b))
-    return torch.linalg.vecdot(real_a, real_b).double()
+    found = [torch.linalg.vecdot(*parts).double() for parts in pieces(real_a, real_b)]
+    return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+
+
+def pieces(*arrays: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Flat samples, (batch, n) each, a piece of all of them at a time."""
+    # A product or a copy in double precision would take several times the memory of a volume.
+    yield from zip(*(torch.split(array, PIECE, dim=1) for array in arrays))
+
+
+PIECE = 2**20
+"""Numbers of a sample that are combined at a time."""
 
 
 def norm(a: Tensor) -> PerSample:
@@ -22,6 +35,14 @@ def norm(a: Tensor) -> PerSample:
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """Shape (batch,) values so that they broadcast over the samples of ``like``."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def chosen(samples: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """One array for some samples, (batch,), and the other for the rest."""
+    # A single sample needs no copy, and a volume has no room for one.
+    if len(samples) == 1:
+        return one if bool(samples) else other
+    return torch.where(per_sample(samples, one), one, other)
 
 
 def times(factor: Tensor, direction: Tensor) -> Tensor:

@@ -49,7 +49,10 @@ def test_presets_are_valid_and_their_printed_form_is_the_same(name, tmp_path):
 
 
 def test_there_are_presets_and_the_command_names_all_of_them():
-    assert presets() == ["brain-4x", "brain-4x-whole", "cine", "superres-3x", "universal"]
+    assert presets() == [
+        *("brain-4x", "brain-4x-whole", "cine"),
+        *("superres-3x", "universal", "volume"),
+    ]
     with pytest.raises(BadInputError, match=r"no preset 'brian-4x'.*brain-4x-whole"):
         load_config(Path("brian-4x"))
 

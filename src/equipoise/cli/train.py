@@ -27,7 +27,7 @@ def train(
         Path,
         typer.Argument(
             help="A YAML configuration, or the name of a preset: brain-4x, brain-4x-whole, "
-            "superres-3x, universal.",
+            "cine, superres-3x, universal, volume.",
             show_default=False,
         ),
     ],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from equipoise.vectors import per_sample
+from equipoise.vectors import per_sample, pieces
 
 RIDGE = 1e-10
 """Added to the diagonal of the Gram matrix of normalised differences, so it does not depend on
@@ -84,26 +84,33 @@ class AndersonHistory:
         theta = self._coefficients(direction)
         result = x + direction
         for j, (dx, dd) in enumerate(self.differences):
-            result = result - per_sample(theta[:, j].to(x.real.dtype), x) * (dx + dd)
+            factor = per_sample(theta[:, j].to(x.real.dtype), x)
+            # In place, because a volume has room for few more images than the history holds.
+            result.sub_(factor * dx).sub_(factor * dd)
         return result
 
     def _coefficients(self, direction: Tensor) -> Tensor:
         """theta, (batch, k): ridge least squares on differences of unit length."""
-        columns = torch.stack([_real(dd) for _, dd in self.differences], dim=2)
+        gram, rhs = self._products(direction)
         valid = torch.stack(self.valid, dim=1)
-        length = columns.norm(dim=1)
+        length = gram.diagonal(dim1=1, dim2=2).sqrt()
         valid = valid & (length > 0) & torch.isfinite(length)
         # Unusable columns become zero with a 1 on the diagonal: one solve serves the whole batch.
         safe = torch.where(valid, length, 1.0)
-        columns = torch.where(valid[:, None], columns / safe[:, None], 0.0)
-        gram = columns.mT @ columns
+        both = valid[:, :, None] & valid[:, None]
+        gram = torch.where(both, gram / (safe[:, :, None] * safe[:, None]), 0.0)
         eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         gram = gram + RIDGE * eye + torch.diag_embed((~valid).to(gram.dtype))
-        rhs = columns.mT @ _real(direction)[..., None]
+        rhs = torch.where(valid, rhs / safe, 0.0)[..., None]
         theta = torch.linalg.solve(gram, rhs)[..., 0] / safe
         return torch.where(valid & torch.isfinite(theta), theta, 0.0)
 
-
-def _real(a: Tensor) -> Tensor:
-    """Complex samples as real float64 vectors, (batch, n)."""
-    return torch.view_as_real(a).flatten(1).double()
+    def _products(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """``<dd_i, dd_j>`` and ``<dd_j, d>``, (batch, k, k) and (batch, k)."""
+        real = [torch.view_as_real(dd).flatten(1) for _, dd in self.differences]
+        gram = rhs = torch.zeros((), dtype=torch.float64, device=direction.device)
+        for *differences, step in pieces(*real, torch.view_as_real(direction).flatten(1)):
+            columns = torch.stack(differences, dim=2).double()
+            gram = gram + columns.mT @ columns
+            rhs = rhs + (columns.mT @ step.double()[..., None])[..., 0]
+        return gram, rhs

@@ -13,7 +13,7 @@ from torch import Tensor
 from equipoise.equilibrium.equation import MonotoneEquation, Step
 from equipoise.equilibrium.state import TINY, Point, State
 from equipoise.outcome import Outcome, Solution
-from equipoise.vectors import norm, per_sample
+from equipoise.vectors import chosen, norm
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,7 @@ class _Iteration:
         nobody = torch.zeros_like(state.active)
         moved = self._advanced(state, x, step.direction, nobody, nobody)
         # bfloat16 may overflow where the full network does not, and no safeguard follows.
-        finite = per_sample(torch.isfinite(norm(moved.x)), x)
-        return replace(moved, x=torch.where(finite, moved.x, x))
+        return replace(moved, x=chosen(torch.isfinite(norm(moved.x)), moved.x, x))
 
     def _reached(self, bound: Tensor) -> Tensor:
         return (bound <= self.options.rtol) & (self.options.rule == "certified")
@@ -241,13 +240,13 @@ class _Iteration:
         if bool(retreat.any()):
             state = self._with_alpha_halved(state, too_bold)
             back = state.best.point.x + state.best.point.direction
-            candidate = torch.where(per_sample(retreat, x), back, candidate)
+            candidate = chosen(retreat, back, candidate)
             anderson = anderson.without(retreat)
         # With one iterate in its history Anderson takes the plain step.
         picard = torch.full_like(state.plain, self.options.method == "picard")
         return replace(
             state,
-            x=torch.where(per_sample(state.active, x), candidate, x),
+            x=chosen(state.active, candidate, x),
             plain=picard | retreat | (anderson.depth() <= 1),
             anderson=anderson,
         )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from equipoise.equilibrium.anderson import AndersonHistory
 from equipoise.outcome import Outcome
-from equipoise.vectors import norm, per_sample
+from equipoise.vectors import chosen, norm
 
 TINY = torch.finfo(torch.float64).tiny
 """Replaces a zero norm in a denominator."""
@@ -24,11 +24,10 @@ class Point:
 
     def where(self, samples: Tensor, other: "Point") -> "Point":
         """This point for some samples, the other one for the rest."""
-        pick = per_sample(samples, self.x)
         return Point(
-            torch.where(pick, self.x, other.x),
-            torch.where(pick, self.residual, other.residual),
-            torch.where(pick, self.direction, other.direction),
+            chosen(samples, self.x, other.x),
+            chosen(samples, self.residual, other.residual),
+            chosen(samples, self.direction, other.direction),
             torch.where(samples, self.bound, other.bound),
         )
 
@@ -69,7 +68,7 @@ class Ended:
         """After some samples stopped."""
         ended = samples.tolist()
         return Ended(
-            torch.where(per_sample(samples, value), value, self.value),
+            chosen(samples, value, self.value),
             torch.where(samples, bound, self.bound),
             torch.where(samples, norm(residual), self.residual_norm),
             tuple(outcome if e else before for e, before in zip(ended, self.outcome)),

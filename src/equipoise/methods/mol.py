@@ -258,7 +258,9 @@ class MOL(Method):
         weight = self._weight(operator, scale, given.noise_level, given.lam)
         # In double precision, because lam multiplies the rounding of A^H b.
         scaled = data.to(torch.complex128) / per_sample(scale, data)
-        adjoint_image = operator.adjoint(scaled)
+        adjoint_image, data_norm = operator.adjoint(scaled), norm(scaled.detach())
+        # The coils of a volume in double precision are larger than all that the solve needs.
+        del scaled
         noise = relative_noise_of(given.noise_level, scale)
         units = per_sample(scale, data).to(data.real.dtype)
         body = self.conditioned(operator, data / units, noise, given.threshold, options)
@@ -285,7 +287,7 @@ class MOL(Method):
             equation.rough_network = self._evaluated(rough, operator.support(), options)
         with torch.no_grad(), without_tf32():
             first = self._start(operator, data / units, weight, given.start, scale, body.start)
-            solution = self._solved(equation, body.network, first, scaled, options, data.dtype)
+            solution = self._solved(equation, body.network, first, data_norm, options, data.dtype)
         if torch.is_grad_enabled():
             rtol = backward_rtol or options.rtol
             backward = replace(options, rtol=rtol, step="resolvent", rough=0)
@@ -315,7 +317,7 @@ class MOL(Method):
         equation: MonotoneEquation,
         body: nn.Module,
         first: Tensor,
-        scaled: Tensor,
+        data_norm: Tensor,
         options: SolverOptions,
         dtype: torch.dtype,
     ) -> Solution:
@@ -328,7 +330,7 @@ class MOL(Method):
         # precision.
         network = self._evaluated(in_double(body), operator.support(), options)
         rounding = RoundingModel(
-            lambda x: cast(Tensor, rounding_of(network, x)), operator.norm_bound(), norm(scaled)
+            lambda x: cast(Tensor, rounding_of(network, x)), operator.norm_bound(), data_norm
         )
         exact = replace(equation, network=network, rough_network=None, rounding=rounding)
         options = attainable(options, dtype)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -129,16 +130,32 @@ class SenseOp(LinearOperator):
 
     def adjoint(self, data: KSpace) -> Image:
         """``S^H F^H M b``, shape (batch, y, x)."""
-        coil_images = kspace_to_image(self.mask[:, None] * data, self.n_axes)
-        return (self._maps_for(data).conj() * coil_images).sum(1)
+        return self._combined(self.mask[:, None], data, self._maps_for(data))
+
+    def _combined(self, weights: torch.Tensor, data: KSpace, maps: torch.Tensor) -> Image:
+        """``S^H F^H W b`` for as many coils at a time as fit the cache."""
+        total = None
+        for csm, part in self._coils(data[:, 0], maps, data):
+            coil_images = kspace_to_image(weights * part, self.n_axes)
+            image = (csm.conj() * coil_images).sum(1)
+            total = image if total is None else total.add_(image)
+        assert total is not None
+        return total
+
+    @staticmethod
+    def _coils(image: Image, *arrays: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Arrays (batch, coil, ...) in parts of as many coils as fit the cache."""
+        n_coils = max(1, CACHE_BYTES // (image.numel() * image.element_size()))
+        return zip(*(torch.split(array, n_coils, dim=1) for array in arrays))
 
     def normal(self, image: Image) -> Image:
         """``S^H F^H M F S x`` without shifts, for as many coils at a time as fit the cache."""
-        coil_bytes = image.numel() * image.element_size()
-        n_coils = max(1, CACHE_BYTES // coil_bytes)
-        maps = torch.split(self._maps_for(image), n_coils, dim=1)
-        parts = [self._normal_of(csm, image) for csm in maps]
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        total = None
+        for (csm,) in self._coils(image, self._maps_for(image)):
+            part = self._normal_of(csm, image)
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total
 
     def _maps_for(self, array: torch.Tensor) -> torch.Tensor:
         """The maps in the precision of the array, so that single precision stays single."""
@@ -173,8 +190,10 @@ class SenseOp(LinearOperator):
 
     @cached_property
     def _largest_norm(self) -> PerSample:
-        norms = self.csm.detach().to(torch.complex128).abs().square().sum(1).sqrt()
-        return norms.flatten(1).amax(1)
+        squares = torch.zeros((), dtype=torch.float64, device=self.csm.device)
+        for csm in self.csm.detach().unbind(1):
+            squares = squares + csm.to(torch.complex128).abs().square()
+        return squares.sqrt().flatten(1).amax(1)
 
     def support(self) -> Mask | None:
         """Pixels where some coil map is not zero."""
@@ -210,8 +229,8 @@ class SenseOp(LinearOperator):
             weights *= (mask.numel() / mask.sum()).sqrt()
         else:
             weights = hann_window(mask.shape, region, mask.device).to(csm.real)
-        images = kspace_to_image(weights * kspace * mask, self.n_axes)
-        return percentile((csm.conj() * images).sum(0).abs()[None], 0.99)
+        image = self._combined(weights * mask, kspace[None], csm[None])
+        return percentile(image.abs(), 0.99)
 
 
 TRANSFORM = 24

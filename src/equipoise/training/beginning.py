@@ -32,6 +32,7 @@ from equipoise.training.sources.scans import (
 from equipoise.training.sources.self_supervised import Splitting
 from equipoise.training.sources.simulated import Simulation, load_coils
 from equipoise.training.sources.source import Source
+from equipoise.training.sources.volumes import Volumes
 from equipoise.zoo.model_file import load_model, model_config
 
 log = logging.getLogger(__name__)
@@ -71,10 +72,11 @@ def training_images(
 def labelled_images(
     config: TrainConfig, paths: list[Path], skipped: dict[Path, str] | None
 ) -> list[LabelledImage]:
-    """What the source of a configuration takes from files: images, or series for cine."""
+    """What the source of a configuration takes from files: images, or series, or volumes."""
     if not paths:
         return []
-    return read_labelled(paths, skipped) if config.cine is None else load_clips(paths)
+    whole = config.cine is not None or config.volumes is not None
+    return load_clips(paths) if whole else read_labelled(paths, skipped)
 
 
 def divided(config: TrainConfig, images: list[LabelledImage]) -> tuple[list[Tensor], list[Tensor]]:
@@ -214,6 +216,8 @@ def source_of(config: TrainConfig) -> Source:
     if config.cine is not None:
         stills = load_images(config.data.stills) if config.data.stills else []
         return Cine(**config.cine.model_dump(), stills=tuple(stills))
+    if config.volumes is not None:
+        return Volumes(**config.volumes.model_dump())
     coils = load_coils(config.data.coils) if config.data.coils else None
     return Simulation(**config.simulation.model_dump(), measured_coils=coils)
 

@@ -17,7 +17,8 @@ from equipoise.methods.usual import Calibration, CalibrationScan, calibrate, che
 from equipoise.metrics import psnr
 from equipoise.outcome import BadInputError
 from equipoise.physics.problem import Problem
-from equipoise.training.config import SimulationConfig, refuse_test_data
+from equipoise.training.config import refuse_test_data
+from equipoise.training.drawn import SimulationConfig
 from equipoise.training.sources.images import LabelledImage, load_labelled
 from equipoise.training.sources.simulated import Simulation, load_coils
 

@@ -13,6 +13,12 @@ from equipoise.methods.mol import MolConfig
 from equipoise.methods.registry import AnyMethodConfig
 from equipoise.outcome import BadInputError
 from equipoise.settings import Settings, explained
+from equipoise.training.drawn import (
+    CineConfig,
+    SimulationConfig,
+    SuperResolutionConfig,
+    VolumesConfig,
+)
 from equipoise.training.overrides import changed, content_of, rooted
 from equipoise.zoo.find import available_models, find_model
 
@@ -102,83 +108,6 @@ def refuse_test_data(content: Any) -> None:
         raise BadInputError(TEST_DATA)
 
 
-def _rising(noise: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < noise[0] <= noise[1]:
-        raise ValueError(f"noise is {noise}: give two positive numbers, the smaller one first")
-    return noise
-
-
-def _ordered(pair: Any) -> Any:
-    if pair[0] > pair[1]:
-        raise ValueError(f"the range is {pair}: give the smaller number first")
-    return pair
-
-
-def _few_coils(coils: tuple[int, int]) -> tuple[int, int]:
-    if not 1 <= coils[0] <= coils[1] <= MAX_COILS:
-        raise ValueError(
-            f"coils is {coils}: give two numbers from 1 to {MAX_COILS}, the smaller one first"
-        )
-    return coils
-
-
-MAX_COILS = 256
-CoilRange = Annotated[tuple[int, int], AfterValidator(_few_coils)]
-NoiseRange = Annotated[tuple[float, float], AfterValidator(_rising)]
-
-
-Acceleration = Annotated[float, Field(ge=1)]
-AccelerationRange = Annotated[tuple[Acceleration, Acceleration], AfterValidator(_ordered)]
-Calibration = Annotated[int, Field(ge=4)]
-CalibrationRange = Annotated[tuple[Calibration, Calibration], AfterValidator(_ordered)]
-MaskKind = Literal["variable-density-2d", "variable-density-1d", "uniform", "poisson-disc"]
-
-
-class SimulationConfig(Settings):
-    """See :class:`equipoise.training.sources.simulated.Simulation`."""
-
-    acceleration: Acceleration | AccelerationRange = 4.0
-    calibration: Calibration | CalibrationRange = 24
-    mask: MaskKind | tuple[MaskKind, ...] = "variable-density-2d"
-    noise: NoiseRange = (0.005, 0.08)
-    coils: CoilRange = (8, 16)
-    zoom: tuple[float, float] = (0.5, 1.0)
-    masked_maps: float = Field(0.5, ge=0, le=1)
-    estimated: float = Field(0.0, ge=0, le=1)
-
-
-class SuperResolutionConfig(Settings):
-    """See :class:`equipoise.training.sources.photographs.SuperResolution`."""
-
-    factor: int = Field(3, ge=1, le=16, description="every which pixel D keeps")
-    kernel: Literal["gaussian", "bicubic"] = Field("gaussian", description="of the blur B")
-    border: Literal["zero", "circular", "reflect"] = Field(
-        "reflect", description="how B continues the image"
-    )
-    noise: NoiseRange = (0.003, 0.03)
-
-
-class CineConfig(Settings):
-    """See :class:`equipoise.training.sources.cine.Cine`; ``data.stills`` holds its stills."""
-
-    acceleration: AccelerationRange = Field((4.0, 14.0), description="range, drawn log-uniformly")
-    calibration: int = Field(4, ge=1, description="central columns of every frame")
-    noise: NoiseRange = Field((0.003, 0.05), description="range relative to the image scale")
-    coils: CoilRange = Field((6, 12), description="range of the number of coils")
-    frames: Annotated[tuple[int, int], AfterValidator(_ordered)] = Field(
-        (10, 16), description="range of the number of frames"
-    )
-    phase: float = Field(3.0, ge=0, description="largest smooth phase in radians")
-    contrast: NoiseRange = Field((0.7, 1.4), description="range of the power of the magnitude")
-    motion: float = Field(
-        0.06, ge=0, le=0.5, description="largest displacement of a still, as a share of its side"
-    )
-    estimated: float = Field(
-        0.0, ge=0, le=1, description="share of samples with maps estimated from whole frames"
-    )
-    still: float = Field(0.0, ge=0, le=1, description="share of samples made of data.stills")
-
-
 UNET = "unet"
 
 
@@ -235,6 +164,9 @@ class TrainConfig(Settings):
     )
     cine: CineConfig | None = Field(
         None, description="train on series in time, with a network of (time, y, x)"
+    )
+    volumes: VolumesConfig | None = Field(
+        None, description="train on volumes, with a network of (z, y, x)"
     )
     model: AnyMethodConfig = Field(MolConfig(), description="the method, chosen by its key method")
     lipschitz: LipschitzConfig = Field(
@@ -303,6 +235,19 @@ class TrainConfig(Settings):
             return content
         return {**content, "model": {**model, "network": {"channels": 1, **network}}}
 
+    def _one_source_with_its_axes(self) -> None:
+        """Refuse two sources of simulated samples, and a network for images of other axes."""
+        sources = {"super_resolution": None, "cine": "time", "volumes": "z"}
+        given = [name for name in sources if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are two kinds of samples: give one of them")
+        axis = sources[given[0]] if given else None
+        if axis is not None and getattr(self.model.network, "axis", None) != axis:
+            raise ValueError(
+                f"{given[0]} needs a network of ({axis}, y, x): use model.method mol-ridge-3d with "
+                f"network.axis {axis}"
+            )
+
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
         if self.start is not None and self.warmup_steps:
@@ -316,11 +261,7 @@ class TrainConfig(Settings):
             )
         if self.super_resolution is not None and self.model.method == UNET:
             raise ValueError("unet works on complex images only: choose another model.method")
-        if self.cine is not None and getattr(self.model.network, "axis", None) != "time":
-            raise ValueError(
-                "cine needs a network of (time, y, x): use model.method mol-ridge-3d with "
-                "network.axis time"
-            )
+        self._one_source_with_its_axes()
         if self.cine is not None and bool(self.data.stills) != (self.cine.still > 0):
             raise ValueError(
                 f"data.stills names {len(self.data.stills)} files and cine.still is "

@@ -17,7 +17,8 @@ from equipoise.formats.writers.target import MODELS, check_target, input_files
 from equipoise.methods.method import Method
 from equipoise.outcome import BadInputError
 from equipoise.training.beginning import scan_samples
-from equipoise.training.config import SimulationConfig, TrainConfig, refuse_test_data
+from equipoise.training.config import TrainConfig, refuse_test_data
+from equipoise.training.drawn import SimulationConfig
 from equipoise.training.pool import CPU
 from equipoise.training.sources.held_out import HeldOut, hold_out
 from equipoise.training.sources.scans import training_scans

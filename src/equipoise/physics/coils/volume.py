@@ -50,11 +50,12 @@ def volume_csm(kspace: Tensor, mask: Tensor, kernel: int = KERNEL) -> Tensor:
     slices = _slices_of_centre(kspace[0], sizes, axis)
     principal = _principal_coil(slices)
     shape = tuple(matrix[a] for a in plane)
-    maps = [_maps_of(one, shape, principal, kernel) for one in slices]
-    found = torch.stack(maps, 1 + axis)[None]
+    found = kspace.new_empty((1, kspace.shape[1], *matrix))
+    for index, one in enumerate(slices):
+        found.select(2 + axis, index)[0] = _maps_of(one, shape, principal, kernel)
     if not bool((found != 0).any()):
         raise BadInputError("the centre of k-space is zero: there is no signal to calibrate on")
-    return found.to(kspace.dtype)
+    return found
 
 
 def _slices_of_centre(kspace: Tensor, sizes: list[int], axis: int) -> Tensor:
