@@ -77,6 +77,14 @@ def header_xml(encoded, recon, limits, trajectory="cartesian", vendor=None, mode
     return xsd.ToXML(header)
 
 
+def with_encoding(xml, other):
+    """A header with the encoding of another one as its second."""
+    first, second = (x if isinstance(x, str) else x.decode() for x in (xml, other))
+    part = second[second.index("<encoding>") : second.index("</encoding>")]
+    end = first.index("</encoding>")
+    return first[:end] + "</encoding>" + part + first[end:]
+
+
 OBLIQUE = {  # a slice tilted about the patient's left-right axis, read from head to foot
     "read_dir": (0.0, np.sin(0.3), -np.cos(0.3)),
     "phase_dir": (-1.0, 0.0, 0.0),

@@ -48,13 +48,8 @@ def reference(kspace, first=0, flags=(CALIBRATION,), **counters):
 def write(path, acquisitions, mode=None, second=None):
     xml = layouts.header_xml(SPACE, SPACE, LIMITS, mode=mode)
     if second is not None:
-        xml = xml.decode() if isinstance(xml, bytes) else xml
         space, limits = second
-        other = layouts.header_xml(space, space, limits)
-        other = other.decode() if isinstance(other, bytes) else other
-        part = other[other.index("<encoding>") : other.index("</encoding>")] + "</encoding>"
-        end = xml.index("</encoding>") + len("</encoding>")
-        xml = (xml[:end] + part + xml[end:]).encode()
+        xml = layouts.with_encoding(xml, layouts.header_xml(space, space, limits))
     layouts.write_acquisitions(path, xml, acquisitions)
     return read(path)
 
@@ -124,14 +119,10 @@ class TestIsmrmrd:
         lines = reference(scan[2], REGION.start)
         first = ((X, ACS, 1), SPACE[1]), {"kspace_encoding_step_1": (ACS - 1, ACS // 2)}
         xml = layouts.header_xml(first[0], first[0], first[1])
-        xml = xml.decode() if isinstance(xml, bytes) else xml
         own = layouts.header_xml(SPACE, SPACE, LIMITS)
-        own = own.decode() if isinstance(own, bytes) else own
-        part = own[own.index("<encoding>") : own.index("</encoding>")] + "</encoding>"
-        end = xml.index("</encoding>") + len("</encoding>")
         layouts.write_acquisitions(
             tmp_path / "s.h5",
-            (xml[:end] + part + xml[end:]).encode(),
+            layouts.with_encoding(xml, own),
             lines + imaging(scan[2], encoding_space_ref=1),
         )
         found = read(tmp_path / "s.h5")

@@ -116,6 +116,21 @@ def test_readouts_of_another_encoding_are_no_images():
     assert found.pending == [key()]
 
 
+def test_the_images_are_those_of_the_lowest_encoding_whichever_arrives_first():
+    found = arrivals()
+    assert add(found, readout(0, LAST["slice"], encoding_space_ref=1)) == []
+    assert add(found, readout(1)) == []
+    # The end of another encoding is not that of the images.
+    assert add(found, readout(1, LAST["measurement"], encoding_space_ref=1)) == []
+    assert add(found, readout(2, LAST["slice"])) == [key()]
+    assert found.first(key())["encoding_space_ref"] == 0
+    records = found.records([key()], found.count)
+    assert records.encodings.tolist() == [1, 1, 0, 0]
+    found.done([key()], found.count)
+    assert found.pending == []
+    assert found.share.taken == 4 * readout().nbytes
+
+
 def test_a_frame_is_made_of_the_readouts_up_to_its_last_one_however_long_it_waits():
     found = arrivals()
     add(found, readout(0, NOISE))

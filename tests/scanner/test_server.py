@@ -21,6 +21,7 @@ from equipoise.cli.app import app
 from equipoise.formats.header import cut
 from equipoise.outcome import BadInputError, InputWarning
 from equipoise.scanner.client import send
+from equipoise.scanner.saving import BLOCK
 
 EQUAL = 1e-6
 """Largest difference, relative to the largest pixel."""
@@ -248,16 +249,20 @@ def test_without_flags_all_is_reconstructed_at_the_end(served):
 class TestOrder:
     """What arrives after an image that it would have changed."""
 
-    def both(self, served, tmp_path, lines, mode=None):
+    def both(self, served, tmp_path, lines, mode=None, xml=None):
         """The images and texts of the server, and the images of ``recon``."""
         path = tmp_path / "scan.mrd"
-        spaces = ((28, 24, 1), (56.0, 48.0, 4.0)), ((28, 24, 1), (56.0, 48.0, 4.0))
-        xml = layouts.header_xml(*spaces, {"kspace_encoding_step_1": (23, 12)}, mode=mode)
+        xml = self.header(24, mode) if xml is None else xml
         layouts.write_acquisitions(path, xml, lines)
         images, texts = traffic.talk(served.port, traffic.traffic(*stored(path)))
         images.sort(key=lambda one: (one.repetition, one.slice))
         found = np.stack([one.data[0, 0] for one in images])
         return found, texts, by_file(path, served).result.image.numpy()
+
+    def header(self, n_lines, mode=None):
+        space = (28, n_lines, 1), (56.0, 48.0, 4.0)
+        limits = {"kspace_encoding_step_1": (n_lines - 1, n_lines // 2)}
+        return layouts.header_xml(space, space, limits, mode=mode)
 
     def lines(self, step=1, **counters):
         kspace = layouts.multicoil(traffic.SHAPE, 2, 3, 0.01)[2]
@@ -280,6 +285,33 @@ class TestOrder:
             assert not [text for text in texts if not text.startswith("INFO")], name
             assert_equal(found, expected)
             (tmp_path / "scan.mrd").unlink()
+
+    @pytest.mark.parametrize("order", ["first", "interleaved", "lower"])
+    def test_the_encoding_of_the_images_is_that_of_recon(self, order, served, tmp_path):
+        images, calibration = self.lines(2), []
+        for one in self.lines():
+            if 6 <= one.idx.kspace_encode_step_1 < 18:
+                one.idx.kspace_encode_step_1 -= 6
+                one.setFlag(21)
+                calibration.append(one)
+        # A host numbers the encodings as it likes.
+        elsewhere = images if order == "lower" else calibration
+        for one in elsewhere:
+            one.encoding_space_ref = 1
+        headers = self.header(24), self.header(12)
+        xml = layouts.with_encoding(*(headers[::-1] if order == "lower" else headers))
+        if order == "lower":
+            for one in calibration:
+                one.clearFlag(21)
+                one.setFlag(20)
+        lines = [*calibration, *images]
+        if order == "interleaved":
+            pairs = zip(calibration, images, strict=True)
+            lines = [line for pair in pairs for line in pair]
+        found, texts, expected = self.both(served, tmp_path, lines, xml=xml)
+        assert not [text for text in texts if not text.startswith("INFO")]
+        assert expected.shape == (2, 24, 28)
+        assert_equal(found, expected)
 
     def in_set(self, lines):
         for one in lines:
@@ -325,8 +357,26 @@ class TestOrder:
         assert any("4 of 24 lines: the scan was stopped" in text for text in texts)
 
 
-def test_readouts_are_saved_below_the_folder_as_a_scan(served):
-    xml, lines = traffic.scan()
+def test_the_log_keeps_how_reversed_readouts_navigators_and_averages_were_used(served):
+    xml, lines = traffic.scan(flags=False)
+    for one in lines[::2]:
+        one.setFlag(22)
+    navigator = traffic.scan(flags=False)[1][0]
+    navigator.setFlag(23)
+    _, texts = traffic.talk(served.port, traffic.traffic(xml, [*lines, *lines, navigator]))
+    for words in (
+        "24 reversed readouts were turned",
+        "24 lines that were measured up to 2 times are averaged",
+        "1 navigator readouts were left out",
+    ):
+        assert [text for text in texts if words in text], texts
+        assert served.says(words)
+
+
+@pytest.mark.parametrize("n_lines", [24, BLOCK])
+def test_readouts_are_saved_below_the_folder_as_a_scan(n_lines, served):
+    """Also where they fill the last block of the file."""
+    xml, lines = traffic.scan(shape=(n_lines, 16))
     before = set(served.saved.iterdir())
     (image,), _ = traffic.talk(served.port, traffic.traffic(xml, lines))
     (path,) = set(served.saved.iterdir()) - before

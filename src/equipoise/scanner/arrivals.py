@@ -84,8 +84,9 @@ class Arrivals:
         self.count += 1
         if not self._kept(readout, flags, key, int(head["encoding_space_ref"])):
             self.share.give_back(readout.nbytes)
-        # The last noise readout of an adjustment ends a measurement, but not that of the images.
-        if _is_set(flags, NOISE):
+        # The last noise readout of an adjustment ends a measurement, but not that of the images,
+        # and neither does a readout of another encoding.
+        if _is_set(flags, NOISE) or int(head["encoding_space_ref"]) != self.encoding:
             return []
         return self._completed(flags, key, int(head["idx"]["average"]))
 
@@ -108,16 +109,25 @@ class Arrivals:
         if key in self._done:
             self.left_out[LATE] += 1
             return False
-        self.encoding = encoding if self.encoding is None else self.encoding
         self._begun.setdefault(key, self.count)
         self._pending.setdefault(key, []).append(numbered)
         return True
 
     def _elsewhere(self, encoding: int) -> bool:
-        """Whether a readout belongs to another encoding than the images: the first is theirs."""
-        return self.encoding is not None and encoding != self.encoding
+        """Whether a readout belongs to another encoding than the images: the lowest is theirs."""
+        if self.encoding is None or encoding < self.encoding:
+            self.encoding = encoding
+            for key, readouts in self._pending.items():
+                self._reference.setdefault(key, []).extend(readouts)
+            self._pending.clear()
+            self._begun.clear()
+        return encoding != self.encoding
 
     def _completed(self, flags: int, key: Key, average: int) -> list[Key]:
+        # Until the client closes, readouts of a lower encoding may come, whose images these are
+        # not. Files are read in the same way.
+        if self.encoding:
+            return []
         if _is_set(flags, LAST_IN_MEASUREMENT):
             return list(self._pending)
         if _is_set(flags, LAST_IN_REPETITION):

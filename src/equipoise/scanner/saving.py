@@ -13,6 +13,9 @@ from equipoise.scanner.messages import Readout
 BLOCK = 128
 """Readouts that are written at once."""
 
+UNWRITTEN = (OSError, ValueError, RuntimeError)
+"""Exceptions of h5py for what cannot be written or flushed."""
+
 
 class Saving:
     """A new file below the folder of the server; its name does not come from the client.
@@ -48,13 +51,16 @@ class Saving:
         self._waiting.append(readout)
         return self._write() if len(self._waiting) >= BLOCK else []
 
-    def close(self) -> None:
-        """Write what is left, and close the file."""
-        if self._file is not None:
-            self._write()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def close(self) -> list[str]:
+        """Write what is left, and close the file; warnings if that fails."""
+        notes = self._write() if self._file is not None and self._waiting else []
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                file.close()
+        except UNWRITTEN as error:
+            notes.append(self._given_up(error))
+        return notes
 
     def _write(self) -> list[str]:
         assert self._file is not None
@@ -67,7 +73,7 @@ class Saving:
             data.resize(len(data) + len(block), 0)
             data[-len(block) :] = block
             self._waiting = []
-        except (OSError, ValueError) as error:
+        except UNWRITTEN as error:
             return [self._given_up(error)]
         return []
 
@@ -77,7 +83,7 @@ class Saving:
             if file is not None:
                 file.close()
         # A file on a full disk cannot be flushed either.
-        except (OSError, ValueError, RuntimeError):
+        except UNWRITTEN:
             pass
         return f"the scan is not saved any more: {error}"
 

@@ -210,10 +210,11 @@ class Server:
         log.log(
             level,
             "session %d from %s: %s; %d readouts, %d images, first %s s, last %s s, %s s in all, "
-            "at most %s of memory: %s",
+            "at most %s of memory: %s%s",
             *(report.number, report.peer, report.configuration or "no scan"),
             *(report.readouts, report.images, report.first_image, report.last_image),
             *(report.seconds, size_text(report.memory), report.outcome),
+            "".join(f"; {text}" for text in report.told),
             extra={"session": asdict(report)},
         )
 

@@ -46,7 +46,11 @@ MOST_TEXTS = 200
 
 @dataclass
 class Report:
-    """What the log says of a session; times are in seconds from its beginning."""
+    """What the log says of a session; times are in seconds from its beginning.
+
+    ``told`` holds what the client was told of the scan, such as how reversed readouts, navigators
+    and averages were used.
+    """
 
     number: int
     peer: str
@@ -62,6 +66,7 @@ class Report:
     seconds: float = 0.0
     outcome: str = "complete"
     ignored: dict[str, int] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
 
 
 class Session:
@@ -140,11 +145,12 @@ class Session:
         if failure is not None:
             self.report.outcome = failure
             self._say("ERROR", failure, always=True)
+        # Before the end of the messages, so that a host that has it finds the file complete.
+        if self.saving is not None:
+            self._once(self.saving.close())
         with contextlib.suppress(ConnectionFailed):
             send_close(self.wire)
         self.wire.finish(GOODBYE)
-        if self.saving is not None:
-            self.saving.close()
 
     def _fail(self, why: str) -> None:
         """End the session, from any of its threads."""
@@ -158,8 +164,10 @@ class Session:
     def _say(self, level: str, text: str, *, always: bool = False) -> None:
         """A text for the operator; a connection that ended cannot take it."""
         self._texts += 1
-        if self._texts > MOST_TEXTS and not always:
-            return
+        if not always:
+            if self._texts > MOST_TEXTS:
+                return
+            self.report.told.append(text)
         with contextlib.suppress(ConnectionFailed):
             send_log(self.wire, level, text)
 
