@@ -16,7 +16,7 @@ from equipoise.outcome import BadInputError
 from equipoise.physics.linop import adjoint_error
 from equipoise.training.config import load_config
 from equipoise.training.sources.cine import Cine, load_clips, moving
-from equipoise.training.train import train
+from equipoise.training.train import Run, train
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model, provenance, save_model
 
@@ -131,6 +131,30 @@ class TestRun:
         assert origin["config"]["data"]["train"] == ["clip.h5"]
         assert origin["config"]["start"] == {"by": "test"}
         assert origin["source"] == "Cine"
+
+    def test_bad_files_of_every_folder_are_skipped_and_listed(self, clip, tmp_path):
+        stills = {"train": ["clips"], "validation": ["others"], "stills": ["stills"]}
+        for name in stills.values():
+            (tmp_path / name[0]).mkdir()
+        for name in ("clips", "others"):
+            (tmp_path / name / "clip.h5").write_bytes(clip.read_bytes())
+        np.save(tmp_path / "stills" / "still.npy", np.ones((32, 32)))
+        (tmp_path / "clips" / "torn.h5").write_bytes(b"\x89HDF\r\n")
+        np.save(tmp_path / "others" / "zero.npy", np.zeros((4, 32, 32)))
+        np.save(tmp_path / "stills" / "nan.npy", np.full((32, 32), np.nan))
+        cine = {"still": 0.5, "frames": [4, 4], "coils": [2, 2]}
+        path = configuration(tmp_path, clip, data=stills, cine=cine, steps=1)
+        said = []
+        train(load_config(path), tmp_path / "run", say=said.append)
+        assert said[-4] == "3 files could not be used:"
+        expected = ("torn.h5 is damaged", "zero.npy is zero everywhere", "nan.npy holds NaN")
+        assert all(words in line for words, line in zip(expected, said[-3:], strict=True)), said
+        # A file that is named itself is not skipped.
+        with pytest.raises(BadInputError, match=r"zero\.npy is zero everywhere"):
+            load_clips([clip, tmp_path / "others" / "zero.npy"], {})
+        (tmp_path / "others" / "clip.h5").unlink()
+        with pytest.raises(BadInputError, match=r"none of 1 file can be used.*zero everywhere"):
+            Run(load_config(path), tmp_path / "other", said.append)
 
     def test_what_does_not_belong_together_is_refused(self, clip, tmp_path):
         plane = configuration(tmp_path, clip, model={"method": "mol-ridge"})

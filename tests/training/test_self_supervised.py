@@ -15,6 +15,9 @@ from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.noise_level import complex_noise
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.masks import make_mask
+from equipoise.training.beginning import first_model
+from equipoise.training.config import TrainConfig
+from equipoise.training.sources.dataset import Dataset
 from equipoise.training.sources.self_supervised import (
     SplitScan,
     Splitting,
@@ -22,6 +25,9 @@ from equipoise.training.sources.self_supervised import (
     split_problem,
     stacked_splits,
 )
+from equipoise.training.train import train
+from equipoise.zoo.model_file import load_model, provenance
+from problems import OF_PLANES, config_of
 
 SHAPE = (32, 32)
 ACCELERATION = {"variable-density-2d": 2.5, "uniform": 1.3}
@@ -160,3 +166,47 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences(monkeypatch):
                 parameter += sign * step * direction
             values.append(float(loss()))
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(expected, rel=1e-4)
+
+
+class Splits(Dataset):
+    """One undersampled slice, split anew for every sample."""
+
+    def draw(self, generators, crop):
+        (rng,) = generators
+        problem = scan()
+        operator = SenseOp(problem.operator.csm.to(torch.complex64), problem.operator.mask)
+        single = Problem(operator, problem.data.to(torch.complex64), 0.01)
+        return split_problem(single, Splitting().split(operator.mask[0], rng)[None])
+
+
+MEASURED = ("mol-lr", "mol-m")
+"""Methods whose constant each certificate measures."""
+
+
+@pytest.mark.parametrize("method", OF_PLANES)
+def test_every_method_trains_on_splits_and_keeps_its_constraint(method, tmp_path):
+    """Weights that break it are not written, and of those with a proof it is computed again."""
+    content = {
+        "name": "tiny",
+        "data": {"scans": ["site.h5"], "validation_scans": ["site.h5"], "self_supervised": {}},
+        "model": config_of(method, {"features": 4, "layers": 2, "basis": 2, "width": 4}, m=0.02),
+        "lipschitz": {"beta": 1.0, "every": 1, "steps": 5, "validation_steps": 5},
+        "warmup_steps": 0,
+        "steps": 2,
+        "validate_every": 2,
+    }
+    config, steps = TrainConfig.model_validate(content), []
+    judged = Splits().draw([np.random.default_rng(9)], None)
+    path = train(
+        config, tmp_path / "run", dataset=Splits(), validation=[judged], report=steps.append
+    )
+    trained, start = load_model(path), first_model(config)
+    assert [step.measure for step in steps] == ["kspace_snr"] * 2
+    assert np.isfinite([step.loss for step in steps]).all()
+    assert trained.m == start.m
+    if trained.m is not None:
+        assert trained.m_evidence == ("claimed" if method in MEASURED else "proved")
+    assert provenance(path)["validation"].get("constraint", 0.0) < config.limit
+    before, after = (dict(model.named_parameters()) for model in (start, trained))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(bool(value.isfinite().all()) for value in after.values())

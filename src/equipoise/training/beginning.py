@@ -19,7 +19,7 @@ from equipoise.settings import checked
 from equipoise.training.config import TrainConfig
 from equipoise.training.sources.cine import Cine, load_clips
 from equipoise.training.sources.dataset import Dataset, ImageDataset, Mixture
-from equipoise.training.sources.images import LabelledImage, load_images, read_labelled
+from equipoise.training.sources.images import LabelledImage, read_labelled
 from equipoise.training.sources.maps_cache import GIGABYTE, MapsCache, default_folder
 from equipoise.training.sources.photographs import SuperResolution
 from equipoise.training.sources.sampling import Sampling
@@ -76,7 +76,7 @@ def labelled_images(
     if not paths:
         return []
     whole = config.cine is not None or config.volumes is not None
-    return load_clips(paths) if whole else read_labelled(paths, skipped)
+    return (load_clips if whole else read_labelled)(paths, skipped)
 
 
 def divided(config: TrainConfig, images: list[LabelledImage]) -> tuple[list[Tensor], list[Tensor]]:
@@ -209,13 +209,18 @@ SKIP_DIFFERENCE = 0.02
 it down."""
 
 
-def source_of(config: TrainConfig) -> Source:
-    """The source of samples of a configuration."""
+def source_of(config: TrainConfig, skipped: dict[Path, str] | None = None) -> Source:
+    """The source of samples of a configuration.
+
+    ``skipped`` receives the files of folders of stills that cannot be used, and why; with None they
+    are an error.
+    """
     if config.super_resolution is not None:
         return SuperResolution(**config.super_resolution.model_dump())
     if config.cine is not None:
-        stills = load_images(config.data.stills) if config.data.stills else []
-        return Cine(**config.cine.model_dump(), stills=tuple(stills))
+        paths = config.data.stills
+        stills = read_labelled(paths, skipped) if paths else []
+        return Cine(**config.cine.model_dump(), stills=tuple(still.image for still in stills))
     if config.volumes is not None:
         return Volumes(**config.volumes.model_dump())
     coils = load_coils(config.data.coils) if config.data.coils else None

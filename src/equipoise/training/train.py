@@ -156,12 +156,12 @@ class Run:
         self.config = config = continued(config)
         self.folder, self.processes = folder, processes
         self.say = say if processes.writes else log.debug
-        self.source = source_of(config) if source is None else source
+        self.skipped: dict[Path, str] = {}
+        self.source = source_of(config, self.skipped) if source is None else source
         self.feed = Feed(Draws(config, dataset or dataset_of(config, self.source)), workers)
         first = processes.rank * config.accumulate
         parts = range(first, first + config.accumulate)
         self.pool = Pool(config, self.feed, parts, device=device)
-        self.skipped: dict[Path, str] = {}
         if validation is None:
             own = validation_set(config, self.source, processes, self.skipped)
         else:

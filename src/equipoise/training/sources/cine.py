@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from equipoise.outcome import BadInputError
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm
 from equipoise.physics.noise_level import complex_noise
 from equipoise.physics.sampling.dynamic import kt_mask
-from equipoise.training.sources.images import LabelledImage, image_files, read_stack
+from equipoise.training.sources.images import LabelledImage, read_stack, usable
 from equipoise.training.sources.simulated import MISREADING, smooth_phase, turned
 from equipoise.training.sources.source import Sample, Source
 
@@ -159,23 +160,29 @@ FEWEST_OUTSIDE = 2
 """Columns of a frame besides the calibration."""
 
 
-def load_clips(paths: Sequence[Path]) -> list[LabelledImage]:
+def load_clips(
+    paths: Sequence[Path], skipped: dict[Path, str] | None = None
+) -> list[LabelledImage]:
     """Series (time, y, x), each with its largest magnitude 1; the subject is the file.
 
     A path is a file of :func:`~equipoise.training.sources.images.load_labelled`, whose images are
-    the frames of one series, or a folder of such files.
+    the frames of one series, or a folder of such files. ``skipped`` receives the files of folders
+    that cannot be used, and why; with None they are an error.
 
     Raises
     ------
     BadInputError
-        If a path does not exist, cannot be read, or is zero everywhere.
+        If a path does not exist, cannot be read, or is zero everywhere, or nothing is found.
     """
-    found = []
-    for path in paths:
-        for file in image_files(Path(path)):
-            stack = torch.from_numpy(np.require(read_stack(file), np.complex64, ["C", "W"]))
-            found.append(LabelledImage(stack / stack.abs().max(), str(file)))
-    return found
+    return usable(paths, skipped, _clip)
+
+
+def _clip(file: Path) -> list[LabelledImage]:
+    stack = torch.from_numpy(np.require(read_stack(file), np.complex64, ["C", "W"]))
+    largest = float(stack.abs().max())
+    if largest == 0:
+        raise BadInputError(f"{file} is zero everywhere: repair it or leave it out")
+    return [LabelledImage(stack / largest, str(file))]
 
 
 def moving(image: Tensor, frames: int, largest: float, rng: np.random.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,39 +72,53 @@ def read_labelled(paths: list[Path], skipped: dict[Path, str] | None) -> list[La
     BadInputError
         If a path does not exist, cannot be read, or nothing is found.
     """
-    slices: list[LabelledImage] = []
+    return usable(paths, skipped, _labelled)
+
+
+def usable(
+    paths: Sequence[Path],
+    skipped: dict[Path, str] | None,
+    content: Callable[[Path], list[LabelledImage]],
+) -> list[LabelledImage]:
+    """What files and folders hold, see :func:`read_labelled`; ``content`` reads one file."""
+    found: list[LabelledImage] = []
+    bad: dict[Path, str] = {}
     for path in paths:
         for file in image_files(Path(path)):
-            slices += _found(file, None if file == path else skipped)
-    if not slices:
-        named = next(iter((skipped or {}).values()), None)
-        raise BadInputError(
-            f"no image found in {', '.join(map(str, paths))}"
-            + (
-                f": none of {counted(len(skipped or {}), 'file')} can be used; {named}"
-                if named
-                else ""
-            )
-        )
-    return slices
+            found += _content(file, None if skipped is None or file == path else bad, content)
+    if not found:
+        first = next(iter(bad.values()), None)
+        why = f": none of {counted(len(bad), 'file')} can be used; {first}" if first else ""
+        raise BadInputError(f"no image found in {', '.join(map(str, paths))}{why}")
+    if skipped is not None:
+        skipped.update(bad)
+    return found
 
 
-def _found(file: Path, skipped: dict[Path, str] | None) -> list[LabelledImage]:
-    """The slices of a file that are not zero."""
-    slices = []
+def _content(
+    file: Path,
+    skipped: dict[Path, str] | None,
+    content: Callable[[Path], list[LabelledImage]],
+) -> list[LabelledImage]:
     try:
-        stack = read_stack(file)
-        for image, subject in zip(stack, _subjects(file, len(stack))):
-            tensor = torch.from_numpy(np.require(image, np.complex64, ["C", "W"]))
-            # A slice of zeros has no scale, and nothing to learn.
-            if float(tensor.abs().max()) > 0:
-                slices.append(LabelledImage(tensor / tensor.abs().max(), subject))
+        return content(file)
     # One bad file must not end a run on a thousand others.
     except BadInputError as error:
         if skipped is None:
             raise
         skipped[file] = str(error)
         log.warning("skipped %s: %s", counted(len(skipped), "file"), error)
+    return []
+
+
+def _labelled(file: Path) -> list[LabelledImage]:
+    """The slices of a file that are not zero."""
+    slices, stack = [], read_stack(file)
+    for image, subject in zip(stack, _subjects(file, len(stack))):
+        tensor = torch.from_numpy(np.require(image, np.complex64, ["C", "W"]))
+        # A slice of zeros has no scale, and nothing to learn.
+        if float(tensor.abs().max()) > 0:
+            slices.append(LabelledImage(tensor / tensor.abs().max(), subject))
     return slices
 
 
