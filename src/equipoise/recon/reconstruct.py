@@ -278,7 +278,9 @@ def _check_image(image: Tensor, data: Tensor, index: int, source: str, result: S
             f"{result.lam:.3g}), so nothing is written: lower --lam, or leave it out"
         )
     # Thresholds may leave nothing, but then they converge.
-    lost = result.outcome != "converged" and not bool(image.any()) and bool(data.any())
+    lost = (
+        result.outcome != "converged" and not bool((image != 0).any()) and bool((data != 0).any())
+    )
     if lost:
         raise BadInputError(
             f"{source}: the image of slice {index} is zero everywhere and its data are not "
