@@ -23,7 +23,7 @@ def pieces(*arrays: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(torch.split(array, PIECE, dim=1) for array in arrays))
 
 
-PIECE = 2**20
+PIECE = 2**18
 """Numbers of a sample that are combined at a time."""
 
 

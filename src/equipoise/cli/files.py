@@ -40,7 +40,7 @@ def convert(
         Path,
         typer.Argument(
             metavar="OUT",
-            help="The output: .h5, .nii.gz, .dcm (a folder), .mrd, .cfl, .npy or .png.",
+            help="The output: .h5, .nii.gz, .dcm (a folder), .mrd, .cfl, .npy, .png, .gif or .mp4.",
         ),
     ],
     kspace: Annotated[

@@ -33,7 +33,8 @@ def recon(
         typer.Option(
             "-o",
             "--output",
-            help="File (.h5, .nii.gz, .dcm, .mrd, .cfl, .npy, .png) or folder [SCAN_mol.h5].",
+            help="File (.h5, .nii.gz, .dcm, .mrd, .cfl, .npy, .png, .gif, .mp4) or folder "
+            "[SCAN_mol.h5].",
         ),
     ] = None,
     *,

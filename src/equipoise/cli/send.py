@@ -29,7 +29,7 @@ def send(
         typer.Option(
             "-o",
             "--output",
-            help="File (.h5, .nii.gz, .dcm, .mrd, .cfl, .npy, .png) [SCAN_sent.h5].",
+            help="File (.h5, .nii.gz, .dcm, .mrd, .cfl, .npy, .png, .gif) [SCAN_sent.h5].",
         ),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Longest wait, in seconds.")] = 300.0,

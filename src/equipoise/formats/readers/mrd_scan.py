@@ -30,6 +30,7 @@ from equipoise.formats.readers.mrd_flags import (
     is_flag_set,
     only_calibration,
 )
+from equipoise.formats.readers.mrd_times import frame_time
 from equipoise.formats.readers.mrd_trajectory import along_trajectory, is_trajectory
 from equipoise.formats.readers.readouts import Readouts, assemble, place, whitening_of
 from equipoise.formats.readers.reference import are_separate, calibration_of
@@ -158,6 +159,7 @@ def _acquisition(
         study=xml.study,
         ignored=ignored,
         left_out=left_out,
+        frame_ms=frame_time(heads[chosen], xml, notes),
     )
     points = _points(heads, records.coordinates, chosen, source)
     # Whitened before gridding, which mixes samples but not coils.

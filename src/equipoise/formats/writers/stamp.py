@@ -1,7 +1,7 @@
 """The stamp of an image file: the fingerprint of how it was made, and whether it is complete.
 
 The fingerprint is an attribute ``fingerprint`` of HDF5 and MRD files, a private element of DICOM
-files and a key of NIfTI's sidecar. Formats without a place for it (``.npy``, ``.png``, ``.cfl``)
+files and a key of NIfTI's sidecar. Formats without a place for it (``.npy``, ``.cfl``, pictures)
 have a small ``NAME.json`` next to them. The SHA-256 of what was written is stored with it, so an
 empty or truncated file, or one of another run, is not mistaken for the image.
 """

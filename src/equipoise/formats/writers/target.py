@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from equipoise.formats.writers import dicom
+from equipoise.formats.writers.film import FILMS, encoder_of_mp4
 from equipoise.outcome import BadInputError
 
-IMAGES = (".h5", ".npy", ".cfl", ".nii.gz", ".nii", ".dcm", ".mrd", ".png")
+IMAGES = (".h5", ".npy", ".cfl", ".nii.gz", ".nii", ".dcm", ".mrd", ".png", *FILMS)
 """Formats of reconstructed images."""
 
 NIFTI = (".nii.gz", ".nii")
+
+BESIDE = (".cfl", ".npy", ".png", *FILMS)
+"""Formats without a place for how an image was made, which a file beside them records."""
 
 MODELS = (".safetensors",)
 
@@ -58,7 +62,7 @@ def companions(path: Path) -> list[Path]:
         stem = path.name.removesuffix(suffix)
         return [path.with_name(f"{stem}_phase{suffix}"), path.with_name(f"{stem}.json")]
     beside = [path.with_suffix(".hdr")] if suffix == ".cfl" else []
-    return [*beside, sidecar_of(path)] if suffix in (".cfl", ".npy", ".png") else beside
+    return [*beside, sidecar_of(path)] if suffix in BESIDE else beside
 
 
 def sidecar_of(path: Path) -> Path:
@@ -124,6 +128,9 @@ def check_target(
         raise BadInputError(
             f"{path}: the suffix has no known format; the known suffixes are {', '.join(known)}"
         )
+    # Found out before the scan is solved, not after it.
+    if suffix_of(path) == ".mp4":
+        encoder_of_mp4()
     check_sidecar(path)
     check_files([path, *companions(path)], overwrite=overwrite, inputs=inputs)
     # A DICOM series replaces a whole folder, which must hold nothing else.

@@ -11,7 +11,7 @@ import numpy as np
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.header import Header
 from equipoise.formats.replacing import replacing, replacing_set, reserve
-from equipoise.formats.writers import dicom, mrd_image, nifti
+from equipoise.formats.writers import dicom, film, mrd_image, nifti
 from equipoise.formats.writers.stamp import FINGERPRINT, sidecar, stamp_hdf5, storable
 from equipoise.formats.writers.target import NIFTI, Inputs, check_target, sidecar_of, suffix_of
 from equipoise.outcome import BadInputError
@@ -29,7 +29,7 @@ def write_image(path: Path, content: Content, *, overwrite: bool = False) -> Non
     its header. ``.nii.gz`` and ``.nii``: magnitude, with phase and sidecar as further files, for
     each orientation.
     ``.dcm``: a folder with a DICOM series. ``.mrd``: ISMRMRD images. ``.png``: magnitude, slices
-    side by side.
+    side by side. ``.gif`` and ``.mp4``: magnitude over time, or slice by slice.
 
     Raises
     ------
@@ -127,6 +127,13 @@ def _write_png(path: Path, content: Content) -> None:
         _write_sidecar(beside, content, {path: temporary})
 
 
+def _write_film(path: Path, content: Content) -> None:
+    write = {".gif": film.write_gif, ".mp4": film.write_mp4}[suffix_of(path)]
+    with replacing_set([path, sidecar_of(path)]) as (temporary, beside):
+        write(temporary, np.asarray(content["image"]), content.get("header") or Header())
+        _write_sidecar(beside, content, {path: temporary})
+
+
 def _write_sidecar(place: Path, content: Content, written: dict[Path, Path]) -> None:
     """Record how the image was made, for formats without a place for it."""
     attributes = content.get("attributes", {})
@@ -147,4 +154,6 @@ WRITERS: dict[str, Callable[[Path, Content], None]] = {
     ".dcm": dicom.write,
     ".mrd": mrd_image.write,
     ".png": _write_png,
+    ".gif": _write_film,
+    ".mp4": _write_film,
 }
