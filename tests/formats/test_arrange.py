@@ -50,6 +50,20 @@ class TestAxes:
         assert np.array_equal(found.kspace.numpy(), scan_arrays["kspace"])
         assert not found.notes
 
+    @pytest.mark.parametrize("order", [(2, 3, 0, 1), (0, 2, 1, 3), (1, 2, 3, 0), (2, 0, 1, 3)])
+    def test_another_order_is_refused_with_the_one_that_is_right(
+        self, order, tmp_path, scan_arrays
+    ):
+        kspace = np.repeat(scan_arrays["kspace"], 3, 0)
+        path = save(tmp_path / "s.npz", kspace=kspace.transpose(order))
+        with pytest.raises(BadInputError, match=r"must be \(slices, coils, y, x\)") as error:
+            read(path)
+        back = ", ".join(str(order.index(axis)) for axis in range(4))
+        other = ", ".join(str(order.index(axis)) for axis in (1, 0, 2, 3))
+        text = str(error.value)
+        assert f"transpose({back})" in text or f"({back}) if" in text
+        assert f"transpose({other})" in text or f"({other}) if" in text
+
     def test_noise_alone_says_nothing_and_is_left_alone(self, tmp_path, rng):
         noise = rng.standard_normal((2, 32, 20, 4)) + 1j * rng.standard_normal((2, 32, 20, 4))
         noise = noise.astype(np.complex64)
@@ -57,6 +71,30 @@ class TestAxes:
 
 
 class TestCentre:
+    @pytest.mark.filterwarnings("ignore::equipoise.outcome.InputWarning")
+    def test_a_spike_in_the_corner_does_not_move_dc(self, tmp_path, square):
+        spiked = square[2].copy()
+        spiked[..., 2, 3] = 100 * np.abs(spiked).max()
+        found = read(save(tmp_path / "s.npz", kspace=spiked))
+        assert np.array_equal(found.kspace.numpy(), spiked)
+
+    @pytest.mark.parametrize("axis", [-2, -1])
+    @pytest.mark.parametrize("shifted", [True, False])
+    def test_dc_in_the_corner_of_one_axis_is_moved(self, tmp_path, square, axis, shifted):
+        images = kspace_to_image(torch.from_numpy(square[2])).numpy()
+        other = -3 - axis
+        lines = np.fft.fft(np.fft.ifftshift(images, axes=other), axis=other)
+        lines = np.fft.fftshift(lines, axes=other)
+        corner = np.fft.fft(np.fft.ifftshift(lines, axes=axis) if shifted else lines, axis=axis)
+        found = read(save(tmp_path / "s.npz", kspace=corner.astype(np.complex64)))
+        wanted = np.sqrt((np.abs(images) ** 2).sum(1))
+        got = rss(found.kspace)
+        got *= (got * wanted).sum() / (got * got).sum()
+        assert np.linalg.norm(got - wanted) < 1e-3 * np.linalg.norm(wanted)
+        power = np.abs(found.kspace.numpy()).sum((0, 1))
+        assert np.unravel_index(power.argmax(), power.shape) == (32, 32)
+        assert any(f"along {'yx'[axis]} only" in note for note in found.notes)
+
     @pytest.mark.parametrize("shape", [(64, 64), (63, 57)])
     @pytest.mark.parametrize("shifted", [True, False])
     def test_dc_in_the_corner_is_moved(self, tmp_path, square, shape, shifted):

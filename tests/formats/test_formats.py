@@ -256,6 +256,19 @@ class TestBadInput:
         mask = np.zeros(scan_arrays["kspace"].shape[2:])
         self.fail(self.with_kspace(tmp_path, scan_arrays["kspace"], mask=mask), "mask is empty")
 
+    def test_a_density_is_no_mask(self, tmp_path, scan_arrays, rng):
+        density = rng.uniform(0.1, 1, scan_arrays["kspace"].shape[2:])
+        self.fail(self.with_kspace(tmp_path, scan_arrays["kspace"], mask=density), "zeros and ones")
+
+    @pytest.mark.parametrize("factor", [1e300, 1e-300])
+    @pytest.mark.parametrize("name", ["kspace", "csm", "target"])
+    def test_numbers_that_single_precision_cannot_hold(self, name, factor, tmp_path, scan_arrays):
+        arrays = {"kspace": scan_arrays["kspace"], "csm": scan_arrays["csm"]}
+        arrays["target"] = np.ones(arrays["kspace"][:, 0].shape)
+        arrays[name] = arrays[name] * np.complex128(factor)
+        assert np.isfinite(arrays[name]).all()
+        self.fail(self.with_kspace(tmp_path, **arrays), "beyond single precision")
+
     def test_maps_that_are_zero_or_do_not_fit(self, tmp_path, scan_arrays):
         kspace, csm = scan_arrays["kspace"], scan_arrays["csm"]
         self.fail(self.with_kspace(tmp_path, kspace, csm=csm * 0), "zero everywhere")

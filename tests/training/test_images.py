@@ -36,8 +36,10 @@ def add_bad_files(folder):
     nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), folder / "colour.nii")
     np.save(folder / "four.npy", np.ones((2, 2, SIDE, SIDE)))
     np.save(folder / "nan.npy", np.full((SIDE, SIDE), np.nan))
+    np.save(folder / "huge.npy", np.full((SIDE, SIDE), 1e300))
     (folder / "cut.h5").write_bytes(b"\x89HDF\r\n")
-    return {"colour.nii": "colour", "four.npy": r"2, 2, 32", "nan.npy": "NaN", "cut.h5": "read"}
+    return {"colour.nii": "colour", "four.npy": r"2, 2, 32", "nan.npy": "NaN", "cut.h5": "read",
+            "huge.npy": "beyond single"}  # fmt: skip
 
 
 def test_slices_of_every_layout_are_found_and_empty_ones_left_out(folder):

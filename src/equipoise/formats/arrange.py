@@ -42,7 +42,8 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
     Raises
     ------
     BadInputError
-        If DC must be moved but other arrays follow the same order.
+        If DC must be moved but other arrays follow the same order, or the axes are in another order
+        that is not certain.
     """
     if kspace.ndim != 4 or not np.iscomplexobj(kspace) or 0 in kspace.shape:
         return kspace
@@ -57,7 +58,10 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
         )
         kspace = np.moveaxis(kspace, -1, 1)
         power = np.moveaxis(power, -1, 0)
-    if not _in_corner(power.sum(0)):
+    else:
+        _check_order(kspace, source)
+    axes = _corner_axes(power.sum(0))
+    if not axes:
         return kspace
     # Shifting only the k-space would silently separate it from its mask and maps.
     if not alone:
@@ -66,7 +70,7 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
             "at the centre (index n // 2): apply fftshift to k-space and mask, and shift maps and "
             "target to match"
         )
-    return _from_corner(kspace, notes)
+    return _from_corner(kspace, axes, notes)
 
 
 def _power(kspace: np.ndarray) -> np.ndarray | None:
@@ -101,29 +105,56 @@ def _coils_are_last(power: np.ndarray) -> bool:
     return looks[0] > CERTAIN and looks[1] > CERTAIN and looks[2] < DIFFERENT
 
 
-def _in_corner(power: np.ndarray) -> bool:
-    if min(power.shape) < MIN_MATRIX:
-        return False
-    return all(
-        _share(power, a, corner=True) > CERTAIN and _share(power, a) < 1 - CERTAIN for a in (0, 1)
+def _check_order(kspace: np.ndarray, source: str) -> None:
+    """Refuse an array in which two other axes than the last two are those of k-space."""
+    power = _power(kspace[None])
+    assert power is not None  # the same samples were found to be finite and not zero
+    looks = [max(_share(power, a), _share(power, a, corner=True)) for a in range(4)]
+    long = [n >= MIN_MATRIX for n in kspace.shape]
+    peaked = [a for a in range(4) if long[a] and looks[a] > CERTAIN]
+    # The middle of a short axis is most of it, whatever it holds.
+    flat = [a for a in range(4) if not long[a] or looks[a] < DIFFERENT]
+    if len(peaked) != 2 or not {2, 3} & set(flat):
+        return
+    first, second = (a for a in range(4) if a not in peaked)
+    raise BadInputError(
+        f"{source}: axes {peaked[0]} and {peaked[1]} of the shape {kspace.shape} are peaked as "
+        "k-space is, but the order must be (slices, coils, y, x): write "
+        f"kspace.transpose({first}, {second}, {peaked[0]}, {peaked[1]}), or "
+        f"({second}, {first}, {peaked[0]}, {peaked[1]}) if axis {first} holds the coils"
     )
 
 
-def _from_corner(kspace: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Convert k-space of a transform without shifts to that of the centred transform.
+def _corner_axes(power: np.ndarray) -> tuple[int, ...]:
+    """The axes of a plane, as -2 and -1, along which the energy lies at the ends."""
+    if min(power.shape) < MIN_MATRIX:
+        return ()
+    # One spike can hold most of the energy, but the energy of an object is never in one sample.
+    power = power.copy()
+    power[np.unravel_index(power.argmax(), power.shape)] = 0
+    if not power.any():
+        return ()
+    return tuple(
+        a for a in (-2, -1)
+        if _share(power, a + 2, corner=True) > CERTAIN and _share(power, a + 2) < 1 - CERTAIN
+    )  # fmt: skip
+
+
+def _from_corner(kspace: np.ndarray, axes: tuple[int, ...], notes: list[str]) -> np.ndarray:
+    """Convert k-space of a transform without shifts along axes to that of the centred transform.
 
     The object tells whether the origin of the image was in the corner too; it ends in the middle.
     """
-    axes = (-2, -1)
-    images = np.fft.ifft2(kspace, axes=axes, norm="ortho")
-    power = np.square(np.abs(images)).sum((0, 1), dtype=float)
+    images = np.fft.ifftn(kspace, axes=axes, norm="ortho")
+    power = np.square(np.abs(np.fft.ifft2(kspace))).sum((0, 1), dtype=float)
     # Twice as much, because a large object fills the corner and the middle alike.
-    moved = all(_share(power, a, corner=True) > 2 * _share(power, a) for a in (0, 1))
+    moved = all(_share(power, a + 2, corner=True) > 2 * _share(power, a + 2) for a in axes)
     if not moved:
         images = np.fft.ifftshift(images, axes=axes)
-    centred = np.fft.fftshift(np.fft.fft2(images, axes=axes, norm="ortho"), axes=axes)
+    centred = np.fft.fftshift(np.fft.fftn(images, axes=axes, norm="ortho"), axes=axes)
+    of = "" if len(axes) == 2 else f" along {'yx'[axes[0]]} only"
     notes.append(
-        "the energy lay in the corner of the matrix: DC was moved to the centre, assuming a "
+        f"the energy lay in the corner of the matrix{of}: DC was moved to the centre, assuming a "
         "transform without shifts" + (" of a shifted image" if moved else "")
     )
     measured = np.fft.fftshift(kspace.any(1, keepdims=True), axes=axes)

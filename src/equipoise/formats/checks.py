@@ -14,7 +14,8 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
     Raises
     ------
     BadInputError
-        If the mask does not fit the matrix of the k-space, is not finite, or selects nothing.
+        If the mask does not fit the matrix of the k-space, is not finite, holds more than one value
+        besides zero, or selects nothing.
     """
     n_slices, _, *matrix = kspace.shape
     x = matrix[-1]
@@ -24,6 +25,13 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
         raise BadInputError(f"{source}: the mask holds NaN or Inf; expected zeros and ones")
     # Masks come as bool, integers or floats.
     selected = np.asarray(mask) != 0
+    values = np.unique(np.asarray(mask)[selected])
+    # A sampling density or an image, given by mistake, would count as fully sampled.
+    if len(values) > 1:
+        raise BadInputError(
+            f"{source}: the mask holds values such as {values[0]:.4g} and {values[-1]:.4g}; "
+            "expected zeros and ones: write mask = mask > threshold"
+        )
     if selected.ndim == 1 or selected.shape in ((1, x), (*matrix[:-1], 1)):
         selected = _lines(selected, kspace)
     if selected.ndim == len(matrix):
@@ -82,6 +90,7 @@ def as_maps(csm: np.ndarray, shape: tuple[int, ...], source: str) -> np.ndarray:
             f"{source}: the coil maps are zero everywhere: estimate them again, or leave them out "
             "so that they are estimated from the calibration region"
         )
+    check_range(maps, f"{source}: the coil maps")
     return maps.astype(np.complex64)
 
 
@@ -110,6 +119,26 @@ def check_samples(samples: np.ndarray, source: str, axes: str) -> None:
         raise BadInputError(
             f"{source}: k-space is zero everywhere: there is nothing to reconstruct"
         )
+    check_range(samples, f"{source}: samples of k-space")
+
+
+def check_range(array: np.ndarray, what: str) -> None:
+    """Refuse finite numbers of which single precision can hold none, or not the largest.
+
+    Raises
+    ------
+    BadInputError
+        If the largest magnitude overflows or vanishes.
+    """
+    smallest, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    if array.dtype.kind not in "fc" or float(np.finfo(array.dtype).max) <= most:
+        return
+    largest = max(float(np.abs(part).max()) for part in (array.real, array.imag))
+    if largest > most or 0 < largest < smallest:
+        raise BadInputError(
+            f"{what} reach {largest:.3g}, beyond single precision, which holds {smallest:.2g} to "
+            f"{most:.2g}: divide them by that number"
+        )
 
 
 def check_target(target: np.ndarray, needed: tuple[int, ...], source: str) -> None:
@@ -126,6 +155,7 @@ def check_target(target: np.ndarray, needed: tuple[int, ...], source: str) -> No
         raise BadInputError(f"{source}: the target has the type {target.dtype}; expected numbers")
     if not np.isfinite(target).all():
         raise BadInputError(f"{source}: the target holds NaN or Inf: leave it out of the file")
+    check_range(target, f"{source}: values of the target")
 
 
 def matrix_axes(array: np.ndarray) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.formats.checks import check_range
 from equipoise.formats.hdf5 import load, open_hdf5
 from equipoise.formats.inputs import check_regular
 from equipoise.formats.limits import check_size
@@ -148,6 +149,7 @@ def read_stack(path: Path) -> np.ndarray:
         )
     if not np.isfinite(stack).all():
         raise BadInputError(f"{path} holds NaN or Inf: repair it or leave it out")
+    check_range(stack, f"{path}: values of the images")
     return stack
 
 
