@@ -4,10 +4,14 @@
 
 The scans are those of tests/cli/test_fuzz.py, from its fixed seed. Each is converted and then given
 to one of the other commands that read scans, in turn. Damaged photographs, models, checkpoints,
-configurations, training images, masks and maps are tried too. The output is counts by command, the
-largest resident memory of the process that runs them one after the other, and the longest processor
-time. The exit code is 1 if anything ends in a traceback, in "unexpected", or with an undocumented
-exit code.
+configurations, training images, masks and maps are tried too, in the experiments and in fine-tuning
+as well, and extreme values of every option and of every setting (extreme_values.py). What a server
+does with malformed sessions is measured by a_server_survives_malformed_traffic.py; here its command
+and that of the client are given extreme options only.
+
+The output is counts by command, the largest resident memory of the process that runs them one after
+the other, and the longest processor time. The exit code is 1 if anything ends in a traceback, in
+"unexpected", or with an undocumented exit code.
 """
 
 import argparse
@@ -26,6 +30,7 @@ from PIL import Image
 CLI = Path(__file__).resolve().parent.parent / "tests" / "cli"
 sys.path[:0] = [str(CLI), str(CLI.parent)]
 
+import extreme_values  # noqa: E402
 from test_fuzz import Cases  # noqa: E402
 
 from equipoise.zoo.find import DEFAULT_MODEL, find_model  # noqa: E402
@@ -40,7 +45,7 @@ OTHERS = (
 )
 """Commands that read a scan, beside ``convert`` to npy."""
 
-EXIT_CODES = (0, 1, 2, 3, 4)
+EXIT_CODES = (0, 1, 2, 3, 4, 5)
 TRAINING = {
     "name": "tiny",
     "simulation": {"acceleration": 2, "calibration": 8, "coils": [2, 2]},
@@ -132,6 +137,125 @@ def trainings(cases: Cases) -> None:
         cases.commands.append((Path(file).name, ["train", file, "-o", "OUT/run"]))
 
 
+COMPARED = (
+    ["table1", "--methods", "sense", "--seeds", "1"],
+    ["masks", "--methods", "sense"],
+    ["scans", "--methods", "sense"],
+    ["robustness", "--methods", "sense", "--steps", "1", "--starts", "1", "--epsilon", "0.1"],
+    ["cine", "--crop", "16", "--acceleration", "2"],
+    ["volume", "--crop", "2", "--acceleration", "2"],
+    ["detection", "--scans", "1"],
+)
+"""Experiments of images and scans, as short as they can be."""
+
+
+def experiments(cases: Cases) -> None:
+    """Damaged images, series, scans, photographs and models in each experiment."""
+    series = cases.folder / "series.npy"
+    np.save(series, cases.rng.random((4, 20, 24)))
+    contents = damaged(cases, series.read_bytes(), 28)
+    scan = cases.good["fastMRI"]
+    contents += damaged(cases, scan.read_bytes(), 28)
+    for number, content in enumerate(contents):
+        file = put(cases, "data", ".npy" if number < 28 else ".h5", content)
+        line = COMPARED[number % len(COMPARED)]
+        cases.commands.append(
+            (Path(file).name, ["experiment", *line, "--data", file, "-o", "OUT/e"])
+        )
+    picture = cases.folder / "good.png"
+    for content in damaged(cases, picture.read_bytes(), 6):
+        file = put(cases, "photo", ".png", content)
+        line = ["experiment", "superres", "--methods", "bicubic", "--data", file, "-o", "OUT/e"]
+        cases.commands.append((Path(file).name, line))
+    good = find_model(DEFAULT_MODEL).read_bytes()
+    for number, content in enumerate(damaged(cases, good[:4000], 12)):
+        file = put(cases, "model", ".safetensors", content + good[4000:])
+        which = (["cine", "--crop", "16"], ["volume", "--model-3d", file], ["table1"])[number % 3]
+        line = ["experiment", *which, "--methods", f"a={file}", "--data", str(series)]
+        cases.commands.append((Path(file).name, [*line, "-o", "OUT/e"]))
+
+
+def finetunings(cases: Cases) -> None:
+    """Damaged scans and models for ``finetune``, and damaged scans for ``send``."""
+    scan = cases.good["fastMRI"]
+    good = find_model(DEFAULT_MODEL).read_bytes()
+    for content in damaged(cases, good[:4000], 12):
+        file = put(cases, "model", ".safetensors", content + good[4000:])
+        line = ["finetune", file, str(scan), "-o", "OUT/m.safetensors", "--steps", "1"]
+        cases.commands.append((Path(file).name, line))
+    for number, content in enumerate(damaged(cases, scan.read_bytes(), 24)):
+        file = put(cases, "scan", ".h5", content)
+        line = (
+            ["finetune", "mol-ridge-universal", file, "-o", "OUT/m.safetensors", "--steps", "1"],
+            ["send", file, "-o", "OUT/o.h5", "--port", "9", "--timeout", "1"],
+        )[number % 2]
+        cases.commands.append((Path(file).name, line))
+
+
+def places(cases: Cases) -> None:
+    """Outputs in places that cannot be, and the commands that read nothing."""
+    scan, file, pipe = str(cases.good["fastMRI"]), cases.folder / "plain", cases.folder / "pipe.h5"
+    file.write_text("of the user")
+    os.mkfifo(pipe)
+    lines = (
+        *(["recon", scan, "-o"], ["maps", scan, "-o"], ["convert", scan], ["certify", scan, "-o"]),
+        *(["demo", "-o"], ["send", scan, "--port", "9", "-o"], ["serve", "--openrecon-label"]),
+        *(["serve", "--port", "-1", "--save-dir"], ["models", "export", DEFAULT_MODEL, "-o"]),
+        *(["experiment", "memory", "--size", "16", "-o"], ["train", tiny_training(cases), "-o"]),
+    )
+    for place in (file, file / "o.h5", pipe, pipe / "o.h5", Path("/proc/o.h5"), Path("x" * 300),
+                  Path("x" * 250 + ".h5"), cases.folder / "none" / "o.h5", Path("a\nb\x1b[31m.h5"),
+                  Path("a\0.h5"), Path()):  # fmt: skip
+        for line in lines:
+            cases.commands.append((f"{line[0]} to {place}"[:60], [*line, str(place)]))
+    cases.commands += [("doctor", ["doctor"]), ("models", ["models"])]
+
+
+def tiny_training(cases: Cases) -> str:
+    """A training of one step."""
+    images, config = str(cases.folder / "images.npy"), cases.folder / "good.yaml"
+    data = {"data": {"train": [images], "validation": [images]}}
+    config.write_text(yaml.safe_dump(TRAINING | data))
+    return str(config)
+
+
+def extremes(cases: Cases) -> None:
+    """Extreme values of every option and every setting, beside small good inputs."""
+    scan, images = str(cases.good["fastMRI"]), str(cases.folder / "images.npy")
+    train = ["train", tiny_training(cases), "-o", "OUT/run", "--workers", "0"]
+    series, result = str(cases.folder / "series.npy"), ["-o", "OUT/e", "--data", images]
+    sense = ["--methods", "sense", "--acceleration", "2"]
+    good: dict[tuple[str, ...], list[str]] = {
+        ("recon",): ["recon", scan, "-o", "OUT/o.npy", "--lam", "20", "--rtol", "0.1"],
+        ("certify",): ["certify", scan, "-o", "OUT/c", "--quick", "--worst-case", "0.1",
+                       "--noise-map"],
+        ("calibrate",): ["calibrate", DEFAULT_MODEL, "--data", images, "-o", "OUT/m.safetensors",
+                         "--scans", "4"],
+        ("superres",): ["superres", str(cases.folder / "good.png"), "-o", "OUT/o.png"],
+        ("train",): train,
+        ("finetune",): ["finetune", DEFAULT_MODEL, scan, "-o", "OUT/m.safetensors", "--steps", "1"],
+        ("maps",): ["maps", scan, "-o", "OUT/o.h5"],
+        ("send",): ["send", scan, "-o", "OUT/o.h5", "--port", "9"],
+        ("serve",): ["serve", "--openrecon-label", "OUT/label.json"],
+        ("import-model",): ["import-model", scan, "-o", "OUT/m.safetensors"],
+        ("experiment", "table1"): ["experiment", "table1", *sense, *result, "--seeds", "1"],
+        ("experiment", "masks"): ["experiment", "masks", "--methods", "sense", *result],
+        ("experiment", "scans"): ["experiment", "scans", "--methods", "sense", "--data", scan,
+                                  "-o", "OUT/e"],
+        ("experiment", "robustness"): ["experiment", "robustness", *sense, *result, "--steps", "1",
+                                       "--starts", "1", "--epsilon", "0.1"],
+        ("experiment", "memory"): ["experiment", "memory", "--size", "16", "--coils", "1", "-o",
+                                   "OUT/e"],
+        ("experiment", "superres"): ["experiment", "superres", "--methods", "bicubic", "--data",
+                                     str(cases.folder / "good.png"), "-o", "OUT/e"],
+        ("experiment", "detection"): ["experiment", "detection", "--scans", "1", *result],
+        ("experiment", "cine"): ["experiment", "cine", "--data", series, "-o", "OUT/e"],
+        ("experiment", "volume"): ["experiment", "volume", "--data", series, "-o", "OUT/e"],
+    }  # fmt: skip
+    for name, line in (*extreme_values.options(good), *extreme_values.settings(train)):
+        cases.commands.append((name, line))
+
+
 def beside(cases: Cases) -> None:
     """Maps and masks that are damaged, for the commands that take them."""
     maps = cases.folder / "maps.npy"
@@ -172,13 +296,17 @@ def outcome(record: dict) -> str:
 def main() -> None:
     """Run all, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="those whose command line contains this text")
     parser.add_argument("--log", type=Path, help="where the record of each input goes")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cases = Cases(Path(folder))
         cases.all()
-        for more in (scans, photographs, models, trainings, beside):
+        for more in (scans, photographs, models, trainings, beside, experiments, finetunings,
+                     places, extremes):  # fmt: skip
             more(cases)
+        if chosen.only:
+            cases.commands = [c for c in cases.commands if chosen.only in " ".join(c[1])]
         found = run(cases, chosen.log or Path(folder) / "log.jsonl")
     by_command: dict[str, Counter] = {}
     for record, (_, arguments) in zip(found, cases.commands):

@@ -46,12 +46,13 @@ _ADVICE = {
     Outcome.CONVERGED: "the requested accuracy was reached",
     Outcome.MAX_ITERATIONS: (
         "the iteration limit was reached first. Likely causes: (a) rtol is tighter than max_iter "
-        "allows: raise max_iter or rtol; (b) lam is large and the inner solve loose: lower cg_rtol"
+        "allows: raise rtol or max_iter; (b) lam is so large that the inner solve is too loose: "
+        "lower lam, or leave it to auto or rule"
     ),
     Outcome.STAGNATED: (
         "the distance bound stopped going down. Likely causes: (a) rtol is below the rounding "
-        "floor of the network: raise rtol or use a float64 network; (b) the network is not "
-        "monotone at this image: check its lipschitz_lower"
+        "floor, which rises with lam: raise rtol, lower lam or leave it to auto or rule; (b) the "
+        "network is not monotone at this image: see lipschitz_lower in `equipoise certify`"
     ),
     Outcome.DIVERGED: (
         "the iterates grew without limit. Likely causes: (a) the network is not monotone; "

@@ -3,9 +3,16 @@
 import dataclasses
 import difflib
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Tag,
+    ValidationError,
+    field_validator,
+)
 
 from equipoise.outcome import BadInputError
 
@@ -14,6 +21,25 @@ class Settings(BaseModel):
     """Settings that do not change once they are made; unknown keys, nan and inf are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: Any) -> Any:
+        # pydantic reads true as 1, and YAML reads `on` and `yes` as true.
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and not {bool, Any} & parts(field.annotation):
+            raise ValueError(f"{str(value).lower()} is neither a number nor a text")
+        return value
+
+
+def parts(annotation: Any) -> set[Any]:
+    """An annotation, and everything that it is made of at any depth."""
+    origin, below = get_origin(annotation), get_args(annotation)
+    # The values of Literal and the conditions of Annotated are no annotations.
+    if origin is Literal:
+        return {type(value) for value in below}
+    within = below[:1] if origin is Annotated else below
+    return set().union(*map(parts, within)) if within else {annotation}
 
 
 UNKNOWN = "unknown kind by "

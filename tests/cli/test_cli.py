@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from typer.testing import CliRunner
+from typer.utils import get_params_from_function
 
 import equipoise.recon.reconstruct_file
 import layouts
@@ -187,3 +188,31 @@ class TestExitCodes:
     @pytest.mark.parametrize("command", sorted({line[0] for line in MISSING.values()}))
     def test_an_option_that_does_not_exist_is_wrong_usage(self, command):
         assert run(command, "--no-such-option").exit_code == 2
+
+
+def _numbers(group, path=()):
+    """The commands, and their options that are numbers."""
+    for one in group.registered_commands:
+        name = one.name or one.callback.__name__
+        for option, found in get_params_from_function(one.callback).items():
+            if "float" in str(found.annotation):
+                yield (*path, name), found.default.param_decls or [f"--{option}".replace("_", "-")]
+    for below in group.registered_groups:
+        yield from _numbers(below.typer_instance, (*path, below.name))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_no_command_takes_a_number_that_is_not_finite(number):
+    # Whatever else is missing, so that no command begins its work.
+    options = list(_numbers(app))
+    assert len(options) > 20
+    given = {"calibrate": ["m", "--data", "d", "-o", "o"], "superres": ["p.png", "-o", "o.png"],
+             "finetune": ["m", "s", "-o", "o"], "import-model": ["c", "-o", "o"], "send": ["s"],
+             "recon": ["s"], "certify": ["s"], "experiment cine": ["--data", "d"],
+             "experiment volume": ["--data", "d"], "serve": []}  # fmt: skip
+    for path, (name, *_) in options:
+        values = [number, number] if name == "--zoom" else [number]
+        arguments = [*path, *given.get(" ".join(path), []), name, *values]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert name in result.stderr, (arguments, result.stderr)

@@ -2,15 +2,18 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import yaml
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from equipoise.cli import slurm_train
 from equipoise.cli.app import app
 from equipoise.outcome import BadInputError
+from equipoise.settings import parts
 from equipoise.training import reference
 from equipoise.training.config import TrainConfig, load_config
 from equipoise.training.overrides import presets
@@ -125,3 +128,33 @@ def test_a_job_of_slurm_joins_its_processes_and_resumes(tmp_path, monkeypatch):
     (tmp_path / "last.ckpt").touch()
     task.checkpoint().function()
     assert ran == [["train", "c.yaml"], ["train", "c.yaml", "--resume"]]
+
+
+EXTREMES = [".nan", ".inf", "-1", "1e300", "1" + "0" * 30, "[]", "{}", "word", "true", "[1, 2, 3]",
+            "[.nan, 1]", "[-1, 5]", "[1, 1000000]"]  # fmt: skip
+ANY_LIST = {"data.train", "data.validation", "data.scans", "data.validation_scans", "data.stills",
+            "data.held_out"}  # fmt: skip
+"""Their entries are names, and any text may be a name."""
+
+
+def _numeric(schema, path=""):
+    """The keys below a schema whose values hold numbers."""
+    for name, field in schema.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        below = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if below:
+            yield from (key for one in below[:1] for key in _numeric(one, f"{path}{name}."))
+        elif f"{path}{name}" not in ANY_LIST and {int, float} & parts(field.annotation):
+            yield f"{path}{name}"
+
+
+@pytest.mark.parametrize("value", EXTREMES)
+def test_no_number_takes_an_extreme_value(value):
+    keys = list(_numeric(TrainConfig))
+    assert len(keys) > 40
+    for key in [*keys, "model.data_weight.lam", "model.solver.rtol", "model.solver.max_iter",
+                "model.solver.alpha", "model.solver.window", "model.network.features"]:  # fmt: skip
+        more = ["model.data_weight.kind=fixed"] if "weight.lam" in key else []
+        with pytest.raises(BadInputError, match=rf"\b{key.split('.')[-1]}\b") as error:
+            load_config(Path("brain-4x"), [*DATA, "cine=null", *more, f"{key}={value}"])
+        assert len(str(error.value)) < 1200

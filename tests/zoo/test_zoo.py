@@ -114,7 +114,10 @@ def test_a_configuration_names_the_weights_of_its_method_before_it_is_built(name
         ({"network": {"features": 9000}}, "features: .* less than or equal to 512, not 9000"),
         ({"network": {"layers": 1000}}, "layers: .* less than or equal to 32, not 1000"),
         ({"solver": {"rtl": 1e-3}}, "model.solver.rtl is not a setting .*: did you mean rtol"),
-        ({"solver": {"rtol": -1}}, "model.solver: rtol, max_iter, alpha and window must be"),
+        (
+            {"solver": {"rtol": -1}},
+            "model.solver: rtol is -1.0: it must be positive, and at most 1",
+        ),
         ({"data_weight": {"kind": "fixed", "at": 0.1}}, "at is not a setting of fixed"),
         ({"data_weight": {"kind": "loud"}}, "kind: must be one of noise, fixed, not 'loud'"),
         ({"m": float("nan")}, "model.m: Input should be a finite number"),

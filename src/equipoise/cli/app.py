@@ -28,7 +28,7 @@ from equipoise.cli.recon import recon
 from equipoise.cli.send import send
 from equipoise.cli.serve import serve
 from equipoise.cli.superres import superres
-from equipoise.cli.terminal import VerboseGroup, console, verbosity
+from equipoise.cli.terminal import FiniteCommand, VerboseGroup, console, verbosity
 from equipoise.cli.train import train
 
 app = typer.Typer(
@@ -59,6 +59,9 @@ for command in (
 app.command("import-model")(import_model)
 app.command("maps")(maps)
 app.command("calib", hidden=True)(maps)  # the older word
+for group in (app, experiments, models):
+    for registered in group.registered_commands:
+        registered.cls = FiniteCommand
 
 
 def _version(asked: bool) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from equipoise.cli.options import Device
+from equipoise.cli.options import LARGEST_SEED, Device
 from equipoise.cli.progress import progress
 from equipoise.cli.terminal import console, failures
 
@@ -31,12 +31,14 @@ def calibrate(
             min=0, max=1, help="Share of scans like these that the PSNR bound is right of."
         ),
     ] = 0.95,
-    scans: Annotated[int, typer.Option(min=4, help="Number of simulated scans.")] = 120,
+    scans: Annotated[
+        int, typer.Option(min=4, max=100_000, help="Number of simulated scans.")
+    ] = 120,
     zoom: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Range of the reduction of resolution [that of training]."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the simulation.")] = 0,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace a model that exists.")] = False,
 ) -> None:

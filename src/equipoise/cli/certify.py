@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipoise.cli.options import Device, ScanOptions, with_scan_options
+from equipoise.cli.options import LARGEST_SEED, Device, ScanOptions, with_scan_options
 from equipoise.cli.progress import progress
 from equipoise.cli.report import check_report_target, command_line
 from equipoise.cli.terminal import console, failures
@@ -43,20 +43,28 @@ def certify(
     ] = False,
     probes: Annotated[
         int | None,
-        typer.Option(min=2, help="Number of probes of the noise map [16; 2 with --quick]."),
+        typer.Option(
+            min=2, max=10_000, help="Number of probes of the noise map [16; 2 with --quick]."
+        ),
     ] = None,
     worst_case: Annotated[
         float | None, typer.Option(help="Attack the data with ||d|| = EPS ||b||.", metavar="EPS")
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=0, help="Number of ascent steps of the attack [2; 0 with --quick]."),
+        typer.Option(
+            min=0, max=10_000, help="Number of ascent steps of the attack [2; 0 with --quick]."
+        ),
     ] = None,
     starts: Annotated[
         int,
-        typer.Option(min=1, help="Number of starts of the attack; all but the first are random."),
+        typer.Option(
+            min=1, max=1000, help="Number of starts of the attack; all but the first are random."
+        ),
     ] = 1,
-    probe_seed: Annotated[int, typer.Option(min=0, help="Seed of probes and attacks.")] = 0,
+    probe_seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of probes and attacks.")
+    ] = 0,
     quick: Annotated[
         bool,
         typer.Option(

@@ -25,7 +25,9 @@ def cine(
         list[Path], typer.Option(help="Series (time, y, x), or folder of them; repeat for more.")
     ],
     acceleration: Acceleration = 8.0,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of masks for each series.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of masks for each series.")
+    ] = 1,
     methods: Annotated[
         str | None,
         typer.Option(

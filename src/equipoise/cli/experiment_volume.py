@@ -25,7 +25,9 @@ def volume(
         list[Path], typer.Option(help="Volumes (z, y, x), or folder of them; repeat for more.")
     ],
     acceleration: Acceleration = 8.0,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of masks for each volume.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of masks for each volume.")
+    ] = 1,
     methods: Annotated[
         str | None,
         typer.Option(help="Models of (y, x) as NAME=FILE [mol-2d].", metavar="LIST"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equipoise.cli.compared import SCANS_ORDER, chosen_methods, chosen_superres
-from equipoise.cli.options import Device
+from equipoise.cli.options import LARGEST_SEED, Device
 from equipoise.cli.progress import progress
 from equipoise.cli.terminal import console, failures
 
@@ -32,7 +32,7 @@ Names = Annotated[
     ),
 ]
 Acceleration = Annotated[float, typer.Option(min=1, help="Acceleration of the drawn masks.")]
-Seeds = Annotated[int, typer.Option(min=1, help="Number of masks for each slice.")]
+Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Number of masks for each slice.")]
 Lams = Annotated[
     str | None,
     typer.Option(
@@ -149,8 +149,12 @@ def robustness(
     methods: Names = None,
     acceleration: Acceleration = 4.0,
     seeds: Seeds = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Number of ascent steps of each attack.")] = 8,
-    starts: Annotated[int, typer.Option(min=1, help="Number of random starts of each attack.")] = 2,
+    steps: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Number of ascent steps of each attack.")
+    ] = 8,
+    starts: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of random starts of each attack.")
+    ] = 2,
     epsilon: Annotated[
         list[float] | None,
         typer.Option(help="||d|| / ||b|| of an attack; may be repeated [0.01 0.02 0.05 0.1]."),
@@ -195,8 +199,8 @@ def robustness(
 
 @app.command()
 def memory(
-    size: Annotated[int, typer.Option(min=16, help="Side of the image in pixels.")] = 128,
-    coils: Annotated[int, typer.Option(min=1, help="Number of coils.")] = 8,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Side of the image in pixels.")] = 128,
+    coils: Annotated[int, typer.Option(min=1, max=256, help="Number of coils.")] = 8,
     output: Folder = Path("memory"),
     as_json: AsJson = False,
     overwrite: Overwrite = False,
@@ -229,7 +233,8 @@ def superres(
         ),
     ] = None,
     factor: Annotated[
-        int, typer.Option(min=2, help="Ratio of the pixel sizes; the models are trained for 3.")
+        int,
+        typer.Option(min=2, max=16, help="Ratio of the pixel sizes; the models are trained for 3."),
     ] = 3,
     noise: Annotated[
         float, typer.Option(min=0, help="Standard deviation of the added noise; white is 1.")
@@ -285,8 +290,10 @@ def detection(
     coils: Annotated[
         Path | None, typer.Option(help="Measured coil maps, as in the calibration.")
     ] = None,
-    scans: Annotated[int, typer.Option(min=1, help="Number of scans of each kind.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    scans: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Number of scans of each kind.")
+    ] = 20,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the simulation.")] = 0,
     device: Device = "auto",
     output: Folder = Path("detection"),
     as_json: AsJson = False,

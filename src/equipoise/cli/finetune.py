@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipoise.cli.options import Device
+from equipoise.cli.options import LARGEST_SEED, Device
 from equipoise.cli.terminal import console, errors, failures
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ def finetune(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Model file to write, .safetensors.")
     ],
-    steps: Annotated[int, typer.Option(min=1, help="Number of steps, one slice each.")] = 30,
+    steps: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Number of steps, one slice each.")
+    ] = 30,
     learning_rate: Annotated[
-        float, typer.Option(min=1e-12, help="Learning rate of the network at the beginning.")
+        float, typer.Option(min=1e-12, max=1, help="Learning rate of the network at the beginning.")
     ] = 1e-3,
     acceleration: Annotated[
         float | None,
@@ -35,7 +37,9 @@ def finetune(
     fraction: Annotated[
         float, typer.Option(help="Share of undersampled scans held back from each solve.")
     ] = 0.4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of the samples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the split and of the samples.")
+    ] = 0,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that exists.")] = False,

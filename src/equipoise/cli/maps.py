@@ -19,7 +19,8 @@ def maps(
         ),
     ],
     coils: Annotated[
-        int | None, typer.Option(min=1, help="Compress to this number of virtual coils (SVD).")
+        int | None,
+        typer.Option(min=1, max=1024, help="Compress to this number of virtual coils (SVD)."),
     ] = None,
     whiten: Annotated[
         bool, typer.Option(help="Whiten the channels with the noise at the edge of k-space.")
@@ -27,7 +28,9 @@ def maps(
     crop: Annotated[
         str, typer.Option(help="Eigenvalue below which maps are zero; auto chooses it per slice.")
     ] = "auto",
-    kernel: Annotated[int, typer.Option(min=2, help="Width of the kernel in k-space samples.")] = 6,
+    kernel: Annotated[
+        int, typer.Option(min=2, max=64, help="Width of the kernel in k-space samples.")
+    ] = 6,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
 ) -> None:

@@ -18,7 +18,12 @@ MaskFile = Annotated[Path | None, typer.Option(help="File of a sampling mask to 
 Acceleration = Annotated[
     float | None, typer.Option(min=1, help="Undersample a fully sampled scan by this factor.")
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the drawn mask [0].")]
+LARGEST_SEED = 2**32 - 1
+"""Largest seed that all generators of random numbers take."""
+
+Seed = Annotated[
+    int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the drawn mask [0].")
+]
 Lam = Annotated[
     str | None,
     typer.Option(

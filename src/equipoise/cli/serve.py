@@ -31,7 +31,9 @@ def serve(
         str, typer.Option(metavar="complex|magnitude|int16", help="Pixels of the images.")
     ] = "complex",
     device: Device = "auto",
-    max_sessions: Annotated[int, typer.Option(min=1, help="Sessions at the same time.")] = 4,
+    max_sessions: Annotated[
+        int, typer.Option(min=1, max=1000, help="Sessions at the same time.")
+    ] = 4,
     max_memory: Annotated[
         float | None, typer.Option(help="Memory of all sessions in GB [half of what is free].")
     ] = None,

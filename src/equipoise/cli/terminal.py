@@ -1,6 +1,7 @@
 """The console, its verbosity (``-q``, ``-v``, ``--debug``), and the failure of a command."""
 
 import logging
+import math
 import os
 import sys
 import warnings
@@ -12,7 +13,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 for _name in ("stdin", "stdout", "stderr"):
     # Python leaves None where the stream was closed, and the next file would take its number.
@@ -113,6 +114,22 @@ class VerboseGroup(TyperGroup):
                 markup=False,
             )
             raise typer.Exit(1) from error
+
+
+class FiniteCommand(TyperCommand):
+    """Refuses nan and inf: nan passes every limit, and most options have no upper one."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command if all of its numbers are finite."""
+        for parameter in self.params:
+            given = ctx.params.get(parameter.name)
+            for value in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise typer.BadParameter(
+                        f"{value} is not a finite number",
+                        param_hint=f"'{max(parameter.opts, key=len)}'",
+                    )
+        return super().invoke(ctx)
 
 
 class _OnConsole(logging.Handler):

@@ -53,15 +53,19 @@ def train(
     ] = None,
     device: Device = "auto",
     workers: Annotated[
-        int, typer.Option(min=AUTO, help="Processes that prepare samples [-1: by processors].")
+        int,
+        typer.Option(
+            min=AUTO, max=1024, help="Processes that prepare samples [-1: by processors]."
+        ),
     ] = AUTO,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the whole configuration and end.")
     ] = False,
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit the run to SLURM.")] = False,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the SLURM job.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, max=100_000, help="Nodes of the SLURM job.")] = 1,
     tasks: Annotated[
-        int, typer.Option(min=1, help="Processes on each node of the SLURM job, one per GPU.")
+        int,
+        typer.Option(min=1, max=1024, help="Processes on each node of the SLURM job, one per GPU."),
     ] = 1,
     slurm_option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Such as partition=gpu.")

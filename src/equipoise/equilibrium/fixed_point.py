@@ -76,9 +76,11 @@ class SolverOptions:
             )
         if self.step not in ("resolvent", "gradient"):
             raise ValueError(f"step is {self.step!r}: resolvent or gradient")
-        # Written with `not`, so that nan is refused too.
-        if not (self.rtol > 0 and self.max_iter >= 1 and self.alpha > 0 and self.window >= 1):
-            raise ValueError(f"rtol, max_iter, alpha and window must be positive: {self}")
+        for name, most in MOST.items():
+            value, least = getattr(self, name), 1 if isinstance(most, int) else TINY
+            # Written with `not`, so that nan is refused too.
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {value}: it must be positive, and at most {most}")
         if not 0 <= self.rough < self.max_iter:
             raise ValueError(
                 f"rough is {self.rough}: it must be from 0 to max_iter - 1 = {self.max_iter - 1}"
@@ -86,6 +88,10 @@ class SolverOptions:
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"tile is {self.tile}: it must be at least 1 pixel, or None")
 
+
+MOST = {"rtol": 1.0, "alpha": 10.0, "max_iter": 100_000, "window": 100}
+"""Largest values of options. An alpha above 2 diverges, and with more than 100 iterates the
+least-squares problem of Anderson costs more than the network."""
 
 STAGNATION_LENGTH = 25
 """Iterations without a new best bound after which a sample counts as stagnated."""

@@ -11,12 +11,21 @@ from torch.nn import functional as F
 from equipoise.settings import Settings, checked, one_of
 from equipoise.shapes import PerSample
 
+SMALLEST_LAM, LARGEST_LAM = 1e-12, 1e12
+"""Beyond these the working precision ends: with 1e15 the iteration gives NaN, with 1e20 zeros, and
+with 1e-38 the image is smaller than single precision holds."""
+
 
 class NoiseWeightConfig(Settings):
     """See :class:`DataWeight`."""
 
     kind: Literal["noise"] = "noise"
-    lam: float = Field(20.0, gt=0, description="start of lam at a relative noise of `at`")
+    lam: float = Field(
+        20.0,
+        ge=SMALLEST_LAM,
+        le=LARGEST_LAM,
+        description="start of lam at a relative noise of `at`",
+    )
     at: float = Field(0.015, gt=0, le=1)
     power: float = Field(1.0, gt=0, le=10)
     floor: float = Field(0.005, gt=0, le=1)
@@ -34,7 +43,7 @@ class FixedWeightConfig(Settings):
     """See :class:`FixedWeight`."""
 
     kind: Literal["fixed"] = "fixed"
-    lam: float = Field(20.0, gt=0, description="start of lam")
+    lam: float = Field(20.0, ge=SMALLEST_LAM, le=LARGEST_LAM, description="start of lam")
 
     def build(self) -> "FixedWeight":
         """The weight with its start value."""
@@ -49,7 +58,9 @@ class ScanRuleConfig(Settings):
     """See :class:`ScanRule`; whether the rule rises depends on what it is used for."""
 
     kind: Literal["scan"] = "scan"
-    value: float = Field(gt=0, description="start at a relative noise of 0.015, 4-fold")
+    value: float = Field(
+        ge=SMALLEST_LAM, le=LARGEST_LAM, description="start at a relative noise of 0.015, 4-fold"
+    )
     power: float = Field(1.0, gt=0, le=10)
     floor: float = Field(0.005, gt=0, le=1)
 

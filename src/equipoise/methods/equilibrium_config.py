@@ -19,12 +19,18 @@ class SolvedConfig(MethodConfig):
     @field_validator("solver", mode="before")
     @classmethod
     def _complete(cls, given: Any) -> Any:
-        usual = cls.model_fields["solver"].default
-        return {**asdict(usual), **given} if isinstance(given, dict) else given
+        if not isinstance(given, dict):
+            return given
+        usual = asdict(cls.model_fields["solver"].default)
+        for name, value in given.items():
+            # pydantic reads true as 1.
+            if isinstance(value, bool) and not isinstance(usual.get(name, False), bool):
+                raise ValueError(f"{name} is {str(value).lower()}: it must be a number or a text")
+        return {**usual, **given}
 
 
 class EquilibriumConfig(SolvedConfig):
     """Settings of a method with a claimed m, see :class:`MOL`."""
 
-    m: float = Field(0.02, gt=0, lt=1, description="monotonicity constant of I - H, T = 1 - m")
-    shift: float = Field(0.0, ge=0, description="added multiple of the identity in F")
+    m: float = Field(0.02, ge=1e-9, lt=1, description="monotonicity constant of I - H, T = 1 - m")
+    shift: float = Field(0.0, ge=0, le=100, description="added multiple of the identity in F")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.data_weight import LARGEST_LAM, SMALLEST_LAM
 from equipoise.methods.method import Method
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
@@ -47,10 +48,6 @@ chance."""
 
 MASK_OF_A_PLANE = 3
 """Axes of the mask of a batch of images (y, x)."""
-
-SMALLEST_LAM, LARGEST_LAM = 1e-12, 1e12
-"""Beyond these the working precision ends: with 1e15 the iteration gives NaN, with 1e20 zeros, and
-with 1e-38 the image is smaller than single precision holds."""
 
 Position = tuple[int, ...]
 

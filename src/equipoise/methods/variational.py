@@ -11,7 +11,7 @@ from equipoise.arguments import Array, Number
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.equilibrium.tf32 import without_tf32
 from equipoise.methods.convex import minimise
-from equipoise.methods.data_weight import TYPICAL_NOISE
+from equipoise.methods.data_weight import LARGEST_LAM, SMALLEST_LAM, TYPICAL_NOISE
 from equipoise.methods.edge import solve_arguments
 from equipoise.methods.method import Method
 from equipoise.methods.sparsity import Differences, Sparsity, Wavelets
@@ -31,7 +31,9 @@ IMAGE_AXES = 3
 class WeightRuleConfig(Settings):
     """``lam(s) = value ((s^2 + floor^2) / 0.015^2)^(-power / 2)``, s the relative noise level."""
 
-    value: float = Field(gt=0, description="lam at a relative noise of 0.015")
+    value: float = Field(
+        ge=SMALLEST_LAM, le=LARGEST_LAM, description="lam at a relative noise of 0.015"
+    )
     power: float = Field(1.0, gt=0, le=10)
     floor: float = Field(0.005, gt=0, le=1)
 
@@ -47,7 +49,7 @@ class VariationalConfig(Settings):
     method: str
     rule: WeightRuleConfig
     rtol: float = Field(1e-2, gt=0, lt=1, description="duality gap relative to the objective")
-    max_iter: int = Field(200, ge=1, description="iterations of ADMM")
+    max_iter: int = Field(200, ge=1, le=100_000, description="iterations of ADMM")
 
 
 class WaveletConfig(VariationalConfig):
@@ -56,7 +58,7 @@ class WaveletConfig(VariationalConfig):
     method: Literal["wavelet"] = "wavelet"
     rule: WeightRuleConfig = WeightRuleConfig(value=650.0, power=1.5)
     wavelet: str = Field("db2", description="an orthogonal wavelet of PyWavelets")
-    coarsest: int = Field(16, ge=4, description="smallest band that is divided further")
+    coarsest: int = Field(16, ge=4, le=4096, description="smallest band that is divided further")
     averaged: bool = Field(True, description="over all shifts; false: one shift, as pics -n")
 
     @field_validator("wavelet")

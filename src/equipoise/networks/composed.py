@@ -38,7 +38,7 @@ MOST_LAYERS = 32
 class ComposedConfig(NetworkConfig):
     """See :class:`Composed`."""
 
-    m: float = Field(0.01, gt=0, lt=1, description="monotonicity constant of F")
+    m: float = Field(0.01, ge=1e-9, lt=1, description="monotonicity constant of F")
     width: int = Field(8, ge=PHASES, le=LARGEST_WIDTH, description="channels between layers")
     features: int = Field(32, ge=1, le=LARGEST_WIDTH, description="channels inside a layer")
     layers: int = Field(6, ge=1, le=MOST_LAYERS)

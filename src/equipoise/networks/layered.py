@@ -45,7 +45,7 @@ MOST_LAYERS = 16
 class LayeredConfig(NetworkConfig):
     """See :class:`Layered`."""
 
-    m: float = Field(0.01, gt=0, lt=1, description="monotonicity constant of F")
+    m: float = Field(0.01, ge=1e-9, lt=1, description="monotonicity constant of F")
     features: int = Field(24, ge=1, le=LARGEST_WIDTH, description="channels of every layer")
     layers: int = Field(2, ge=2, le=MOST_LAYERS)
     delta: float = Field(

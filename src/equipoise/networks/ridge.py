@@ -48,7 +48,7 @@ class RidgeUsed(NamedTuple):
 class RidgeConfig(NetworkConfig):
     """See :class:`Ridge`."""
 
-    m: float = Field(0.01, gt=0, lt=1, description="monotonicity constant of F")
+    m: float = Field(0.01, ge=1e-9, lt=1, description="monotonicity constant of F")
     features: int = Field(32, ge=1, le=LARGEST_WIDTH)
     basis: int = Field(8, ge=1, le=LARGEST_WIDTH, description="kernels in the first factor of U")
     clips: int = Field(2, ge=1, le=MOST_CLIPS, description="terms of the shrinkage")

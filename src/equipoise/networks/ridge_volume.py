@@ -59,7 +59,7 @@ class RidgeVolumeConfig(NetworkConfig):
     """See :class:`RidgeVolume`."""
 
     axis: Literal["time", "z"] = Field("time", description="the axis before y and x")
-    m: float = Field(0.01, gt=0, lt=1, description="monotonicity constant of F")
+    m: float = Field(0.01, ge=1e-9, lt=1, description="monotonicity constant of F")
     features: int = Field(32, ge=1, le=LARGEST_WIDTH, description="kernels within a frame")
     basis: int = Field(8, ge=1, le=LARGEST_WIDTH, description="kernels in the first factor of each")
     filters: int = Field(3, ge=1, le=MOST_FILTERS, description="filters along the axis")

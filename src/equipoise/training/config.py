@@ -32,8 +32,8 @@ TEST_DATA = (
 class SourceWeights(Settings):
     """Chances of the sources of samples, relative to each other."""
 
-    images: float = Field(1.0, gt=0, description="of a simulated scan of an image")
-    scans: float = Field(1.0, gt=0, description="of a measured scan")
+    images: float = Field(1.0, ge=1e-6, le=1e6, description="of a simulated scan of an image")
+    scans: float = Field(1.0, ge=1e-6, le=1e6, description="of a measured scan")
 
 
 class SelfSupervisedConfig(Settings):
@@ -41,7 +41,7 @@ class SelfSupervisedConfig(Settings):
 
     fraction: float = Field(0.4, gt=0, lt=1, description="share of the samples held back")
     masks: int | None = Field(
-        None, ge=1, description="splits of each slice; null: a new one for every sample"
+        None, ge=1, le=100_000, description="splits of each slice; null: a new one for every sample"
     )
 
 
@@ -67,7 +67,9 @@ class DataConfig(Settings):
     self_supervised: SelfSupervisedConfig | None = Field(
         None, description="train on undersampled scans too, with a loss on samples held back"
     )
-    maps_cache: float = Field(10.0, ge=0, description="GB on disk for coil maps of scans; 0: none")
+    maps_cache: float = Field(
+        10.0, ge=0, le=1e6, description="GB on disk for coil maps of scans; 0: none"
+    )
     coils: Path | None = Field(None, description="measured coil maps, HDF5 with dataset csm")
     stills: list[Path] = Field([], description="images that are set in motion, for cine")
     held_out: list[str] = Field(
@@ -109,6 +111,7 @@ def refuse_test_data(content: Any) -> None:
 
 
 UNET = "unet"
+Rtol = Annotated[float, Field(ge=1e-12, lt=1)]
 
 
 class LipschitzConfig(Settings):
@@ -120,16 +123,21 @@ class LipschitzConfig(Settings):
     T = 0.98.
     """
 
-    beta: float = Field(0.01, ge=0, description="weight of the barrier")
+    beta: float = Field(0.01, ge=0, le=1e6, description="weight of the barrier")
     margin: float = Field(
-        0.01, gt=0, description="distance from T at which the barrier becomes a straight line"
+        0.01,
+        ge=1e-6,
+        le=1,
+        description="distance from T at which the barrier becomes a straight line",
     )
     every: int = Field(
-        2, ge=1, description="steps between two barriers, whose weight it multiplies"
+        2, ge=1, le=100_000, description="steps between two barriers, whose weight it multiplies"
     )
-    steps: int = Field(8, ge=1, description="Lanczos iterations on a training sample")
+    steps: int = Field(8, ge=1, le=1000, description="Lanczos iterations on a training sample")
     reserve: float = Field(0.05, ge=0, description="the barrier is at T - reserve")
-    validation_steps: int = Field(25, ge=1, description="Lanczos iterations on a validation sample")
+    validation_steps: int = Field(
+        25, ge=1, le=1000, description="Lanczos iterations on a validation sample"
+    )
     validation_reserve: float = Field(
         0.005,
         gt=0,
@@ -173,7 +181,7 @@ class TrainConfig(Settings):
         LipschitzConfig(), description="how a measured constant is kept below 1 - m"
     )
     start: Path | None = Field(None, description="weights to continue from, instead of warming up")
-    seed: int = Field(0, description="of weights, samples and validation")
+    seed: int = Field(0, ge=0, lt=2**32, description="of weights, samples and validation")
     crop: int | None = Field(
         96, ge=16, le=4096, description="side of the crops; null: whole slices"
     )
@@ -186,19 +194,25 @@ class TrainConfig(Settings):
         description="of the network in the warm-up and in methods without an equilibrium; an "
         "equilibrium is found to a bound, and validation is what will be used, so these stay exact",
     )
-    warmup_steps: int = Field(1000, ge=0, description="denoiser steps before the equilibrium")
-    steps: int = Field(4200, ge=1, description="equilibrium steps")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam, in the warm-up and after it")
-    final_learning_rate: float = Field(
-        3e-5, gt=0, description="of the last step; the rate decays geometrically"
+    warmup_steps: int = Field(
+        1000, ge=0, le=10**9, description="denoiser steps before the equilibrium"
     )
-    weight_learning_rate: float = Field(1e-2, gt=0, description="learning rate of the data weight")
-    clip: float = Field(20.0, gt=0, description="limit of the gradient norm")
-    rtol: tuple[float, float] = Field(
+    steps: int = Field(4200, ge=1, le=10**9, description="equilibrium steps")
+    learning_rate: float = Field(
+        1e-3, ge=1e-12, le=1, description="of Adam, in the warm-up and after it"
+    )
+    final_learning_rate: float = Field(
+        3e-5, ge=1e-12, le=1, description="of the last step; the rate decays geometrically"
+    )
+    weight_learning_rate: float = Field(
+        1e-2, ge=1e-12, le=1, description="learning rate of the data weight"
+    )
+    clip: float = Field(20.0, ge=1e-6, le=1e6, description="limit of the gradient norm")
+    rtol: tuple[Rtol, Rtol] = Field(
         (0.05, 0.01),
         description="tolerance of the equilibrium, first and last; a loose one raises lam",
     )
-    backward_rtol: float = Field(0.3, gt=0, description="tolerance of the adjoint solve")
+    backward_rtol: Rtol = Field(0.3, description="tolerance of the adjoint solve")
     pool: int = Field(
         0,
         ge=0,
@@ -206,11 +220,13 @@ class TrainConfig(Settings):
         description="number of acquisitions that are used several times, where each solve starts "
         "from the last one; with 0 every step draws a new acquisition",
     )
-    pool_uses: int = Field(8, ge=1, description="number of steps that use each acquisition")
+    pool_uses: int = Field(
+        8, ge=1, le=100_000, description="number of steps that use each acquisition"
+    )
     average: float = Field(
         0.0, ge=0, lt=1, description="decay of the running average of the weights; 0 for none"
     )
-    validate_every: int = Field(500, ge=1, description="steps between two validations")
+    validate_every: int = Field(500, ge=1, le=10**9, description="steps between two validations")
     validation_samples: int = Field(
         8, ge=1, le=100_000, description="evenly spaced validation images, and scans, that are used"
     )
@@ -275,7 +291,11 @@ class TrainConfig(Settings):
         barrier = self.limit - self.lipschitz.reserve
         # T minus a reserve is where the barrier lies, and to what weights are scaled.
         if barrier <= 0 or self.limit <= self.lipschitz.validation_reserve:
-            raise ValueError("the reserves of lipschitz must be smaller than T = 1 - m")
+            raise ValueError(
+                f"lipschitz.reserve is {self.lipschitz.reserve:.4g} and validation_reserve "
+                f"{self.lipschitz.validation_reserve:.4g}: both must be below 1 - m = "
+                f"{self.limit:.4g}"
+            )
         # H starts close to skip x, which must not lie beyond the barrier from the first step.
         skip = getattr(self.model.network, "skip", 0.0)
         if skip >= barrier:

@@ -8,8 +8,10 @@ from equipoise.settings import Settings
 
 
 def _rising(noise: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < noise[0] <= noise[1]:
-        raise ValueError(f"noise is {noise}: give two positive numbers, the smaller one first")
+    if not 1e-6 <= noise[0] <= noise[1] <= 10:
+        raise ValueError(
+            f"the range is {noise}: give two numbers from 1e-6 to 10, the smaller one first"
+        )
     return noise
 
 
@@ -32,10 +34,12 @@ CoilRange = Annotated[tuple[int, int], AfterValidator(_few_coils)]
 NoiseRange = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
-Acceleration = Annotated[float, Field(ge=1)]
+Acceleration = Annotated[float, Field(ge=1, le=1000)]
 AccelerationRange = Annotated[tuple[Acceleration, Acceleration], AfterValidator(_ordered)]
-Calibration = Annotated[int, Field(ge=4)]
+Calibration = Annotated[int, Field(ge=4, le=4096)]
 CalibrationRange = Annotated[tuple[Calibration, Calibration], AfterValidator(_ordered)]
+Zoom = Annotated[float, Field(ge=0.01, le=1)]
+Frames = Annotated[int, Field(ge=2, le=1000)]
 MaskKind = Literal["variable-density-2d", "variable-density-1d", "uniform", "poisson-disc"]
 
 
@@ -44,10 +48,10 @@ class SimulationConfig(Settings):
 
     acceleration: Acceleration | AccelerationRange = 4.0
     calibration: Calibration | CalibrationRange = 24
-    mask: MaskKind | tuple[MaskKind, ...] = "variable-density-2d"
+    mask: MaskKind | Annotated[tuple[MaskKind, ...], Field(min_length=1)] = "variable-density-2d"
     noise: NoiseRange = (0.005, 0.08)
     coils: CoilRange = (8, 16)
-    zoom: tuple[float, float] = (0.5, 1.0)
+    zoom: Annotated[tuple[Zoom, Zoom], AfterValidator(_ordered)] = (0.5, 1.0)
     masked_maps: float = Field(0.5, ge=0, le=1)
     estimated: float = Field(0.0, ge=0, le=1)
 
@@ -67,13 +71,13 @@ class CineConfig(Settings):
     """See :class:`equipoise.training.sources.cine.Cine`; ``data.stills`` holds its stills."""
 
     acceleration: AccelerationRange = Field((4.0, 14.0), description="range, drawn log-uniformly")
-    calibration: int = Field(4, ge=1, description="central columns of every frame")
+    calibration: int = Field(4, ge=1, le=4096, description="central columns of every frame")
     noise: NoiseRange = Field((0.003, 0.05), description="range relative to the image scale")
     coils: CoilRange = Field((6, 12), description="range of the number of coils")
-    frames: Annotated[tuple[int, int], AfterValidator(_ordered)] = Field(
+    frames: Annotated[tuple[Frames, Frames], AfterValidator(_ordered)] = Field(
         (10, 16), description="range of the number of frames"
     )
-    phase: float = Field(3.0, ge=0, description="largest smooth phase in radians")
+    phase: float = Field(3.0, ge=0, le=100, description="largest smooth phase in radians")
     contrast: NoiseRange = Field((0.7, 1.4), description="range of the power of the magnitude")
     motion: float = Field(
         0.06, ge=0, le=0.5, description="largest displacement of a still, as a share of its side"
@@ -89,11 +93,14 @@ class VolumesConfig(Settings):
 
     acceleration: AccelerationRange = Field((4.0, 14.0), description="range, drawn log-uniformly")
     calibration: int = Field(
-        24, ge=4, description="side of the fully sampled centre in z and y of a whole volume"
+        24,
+        ge=4,
+        le=4096,
+        description="side of the fully sampled centre in z and y of a whole volume",
     )
     noise: NoiseRange = Field((0.003, 0.05), description="range relative to the image scale")
     coils: CoilRange = Field((6, 12), description="range of the number of coils")
-    phase: float = Field(3.0, ge=0, description="largest smooth phase in radians")
+    phase: float = Field(3.0, ge=0, le=100, description="largest smooth phase in radians")
     contrast: NoiseRange = Field((0.7, 1.4), description="range of the power of the magnitude")
     deformation: float = Field(
         0.03, ge=0, le=0.5, description="largest displacement, as a share of the longest side"
