@@ -27,7 +27,7 @@ SHAPE = (4, 6, 8)
 LAM = 20.0
 EXACT = SolverOptions(rtol=1e-9, max_iter=400, window=10, exact=False)
 HELD = {"lam": 3.0, "scale": 1.0, "threshold": 0.3, "options": EXACT}
-SMALL = {"features": 3, "basis": 2, "filters": 2, "across": 2, "taps": 3}
+SMALL = {"features": 3, "basis": 2, "filters": 2, "across": 2, "taps": 3, "spectral": True}
 
 
 def series():
@@ -169,7 +169,7 @@ class TestMethod:
         b = data.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(inner(attackable(b), image).sum(), b)
         slope = float(inner(gradient, move))
-        assert slope == pytest.approx(float(inner(expected, image)), rel=0.02)
+        assert slope == pytest.approx(float(inner(expected, image)), rel=0.05)
 
     def test_a_file_keeps_its_weight_and_a_volume_has_no_still_image(self, tmp_path):
         save_model(tmp_path / "a.safetensors", model_of(), {"data": "none"})

@@ -21,6 +21,8 @@ SHAPE = (5, 8, 9)
 
 def random_volume(seed, **given):
     settings = {"features": 4, "basis": 2, "filters": 2, "across": 3, **given}
+    # The term of temporal frequencies takes part wherever there can be one.
+    settings["spectral"] = given.get("axis", "time") == "time" and given.get("channels", 2) == 2
     return scrambled(RidgeVolume(seed=seed, **settings), seed)
 
 
@@ -53,7 +55,7 @@ class TestMonotone:
 
     def test_the_same_pairs_find_a_share_below_zero(self):
         network, (x, y) = random_volume(0).at(10 * torch.ones(2).double()), pair(0)
-        network._fixed = (*network._fixed[:4], -network._fixed[4])
+        network._fixed = (*network._fixed[:-1], -network._fixed[-1])
         d = x - y
         assert bool((inner(d - network(x) + network(y), d) < 0).any())
 
@@ -68,7 +70,7 @@ class TestMonotone:
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_weights_that_prove_nothing_are_found(self, bad):
-        for name in ("first", "taps", "second_across", "log_threshold"):
+        for name in ("first", "taps", "second_across", "log_spectral", "log_threshold"):
             volume = random_volume(2)
             assert volume.monotonicity().value == volume.m
             getattr(volume, name).flatten()[0] = bad
@@ -84,7 +86,7 @@ class TestNorm:
     def test_the_bound_of_the_symbol_is_above_the_norm_and_near_it(self):
         """Against the dense matrix of U on a torus, whose frequencies are some of all."""
         volume = random_volume(3)
-        taps, within, across = volume.factors()
+        taps, within, across, _ = volume.factors()
         bound = float(filtered_norm_squared(within, across, taps))
         n = (12, 24, 24)
         planes = torch.fft.fft2(within[:, 0], s=n[1:]).abs().square().sum(0)
@@ -105,7 +107,7 @@ class TestEvaluation:
     def test_is_the_plain_convolutions_and_their_transposes(self, axis):
         volume = random_volume(4, clips=1, channels=1, axis=axis)
         x = random_complex((1, *SHAPE), 5).real
-        taps, within, across = volume.factors()
+        taps, within, across, _ = volume.factors()
         padded = torch.nn.functional.pad
         # One dense kernel (feature, tap, 9, 9) for each product of a filter and a plane.
         centre = torch.zeros(1, taps.shape[1], dtype=torch.float64)
@@ -128,6 +130,20 @@ class TestEvaluation:
         found = volume(x + 0j)
         assert float((found.real - expected).abs().max()) < 1e-12
         assert float(found.imag.abs().max()) == 0
+
+    def test_temporal_frequencies_are_those_of_a_unitary_fourier_transform(self):
+        """Alone in F, where the kernels are zero, and with one clip."""
+        volume = random_volume(5, clips=1)
+        for kernel in (volume.first, volume.second, volume.first_across, volume.second_across):
+            kernel.zero_()
+        x = random_complex((1, *SHAPE), 6)
+        z = torch.fft.fft(x, dim=1, norm="ortho") * volume.factors()[3]
+        z[:, 0] = 0
+        tau = float(volume.used().thresholds[0, -1])
+        back = torch.fft.ifft(z * (tau / z.abs()).clamp(max=1), dim=1, norm="ortho")
+        expected = (1 - volume.m) * x - volume.factors()[3] * back
+        assert float(norm(volume(x) - expected)) < 1e-12
+        assert float(norm(back)) > 0.1
 
     def test_a_ridge_of_one_frame_starts_it_and_is_it_where_nothing_is_across(self):
         ridge = scrambled(Ridge(m=0.02, features=4, basis=2), 7)
@@ -178,6 +194,11 @@ class TestEvaluation:
     def test_sizes_beyond_the_limits_are_refused(self):
         with pytest.raises(BadInputError, match="taps"):
             RidgeVolume(taps=1)
+
+    @pytest.mark.parametrize("given", [{"axis": "z"}, {"channels": 1}])
+    def test_only_complex_images_in_time_have_temporal_frequencies(self, given):
+        with pytest.raises(BadInputError, match="temporal frequencies"):
+            RidgeVolume(spectral=True, **given)
 
 
 class TestRounding:

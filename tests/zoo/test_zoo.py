@@ -45,8 +45,9 @@ def leaves(content: dict[str, Any], above: tuple[str, ...] = ()):
     for key, value in content.items():
         if isinstance(value, dict):
             yield from leaves(value, (*above, key))
-        # A still image and the other axis exclude each other; test_still_image.py saves one.
-        elif key not in ("kind", "reference") and (key != "method" or above[-1:] == ("solver",)):
+        # A still image or a spectrum and the other axis exclude each other; test_still_image.py
+        # saves both.
+        elif key not in ("kind", "reference", "spectral") and (key != "method" or above[-1:] == ("solver",)):
             yield (*above, key), value
 
 

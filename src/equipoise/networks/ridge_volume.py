@@ -1,10 +1,11 @@
 """The ridge for images of three axes: a series in time, or a volume (19)."""
 
 import math
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from equipoise.networks.blocks import (
@@ -45,12 +46,14 @@ class VolumeUsed(NamedTuple):
     """What an evaluation uses.
 
     ``taps`` is (filter, tap), ``within`` and ``across`` are kernels between blocks, the latter with
-    a first axis for the filters; thresholds and shares are (clip, feature).
+    a first axis for the filters; ``spectral`` is the size of the Fourier transform, of no elements
+    if there is none; thresholds and shares are (clip, feature).
     """
 
     taps: Tensor
     within: Tensor
     across: Tensor
+    spectral: Tensor
     thresholds: Tensor
     shares: Tensor
 
@@ -65,8 +68,18 @@ class RidgeVolumeConfig(NetworkConfig):
     filters: int = Field(3, ge=1, le=MOST_FILTERS, description="filters along the axis")
     across: int = Field(16, ge=1, le=LARGEST_WIDTH, description="kernels of each filter")
     taps: int = Field(5, ge=2, le=MOST_TAPS, description="frames that a filter combines")
+    spectral: bool = Field(False, description="a term of the temporal frequencies of every pixel")
     clips: int = Field(2, ge=1, le=MOST_CLIPS, description="terms of the shrinkage")
     channels: Literal[1, 2] = Field(2, description="1 for real images")
+
+    @model_validator(mode="after")
+    def _frequencies_of_a_series(self) -> "RidgeVolumeConfig":
+        if self.spectral and (self.axis != "time" or self.channels == 1):
+            raise ValueError(
+                f"spectral is set, the axis is {self.axis} and channels is {self.channels}: only "
+                "complex images in time have a term of temporal frequencies"
+            )
+        return self
 
     def build(self, seed: int = 0) -> "RidgeVolume":
         """The network with random kernels."""
@@ -74,8 +87,9 @@ class RidgeVolumeConfig(NetworkConfig):
 
     def shapes(self) -> Shapes:
         """Filters, both factors of all kernels, and thresholds and shares of all features."""
-        clips = (self.clips, self.features + self.filters * self.across)
+        clips = (self.clips, self.features + self.filters * self.across + self.spectral)
         return {
+            "log_spectral": (int(self.spectral),),
             "first": (self.basis, 1, HALF, HALF),
             "second": (self.features, self.basis, HALF, HALF),
             "taps": (self.filters, self.taps),
@@ -93,9 +107,12 @@ class RidgeVolume(ConditionedNetwork):
     :class:`~equipoise.networks.ridge.Ridge` in every frame. Every other T_g is a filter along the
     first axis with taps of mean zero, and S_g has kernels of 9 x 9 of any mean, so the kernels of
     U, the stack of all ``S_g T_g``, are products of a filter and a plane. U of a constant image is
-    zero. s is that of the ridge, with slopes in [0, 1]: F is m-strongly monotone for any U, and the
-    gradient of a convex function. U is normalised by its symbol in three dimensions,
-    ``sup sum_g |T_g|^2 sum_f |S_gf|^2``, to ``||U||^2 <= 2 (1 - m)``, hence ``Lip(H) <= 1 - m``.
+    zero. With ``spectral``, a last term has the unitary Fourier transform along time without the
+    frequency zero, times a learned size: what repeats with the heartbeat has few frequencies (Jung
+    et al., MRM 61:103-116, 2009). s is that of the ridge, with slopes in [0, 1]: F is m-strongly
+    monotone for any U, and the gradient of a convex function. U is normalised by its symbol in
+    three dimensions, ``sup sum_g |T_g|^2 sum_f |S_gf|^2`` and the square of that size, to
+    ``||U||^2 <= 2 (1 - m)``, hence ``Lip(H) <= 1 - m``.
 
     Time is periodic, as the heartbeat of a cine is. A jump between the last and the first frame of
     a series that is not periodic costs one coefficient, as an edge does. Along z, y and x the image
@@ -119,6 +136,8 @@ class RidgeVolume(ConditionedNetwork):
         2 for complex images, 1 for real ones.
     seed
         Seed of the kernels.
+    spectral
+        Whether there is a term of temporal frequencies.
     """
 
     symmetric = True
@@ -136,10 +155,12 @@ class RidgeVolume(ConditionedNetwork):
         clips: int = 2,
         channels: int = 2,
         seed: int = 0,
+        spectral: bool = False,
     ):
         super().__init__()
         shape = {"features": features, "basis": basis, "filters": filters, "across": across}
         content = {"axis": axis, "m": m, "taps": taps, "clips": clips, "channels": channels}
+        content["spectral"] = spectral
         self.config = checked(RidgeVolumeConfig, "ridge in three dimensions", {**content, **shape})
         self.axis, self.m, self.channels = axis, m, channels
         self.features, self.across = features, across
@@ -152,7 +173,8 @@ class RidgeVolume(ConditionedNetwork):
         second = torch.randn((filters, across, *size[1:2], HALF, HALF), generator=generator)
         self.first_across = nn.Parameter(first)
         self.second_across = nn.Parameter(second * START_ACROSS / (HALF * math.sqrt(basis)))
-        start = start_of_thresholds(clips, features + filters * across)
+        self.log_spectral = nn.Parameter(torch.zeros(int(spectral)))
+        start = start_of_thresholds(clips, features + filters * across + spectral)
         self.log_threshold = nn.Parameter(start)
         self.share = nn.Parameter(torch.zeros_like(start))
 
@@ -167,8 +189,9 @@ class RidgeVolume(ConditionedNetwork):
         return KERNEL - 1
 
     def kernels(self) -> list[nn.Parameter]:
-        """Filters, and both factors of all kernels."""
-        return [self.first, self.second, self.taps, self.first_across, self.second_across]
+        """Filters, both factors of all kernels, and the size of the Fourier transform."""
+        planes = [self.first, self.second, self.first_across, self.second_across]
+        return [*planes, self.taps, self.log_spectral]
 
     @torch.no_grad()
     def start_from(self, ridge: Ridge) -> None:
@@ -191,45 +214,48 @@ class RidgeVolume(ConditionedNetwork):
         for name in ("log_threshold", "share"):
             getattr(self, name)[:, : self.features] = getattr(ridge, name)
 
-    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """T, S_0 and the other S as they are used, in double precision.
+    def factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """T, S_0, the other S, and the size of the Fourier transform, in double precision.
 
-        (filter, tap), (features, 1, 9, 9) and (filter, across, 1, 9, 9).
+        As they are used: (filter, tap), (features, 1, 9, 9), (filter, across, 1, 9, 9), and (1,) or
+        (0,).
         """
         within = zero_mean_kernels(self.first.double(), self.second.double())
         pairs = zip(self.first_across.double(), self.second_across.double())
         across = torch.stack([composed_kernels(first, second) for first, second in pairs])
         taps = self.taps.double()
         taps = taps - taps.mean(1, keepdim=True)
-        bound = filtered_norm_squared(within, across, taps)
+        spectral = self.log_spectral.double().exp()
+        bound = filtered_norm_squared(within, across, taps) + spectral.square().sum()
         scale = torch.sqrt(2 * (1 - self.m) / bound) * BELOW
-        return taps, within * scale, across * scale
+        return taps, within * scale, across * scale, spectral * scale
 
     def used(self) -> VolumeUsed:
         """What an evaluation uses, differentiable in the weights."""
-        taps, within, across = self.factors()
+        taps, within, across, spectral = self.factors()
         # In units of the norm of the kernel, in which white noise has one size in every channel.
-        sizes = [_size(within), (_size(across) * taps.norm(dim=1, keepdim=True)).flatten()]
+        of_filters = (_size(across) * taps.norm(dim=1, keepdim=True)).flatten()
+        sizes = [_size(within), of_filters, spectral]
         thresholds = self.log_threshold.exp() * torch.cat(sizes).to(self.dtype)
         kind = self.dtype
         return VolumeUsed(
             taps.to(kind),
             between_blocks(within.to(kind)),
             torch.stack([between_blocks(kernel) for kernel in across.to(kind)]),
+            spectral.to(kind),
             thresholds,
             torch.softmax(self.share, 0),
         )
 
     def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
         """``s(S_g T_g x)`` of every g."""
-        taps, within, across, thresholds, shares = used
+        *_, thresholds, shares = used
         of_frames = scale.expand(len(image)).repeat_interleave(image.shape[1])
-        found = []
-        for g, (planes, blocks) in enumerate(self._planes(image, taps, within, across)):
-            begin = self.features + (g - 1) * self.across if g else 0
-            own = slice(begin, begin + (self.across if g else self.features))
-            z = analysed(planes.flatten(0, 1), blocks, self.channels)
+        found, begin = [], 0
+        for z in self._coefficients(image, used):
+            own = slice(begin, begin + z.shape[2])
             found.append(shrunk(z, thresholds[:, own], shares[:, own], of_frames))
+            begin = own.stop
         return found
 
     def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
@@ -240,31 +266,32 @@ class RidgeVolume(ConditionedNetwork):
 
     def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
         """``(1 - m) d - U^T s'(U x) U d``."""
-        planes = self._planes(change, *used[:3])
-        moved = [
-            layer.change(analysed(p.flatten(0, 1), blocks, self.channels))
-            for layer, (p, blocks) in zip(layers, planes)
-        ]
+        changes = self._coefficients(change, used)
+        moved = [layer.change(z) for layer, z in zip(layers, changes)]
         return kept(change, self.m, self.channels) - self._back(moved, change, used)
 
-    def _planes(
-        self, image: Image, taps: Tensor, within: Tensor, across: Tensor
-    ) -> list[tuple[Image, Tensor]]:
-        """``T_g x`` and the kernels of S_g, for every g."""
+    def _coefficients(self, image: Image, used: Used) -> Iterator[Tensor]:
+        """``S_g T_g x`` of every g, (batch and frame, part, feature, ...)."""
+        taps, within, across, spectral, *_ = used
         x = image.to(self.dtype.to_complex())
-        return [
-            (x, within),
-            *((_filtered(t, x), s) for t, s in zip(self._matrices(taps, x), across)),
-        ]
+        yield analysed(x.flatten(0, 1), within, self.channels)
+        for matrix, kernel in zip(self._matrices(taps, x), across):
+            yield analysed(_filtered(matrix, x).flatten(0, 1), kernel, self.channels)
+        for size in spectral:
+            z = size * _filtered(frequencies(x), x).flatten(0, 1)
+            yield torch.view_as_real(z).movedim(-1, 1)[:, :, None]
 
     def _back(self, values: list[Tensor], image: Image, used: Used) -> Image:
         """``U^T`` of coefficients: ``sum_g T_g^T S_g^T z_g``."""
-        taps, within, across, *_ = used
+        taps, within, across, spectral, *_ = used
         x = image.to(self.dtype.to_complex())
-        frames = x.flatten(0, 1)
-        total = synthesised(values[0], frames, within).reshape(x.shape)
-        for matrix, kernel, z in zip(self._matrices(taps, x), across, values[1:]):
+        frames, (own, *others) = x.flatten(0, 1), values
+        total = synthesised(own, frames, within).reshape(x.shape)
+        for matrix, kernel, z in zip(self._matrices(taps, x), across, others):
             total = total + _filtered(matrix.mT, synthesised(z, frames, kernel).reshape(x.shape))
+        for size in spectral:
+            z = torch.view_as_complex(values[-1][:, :, 0].movedim(1, -1).contiguous())
+            total = total + size * _filtered(frequencies(x).mH, z.reshape(x.shape))
         return total.to(image.dtype)
 
     def _matrices(self, taps: Tensor, image: Image) -> Tensor:
@@ -283,8 +310,9 @@ class RidgeVolume(ConditionedNetwork):
     @torch.no_grad()
     def _norm_squared(self) -> float:
         """Proved bound on ``||U||^2`` for the rounded kernels."""
-        taps, within, across = (v.to(self.dtype).double() for v in self.factors())
-        return float(filtered_norm_squared(within, across, taps)) * (1 + ROUNDING)
+        taps, within, across, spectral = (v.to(self.dtype).double() for v in self.factors())
+        bound = filtered_norm_squared(within, across, taps) + spectral.square().sum()
+        return float(bound) * (1 + ROUNDING)
 
     def lipschitz_upper(self) -> float:
         """Proved bound on Lip(H), as of a ridge; infinite for NaN or Inf."""
@@ -307,21 +335,29 @@ class RidgeVolume(ConditionedNetwork):
         """A proved bound on the rounding of one evaluation, for every threshold scale.
 
         As for a ridge, with ``|| |U| ||^2 <= sum_g || |T_g| ||_1^2 sum_f || |S_gf| ||_1^2`` and the
-        products of a filter added to those of a kernel.
+        products of a filter added to those of a kernel. The Fourier transform of n frames has
+        entries of the modulus ``n^(-1/2)``, so ``n^(1/2)`` stands for its norm.
         """
-        taps, within, across = (v.to(self.dtype).double() for v in self.factors())
+        taps, within, across, spectral = (v.to(self.dtype).double() for v in self.factors())
         planes = within.abs().sum((1, 2, 3)).square().sum()
         others = across.abs().sum((2, 3, 4)).square().sum(1) * taps.abs().sum(1).square()
-        absolute = float((planes + others.sum()).sqrt()) * (1 + ROUNDING)
+        frames = image.shape[1] * len(spectral)
+        rest = others.sum() + frames * spectral.square().sum()
+        absolute = float((planes + rest).sqrt()) * (1 + ROUNDING)
         norms = AnalysisNorms(math.sqrt(self._norm_squared()), absolute)
         filters, count = taps.shape
+        count = max(count, OF_A_COMPLEX_SUM * frames)
         of_frame = PRODUCTS + count + 1
-        back = PRODUCTS * max(self.features, self.across) + count + filters + 1
+        back = PRODUCTS * max(self.features, self.across) + count + filters + len(spectral) + 1
         return shrinkage_rounding(norms, (of_frame, back), image, self.dtype)
 
 
 ROUNDING = 1e-9
 """Covers the rounding of the bounds, which are computed in double precision."""
+
+OF_A_COMPLEX_SUM = 4
+"""Rounding errors to count for each term of a complex sum: two real products to a part, their sum,
+and those of the entries of the Fourier transform."""
 
 
 def differences(filters: int, taps: int) -> Tensor:
@@ -336,6 +372,16 @@ def differences(filters: int, taps: int) -> Tensor:
             filter_[begin + k] = (-1) ** k * math.comb(order, k)
         found.append(filter_ / filter_.norm())
     return torch.stack(found).float()
+
+
+def frequencies(image: Image) -> Tensor:
+    """The unitary Fourier transform of n frames without the frequency zero, (n, n)."""
+    n = image.shape[1]
+    frame = torch.arange(n, device=image.device)
+    # The product is reduced as an integer, so that large angles lose no digits.
+    angle = (-2 * math.pi / n) * (frame[:, None] * frame % n).double()
+    found = torch.polar(torch.full_like(angle, n**-0.5), angle)
+    return (found * (frame > 0)[:, None]).to(image.dtype)
 
 
 def _size(kernels: Tensor) -> Tensor:
