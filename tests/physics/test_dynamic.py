@@ -104,7 +104,7 @@ class TestMasks:
         assert bool(volume_mask((40, 56, 6), 2.0, 10, elliptical=False)[0, ..., 0][outside].any())
 
     def test_an_ellipse_with_too_few_points_is_refused(self):
-        with pytest.raises(BadInputError, match="keep the corners"):
+        with pytest.raises(BadInputError, match="left by the ellipse"):
             volume_mask((40, 40, 4), 1.1, 10)
 
     def test_a_volume_operator_has_an_exact_adjoint_and_no_transform_along_its_readout(self):
@@ -115,6 +115,44 @@ class TestMasks:
         x = random_complex((1, 6, 8, 5))
         assert torch.allclose(operator.normal(x), operator.adjoint(operator.forward(x)))
         assert operator._axes == (-3, -2)
+
+
+class TestPartialFourier:
+    def test_a_volume_leaves_out_the_first_lines_of_both_directions(self):
+        mask = volume_mask((40, 56, 3), 5.0, 8, partial=(0.75, 0.625))[0, ..., 0]
+        assert not bool(mask[:10].any())
+        assert not bool(mask[:, :21].any())
+        assert bool(mask[10].any())
+        assert bool(mask[:, 21].any())
+        assert mask.numel() / int(mask.sum()) == pytest.approx(5.0, rel=1e-3)
+        assert min(calibration_region(mask)) >= 8
+
+    def test_no_frame_of_a_series_holds_the_first_columns(self):
+        mask = kt_mask((9, 4, 64), 4.0, 4, partial=0.75)[0]
+        assert not bool(mask[..., :16].any())
+        assert bool(mask[:, 0, 16].any())
+        assert set(mask[:, 0].sum(1).tolist()) == {16}
+        assert torch.equal(kt_mask((9, 4, 64), 4.0, 4), kt_mask((9, 4, 64), 4.0, 4, partial=1.0))
+
+    def test_adjoints_are_exact(self):
+        csm = random_complex((1, 2, 8, 10, 3))
+        csm = csm / csm.abs().square().sum(1, keepdim=True).sqrt()
+        whole = SenseOp(csm, volume_mask((8, 10, 3), 2.5, 2, partial=(0.75, 0.7)))
+        mask = kt_mask((4, 8, 10), 2.0, 2, partial=0.7)[0]
+        series = DynamicSenseOp(csm[..., 0], mask)
+        assert adjoint_error(whole) < 1e-12
+        assert adjoint_error(series) < 1e-12
+
+    @pytest.mark.parametrize("share", [0.0, 0.5, 1.2, float("nan")])
+    def test_a_share_that_cuts_into_the_centre_or_is_none_is_refused(self, share):
+        with pytest.raises(BadInputError, match="partial Fourier"):
+            kt_mask((4, 8, 32), 4.0, 4, partial=share)
+        with pytest.raises(BadInputError, match="partial Fourier"):
+            volume_mask((32, 32, 4), 4.0, 8, partial=(1.0, share))
+
+    def test_too_few_columns_are_refused(self):
+        with pytest.raises(BadInputError, match=r"partial Fourier 0\.75 leaves"):
+            kt_mask((4, 8, 32), 1.1, 4, partial=0.75)
 
 
 class TestMapsAndNoise:

@@ -39,6 +39,9 @@ def cine(
     crop: Annotated[
         int | None, typer.Option(min=16, help="Side of the central part of every frame [all].")
     ] = None,
+    partial_fourier: Annotated[
+        float, typer.Option(help="Share of k-space along x that is measured, such as 0.75.")
+    ] = 1.0,
     device: Device = "auto",
     output: Folder = Path("cine"),
     as_json: AsJson = False,
@@ -55,7 +58,7 @@ def cine(
         where = pick_device(device)
         chosen = models_of(methods, OF_SERIES).to(where)
         models = {name: model for name, model in chosen.loaded.items() if model is not None}
-        series = series_cases(data, acceleration, seeds, crop=crop)
+        series = series_cases(data, acceleration, seeds, crop=crop, partial=partial_fourier)
         found = (on_device(case, where) for case in series)
         with progress() as bar:
             say = bar.saying("series", len(expanded(data)) * seeds)
@@ -64,6 +67,7 @@ def cine(
             **settings_of(data, acceleration, seeds, where),
             "simulated_noise": list(NOISE),
             "crop": crop,
+            "partial_fourier": partial_fourier,
         }
         result = experiment.write_study(output, rows, settings, chosen.seen(data))
         console.print((output / "cine.md").read_text(), markup=False)

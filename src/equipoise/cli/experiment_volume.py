@@ -42,6 +42,10 @@ def volume(
         int | None,
         typer.Option(min=2, help="Number of central slices along the readout x [all]."),
     ] = None,
+    partial_fourier: Annotated[
+        tuple[float, float],
+        typer.Option(help="Shares of k-space along z and y that are measured, such as 0.75 0.75."),
+    ] = (1.0, 1.0),
     device: Device = "auto",
     output: Folder = Path("volume"),
     as_json: AsJson = False,
@@ -61,7 +65,7 @@ def volume(
         whole = "" if model_3d is None else f",{WHOLE}={model_3d}"
         chosen = models_of(listed + whole, OF_SLICES).to(where)
         models = {name: model for name, model in chosen.loaded.items() if model is not None}
-        volumes = volume_cases(data, acceleration, seeds, crop=crop)
+        volumes = volume_cases(data, acceleration, seeds, crop=crop, partial=partial_fourier)
         found = (on_device(case, where) for case in volumes)
         with progress() as bar:
             say = bar.saying("volume", len(expanded(data)) * seeds)
@@ -70,6 +74,7 @@ def volume(
             **settings_of(data, acceleration, seeds, where),
             "simulated_noise": list(NOISE),
             "crop": crop,
+            "partial_fourier": list(partial_fourier),
         }
         result = experiment.write_study(output, rows, settings, chosen.seen(data))
         console.print((output / experiment.FILES[0]).read_text(), markup=False)

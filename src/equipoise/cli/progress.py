@@ -1,7 +1,10 @@
 """How far a command is, and the time that remains: on standard error, silent with ``-q``."""
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.progress import (
     BarColumn,
@@ -14,6 +17,9 @@ from rich.progress import (
 )
 
 from equipoise.cli.terminal import console
+
+if TYPE_CHECKING:
+    from equipoise.equilibrium.watching import Seen
 
 WIDTH = 24
 """Of the bar, in characters."""
@@ -92,3 +98,45 @@ def progress() -> Iterator[Bar]:
     quiet = console.quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as shown:
         yield Bar(shown)
+
+
+class SolveText:
+    """How far a solve is, and the time that remains, if its bound goes on falling as it has.
+
+    Parameters
+    ----------
+    clock
+        Seconds since any moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[float, float] | None = None
+
+    def after(self, seen: "Seen") -> str:
+        """The text after an evaluation; each solve begins anew."""
+        if seen.evaluations == 1:
+            self._first = None
+        if not 0 < seen.bound < math.inf:
+            return f"evaluation {seen.evaluations}"
+        left = self._left(seen)
+        about = "" if left is None else f", about {in_words(left)} left"
+        return f"evaluation {seen.evaluations}, bound {seen.bound:.1e}{about}"
+
+    def _left(self, seen: "Seen") -> float | None:
+        """Seconds until the bound is rtol, from the mean slope of its logarithm."""
+        now, size = self._clock(), math.log(seen.bound)
+        if self._first is None:
+            self._first = now, size
+        begun, largest = self._first
+        if size >= largest:
+            return None
+        return max(size - math.log(seen.rtol), 0.0) * (now - begun) / (largest - size)
+
+
+def in_words(seconds: float) -> str:
+    """A duration to two digits or so: ``40 s``, ``12 min``, ``3.5 h``."""
+    minute, hour = 60, 3600
+    if seconds < 2 * minute:
+        return f"{seconds:.0f} s"
+    return f"{seconds / minute:.0f} min" if seconds < 2 * hour else f"{seconds / hour:.1f} h"

@@ -21,6 +21,7 @@ from equipoise.cli.terminal import console, failures, verbosity
 if TYPE_CHECKING:
     import torch
 
+    from equipoise.recon.reconstruct import SliceResult
     from equipoise.recon.reconstruct_file import FileReconstruction, Prepared
     from equipoise.recon.settings import ReconSettings
 
@@ -130,16 +131,27 @@ def recon_one(
     dicom_template: Path | None = None,
 ) -> "FileReconstruction":
     """Reconstruct a scan, with notes and progress on the console."""
+    from equipoise.cli.progress import SolveText
+    from equipoise.equilibrium.watching import watched
     from equipoise.recon.device import pick_device
     from equipoise.recon.reconstruct_file import reconstruct_file
 
-    chosen = pick_device(device)
-    with console.status(f"reading {scan.name}") as status:
+    chosen, text, size, done = pick_device(device), SolveText(), "", 0
+    with (
+        console.status(f"reading {scan.name}") as status,
+        watched(lambda seen: status.update(f"{size}, {done} done: {text.after(seen)}")),
+    ):
 
         def on_ready(prepared: "Prepared") -> None:
+            nonlocal size
             say_what_is_assumed(prepared, chosen)
             acquisition = prepared.experiment.acquisition
-            status.update(f"{prepared.size}, {acquisition.acceleration:.2f}-fold")
+            size = f"{prepared.size}, {acquisition.acceleration:.2f}-fold"
+            status.update(size)
+
+        def on_slice(result: "SliceResult") -> None:
+            nonlocal done
+            done += 1
 
         return reconstruct_file(
             scan,
@@ -149,6 +161,7 @@ def recon_one(
             overwrite=overwrite,
             dicom_template=dicom_template,
             on_ready=on_ready,
+            on_slice=on_slice,
         )
 
 

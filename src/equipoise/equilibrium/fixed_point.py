@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equipoise.equilibrium.equation import MonotoneEquation, Step
 from equipoise.equilibrium.state import TINY, Point, State
+from equipoise.equilibrium.watching import Seen, observer_of_solves
 from equipoise.outcome import Outcome, Solution
 from equipoise.vectors import chosen, norm
 
@@ -138,8 +139,12 @@ def solve_fixed_point(
     """
     iteration = _Iteration(equation, options)
     state = State.first(start, options.alpha, options.window)
+    observer = observer_of_solves()
     for index in range(options.max_iter):
         state = iteration.roughly(state) if index < options.rough else iteration.step(state)
+        # Only an observer pays for the bound: reading it makes a GPU wait.
+        if observer is not None:
+            observer(Seen(index + 1, float(state.history[-1][1].max()), options.rtol))
         if not bool(state.active.any()):
             break
     state = state.stopped(state.active, Outcome.MAX_ITERATIONS)

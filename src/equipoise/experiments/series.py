@@ -55,6 +55,7 @@ def series_cases(
     seeds: int,
     noise: tuple[float, float] = NOISE,
     crop: int | None = None,
+    partial: float = 1.0,
 ) -> Iterator[SeriesCase]:
     """Every file with every seed.
 
@@ -70,6 +71,8 @@ def series_cases(
         See :func:`equipoise.kt_mask`, the number of masks, and ``NOISE``.
     crop
         Take the central ``crop`` x ``crop`` pixels of every frame; whole frames if not given.
+    partial
+        Partial Fourier, see :func:`equipoise.kt_mask`.
 
     Raises
     ------
@@ -81,7 +84,7 @@ def series_cases(
         if len(clip) < 2:
             raise BadInputError(f"{path} holds one frame: a series in time needs two or more")
         for index in range(seeds):
-            yield _simulated(path, _centre(clip, crop), index, acceleration, noise)
+            yield _simulated(path, _centre(clip, crop), index, acceleration, noise, partial)
 
 
 def _centre(clip: Tensor, crop: int | None) -> Tensor:
@@ -92,13 +95,18 @@ def _centre(clip: Tensor, crop: int | None) -> Tensor:
 
 
 def _simulated(
-    path: Path, clip: Tensor, seed: int, acceleration: float, noise: tuple[float, float]
+    path: Path,
+    clip: Tensor,
+    seed: int,
+    acceleration: float,
+    noise: tuple[float, float],
+    partial: float,
 ) -> SeriesCase:
     rng = np.random.default_rng([len(clip), seed])
     shape = (clip.shape[1], clip.shape[2])
     image = clip.abs() * smooth_phase(shape, PHASE, rng)
     csm = biot_savart_maps(shape, N_COILS, int(rng.integers(2**31)))
-    mask = kt_mask(clip.shape, acceleration, CALIBRATION, seed)
+    mask = kt_mask(clip.shape, acceleration, CALIBRATION, seed, partial)
     sigma = float(np.exp(rng.uniform(*np.log(noise))))
     sigma *= float(clip.abs().mean(0).flatten().quantile(0.99))
     clean = DynamicSenseOp(csm, mask).forward(image[None])

@@ -46,6 +46,7 @@ def volume_cases(
     seeds: int,
     noise: tuple[float, float] = NOISE,
     crop: int | None = None,
+    partial: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[VolumeCase]:
     """Every file with every seed.
 
@@ -62,6 +63,8 @@ def volume_cases(
     crop
         Take the central ``crop`` slices along the readout x; all if not given. Planes (z, y) stay
         whole, because maps are not smooth across the border of a plane that cuts through tissue.
+    partial
+        Partial Fourier, see :func:`equipoise.volume_mask`.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def volume_cases(
                 "more along each axis, and one slice is for `equipoise experiment table1`"
             )
         for seed in range(seeds):
-            yield _simulated(path, volume, seed, acceleration, noise)
+            yield _simulated(path, volume, seed, acceleration, noise, partial)
 
 
 def _centre(volume: Tensor, crop: int | None) -> Tensor:
@@ -86,13 +89,19 @@ def _centre(volume: Tensor, crop: int | None) -> Tensor:
 
 
 def _simulated(
-    path: Path, volume: Tensor, seed: int, acceleration: float, noise: tuple[float, float]
+    path: Path,
+    volume: Tensor,
+    seed: int,
+    acceleration: float,
+    noise: tuple[float, float],
+    partial: tuple[float, float],
 ) -> VolumeCase:
     rng = np.random.default_rng([len(volume), seed])
     shape = (volume.shape[0], volume.shape[1], volume.shape[2])
     image = volume.abs() * _smooth_phase(shape, rng)
     csm = biot_savart_volume(shape, N_COILS, int(rng.integers(2**31)))
-    mask = volume_mask(shape, acceleration, min(CALIBRATION, *(n // 4 for n in shape[:2])), seed)
+    calibration = min(CALIBRATION, *(n // 4 for n in shape[:2]))
+    mask = volume_mask(shape, acceleration, calibration, seed, partial=partial)
     # Of the object: more than half of a head's volume is air, which moves a quantile of all.
     seen = volume.abs()[volume != 0].numpy()
     sigma = float(np.exp(rng.uniform(*np.log(noise)))) * float(np.quantile(seen, 0.99))

@@ -257,7 +257,7 @@ class MOL(Method):
         scale = self._scale(operator, data, given.scale)
         weight = self._weight(operator, scale, given.noise_level, given.lam)
         # In double precision, because lam multiplies the rounding of A^H b.
-        scaled = data.to(torch.complex128) / per_sample(scale, data)
+        scaled = data / per_sample(scale, data)
         adjoint_image, data_norm = operator.adjoint(scaled), norm(scaled.detach())
         # The coils of a volume in double precision are larger than all that the solve needs.
         del scaled

@@ -34,6 +34,14 @@ CoilRange = Annotated[tuple[int, int], AfterValidator(_few_coils)]
 NoiseRange = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
+def _shares(pair: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < pair[0] <= pair[1] <= 1:
+        raise ValueError(f"the range is {pair}: give two shares up to 1, the smaller one first")
+    return pair
+
+
+ShareRange = Annotated[tuple[float, float], AfterValidator(_shares)]
+
 Acceleration = Annotated[float, Field(ge=1, le=1000)]
 AccelerationRange = Annotated[tuple[Acceleration, Acceleration], AfterValidator(_ordered)]
 Calibration = Annotated[int, Field(ge=4, le=4096)]
@@ -86,6 +94,9 @@ class CineConfig(Settings):
         0.0, ge=0, le=1, description="share of samples with maps estimated from whole frames"
     )
     still: float = Field(0.0, ge=0, le=1, description="share of samples made of data.stills")
+    partial_fourier: ShareRange = Field(
+        (1.0, 1.0), description="range of the share of k-space along x that is measured"
+    )
 
 
 class VolumesConfig(Settings):
@@ -108,4 +119,7 @@ class VolumesConfig(Settings):
     deformed: float = Field(0.5, ge=0, le=1, description="share of samples that are deformed")
     estimated: float = Field(
         0.0, ge=0, le=1, description="share of samples with maps estimated from whole planes"
+    )
+    partial_fourier: ShareRange = Field(
+        (1.0, 1.0), description="range of the shares of k-space along z and y that are measured"
     )

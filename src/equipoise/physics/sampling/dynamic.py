@@ -7,7 +7,12 @@ import numpy as np
 import torch
 
 from equipoise.outcome import BadInputError
-from equipoise.physics.sampling.masks import centre_block, count_to_draw, poisson_disc
+from equipoise.physics.sampling.masks import (
+    centre_block,
+    count_to_draw,
+    partial_fourier,
+    poisson_disc,
+)
 from equipoise.shapes import Mask
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -22,7 +27,13 @@ BISECTIONS = 60
 """Halvings of the interval in which the factor of a density is sought: down to double precision."""
 
 
-def kt_mask(shape: Sequence[int], acceleration: float, calibration: int = 4, seed: int = 0) -> Mask:
+def kt_mask(
+    shape: Sequence[int],
+    acceleration: float,
+    calibration: int = 4,
+    seed: int = 0,
+    partial: float = 1.0,
+) -> Mask:
     """Variable density of whole columns, different in every frame, (1, time, y, x).
 
     Every frame holds the central ``calibration`` columns. Of the others, each is measured with a
@@ -43,12 +54,15 @@ def kt_mask(shape: Sequence[int], acceleration: float, calibration: int = 4, see
         Central columns of every frame.
     seed
         Of the offset of the first frame.
+    partial
+        Share of k-space along x that is measured (partial Fourier): no frame holds a column of the
+        rest. The acceleration stays the requested one.
 
     Raises
     ------
     BadInputError
-        If the shape does not have three sides, the acceleration is below 1, or the calibration
-        holds more columns than the acceleration allows.
+        If the shape does not have three sides, the acceleration is below 1, the calibration holds
+        more columns than the acceleration allows, or partial Fourier leaves too few.
 
     Examples
     --------
@@ -60,7 +74,13 @@ def kt_mask(shape: Sequence[int], acceleration: float, calibration: int = 4, see
     frames, height, width = _three(shape)
     centre = centre_block((1, width), (1, min(calibration, width)))[0]
     count = count_to_draw(width, acceleration, int(centre.sum()))
-    outside = np.flatnonzero(~centre)
+    measured = partial_fourier(width, partial, int(centre.sum()))
+    outside = np.flatnonzero(~centre & measured)
+    if count > len(outside):
+        raise BadInputError(
+            f"acceleration {acceleration:g} asks for {count} columns beside the calibration, and "
+            f"partial Fourier {partial:g} leaves {len(outside)}: raise one of them"
+        )
     distance = np.abs(outside - width // 2) / max(width / 2, 1)
     # 0.999 keeps the outermost column possible; its weight would otherwise be exactly 0.
     chances = _inclusion((1 - 0.999 * distance) ** TIME_POWER, count)
@@ -98,6 +118,7 @@ def volume_mask(
     calibration: int = 24,
     seed: int = 0,
     elliptical: bool = True,
+    partial: tuple[float, float] = (1.0, 1.0),
 ) -> Mask:
     """Variable-density Poisson disc in the plane (z, y), whole lines along the readout x.
 
@@ -113,6 +134,9 @@ def volume_mask(
         See :func:`equipoise.make_mask`.
     elliptical
         Leave out the corners of k-space, outside the ellipse within the plane: about a fifth of it.
+    partial
+        Shares of k-space along z and y that are measured (partial Fourier): the first lines of each
+        are left out. The acceleration stays the requested one.
 
     Returns
     -------
@@ -122,7 +146,7 @@ def volume_mask(
     ------
     BadInputError
         If the shape does not have three sides, the acceleration is below 1, or the calibration
-        region holds more samples than the acceleration allows.
+        region holds more samples than the acceleration allows, or partial Fourier leaves too few.
 
     Examples
     --------
@@ -132,7 +156,9 @@ def volume_mask(
     (torch.Size([1, 48, 64, 8]), 6.0, False)
     """
     z, y, x = _three(shape)
-    plane = poisson_disc((z, y), acceleration, calibration, seed, elliptical=elliptical)
+    plane = poisson_disc(
+        (z, y), acceleration, calibration, seed, elliptical=elliptical, partial=partial
+    )
     return plane[..., None].expand(1, z, y, x).clone()
 
 

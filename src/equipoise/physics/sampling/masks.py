@@ -55,6 +55,28 @@ def centre_block(shape: Shape, size: Shape) -> np.ndarray:
     return block
 
 
+def partial_fourier(n: int, share: float, calibration: int) -> np.ndarray:
+    """Which of n lines a partial Fourier scan may measure: the last ``share`` of them, (n,) bool.
+
+    Raises
+    ------
+    BadInputError
+        If the share is not in (0, 1], or leaves out lines of the calibration.
+    """
+    if not 0 < share <= 1:
+        raise BadInputError(
+            f"partial Fourier is {share:g}: give the share of k-space that is measured along the "
+            "axis, from above 0.5 to 1"
+        )
+    first, centre = n - round(share * n), n // 2 - calibration // 2
+    if first > centre:
+        raise BadInputError(
+            f"partial Fourier {share:g} of {n} lines begins at line {first}, and the {calibration} "
+            f"lines of the calibration at line {centre}: raise the share, or calibrate on less"
+        )
+    return np.arange(n) >= first
+
+
 def _draw(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """``count`` indices without replacement, with probability proportional to the weights."""
     # The Gumbel trick: the largest keys are such a draw. A weight of 0 comes last, but can be drawn
@@ -134,26 +156,33 @@ def poisson_disc(
     seed: int = 0,
     *,
     elliptical: bool = False,
+    partial: tuple[float, float] = (1.0, 1.0),
 ) -> Mask:
     """Variable-density Poisson disc: no two samples are closer than a radius that grows with |k|.
 
     Candidates are visited in random order (dart throwing). The radius is corrected until the
     number of samples fits; a few samples are then dropped or added at random to make it exact. With
-    ``elliptical`` nothing is measured outside the ellipse within the matrix.
+    ``elliptical`` nothing is measured outside the ellipse within the matrix, and with ``partial``
+    nothing in the first lines along each axis, see :func:`partial_fourier`.
 
     Raises
     ------
     BadInputError
-        If the ellipse holds fewer samples than the acceleration asks for.
+        If fewer samples are left than the acceleration asks for.
     """
     rng = np.random.default_rng(seed)
-    centre = centre_block(shape, _fit(shape, calibration))
+    sides = _fit(shape, calibration)
+    centre = centre_block(shape, sides)
     count = count_to_draw(centre.size, acceleration, int(centre.sum()))
-    allowed = ~centre & (_radius(shape) <= 1) if elliptical else ~centre
+    rows, columns = (partial_fourier(*own) for own in zip(shape, partial, sides))
+    allowed = ~centre & rows[:, None] & columns
+    if elliptical:
+        allowed &= _radius(shape) <= 1
     if count > int(allowed.sum()):
         raise BadInputError(
             f"acceleration {acceleration:g} asks for {count} samples beside the calibration, and "
-            f"the ellipse holds {int(allowed.sum())}: raise the acceleration, or keep the corners"
+            f"{int(allowed.sum())} are left by the ellipse and by partial Fourier: raise the "
+            "acceleration, or keep more of k-space"
         )
     order = rng.permutation(np.flatnonzero(allowed))
     radius = np.sqrt(acceleration)

@@ -63,6 +63,8 @@ class Cine(Source):
         Images (y, x) that stand still.
     still
         Share of the samples that are made of these.
+    partial_fourier
+        Range of the share of k-space along x that is measured.
     """
 
     acceleration: tuple[float, float] = (4.0, 14.0)
@@ -76,6 +78,7 @@ class Cine(Source):
     estimated: float = 0.0
     stills: tuple[Tensor, ...] = ()
     still: float = 0.0
+    partial_fourier: tuple[float, float] = (1.0, 1.0)
 
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Series:
         """Draw one acquisition of a series (time, y, x), or of a crop of it.
@@ -150,7 +153,11 @@ class Cine(Source):
     ) -> Tensor:
         # A narrow crop cannot be accelerated further than its calibration allows.
         most = shape[2] / (self.calibration + FEWEST_OUTSIDE)
-        return kt_mask(shape, min(acceleration, most), self.calibration, int(rng.integers(2**31)))
+        seed = int(rng.integers(2**31))
+        partial = float(rng.uniform(*self.partial_fourier))
+        # Partial Fourier may leave fewer columns than the acceleration asks for.
+        rate = max(min(acceleration, most), 1 / partial) if partial < 1 else min(acceleration, most)
+        return kt_mask(shape, rate, self.calibration, seed, partial)
 
 
 PHASE_ENCODES = 3

@@ -50,6 +50,8 @@ class Volumes(Source):
     estimated
         Share of the samples with coil maps estimated from the centre of a simulated scan of whole
         planes (z, y), as those of a scan are. lam and the thresholds must work with their errors.
+    partial_fourier
+        Range of the shares of k-space along z and y that are measured.
     """
 
     acceleration: tuple[float, float] = (4.0, 14.0)
@@ -61,6 +63,7 @@ class Volumes(Source):
     deformation: float = 0.03
     deformed: float = 0.5
     estimated: float = 0.0
+    partial_fourier: tuple[float, float] = (1.0, 1.0)
 
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Sample:
         """Draw one acquisition of a volume (z, y, x), or of a crop of it.
@@ -106,7 +109,12 @@ class Volumes(Source):
         most = z * y / (calibration**2 * CENTRE_AND_REST)
         acceleration = max(1.0, min(float(np.exp(rng.uniform(low, high))), most))
         seed = int(rng.integers(2**31))
-        mask = volume_mask(_shape_of(image), acceleration, calibration, seed).to(image.device)
+        partial = (
+            float(rng.uniform(*self.partial_fourier)),
+            float(rng.uniform(*self.partial_fourier)),
+        )
+        mask = volume_mask(_shape_of(image), acceleration, calibration, seed, partial=partial)
+        mask = mask.to(image.device)
         clean = SenseOp(csm, mask).forward(image[None])
         noise = complex_noise(tuple(clean.shape), rng).to(image.device)
         kspace = clean + mask[:, None] * noise * sigma
