@@ -47,7 +47,9 @@ def leaves(content: dict[str, Any], above: tuple[str, ...] = ()):
             yield from leaves(value, (*above, key))
         # A still image or a spectrum and the other axis exclude each other; test_still_image.py
         # saves both.
-        elif key not in ("kind", "reference", "spectral") and (key != "method" or above[-1:] == ("solver",)):
+        elif key in ("kind", "reference", "spectral"):
+            continue
+        elif key != "method" or above[-1:] == ("solver",):
             yield (*above, key), value
 
 
