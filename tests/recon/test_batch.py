@@ -17,6 +17,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+import fake_slurm
 import layouts
 from equipoise.cli.app import app
 from equipoise.cli.batch import AUTO, part_command, part_of
@@ -374,28 +375,26 @@ class TestParts:
         tail = "recon a b -o out --lam 2 --resume --num-parts 3 --part-id 2"
         assert found == [sys.executable, "-m", "equipoise", *tail.split()]
 
-    def test_slurm_submits_all_parts_through_submitit(self, scans, tmp_path):
+    def test_slurm_submits_all_parts_as_an_array_which_does_them(self, scans, tmp_path):
         pytest.importorskip("submitit")
-        out = tmp_path / "out"
+        out, spool = tmp_path / "out", tmp_path / "spool"
         command = [sys.executable, "-m", "equipoise", "recon", *map(str, scans), *OPTIONS]
         command += ["-o", str(out), "--slurm", "--num-parts", "2"]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
-        environment["PATH"] = os.path.dirname(sys.executable) + ":/usr/bin:/bin"  # noqa: PTH120
+        # A name that submitit does not know goes to sbatch as it is.
+        command += ["--slurm-option", "partition=gpu", "--slurm-option", "reservation=mri"]
+        environment = fake_slurm.install(spool)
         result = subprocess.run(
             command, capture_output=True, text=True, env=environment, check=True, timeout=900
         )
-        assert "2 parts submitted (local processes, as there is no SLURM)" in result.stderr
-        deadline = time.monotonic() + 900
-        expected = {f"s.{i}.h5" for i in range(4)}
-
-        def written():
-            records = Manifest(out).records()
-            return {r["output"] for r in records if r["event"] == "written"}
-
-        while written() != expected:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert {p.name for p in out.glob("s.*.h5")} == expected
+        assert "2 parts submitted (SLURM)" in result.stderr
+        assert fake_slurm.finished(spool, 2) == [0, 0]
+        (script,) = spool.glob("*.sh")
+        for option in ("array=0-1%2", "partition=gpu", "reservation=mri"):
+            assert f"#SBATCH --{option}\n" in script.read_text()
+        records = Manifest(out).records()
+        written = [r["output"] for r in records if r["event"] == "written"]
+        assert sorted(written) == sorted(p.name for p in out.glob("s.*.h5"))
+        assert len(written) == 4
         assert (out / "manifest-1-of-2.jsonl").exists()
 
 

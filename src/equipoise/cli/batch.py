@@ -292,8 +292,8 @@ def _submit(folder: Path, parts: int, slurm_options: Sequence[str]) -> None:
     from equipoise.optional import need
 
     submitit = need("submitit", "slurm", "--slurm")
-    executor = submitit.AutoExecutor(folder=folder / "slurm", slurm_array_parallelism=parts)
-    executor.update_parameters(**slurm_parameters(slurm_options))
+    executor = submitit.AutoExecutor(folder=folder / "slurm")
+    executor.update_parameters(slurm_array_parallelism=parts, **slurm_parameters(slurm_options))
     with executor.batch():
         jobs = [
             executor.submit(submitit.helpers.CommandFunction(part_command(sys.argv, parts, k)))
@@ -309,15 +309,15 @@ def _submit(folder: Path, parts: int, slurm_options: Sequence[str]) -> None:
 def slurm_parameters(given: Sequence[str]) -> dict[str, Any]:
     """Options such as ``partition=gpu``, under the names of submitit."""
     parameters: dict[str, Any] = {"timeout_min": 24 * 60}
+    others: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise typer.BadParameter(f"--slurm-option is {text!r}: it must be NAME=VALUE")
-        # submitit names these itself; all others go to SLURM with its prefix.
+        # submitit names these itself; all others go to SLURM as they are.
         known = name in ("timeout_min", "cpus_per_task", "mem_gb", "gpus_per_node", "name")
-        key = name if known else f"slurm_{name}"
-        parameters[key] = int(value) if value.isdigit() else value
-    return parameters
+        (parameters if known else others)[name] = int(value) if value.isdigit() else value
+    return {**parameters, "slurm_additional_parameters": others} if others else parameters
 
 
 def part_command(arguments: Sequence[str], parts: int, part: int) -> list[str]:

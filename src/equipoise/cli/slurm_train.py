@@ -63,6 +63,7 @@ class TrainingTask:
 
     def __init__(self, arguments: list[str], folder: Path) -> None:
         self.arguments, self.folder = arguments, folder
+        self.is_again = False
 
     def __call__(self) -> None:
         """Join the other processes of the job, and train.
@@ -85,6 +86,9 @@ class TrainingTask:
         try:
             runpy.run_module("equipoise", run_name="__main__")
         except SystemExit as end:
+            # SLURM ends the job, and submitit has submitted it again.
+            if self.is_again:
+                raise
             if end.code:
                 raise EquipoiseError(f"the training ended with exit code {end.code}") from end
 
@@ -92,4 +96,5 @@ class TrainingTask:
         """Called when SLURM ends the job before the run: the same again, which resumes."""
         import submitit
 
+        self.is_again = True
         return submitit.helpers.DelayedSubmission(TrainingTask(self.arguments, self.folder))

@@ -87,7 +87,11 @@ def train(
             print(as_yaml(settings), end="")
         elif slurm:
             from equipoise.cli.slurm_train import submit
+            from equipoise.training.beginning import check_new_run
 
+            if not resume:
+                # Here, because the first task would take an old run for its own that was stopped.
+                check_new_run(settings, folder)
             submit(folder, nodes, tasks, slurm_option or [])
         else:
             _run(settings, folder, resume, device, workers)
