@@ -35,6 +35,17 @@ def test_the_command_writes_the_label_and_opens_no_port(tmp_path):
     assert "exists" in again.output
 
 
+def test_only_models_that_a_server_can_use_are_offered(tmp_path):
+    (model,) = (one for one in content()["parameters"] if one["id"] == "model")
+    offered = [one["id"] for one in model["values"]]
+    assert {"mol-ridge-universal", "mol-sn-brain-4x", "unet-brain-4x"} <= set(offered)
+    assert not {"mol-ridge-cine", "mol-lr-superres-3x", "modl-superres-3x"} & set(offered)
+    path = tmp_path / "label.json"
+    command = ["serve", "--model", "mol-ridge-cine", "--openrecon-label", str(path)]
+    assert "is for images (time, y, x)" in CliRunner().invoke(app, command).output
+    assert not path.exists()
+
+
 def test_the_injector_follows_the_pixels():
     assert label_of(USUAL, 9002).reconstruction.injector == "image"
     complex_images = label_of(Configuration("tv"), 9002)

@@ -429,6 +429,13 @@ class TestTexts:
             (error,) = self.told(served, start, traffic.readout(lines[0]))
             assert "there is no model" in error
 
+    def test_a_model_of_series_is_refused_by_name(self, served):
+        xml, lines = traffic.scan()
+        asked = traffic.text(json.dumps({"parameters": {"model": "mol-ridge-cine"}}))
+        start = traffic.config() + traffic.header(xml) + asked
+        (error,) = self.told(served, start, traffic.readout(lines[0]))
+        assert "the model mol-ridge-cine is for images (time, y, x)" in error
+
     def test_a_scan_that_cannot_be_solved(self, served):
         xml, lines = traffic.scan()
         radial = xml.replace("cartesian", "radial")
@@ -521,6 +528,8 @@ class TestCommands:
             (("--timeout", "0"), "must be positive"),
             (("--max-memory", "-1"), "it must be positive"),
             (("--host", "256.1.1.1"), "cannot be opened"),
+            (("--model", "mol-ridge-cine"), "is for images (time, y, x), and a server solves"),
+            (("--model", "mol-lr-superres-3x"), "is for photographs"),
         ):
             result = run("serve", "--model", traffic.tiny_model(tmp_path), "--port", 0, *option)
             assert result.exit_code in (1, 2)

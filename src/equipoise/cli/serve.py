@@ -65,8 +65,11 @@ def serve(
             chosen_model(model, real=False), lam=parse_lam(lam), images=cast("Pixels", images)
         )
         if openrecon_label is not None:
+            from equipoise.scanner.models import Models
             from equipoise.scanner.openrecon import label_of, write_label
 
+            # A label that names a model without use would fail only at the scanner.
+            Models(usual.model, pick_device("cpu")).get(usual.model)
             write_label(openrecon_label, label_of(usual, port, gpu=device.startswith("cuda")))
             console.print(f"written: {openrecon_label}", markup=False, soft_wrap=True)
             return

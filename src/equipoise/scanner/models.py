@@ -9,10 +9,20 @@ from equipoise.methods.variational import UNTRAINED
 from equipoise.outcome import BadInputError
 from equipoise.recon.settings import model_checksum
 from equipoise.zoo.find import available_models
-from equipoise.zoo.model_file import load_model
+from equipoise.zoo.model_file import load_model, model_config
 
 MOST = 4
 """Models in memory."""
+
+
+def served_models() -> list[str]:
+    """The names of installed models for complex images (y, x), which a server can solve with."""
+    networks = {name: model_config(name).network for name in available_models()}
+    return [
+        name
+        for name, network in networks.items()
+        if getattr(network, "axis", None) is None and getattr(network, "channels", 2) == 2
+    ]
 
 
 class Models:
@@ -37,7 +47,7 @@ class Models:
         Raises
         ------
         BadInputError
-            If there is no such model, or it is for photographs.
+            If there is no such model, or it is not for slices of scans.
         """
         return self._found(name)[0]
 
@@ -51,13 +61,23 @@ class Models:
                 if name != self.usual and name not in {*available_models(), *UNTRAINED}:
                     raise BadInputError(
                         f"there is no model {name[:80]!r} on this server: it has "
-                        f"{', '.join([*available_models(), *UNTRAINED])}"
+                        f"{', '.join([*served_models(), *UNTRAINED])}"
                     )
                 model = load_model(name)
-                if model.real:
-                    raise BadInputError(f"the model {name} is for photographs, not for scans")
+                _check(name, model)
                 others = [other for other in self._loaded if other != self.usual]
                 if len(self._loaded) >= MOST and others:
                     del self._loaded[others[0]]
                 self._loaded[name] = model, model_checksum(model)
             return self._loaded[name]
+
+
+def _check(name: str, model: Method) -> None:
+    if model.real:
+        raise BadInputError(f"the model {name} is for photographs, not for scans")
+    if len(model.axes) > 2:
+        raise BadInputError(
+            f"the model {name} is for images ({', '.join(model.axes)}), and a server solves each "
+            "slice of a frame when its last readout arrives: choose a model of (y, x), or save the "
+            "scan with --save-dir and use `equipoise recon`"
+        )

@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from equipoise.formats.replacing import replacing
 from equipoise.outcome import BadInputError
 from equipoise.scanner.configuration import KNOWN, METHODS, PIXELS, Configuration
+from equipoise.scanner.models import served_models
 from equipoise.settings import Settings, checked
 from equipoise.version import __version__
-from equipoise.zoo.find import available_models
 
 MOST_PARAMETERS = 14
 
@@ -127,7 +127,7 @@ class Label(Settings):
 
 def label_of(usual: Configuration, port: int, *, gpu: bool = False) -> Label:
     """The label of a container that runs a server with this usual configuration."""
-    models = list(dict.fromkeys([usual.model, *available_models()]))
+    models = list(dict.fromkeys([usual.model, *served_models()]))
     lam = "" if usual.lam is None else str(usual.lam)
     known = [
         _choice("config", "Method", METHODS, usual.method, "By the model, or sense"),
