@@ -163,3 +163,9 @@ class TestRun:
         stills = {"train": [str(clip)], "validation": [str(clip)], "stills": [str(clip)]}
         with pytest.raises(BadInputError, match="give both, or neither"):
             load_config(configuration(tmp_path, clip, data=stills))
+        for scans in ("scans", "validation_scans"):
+            data = {"train": [str(clip)], "validation": [str(clip)], scans: [str(clip)]}
+            with pytest.raises(BadInputError, match=rf"cine simulates .*data\.{scans} names"):
+                load_config(configuration(tmp_path, clip, data=data))
+            with pytest.raises(BadInputError, match=r"is for images \(time, y, x\)"):
+                load_config(configuration(tmp_path, clip, data=data, cine=None))

@@ -257,8 +257,20 @@ class TrainConfig(Settings):
         given = [name for name in sources if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are two kinds of samples: give one of them")
+        scans = [name for name in ("scans", "validation_scans") if getattr(self.data, name)]
+        if given and scans:
+            raise ValueError(
+                f"{given[0]} simulates its samples, and data.{scans[0]} names measured slices: "
+                "leave it out"
+            )
+        own = getattr(self.model.network, "axis", None)
+        if scans and own is not None:
+            raise ValueError(
+                f"data.{scans[0]} names scans, which are trained on slice by slice, and "
+                f"{self.model.method} is for images ({own}, y, x): choose a model of (y, x)"
+            )
         axis = sources[given[0]] if given else None
-        if axis is not None and getattr(self.model.network, "axis", None) != axis:
+        if axis is not None and own != axis:
             raise ValueError(
                 f"{given[0]} needs a network of ({axis}, y, x): use model.method mol-ridge-3d with "
                 f"network.axis {axis}"
@@ -268,8 +280,6 @@ class TrainConfig(Settings):
     def _check(self) -> "TrainConfig":
         if self.start is not None and self.warmup_steps:
             raise ValueError("start replaces the warm-up: set warmup_steps to 0")
-        if self.data.scans and self.super_resolution is not None:
-            raise ValueError("super_resolution has photographs and no scans: leave data.scans out")
         if self.data.self_supervised is not None and self.warmup_steps:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}, and undersampled scans hold no image to "
