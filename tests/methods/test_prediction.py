@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from conftest import small_head
 from equipoise.certificate.attack import Attackable
 from equipoise.certificate.certify import certify_slice
+from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods import prediction
 from equipoise.methods.prediction import (
     BUDGET,
@@ -17,6 +19,7 @@ from equipoise.methods.prediction import (
     choose_weights,
     weights_for,
 )
+from equipoise.methods.predictor import Predictor
 from equipoise.methods.solving import solve_slice
 from equipoise.methods.variational import TV, TVConfig
 from equipoise.metrics import psnr
@@ -25,6 +28,7 @@ from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.generic import FunctionOp
 from equipoise.physics.problem import Problem
+from equipoise.physics.sampling.left_out import density_weights, leave_out
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model
@@ -255,14 +259,60 @@ def test_two_passes_keep_the_rule_where_the_first_one_misleads():
     model = load_model("mol-guided-universal")
     model.guide.data_weight.coefficients[0] -= math.log(30)
     choice = choose_weights(problem, model)
-    by_rule, by_first = choice.confirmation
+    by_rule, by_first, together = choice.confirmation
     assert by_first.weights["lam"] > 5 * by_rule.weights["lam"]
     assert by_rule.error < by_first.error
     assert choice.follows_rule
-    first, second = (quality(problem, model, image, t.weights) for t in choice.confirmation)
+    first, second, _ = (quality(problem, model, image, t.weights) for t in choice.confirmation)
     assert first > second
+    multiples = [together.weights[name] / by_rule.weights[name] for name in by_rule.weights]
+    assert multiples == pytest.approx([by_first.weights["lam"] / by_rule.weights["lam"]] * 2)
     trials = sum(trial.evaluations for trial in choice.trials)
-    assert choice.evaluations == trials + by_rule.evaluations + by_first.evaluations
+    assert choice.evaluations == trials + sum(t.evaluations for t in choice.confirmation)
+
+
+class OfImages:
+    """A method whose image is the next of a list."""
+
+    learned = False
+
+    def __init__(self, images):
+        self.images = iter(images)
+
+    def rule(self, operator, noise):
+        return {"lam": 1.0}
+
+    def solve(self, operator, data, **given):
+        one = torch.ones(1)
+        return SimpleNamespace(value=next(self.images), network_evaluations=one, iterations=one)
+
+
+def errors_of_images(problem, images, in_phase):
+    parts = leave_out(problem.operator.mask[0], 0.3, seed=0)
+    scale = problem.operator.intensity_scale(problem.data)
+    method, options = OfImages(images), SolverOptions()
+    predict = Predictor(problem, method, parts, scale, options, in_phase=in_phase)
+    return [float(predict((1.0,))[0].sum()) for _ in images]
+
+
+@pytest.mark.parametrize("in_phase", [True, False])
+def test_what_is_in_quadrature_is_not_counted_in_phase(in_phase):
+    problem, image = head_problem(noise=0.01)
+    noise = 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
+    noise = noise * (image.abs() > 0.2)
+    images = [image, image + noise, image + 1j * noise]
+    right, along, across = errors_of_images(problem, images, in_phase)
+    assert along > 1.5 * right
+    assert (across < 1.05 * right) == in_phase
+
+
+def test_errors_in_phase_count_by_one_over_the_density_of_the_sampling():
+    problem, image = head_problem(noise=0.01)
+    parts = leave_out(problem.operator.mask[0], 0.3, seed=0)
+    weights = density_weights(problem.operator.mask, parts.left_out[None])[0]
+    power = (problem.data * parts.left_out).abs().square().sum(1)[0]
+    expected = float((weights * power).sum()) / (0.01**2 * problem.data.shape[1])
+    assert errors_of_images(problem, [0 * image], True)[0] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_certificate_says_that_lam_was_read_off_the_data():

@@ -1,8 +1,8 @@
 """The weights of a scan, chosen by how well they predict samples that were left out (25)."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import LARGEST_LAM, SMALLEST_LAM
 from equipoise.methods.method import Method
+from equipoise.methods.predictor import Predictor
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
-from equipoise.physics.sampling.left_out import LeftOut, leave_out
+from equipoise.physics.sampling.left_out import leave_out
 
 SHARE = 0.1
 """Share of the samples outside the calibration region that are left out."""
@@ -32,15 +33,8 @@ BUDGET = 6
 """All trials together cost at most this many times the first one. A certified reconstruction costs
 at least one and a half times the first trial, so all trials cost at most four of it."""
 
-LOOSE = 0.1
-"""Certified accuracy of a trial. The bound is many times the distance: prediction errors were
-within 1 % of those at a bound of 0.03, which led to the same choices with a third more
-evaluations."""
-
-TRIAL_ITERATIONS, FIRST_ITERATIONS = 10, 30
-"""Most iterations of a trial of a method without a network, which starts from the last one, and of
-the first trial. With ten for the first one too its image was less accurate than the others, and
-a right rule was left."""
+BUDGET_OF_FIRST_PASS = 5
+"""The same for the first of two passes, because the trials of both together come after it."""
 
 SIGNIFICANT = 2.0
 """Standard errors by which the error must fall. With one, four lines overruled the rule by
@@ -93,8 +87,9 @@ class Choice:
     setting
         What was asked for: ``auto``, ``rule``, or ``given`` with a number.
     confirmation
-        Of a method with two passes: trials of both passes together, with the weights of the rule
-        and with those that the trials of the first pass led to.
+        Of a method with two passes: trials of both passes together, with the weights of the rule,
+        with those that the trials of the first pass led to, and with all moved like lam. Their
+        errors are those of the part of the image that is in phase.
     """
 
     weights: dict[str, float]
@@ -178,8 +173,10 @@ def choose_weights(
     over the samples or lines. The expected error is that of the image plus the variance of the
     noise. The latter is the same for all candidates, so differences are those of the images.
     If a method has two passes, only the first is used for the trials, because the best weights of
-    both are mostly the same multiples of their rules; if they are to change, both passes together
-    must predict better too. The trials cost at most ``BUDGET`` times the first
+    both are mostly the same multiples of their rules. If they are to change, both passes together
+    are tried with these weights, and with lam and thresholds moved alike, and the better of the
+    two must predict better than the rule with the part of the image that is in phase, see
+    :class:`Predictor`. The trials cost at most ``BUDGET`` times the first
     one; a search that is not at its end by then takes the best so far.
 
     Parameters
@@ -213,13 +210,14 @@ def choose_weights(
     if parts is None:
         reason = "too few samples outside the calibration region to predict: the rule is followed"
         return Choice(rule, "rule", reason)
-    predict = _Predictor(problem, model.predictor, parts, scale, options or model.options)
-    search = _Search(predict, rule, int(parts.left_out.sum()))
+    predict = Predictor(problem, model.predictor, parts, scale, options or model.options)
+    budget = BUDGET if model.predictor is model else BUDGET_OF_FIRST_PASS
+    search = _Search(predict, rule, budget)
     best = search.run()
     confirmation: tuple[Trial, ...] = ()
     if best != search.origin and model.predictor is not model:
-        whole = _Predictor(problem, model, parts, scale, options or model.options)
-        best, confirmation = _confirmed(_Search(whole, rule, search.samples), best)
+        whole = Predictor(problem, model, parts, scale, options or model.options, in_phase=True)
+        best, confirmation = _confirmed(_Search(whole, rule), best)
     moved = "kept the weights of the rule" if best == search.origin else "changed them"
     reason = f"{len(search.trials)} trials on {search.units} {parts.unit}s left out {moved}"
     return Choice(
@@ -232,67 +230,14 @@ def choose_weights(
 
 
 def _confirmed(search: "_Search", best: Position) -> tuple[Position, tuple[Trial, ...]]:
-    """A position if it beats the rule by itself too, else that of the rule; and both trials."""
-    better = search.improves(best, search.origin)
-    return best if better else search.origin, tuple(search.trials)
+    """The best of a position and its neighbour, if it beats the rule too; and all trials.
 
-
-class _Predictor:
-    """From weights to the errors of the samples left out, warm-started by the last image."""
-
-    def __init__(
-        self,
-        problem: Problem[SenseOp],
-        model: Method,
-        parts: LeftOut,
-        scale: Tensor,
-        options: SolverOptions,
-    ) -> None:
-        csm = problem.operator.csm
-        kept, left_out = parts.kept.to(csm.device), parts.left_out.to(csm.device)
-        self.parts, self.model, self.scale = parts, model, scale
-        self.noise_level = problem.noise_level
-        self.rule = model.rule(problem.operator, self.noise_level.double() / scale)
-        self.kept, self.out = SenseOp(csm, kept[None]), SenseOp(csm, left_out[None])
-        self.data, self.target = problem.data * kept, problem.data * left_out
-        self.options = replace(options, rtol=max(LOOSE, options.rtol), exact=False)
-        self.max_iter = options.max_iter
-        variance = float(problem.noise_level[0]) ** 2
-        # Without a noise level errors keep the unit of the data; their order is the same.
-        self.unit = variance * self.data.shape[1] if variance > 0 else 1.0
-        self.image: Tensor | None = None
-
-    def __call__(
-        self, factors: Sequence[float], left: int | None = None
-    ) -> tuple[Tensor, int, int]:
-        """Squared errors (units,), in units of the noise of the coils, evaluations, and cost.
-
-        ``left`` is the most that the trial may cost.
-        """
-        weights = {name: value * f for (name, value), f in zip(self.rule.items(), factors)}
-        given: dict[str, Any] = {"start": self.image, **weights}
-        solution = self.model.solve(
-            self.kept,
-            self.data,
-            noise_level=self.noise_level,
-            scale=self.scale,
-            options=replace(self.options, max_iter=self._iterations(left)),
-            **given,
-        )
-        # Neighbouring weights have neighbouring images, so this start saves evaluations.
-        self.image = solution.value
-        difference = self.out.forward(solution.value) - self.target
-        power = difference.abs().double().square().sum(1)[0].cpu() / self.unit
-        evaluations = int(solution.network_evaluations[0])
-        # Without a network the iterations are the cost.
-        cost = evaluations if self.model.learned else int(solution.iterations[0])
-        return self.parts.by_unit(power), evaluations, cost
-
-    def _iterations(self, left: int | None) -> int:
-        most = self.max_iter if left is None else min(self.max_iter, left)
-        if self.model.learned:
-            return most
-        return min(most, FIRST_ITERATIONS if self.image is None else TRIAL_ITERATIONS)
+    The neighbour moves all weights like the first one. If lam and thresholds move together, the
+    penalty of a large coefficient, which is that of their ratio, stays as it is.
+    """
+    together = (best[0],) * len(best)
+    found = search.best_of(dict.fromkeys((search.origin, best, together)))
+    return found, tuple(search.trials)
 
 
 class _Search:
@@ -302,9 +247,9 @@ class _Search:
         self,
         predict: Callable[[Sequence[float], int | None], tuple[Tensor, int, int]],
         rule: dict[str, float],
-        samples: int,
+        budget: int = BUDGET,
     ) -> None:
-        self.predict, self.rule, self.samples = predict, rule, samples
+        self.predict, self.rule, self.budget = predict, rule, budget
         self.errors: dict[Position, Tensor] = {}
         self.trials: list[Trial] = []
         self.cost: list[int] = []
@@ -317,7 +262,7 @@ class _Search:
     @property
     def left(self) -> int | None:
         """What further trials may cost; None before the first one."""
-        return BUDGET * self.cost[0] - sum(self.cost) if self.cost else None
+        return self.budget * self.cost[0] - sum(self.cost) if self.cost else None
 
     @property
     def spent(self) -> bool:
@@ -354,9 +299,11 @@ class _Search:
                     here = following
         return here
 
-    def improves(self, there: Position, here: Position) -> bool:
-        """Whether the error is smaller than elsewhere by more than chance, after both trials."""
-        return self._try(here) and self._try(there) and self._better(there, here)
+    def best_of(self, positions: Iterable[Position]) -> Position:
+        """The one with the smallest error of those that beat the rule by more than chance."""
+        tried = [position for position in positions if self._try(position)]
+        better = [there for there in tried if self._better(there, self.origin)]
+        return min(better, key=lambda there: float(self.errors[there].sum()), default=self.origin)
 
     def _along(self, here: Position, axis: int, direction: int) -> Position:
         """The last position along an axis up to which the error falls."""
@@ -373,7 +320,7 @@ class _Search:
             factors = self._factors(position)
             self.errors[position], evaluations, cost = self.predict(factors, self.left)
             self.cost.append(cost)
-            error = float(self.errors[position].sum()) / self.samples
+            error = float(self.errors[position].sum())
             self.trials.append(Trial(self.weights_at(position), error, evaluations))
         return position in self.errors
 

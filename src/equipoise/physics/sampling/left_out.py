@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from equipoise.physics.sampling.masks import calibration_region, centre_block
 
@@ -16,6 +17,13 @@ large samples would not test the fine detail that is to be predicted."""
 FEWEST = 8
 """Smallest number of lines or samples that an error may rest on. To reach it, at most a third of
 the candidates are left out."""
+
+NEIGHBOURS = 1 / 16
+"""Side of the block over which the density of the sampling is averaged, relative to the matrix."""
+
+LEAST_DENSITY = 0.05
+"""A lower density counts as this one, because otherwise few samples at the edge of k-space, which
+are mostly noise, would make up the error."""
 
 
 class LeftOut(NamedTuple):
@@ -82,3 +90,20 @@ def leave_out(mask: Tensor, share: float, seed: int) -> LeftOut | None:
 def _constant(mask: Tensor, axis: int) -> bool:
     """Whether whole lines along the axis were measured, and some were not."""
     return bool((mask == mask.narrow(axis, 0, 1)).all()) and not bool(mask.all())
+
+
+def density_weights(measured: Tensor, held: Tensor) -> Tensor:
+    """Weights (batch, y, x) of held-back samples: one over the local density, of sum 1.
+
+    The density at a sample is the measured share of the block around it.
+    """
+    sides = [2 * round(n * NEIGHBOURS / 2) + 1 for n in measured.shape[1:]]
+    density = F.avg_pool2d(
+        measured[:, None].double(),
+        sides,
+        stride=1,
+        padding=[side // 2 for side in sides],
+        count_include_pad=False,
+    )[:, 0]
+    weights = held / density.clamp(min=LEAST_DENSITY)
+    return weights / weights.flatten(1).sum(1)[:, None, None]

@@ -11,21 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.problem import Problem
-from equipoise.physics.sampling.left_out import leave_out
+from equipoise.physics.sampling.left_out import density_weights, leave_out
 from equipoise.training.sources.scan import stacked_operators, with_coils
 from equipoise.training.sources.source import Measured
-
-NEIGHBOURS = 1 / 16
-"""Side of the block over which the density of the sampling is averaged, relative to the matrix."""
-
-LEAST_DENSITY = 0.05
-"""A lower density counts as this one, because otherwise few samples at the edge of k-space, which
-are mostly noise, would make up the loss."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,23 +141,6 @@ def split_problem(
         weights=density_weights(seen | held_back, held_back).to(kspace.real.dtype),
         scale=problem.operator.intensity_scale(problem.data),
     )
-
-
-def density_weights(measured: Tensor, held: Tensor) -> Tensor:
-    """Weights (batch, y, x) of held-back samples: one over the local density, of sum 1.
-
-    The density at a sample is the measured share of the block around it.
-    """
-    sides = [2 * round(n * NEIGHBOURS / 2) + 1 for n in measured.shape[1:]]
-    density = F.avg_pool2d(
-        measured[:, None].double(),
-        sides,
-        stride=1,
-        padding=[side // 2 for side in sides],
-        count_include_pad=False,
-    )[:, 0]
-    weights = held / density.clamp(min=LEAST_DENSITY)
-    return weights / weights.flatten(1).sum(1)[:, None, None]
 
 
 def stacked_splits(samples: Sequence[SplitScan]) -> SplitScan:
