@@ -29,6 +29,7 @@ from equipoise.networks.ridge import (
 )
 from equipoise.networks.rounding import AnalysisNorms, shrinkage_rounding
 from equipoise.networks.shrinkage import Shrunk, shrunk, start_of_thresholds
+from equipoise.networks.spectrum import frequencies, harmonics
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
 
@@ -108,10 +109,11 @@ class RidgeVolume(ConditionedNetwork):
     first axis with taps of mean zero, and S_g has kernels of 9 x 9 of any mean, so the kernels of
     U, the stack of all ``S_g T_g``, are products of a filter and a plane. U of a constant image is
     zero. With ``spectral``, a last term has the unitary Fourier transform along time without the
-    frequency zero, times a learned size: what repeats with the heartbeat has few frequencies (Jung
-    et al., MRM 61:103-116, 2009). s is that of the ridge, with slopes in [0, 1]: F is m-strongly
-    monotone for any U, and the gradient of a convex function. U is normalised by its symbol in
-    three dimensions, ``sup sum_g |T_g|^2 sum_f |S_gf|^2`` and the square of that size, to
+    frequency zero, times a learned size, and thresholds that are proportional to the frequency:
+    what repeats with the heartbeat has few harmonics, and high ones are small (compare Jung et al.,
+    MRM 61:103-116, 2009). s is that of the ridge, with slopes in [0, 1]: F is m-strongly monotone
+    for any U, and the gradient of a convex function. U is normalised by its symbol in three
+    dimensions, ``sup sum_g |T_g|^2 sum_f |S_gf|^2`` and the square of that size, to
     ``||U||^2 <= 2 (1 - m)``, hence ``Lip(H) <= 1 - m``.
 
     Time is periodic, as the heartbeat of a cine is. A jump between the last and the first frame of
@@ -252,9 +254,11 @@ class RidgeVolume(ConditionedNetwork):
         *_, thresholds, shares = used
         of_frames = scale.expand(len(image)).repeat_interleave(image.shape[1])
         found, begin = [], 0
-        for z in self._coefficients(image, used):
+        scales = [of_frames] * (len(used[2]) + 1)
+        scales += [of_frames * harmonics(image).repeat(len(image))] * len(used[3])
+        for z, of_rows in zip(self._coefficients(image, used), scales):
             own = slice(begin, begin + z.shape[2])
-            found.append(shrunk(z, thresholds[:, own], shares[:, own], of_frames))
+            found.append(shrunk(z, thresholds[:, own], shares[:, own], of_rows))
             begin = own.stop
         return found
 
@@ -372,16 +376,6 @@ def differences(filters: int, taps: int) -> Tensor:
             filter_[begin + k] = (-1) ** k * math.comb(order, k)
         found.append(filter_ / filter_.norm())
     return torch.stack(found).float()
-
-
-def frequencies(image: Image) -> Tensor:
-    """The unitary Fourier transform of n frames without the frequency zero, (n, n)."""
-    n = image.shape[1]
-    frame = torch.arange(n, device=image.device)
-    # The product is reduced as an integer, so that large angles lose no digits.
-    angle = (-2 * math.pi / n) * (frame[:, None] * frame % n).double()
-    found = torch.polar(torch.full_like(angle, n**-0.5), angle)
-    return (found * (frame > 0)[:, None]).to(image.dtype)
 
 
 def _size(kernels: Tensor) -> Tensor:
