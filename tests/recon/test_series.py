@@ -22,13 +22,14 @@ from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.volume import volume_csm
 from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
-from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.sampling.dynamic import kt_mask, volume_mask
 from equipoise.recon import memory
 from equipoise.recon.experiment import load_experiment
 from equipoise.recon.problems import problems
 from equipoise.recon.reconstruct import reconstruct
 from equipoise.recon.reconstruct_file import reconstruct_file
+from equipoise.recon.series import smallest_likeness
 from equipoise.recon.settings import ReconSettings
 from equipoise.recon.volumes import VOLUME
 
@@ -333,6 +334,37 @@ class TestInput:
         (tmp_path / "v.cfl").write_bytes(b"\0" * 64)
         with pytest.raises(BadInputError, match="truncated"):
             read(tmp_path / "v.cfl")
+
+
+class TestLikeness:
+    def test_frames_of_one_slice_are_alike_and_slices_are_not(self):
+        y, x = np.mgrid[:32, :32]
+        moves = [np.exp(-((y - 16 - t) ** 2 + (x - 15) ** 2) / 60.0) for t in (0, 0.5, 1.0)]
+        slices = [np.cos(n * y / 3) * np.exp(-((x - 6 - 9 * n) ** 2) / 20.0) for n in range(3)]
+        found = []
+        for frames in (moves, slices):
+            kspace = image_to_kspace(torch.from_numpy(np.stack(frames)) + 0j)[None]
+            mask = kt_mask((3, 32, 32), 2.0, 4, seed=0)[0]
+            found.append(smallest_likeness(kspace * mask, mask))
+        assert found[0] > 0.9 > 0.7 > found[1]
+
+    def test_one_frame_or_frames_without_common_samples_tell_nothing(self):
+        kspace = torch.ones((2, 2, 8, 8)) + 0j
+        kspace[:, 1] *= -1j
+        apart = torch.zeros((2, 8, 8), dtype=torch.bool)
+        apart[0, :, ::2], apart[1, :, 1::2] = True, True
+        assert smallest_likeness(kspace, apart) == 1.0
+        assert smallest_likeness(kspace[:, :1], apart[:1]) == 1.0
+
+    def test_slices_that_are_called_times_are_named(self, kspace):
+        stack = kspace[:, 0].copy()
+        stack[1:] = np.roll(stack[1:, :, ::-1], 3, axis=1) * 1j
+        stack[2:] = np.random.default_rng(0).permuted(stack[2:], axis=-1)
+        labels = [{"slice": 0, "time": t} for t in range(len(stack))]
+        scan = make_acquisition(stack, "stack.h5", "test", header=Header(labels=labels))
+        says = r"stack\.h5: two of its .* choose a model of \(y, x\)"
+        with pytest.warns(InputWarning, match=says):
+            next(problems(scan, SERIES))
 
 
 class TestMemory:

@@ -14,7 +14,7 @@ from equipoise.methods.mol import MOL
 from equipoise.networks.jacobian import Jacobian, largest_singular_value
 from equipoise.outcome import Solution
 from equipoise.physics.problem import Problem
-from equipoise.vectors import norm, per_sample, unit
+from equipoise.vectors import norm, per_sample, pieces, unit
 
 NOTHING_NEW = 1e-6
 """Norm of a new direction at which the Krylov space is complete, in single precision."""
@@ -153,8 +153,12 @@ def local_constants(
 
 def _gram(left: list[Tensor], right: list[Tensor]) -> Tensor:
     """Real inner products of two sets of images, in double precision."""
-    a, b = (torch.stack([torch.view_as_real(v).flatten() for v in side]) for side in (left, right))
-    return a.double() @ b.double().mT
+    flat = [torch.view_as_real(v).flatten()[None] for v in (*left, *right)]
+    total = torch.zeros((), dtype=torch.float64, device=flat[0].device)
+    for parts in pieces(*flat):
+        rows = torch.cat(parts).double()
+        total = total + rows[: len(left)] @ rows[len(left) :].mT
+    return total
 
 
 def _combined(weights: Tensor, basis: list[Tensor]) -> Tensor:

@@ -97,6 +97,7 @@ def certify(
         from equipoise.formats.writers.target import check_files, input_files
         from equipoise.recon.device import on_device, pick_device
         from equipoise.recon.experiment import load_experiment
+        from equipoise.recon.memory import fit_memory
         from equipoise.recon.problems import problems
         from equipoise.recon.stack import kind_of
         from equipoise.zoo.find import chosen_model
@@ -117,12 +118,19 @@ def certify(
             seed=how.seed,
             axes=network.axes,
         )
+        # As for a reconstruction: a volume must be tiled or refused, not killed by the system.
+        tile = fit_memory(experiment.acquisition, network).tile
+        if tile is not None:
+            note = f"note: memory is short: H is evaluated in tiles of {tile}"
+            console.print(note, style="yellow", markup=False)
+        rtol = network.options.rtol if how.rtol is None else how.rtol
+        usual = how.rtol is None and tile is None
         make_folder(folder)
         results = _Results(folder, str(scan), model)
         settings: dict[str, Any] = {
             # Weights by prediction alone cost as much as the rest of a quick certificate.
             "lam": "rule" if quick and how.lam is None else how.lam,
-            "options": None if how.rtol is None else replace(network.options, rtol=how.rtol),
+            "options": None if usual else replace(network.options, rtol=rtol, tile=tile),
             "noise_map": noise_map,
             "noise_probes": probes,
             "epsilon": worst_case,
