@@ -22,7 +22,8 @@ from equipoise.cli.terminal import console, failures
 
 def cine(
     data: Annotated[
-        list[Path], typer.Option(help="Series (time, y, x), or folder of them; repeat for more.")
+        list[Path],
+        typer.Option(help="Series (time, y, x), fully sampled scans, or folder of them; repeat."),
     ],
     acceleration: Acceleration = 8.0,
     seeds: Annotated[

@@ -22,7 +22,8 @@ from equipoise.cli.terminal import console, failures
 
 def volume(
     data: Annotated[
-        list[Path], typer.Option(help="Volumes (z, y, x), or folder of them; repeat for more.")
+        list[Path],
+        typer.Option(help="Volumes (z, y, x), fully sampled scans, or folder of them; repeat."),
     ],
     acceleration: Acceleration = 8.0,
     seeds: Annotated[

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equipoise.formats import as_slices, read
 from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.sample_head import head_slice
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
@@ -103,15 +104,44 @@ def expanded(data: list[Path]) -> list[Path]:
 
 
 def as_scan(path: Path) -> Acquisition | None:
+    """The scan as a stack of slices, or None if the file may hold images, see :func:`raw_scan`."""
+    try:
+        found = raw_scan(path)
+        return None if found is None else as_slices(found)
+    # What cannot be cut into slices is tried as images too.
+    except (BadInputError, ValueError):
+        return None
+
+
+def raw_scan(path: Path) -> Acquisition | None:
     """The scan, or None if the file may hold images, such as an npy stack with three axes."""
     try:
         # With three axes it may be k-space (coils, y, x) or images; experiments expect images.
         if path.suffix == ".npy" and np.load(path, mmap_mode="r").ndim == IMAGE_STACK_AXES:
             return None
-        return as_slices(read(path))
+        return read(path)
     # What is not a scan is tried as images next, whose reader reports what is wrong.
     except (BadInputError, OSError, ValueError):
         return None
+
+
+def fully_sampled(scan: Acquisition) -> Tensor:
+    """The k-space of a Cartesian scan of which every sample was measured.
+
+    Raises
+    ------
+    BadInputError
+        If it is a trajectory, or undersampled: then there is no truth to compare with.
+    """
+    encoding = scan.encoding
+    if not isinstance(encoding, CartesianEncoding):
+        raise BadInputError(f"{scan.source}: the k-space is not Cartesian: grid it first")
+    if not bool(encoding.mask.all()):
+        raise BadInputError(
+            f"{scan.source}: it is {scan.acceleration:.2f}-fold undersampled, and a comparison "
+            "needs a fully sampled scan, from which it draws masks itself"
+        )
+    return scan.samples
 
 
 def _simulated(

@@ -8,13 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.experiments.cases import N_COILS, expanded
+from equipoise.experiments.cases import N_COILS, expanded, fully_sampled, raw_scan
+from equipoise.formats import as_slices
+from equipoise.formats.acquisition import Acquisition
 from equipoise.metrics import ssim
 from equipoise.outcome import BadInputError
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
+from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.noise_level import complex_noise
 from equipoise.physics.sampling.dynamic import kt_mask
+from equipoise.recon.series import series_of
 from equipoise.training.sources.cine import load_clips
 from equipoise.training.sources.simulated import smooth_phase
 
@@ -61,12 +65,13 @@ def series_cases(
 
     The frames of a file become an 8-coil scan with Biot-Savart maps, a smooth phase that does not
     change in time, noise, and a mask for each frame. Coil maps and noise level are estimated from
-    the undersampled data, as for a scan, and the target is combined with the estimated maps.
+    the undersampled data, as for a scan, and the target is combined with the estimated maps. Of a
+    fully sampled scan every slice is a series, of which only the masks are drawn.
 
     Parameters
     ----------
     data
-        Files or folders of :func:`~equipoise.training.sources.cine.load_clips`.
+        Files or folders of :func:`~equipoise.training.sources.cine.load_clips`, or of scans.
     acceleration, seeds, noise
         See :func:`equipoise.kt_mask`, the number of masks, and ``NOISE``.
     crop
@@ -77,14 +82,39 @@ def series_cases(
     Raises
     ------
     BadInputError
-        If a file holds no series, or a series of one frame.
+        If a file holds no series, a series of one frame, or an undersampled scan.
     """
     for path in expanded(list(data)):
+        scan = raw_scan(path)
+        if scan is not None:
+            yield from _of_scan(path, scan, seeds, acceleration, partial)
+            continue
         clip = load_clips([path])[0].image
         if len(clip) < 2:
             raise BadInputError(f"{path} holds one frame: a series in time needs two or more")
         for index in range(seeds):
             yield _simulated(path, _centre(clip, crop), index, acceleration, noise, partial)
+
+
+def _of_scan(
+    path: Path, scan: Acquisition, seeds: int, acceleration: float, partial: float
+) -> Iterator[SeriesCase]:
+    """Every series of a fully sampled scan with every seed."""
+    samples = fully_sampled(as_slices(scan))
+    for number, images in enumerate(series_of(scan.labels)):
+        if len(images) < 2:
+            raise BadInputError(f"{path} holds one frame: a series in time needs two or more")
+        whole = samples[images].movedim(0, 1)
+        whole = whole / whole.abs().max()
+        for seed in range(seeds):
+            mask = kt_mask(whole.shape[1:], acceleration, CALIBRATION, seed, partial)
+            kspace = (mask * whole)[None]
+            maps = dynamic_csm(kspace[0], mask[0])
+            target = (maps.conj()[:, :, None] * kspace_to_image(whole)[None]).sum(1)
+            level = dynamic_noise_level(kspace[0], mask[0])
+            operator = DynamicSenseOp(maps, mask)
+            name = f"{path.stem}-{number}"
+            yield SeriesCase(name, str(path), seed, operator, kspace, target, level)
 
 
 def _centre(clip: Tensor, crop: int | None) -> Tensor:

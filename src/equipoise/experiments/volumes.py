@@ -8,16 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.experiments.cases import N_COILS, expanded
+from equipoise.experiments.cases import N_COILS, expanded, fully_sampled, raw_scan
 from equipoise.experiments.series import NOISE, PHASE
+from equipoise.formats.acquisition import Acquisition
 from equipoise.metrics import ssim
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_volume, resize_volumes
 from equipoise.physics.coils.readout import plane_of, slices_along_readout
 from equipoise.physics.coils.volume import volume_csm
+from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.noise_level import complex_noise, noise_level
 from equipoise.physics.sampling.dynamic import volume_mask
+from equipoise.recon.volumes import checked
 from equipoise.training.sources.cine import load_clips
 
 CALIBRATION = 24
@@ -52,12 +55,14 @@ def volume_cases(
 
     A volume becomes an 8-coil scan with Biot-Savart maps and a smooth phase of three axes, noise,
     and a mask of the plane (z, y). Coil maps and noise level are estimated from the undersampled
-    data, as for a scan, and the target is combined with the estimated maps.
+    data, as for a scan, and the target is combined with the estimated maps. Of a fully sampled scan
+    of volumes only the masks are drawn.
 
     Parameters
     ----------
     data
-        Files or folders of :func:`~equipoise.training.sources.cine.load_clips`, each a volume.
+        Files or folders of :func:`~equipoise.training.sources.cine.load_clips`, each a volume, or
+        of scans.
     acceleration, seeds, noise
         See :func:`equipoise.volume_mask`, the number of masks, and the range of the noise.
     crop
@@ -69,9 +74,13 @@ def volume_cases(
     Raises
     ------
     BadInputError
-        If a file holds no volume, or a volume of one slice.
+        If a file holds no volume, a volume of one slice, or an undersampled scan.
     """
     for path in expanded(list(data)):
+        scan = raw_scan(path)
+        if scan is not None:
+            yield from _of_scan(path, scan, seeds, acceleration, partial)
+            continue
         volume = _centre(load_clips([path])[0].image, crop)
         if min(volume.shape) < 2:
             raise BadInputError(
@@ -80,6 +89,37 @@ def volume_cases(
             )
         for seed in range(seeds):
             yield _simulated(path, volume, seed, acceleration, noise, partial)
+
+
+def _of_scan(
+    path: Path,
+    scan: Acquisition,
+    seeds: int,
+    acceleration: float,
+    partial: tuple[float, float],
+) -> Iterator[VolumeCase]:
+    """Every volume of a fully sampled scan with every seed."""
+    for number, samples in enumerate(fully_sampled(checked(scan))):
+        whole = (samples / samples.abs().max())[None]
+        shape = (whole.shape[2], whole.shape[3], whole.shape[4])
+        for seed in range(seeds):
+            mask = volume_mask(shape, acceleration, _calibration(shape), seed, partial=partial)
+            kspace = mask[:, None] * whole
+            maps = volume_csm(kspace, mask)
+            target = (maps.conj() * kspace_to_image(whole, 3)).sum(1)
+            name = f"{path.stem}-{number}"
+            level = _level(kspace, mask)
+            yield VolumeCase(name, str(path), seed, SenseOp(maps, mask), kspace, target, level)
+
+
+def _calibration(shape: tuple[int, int, int]) -> int:
+    return min(CALIBRATION, *(n // 4 for n in shape[:2]))
+
+
+def _level(kspace: Tensor, mask: Tensor) -> Tensor:
+    """The noise level of a volume: the median of those of its slices along the readout, (1,)."""
+    slices = slices_along_readout(kspace[0])
+    return noise_level(slices, plane_of(mask[0])[None]).median()[None]
 
 
 def _centre(volume: Tensor, crop: int | None) -> Tensor:
@@ -100,8 +140,7 @@ def _simulated(
     shape = (volume.shape[0], volume.shape[1], volume.shape[2])
     image = volume.abs() * _smooth_phase(shape, rng)
     csm = biot_savart_volume(shape, N_COILS, int(rng.integers(2**31)))
-    calibration = min(CALIBRATION, *(n // 4 for n in shape[:2]))
-    mask = volume_mask(shape, acceleration, calibration, seed, partial=partial)
+    mask = volume_mask(shape, acceleration, _calibration(shape), seed, partial=partial)
     # Of the object: more than half of a head's volume is air, which moves a quantile of all.
     seen = volume.abs()[volume != 0].numpy()
     sigma = float(np.exp(rng.uniform(*np.log(noise)))) * float(np.quantile(seen, 0.99))
@@ -110,8 +149,7 @@ def _simulated(
     # Estimated, as for a scan: true maps would flatter every method.
     maps = volume_csm(kspace, mask)
     target = (maps.conj() * csm).sum(1) * image[None]
-    slices = slices_along_readout(kspace[0])
-    level = noise_level(slices, plane_of(mask[0])[None]).median()[None]
+    level = _level(kspace, mask)
     return VolumeCase(path.stem, str(path), seed, SenseOp(maps, mask), kspace, target, level)
 
 
