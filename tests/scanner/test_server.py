@@ -226,6 +226,21 @@ def test_the_client_of_the_library_gets_the_same_image(served, tmp_path):
     assert [one.image_series_index for one in images] == [1, 1]
 
 
+@pytest.mark.parametrize("order", ["nph", "nhp", "pnh", "hpn", "hnp", "phn"])
+def test_name_parameters_and_header_may_come_in_any_order(order, served):
+    """And the client may close its side after CLOSE."""
+    xml, lines = traffic.scan()
+    parameters = traffic.text(json.dumps({"parameters": {"images": "int16"}}) + "\0")
+    parts = {"n": traffic.config(), "p": parameters, "h": traffic.header(xml)}
+    with traffic.Client(served.port) as client:
+        client.send(*(parts[letter] for letter in order), *map(traffic.readout, lines))
+        client.send(traffic.CLOSE)
+        client.socket.shutdown(socket.SHUT_WR)
+        (image,), texts = client.messages()
+    assert image.data.dtype == np.int16
+    assert texts == []
+
+
 def test_the_first_image_comes_back_before_the_last_readout_is_sent(served):
     xml, lines = traffic.scan(n_slices=3)
     y = traffic.SHAPE[0]

@@ -48,6 +48,17 @@ class Configuration:
     noisemap: bool = False
     images: Pixels = "complex"
 
+    def __str__(self) -> str:
+        """Its name, and the model."""
+        words = [self.method, *(w for w in ("certificate", "noisemap") if getattr(self, w))]
+        return "+".join([*words, self.images]) + f" {self.model}"
+
+
+def changes(before: Configuration, after: Configuration) -> dict[str, Any]:
+    """The fields in which two configurations differ, with the values of the second."""
+    values = {field.name: getattr(after, field.name) for field in fields(after)}
+    return {name: value for name, value in values.items() if value != getattr(before, name)}
+
 
 WORDS = ("certificate", "noisemap", *PIXELS)
 """Words that may follow the method in a name, as in ``recon+certificate+int16``."""

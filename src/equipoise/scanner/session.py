@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from equipoise.formats.acquisition import Acquisition
@@ -18,7 +18,7 @@ from equipoise.formats.readers.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.scanner.arrivals import LATE, LATE_CALIBRATION, LATE_NOISE, Arrivals, Key
 from equipoise.scanner.budget import Share
-from equipoise.scanner.configuration import Configuration, by_json, by_name, by_xml
+from equipoise.scanner.configuration import Configuration, by_json, by_name, by_xml, changes
 from equipoise.scanner.frames import HEARD, can_be_calibrated, solve_frame
 from equipoise.scanner.images import Series
 from equipoise.scanner.messages import (
@@ -98,6 +98,7 @@ class Session:
     ) -> None:
         self.wire, self.share, self.models, self.saving = wire, share, models, saving
         self.config = self.usual = usual
+        self._asked: dict[str, Any] = {}
         self.report = Report(number, peer)
         self._xml: XmlHeader | None = None
         self._header, self._why_no_header = b"", "none has arrived"
@@ -209,15 +210,22 @@ class Session:
         self._once(notes)
 
     def _take_name(self, message: TextMessage) -> None:
-        self._configure(by_name(message.text, self.usual))
+        found, notes = by_name(message.text, self.usual)
+        # Hosts may send the parameters before the name.
+        self._configure((replace(found, **self._asked), notes))
 
     def _take_xml(self, message: TextMessage) -> None:
-        self._configure(by_xml(message.content, self.config))
+        self._ask(by_xml(message.content, self.config))
 
     def _take_text(self, message: TextMessage) -> None:
         found = by_json(message.text, self.config)
         if found is not None:
-            self._configure(found)
+            self._ask(found)
+
+    def _ask(self, found: tuple[Configuration, list[str]]) -> None:
+        """Take parameters, which a name that comes later does not undo."""
+        self._asked |= changes(self.config, found[0])
+        self._configure(found)
 
     def _take_header(self, message: TextMessage) -> None:
         if self._arrivals is not None:
@@ -262,7 +270,7 @@ class Session:
         # Before the scan is there: a model that is not known must not cost the whole scan.
         checksum = "" if self.config.method != "recon" else self.models.checksum(self.config.model)
         self._series = Series(self.config, checksum)
-        self.report.configuration = _described(self.config)
+        self.report.configuration = str(self.config)
         if self.saving is not None:
             self._once(self.saving.begin(self._header))
 
@@ -388,8 +396,3 @@ TAKERS: dict[int, Callable[[Session, TextMessage], None]] = {
 
 def _named(key: Key) -> str:
     return name_of({name: value for name, value in zip(COUNTERS, key) if value or name == "slice"})
-
-
-def _described(config: Configuration) -> str:
-    words = [config.method, *(w for w in ("certificate", "noisemap") if getattr(config, w))]
-    return "+".join([*words, config.images]) + f" {config.model}"
