@@ -49,7 +49,7 @@ EXIT_CODES = (0, 1, 2, 3, 4, 5)
 TRAINING = {
     "name": "tiny",
     "simulation": {"acceleration": 2, "calibration": 8, "coils": [2, 2]},
-    "model": {"network": {"features": 2, "layers": 2}, "m": 0.01},
+    "model": {"network": {"features": 4, "layers": 2}, "m": 0.01},
     "lipschitz": {"beta": 1.0, "every": 1, "steps": 1, "validation_steps": 1},
     "crop": 16,
     "warmup_steps": 1,
@@ -199,15 +199,17 @@ def places(cases: Cases) -> None:
     os.mkfifo(pipe)
     lines = (
         *(["recon", scan, "-o"], ["maps", scan, "-o"], ["convert", scan], ["certify", scan, "-o"]),
-        *(["demo", "-o"], ["send", scan, "--port", "9", "-o"], ["serve", "--openrecon-label"]),
+        *(["send", scan, "--port", "9", "-o"], ["serve", "--openrecon-label"]),
         *(["serve", "--port", "-1", "--save-dir"], ["models", "export", DEFAULT_MODEL, "-o"]),
-        *(["experiment", "memory", "--size", "16", "-o"], ["train", tiny_training(cases), "-o"]),
+        *(["experiment", "memory", "--size", "32", "-o"], ["train", tiny_training(cases), "-o"]),
     )
     for place in (file, file / "o.h5", pipe, pipe / "o.h5", Path("/proc/o.h5"), Path("x" * 300),
                   Path("x" * 250 + ".h5"), cases.folder / "none" / "o.h5", Path("a\nb\x1b[31m.h5"),
                   Path("a\0.h5"), Path()):  # fmt: skip
         for line in lines:
             cases.commands.append((f"{line[0]} to {place}"[:60], [*line, str(place)]))
+    for place in (file, pipe, Path("/proc/o"), Path("x" * 300)):
+        cases.commands.append((f"demo to {place}"[:60], ["demo", "-o", str(place)]))
     cases.commands += [("doctor", ["doctor"]), ("models", ["models"])]
 
 
@@ -244,7 +246,7 @@ def extremes(cases: Cases) -> None:
                                   "-o", "OUT/e"],
         ("experiment", "robustness"): ["experiment", "robustness", *sense, *result, "--steps", "1",
                                        "--starts", "1", "--epsilon", "0.1"],
-        ("experiment", "memory"): ["experiment", "memory", "--size", "16", "--coils", "1", "-o",
+        ("experiment", "memory"): ["experiment", "memory", "--size", "32", "--coils", "1", "-o",
                                    "OUT/e"],
         ("experiment", "superres"): ["experiment", "superres", "--methods", "bicubic", "--data",
                                      str(cases.folder / "good.png"), "-o", "OUT/e"],

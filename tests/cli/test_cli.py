@@ -1,5 +1,6 @@
 """What all commands share: instant help, levels of output, tracebacks only with --debug."""
 
+import os
 import subprocess
 import sys
 
@@ -216,3 +217,42 @@ def test_no_command_takes_a_number_that_is_not_finite(number):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2, (arguments, result.output)
         assert name in result.stderr, (arguments, result.stderr)
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("recon", "s.npz", "-o", LONG), ("certify", "s.npz", "-o", LONG), ("demo", "-o", LONG),
+     ("serve", "--openrecon-label", LONG), ("experiment", "memory", "-o", LONG),
+     ("recon", "s.npz", "-o", f"{LONG}.h5"), ("recon", LONG, "-o", "o.h5")],
+)  # fmt: skip
+def test_a_name_that_is_too_long_is_no_bug(command, scan, monkeypatch):
+    monkeypatch.chdir(scan.parent)
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "bug" not in result.stderr
+    assert "too long" in result.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("convert", ".", "o.npy"), ("send", ".", "-o", "o.h5"), ("send", "s.npz", "-o", "."),
+     ("maps", ".", "-o", "o.h5"), ("certify", ".", "-o", "c"), ("superres", ".", "-o", "o.png")],
+)  # fmt: skip
+def test_the_current_folder_is_no_file(command, scan, monkeypatch):
+    monkeypatch.chdir(scan.parent)
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "bug" not in result.stderr
+    assert [p.name for p in scan.parent.iterdir()] == [scan.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
+def test_a_scan_whose_name_is_not_utf8_has_a_page(scan, monkeypatch):
+    monkeypatch.chdir(scan.parent)
+    named = scan.rename(os.fsdecode(b"\xff.npz"))
+    result = run("recon", named, "-o", "o.h5", "--report", "p.html", "--lam", 20, "--rtol", 0.1)
+    assert result.exit_code == 0, result.stderr
+    assert r"\udcff.npz" in (scan.parent / "p.html").read_text()

@@ -39,6 +39,9 @@ def folder(tmp_path, scan_arrays):
     os.link(tmp_path / "s.h5", tmp_path / "hard.h5")
     os.link(tmp_path / "mask.npy", tmp_path / "o.json")
     os.link(tmp_path / "csm.npy", tmp_path / "page.html")
+    (tmp_path / "results").mkdir()
+    for name in ("table1", "masks", "robustness", "superres", "detection", "cine", "volume"):
+        os.link(tmp_path / "m.safetensors", tmp_path / "results" / f"{name}.md")
     return tmp_path
 
 
@@ -59,6 +62,22 @@ COMMANDS = {
     "convert k-space": ("convert", "b", "b.cfl", "--kspace"),
     "maps": ("maps", "s.h5", "-o", "hard.h5"),
     "calib over a pair": ("maps", "b.hdr", "-o", "b.cfl"),
+    **{
+        f"results of {name} over a model": (
+            *("experiment", name, *more, "--methods", "a=m.safetensors", "-o", "results"),
+        )
+        for name, more in {
+            **dict.fromkeys(("table1", "masks", "robustness", "superres"), ()),
+            **dict.fromkeys(("cine", "volume"), ("--data", "csm.npy")),
+        }.items()
+    },
+    "results of a model of volumes": (
+        *("experiment", "volume", "--data", "csm.npy", "--model-3d", "m.safetensors"),
+        *("-o", "results"),
+    ),
+    "results of detection over a model": (
+        *("experiment", "detection", "--model", "m.safetensors", "-o", "results"),
+    ),
     "superres": ("superres", "p.png", "-o", "p.png"),
     "calibrate": ("calibrate", "m.safetensors", "--data", "csm.npy", "-o", "m.safetensors"),
     "export": ("models", "export", "m.safetensors", "-o", "m.safetensors"),
@@ -130,6 +149,19 @@ def test_companions_of_two_scans_do_not_collide(scan_arrays, tmp_path):
     assert "would both be written to" in " ".join(result.stderr.split())
     assert "a_phase.nii.gz" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("template", ["series.dcm", "series.dcm/0001.dcm"])
+def test_a_series_is_not_replaced_while_it_is_the_template(template, folder, monkeypatch):
+    pytest.importorskip("pydicom")
+    monkeypatch.chdir(folder)
+    assert run("convert", "s.h5", "series.dcm").exit_code == 0
+    before = contents(folder)
+    command = ("recon", "s.h5", "-o", "series.dcm", "--dicom-template", template, "--overwrite")
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "is read and would be overwritten" in " ".join(result.stderr.split())
+    assert contents(folder) == before
 
 
 def test_a_folder_of_dicom_files_of_the_user_is_not_replaced(folder):

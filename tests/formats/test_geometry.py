@@ -269,6 +269,19 @@ def test_an_orientation_that_is_no_vector_is_refused(scan, tmp_path):
         read_images(tmp_path / "o.h5")
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_directions_that_are_not_at_right_angles_are_unknown(share, scan, tmp_path):
+    path = self_made(tmp_path, scan)
+    with h5py.File(path, "r+") as file:
+        records = file["dataset/data"][()]
+        head = records["head"]
+        head["read_dir"] = share * head["phase_dir"] + (1 - share) * head["read_dir"]
+        file["dataset/data"][...] = records
+    found = read(path)
+    assert not found.header.geometry.oriented
+    assert any("orientation is not in the file" in note for note in found.notes)
+
+
 def self_made(folder, scan):
     write_interleaved_mrd(folder / "s.mrd", scan)
     return folder / "s.mrd"

@@ -55,7 +55,7 @@ def cine(
         from equipoise.experiments.series import NOISE, series_cases
         from equipoise.recon.device import on_device, pick_device
 
-        check_results(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data, methods)
         where = pick_device(device)
         chosen = models_of(methods, OF_SERIES).to(where)
         models = {name: model for name, model in chosen.loaded.items() if model is not None}

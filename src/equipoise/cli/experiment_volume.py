@@ -60,7 +60,8 @@ def volume(
         from equipoise.experiments.volumes import volume_cases
         from equipoise.recon.device import on_device, pick_device
 
-        check_results(output, experiment.FILES, overwrite, data)
+        read = f"{methods or ''},{model_3d or ''}"
+        check_results(output, experiment.FILES, overwrite, data, read)
         where = pick_device(device)
         listed = methods or ",".join(f"{name}={file}" for name, file in OF_SLICES.items())
         whole = "" if model_3d is None else f",{WHOLE}={model_3d}"

@@ -62,7 +62,7 @@ def table1(
         from equipoise.experiments.cases import cases, number_of_cases
         from equipoise.recon.device import on_device, pick_device
 
-        check_results(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data, methods)
         where = pick_device(device)
         chosen = chosen_methods(methods).to(where)
         found = cases(data or [], acceleration, seeds)
@@ -94,7 +94,7 @@ def masks(
         from equipoise.experiments.table1 import compare
         from equipoise.recon.device import on_device, pick_device
 
-        check_results(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data, methods)
         where = pick_device(device)
         lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER).to(where)
         found = experiment.mask_cases(data or [], seeds)
@@ -128,7 +128,7 @@ def scans(
         from equipoise.experiments.table1 import compare
         from equipoise.recon.device import on_device, pick_device
 
-        check_results(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data, methods)
         where = pick_device(device)
         lams, chosen = _lams(lam), chosen_methods(methods, SCANS_ORDER).to(where)
         found = experiment.scan_cases(data, seeds)
@@ -173,7 +173,7 @@ def robustness(
         from equipoise.experiments.cases import cases, number_of_cases
         from equipoise.recon.device import on_device, pick_device
 
-        check_results(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data, methods)
         where = pick_device(device)
         chosen = chosen_methods(methods).to(where)
         found = cases(data or [], acceleration, seeds)
@@ -251,7 +251,7 @@ def superres(
         from equipoise.recon.enlarge import DEFAULT_MODEL, blur_of
         from equipoise.training.sources.photographs import SuperResolution
 
-        check_results(output, experiment.FILES, overwrite, data)
+        check_results(output, experiment.FILES, overwrite, data, methods)
         where = pick_device(device)
         chosen = chosen_superres(methods).to(where)
         blur = replace(blur_of(DEFAULT_MODEL), factor=factor)
@@ -308,7 +308,8 @@ def detection(
         from equipoise.training.sources.images import load_images
         from equipoise.zoo.model_file import load_model, provenance
 
-        check_results(output, experiment.FILES, overwrite, [*(data or []), *(others or [])])
+        read = [*(data or []), *(others or []), *([] if coils is None else [coils])]
+        check_results(output, experiment.FILES, overwrite, read, model)
         where = pick_device(device)
         source = simulation_of(provenance(model), coils)
         with progress() as bar:
@@ -332,12 +333,17 @@ def detection(
 
 
 def check_results(
-    folder: Path, files: Sequence[str], overwrite: bool, data: list[Path] | None = None
+    folder: Path,
+    files: Sequence[str],
+    overwrite: bool,
+    data: list[Path] | None = None,
+    models: str | None = None,
 ) -> None:
     """Refuse, before the work begins, to replace a result that exists or a file that is read."""
     from equipoise.formats.writers.target import check_files, input_files
 
-    inputs = input_files(*(data or []))
+    named = [entry.strip().rpartition("=")[2] for entry in (models or "").split(",")]
+    inputs = input_files(*(data or []), *(name for name in named if Path(name).is_file()))
     check_files([folder / name for name in files], overwrite=overwrite, inputs=inputs)
 
 

@@ -99,7 +99,7 @@ def recon(
     with failures():
         from equipoise.formats.writers.target import check_target, input_files
 
-        inputs = input_files(scan, *settings.files())
+        inputs = input_files(scan, dicom_template, *settings.files())
         check_target(target, overwrite=overwrite, inputs=inputs)
         check_report_target(report, overwrite, inputs)
         done = recon_one(

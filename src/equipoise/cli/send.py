@@ -37,15 +37,16 @@ def send(
 ) -> None:
     """Send a scan to `equipoise serve` or another server, and write the images that come back."""
     target = output or Path(f"{scan.name.split('.')[0]}_sent.h5")
-    noise = _beside(target, "_noise")
     with failures():
         from equipoise.formats.writers.target import check_target, input_files
         from equipoise.formats.writers.write import write_image
         from equipoise.scanner.client import send as send_scan
 
         inputs = input_files(scan)
-        for path in (target, noise) if "noisemap" in config else (target,):
-            check_target(path, overwrite=overwrite, inputs=inputs)
+        check_target(target, overwrite=overwrite, inputs=inputs)
+        noise = _beside(target, "_noise")
+        if "noisemap" in config:
+            check_target(noise, overwrite=overwrite, inputs=inputs)
         found = send_scan(
             scan,
             host,

@@ -104,6 +104,12 @@ class VerboseGroup(TyperGroup):
             # flush the rest at exit and fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from error
+        # A full disk, a name that is too long or a folder that vanished is no bug of the program.
+        except OSError as error:
+            if verbosity.debug:
+                raise
+            errors.print(f"error: {_what_failed(error)}", style="bold red", markup=False)
+            raise typer.Exit(1) from error
         except Exception as error:
             if verbosity.debug:
                 raise
@@ -114,6 +120,14 @@ class VerboseGroup(TyperGroup):
                 markup=False,
             )
             raise typer.Exit(1) from error
+
+
+def _what_failed(error: OSError) -> str:
+    """The file and the reason that the operating system gave, without its number."""
+    if error.strerror is None:
+        return str(error)
+    named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{named}{error.strerror}: use another file or folder, or change what prevents it"
 
 
 class FiniteCommand(TyperCommand):

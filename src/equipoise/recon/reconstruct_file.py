@@ -136,7 +136,7 @@ def reconstruct_file(
     target = None if target is None else Path(target)
     # Before anything is solved: an output that cannot be written must not cost an hour.
     if target is not None:
-        inputs = input_files(scan, *settings.files())
+        inputs = input_files(scan, dicom_template, *settings.files())
         check_target(target, overwrite=overwrite, inputs=inputs)
     study = None if dicom_template is None else _study(Path(dicom_template), target)
     model = load_model(settings.model) if model is None else model

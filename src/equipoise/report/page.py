@@ -103,7 +103,8 @@ def write_report(path: Path, report: Report) -> None:
     """Write the page atomically."""
     page = render(report)
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        # Names of files need not be UTF-8.
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def render(report: Report) -> str:

@@ -1,6 +1,5 @@
 """The provenance of trained weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def origin_of(
     """
     from equipoise.version import __version__
 
-    content = json.loads(config.model_dump_json())
+    content = config.model_dump(mode="json")
     # Names without folders: a model file must not reveal the paths of the machine it was trained
     # on.
     data = content["data"]

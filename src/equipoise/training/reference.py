@@ -34,7 +34,7 @@ This page is generated from the schema by `make configuration`.
 
 def as_yaml(config: TrainConfig) -> str:
     """The whole configuration, with every default, as YAML that `equipoise train` accepts."""
-    content = json.loads(config.model_dump_json())
+    content = config.model_dump(mode="json")
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
 
 

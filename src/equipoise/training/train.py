@@ -4,6 +4,7 @@ Random numbers depend only on the seed and the step, so a run that is killed and
 the same weights. What one step does is in :mod:`equipoise.training.step`.
 """
 
+import json
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -209,7 +210,7 @@ class Run:
         if self.processes.writes:
             make_folder(self.folder)
             with replacing(self.folder / "config.json") as temporary:
-                temporary.write_text(self.config.model_dump_json(indent=1))
+                temporary.write_text(json.dumps(self.config.model_dump(mode="json"), indent=1))
         self.save(self.folder / VALIDATED, self.folder / LAST)
         self._say_parts()
 
@@ -238,7 +239,7 @@ class Run:
         if not self.processes.writes:
             return
         content = {
-            "config": self.config.model_dump_json(),
+            "config": json.dumps(self.config.model_dump(mode="json")),
             "source": type(self.source).__name__,
             "processes": self.processes.count,
             **self.state.content(),
@@ -250,7 +251,11 @@ class Run:
     def restore(self, path: Path) -> int:
         """Restore a checkpoint and cut the log after it; the number of processes that wrote it."""
         content = load_checkpoint(path)
-        if content["config"] != self.config.model_dump_json():
+        try:
+            written = json.loads(content["config"])
+        except (TypeError, ValueError):
+            written = None
+        if written != self.config.model_dump(mode="json"):
             raise BadInputError(
                 f"{path} was written with another configuration: resume with the same one, or "
                 "start a new run in another folder with -o"

@@ -353,6 +353,10 @@ def _geometry(
     return place(labels, spacing, _units(axes), position, notes, partitions=partitions)
 
 
+UPRIGHT = 0.99
+"""Smallest volume that three unit vectors span for their angles to count as right ones, rounded."""
+
+
 def _units(axes: list[np.ndarray]) -> np.ndarray | None:
     """Vectors (frame, 3) of each axis as unit vectors (frame, axis, 3); None if one is unusable."""
     vectors = np.stack(axes, 1)
@@ -361,4 +365,5 @@ def _units(axes: list[np.ndarray]) -> np.ndarray | None:
     # directions.
     if not np.isfinite(vectors).all() or length.min() <= 0.5 or length.max() >= 2:
         return None
-    return np.asarray(vectors / length)
+    units = np.asarray(vectors / length)
+    return units if np.abs(np.linalg.det(units)).min() > UPRIGHT else None

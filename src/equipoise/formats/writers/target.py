@@ -38,7 +38,8 @@ def input_files(*paths: Path | str | None) -> dict[Identity, Path]:
     found: dict[Identity, Path] = {}
     for path in (Path(p) for p in paths if p is not None):
         pair = [path.with_suffix(s) for s in (".hdr", ".cfl") if path.suffix in (".hdr", ".cfl")]
-        stem = [path.with_name(path.name + s) for s in (".hdr", ".cfl")]
+        # The current folder has no name.
+        stem = [path.with_name(path.name + s) for s in (".hdr", ".cfl") if path.name]
         for one in (path, *pair, *stem, *(path.iterdir() if path.is_dir() else ())):
             identity = identity_of(one)
             if identity is not None and not one.is_dir():
