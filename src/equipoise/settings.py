@@ -92,8 +92,16 @@ def checked(schema: Callable[..., AnySettings], what: str, content: dict[str, An
 
 
 def explained(error: ValidationError, schema: Any) -> str:
-    """Every wrong entry: where it is, what is wrong, and the nearest name of an unknown key."""
-    return "; ".join(_explained(dict(entry), schema) for entry in error.errors())
+    """The wrong entries: where each is, what is wrong, and the nearest name of an unknown key."""
+    found = error.errors()
+    # To look for the nearest names of a whole file of unknown keys would take minutes.
+    shown = [_explained(dict(entry), schema) for entry in found[:MOST_EXPLAINED]]
+    more = len(found) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
+
+
+MOST_EXPLAINED = 20
+"""Most entries that a message explains."""
 
 
 def _explained(entry: dict[str, Any], schema: Any) -> str:

@@ -158,3 +158,10 @@ def test_no_number_takes_an_extreme_value(value):
         with pytest.raises(BadInputError, match=rf"\b{key.split('.')[-1]}\b") as error:
             load_config(Path("brain-4x"), [*DATA, "cine=null", *more, f"{key}={value}"])
         assert len(str(error.value)) < 1200
+
+
+def test_a_file_of_unknown_keys_is_refused_in_a_short_message(tmp_path):
+    (tmp_path / "c.yaml").write_text("".join(f"k{i}: 1\n" for i in range(9000)))
+    with pytest.raises(BadInputError, match=r"k0 is not a setting.*and [0-9]+ more") as error:
+        load_config(tmp_path / "c.yaml")
+    assert len(str(error.value)) < 10000
