@@ -126,6 +126,11 @@ class TestCentre:
         with pytest.warns(InputWarning, match=r"peaks at \(48, 32\).*\(32, 32\)"):
             read(save(tmp_path / "s.npz", kspace=moved))
 
+    def test_large_samples_do_not_overflow(self, tmp_path, square):
+        corner = np.fft.ifftshift(square[2], axes=(-2, -1)) * np.float32(1e25)
+        found = read(save(tmp_path / "s.npz", kspace=corner))
+        assert any("DC was moved" in note for note in found.notes)
+
 
 class TestMaskOfLines:
     KSPACE = np.ones((1, 2, 8, 8), np.complex64)

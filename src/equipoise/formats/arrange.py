@@ -146,7 +146,8 @@ def _from_corner(kspace: np.ndarray, axes: tuple[int, ...], notes: list[str]) ->
     The object tells whether the origin of the image was in the corner too; it ends in the middle.
     """
     images = np.fft.ifftn(kspace, axes=axes, norm="ortho")
-    power = np.square(np.abs(np.fft.ifft2(kspace))).sum((0, 1), dtype=float)
+    # In double precision, because squares of large samples overflow single precision.
+    power = np.square(np.abs(np.fft.ifft2(kspace)), dtype=float).sum((0, 1))
     # Twice as much, because a large object fills the corner and the middle alike.
     moved = all(_share(power, a + 2, corner=True) > 2 * _share(power, a + 2) for a in axes)
     if not moved:
