@@ -75,12 +75,20 @@ class TestFilm:
             write_image(tmp_path / "a.gif", content)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.gif.json"]
 
-    def test_an_mp4_without_its_library_is_refused_before_the_work_begins(
-        self, tmp_path, monkeypatch
+    @pytest.mark.parametrize(
+        ("suffix", "module", "extra"),
+        [
+            (".mp4", "imageio_ffmpeg", "film"),
+            (".dcm", "pydicom", "dicom"),
+            (".mrd", "ismrmrd", "mrd"),
+        ],
+    )
+    def test_a_format_without_its_library_is_refused_before_the_work_begins(
+        self, suffix, module, extra, tmp_path, monkeypatch
     ):
-        monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-        with pytest.raises(BadInputError, match=r"pip install 'equipoise\[film\]'"):
-            check_target(tmp_path / "a.mp4", overwrite=False)
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(BadInputError, match=rf"pip install 'equipoise\[{extra}\]'"):
+            check_target(tmp_path / f"a{suffix}", overwrite=False)
 
     def test_an_mp4_has_all_frames_and_the_time_of_the_series(self, tmp_path):
         ffmpeg = pytest.importorskip("imageio_ffmpeg")

@@ -240,7 +240,7 @@ def _print(c: "Certificate") -> None:
     if c.noise_response is not None:
         console.print(
             f"  noise of this scan moves the image by {c.noise_response.mean:.2%} ± "
-            f"{c.noise_response.error:.1g} of its norm (measured, {c.noise_response.probes} probes "
+            f"{c.noise_response.error:.2%} of its norm (measured, {c.noise_response.probes} probes "
             f"of the linearised response{BOTH if c.second_pass_bound is not None else ''}, about "
             f"{c.noise_response.missing:.0%} of each missing)"
         )

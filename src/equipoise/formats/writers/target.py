@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from equipoise.formats.writers import dicom
 from equipoise.formats.writers.film import FILMS, encoder_of_mp4
+from equipoise.optional import need
 from equipoise.outcome import BadInputError
 
 IMAGES = (".h5", ".npy", ".cfl", ".nii.gz", ".nii", ".dcm", ".mrd", ".png", *FILMS)
@@ -22,6 +23,12 @@ BESIDE = (".cfl", ".npy", ".png", *FILMS)
 """Formats without a place for how an image was made, which a file beside them records."""
 
 MODELS = (".safetensors",)
+
+LIBRARIES = {
+    ".dcm": ("pydicom", "dicom", "writing DICOM"),
+    ".mrd": ("ismrmrd", "mrd", "writing ISMRMRD images"),
+}
+"""What the writers of images need beyond what every user has, as arguments of :func:`need`."""
 
 Identity: TypeAlias = tuple[int, int]
 """Device and inode of a file, which are the same under all of its names."""
@@ -121,8 +128,9 @@ def check_target(
     Raises
     ------
     BadInputError
-        If the suffix is unknown, a file exists and must not be replaced, a file that is read would
-        be replaced, another image has the same sidecar, or the folder cannot be written.
+        If the suffix is unknown, its library is not installed, a file exists and must not be
+        replaced, a file that is read would be replaced, another image has the same sidecar, or the
+        folder cannot be written.
     """
     known = IMAGES if suffixes is None else suffixes
     if suffix_of(path) not in known:
@@ -132,6 +140,8 @@ def check_target(
     # Found out before the scan is solved, not after it.
     if suffix_of(path) == ".mp4":
         encoder_of_mp4()
+    elif suffixes is None and suffix_of(path) in LIBRARIES:
+        need(*LIBRARIES[suffix_of(path)])
     check_sidecar(path)
     check_files([path, *companions(path)], overwrite=overwrite, inputs=inputs)
     # A DICOM series replaces a whole folder, which must hold nothing else.
