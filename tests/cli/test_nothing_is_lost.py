@@ -181,6 +181,14 @@ def test_a_folder_of_dicom_files_of_the_user_is_not_replaced(folder):
     assert run(*command).exit_code == 0
 
 
+def test_a_pipe_is_not_replaced_by_an_image(folder):
+    os.mkfifo(folder / "pipe.h5")
+    found = run("recon", folder / "s.h5", "-o", folder / "pipe.h5", "--overwrite")
+    assert found.exit_code == 1
+    assert "not a file but a pipe" in found.stderr
+    assert (folder / "pipe.h5").is_fifo()
+
+
 def test_every_image_format_is_checked_with_what_is_written_beside_it():
     assert set(IMAGES) == set(WRITERS)
     from pathlib import Path

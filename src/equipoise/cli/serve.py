@@ -35,10 +35,13 @@ def serve(
         int, typer.Option(min=1, max=1000, help="Sessions at the same time.")
     ] = 4,
     max_memory: Annotated[
-        float | None, typer.Option(help="Memory of all sessions in GB [half of what is free].")
+        float | None,
+        typer.Option(max=1e6, help="Memory of all sessions in GB [half of what is free]."),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Longest wait for a message, in seconds.")] = 300.0,
-    longest: Annotated[float, typer.Option(help="Longest session, in seconds.")] = 14400.0,
+    timeout: Annotated[
+        float, typer.Option(max=1e6, help="Longest wait for a message, in seconds.")
+    ] = 300.0,
+    longest: Annotated[float, typer.Option(max=1e6, help="Longest session, in seconds.")] = 14400.0,
     save_dir: Annotated[
         Path | None, typer.Option(help="Folder for the readouts of each session.")
     ] = None,

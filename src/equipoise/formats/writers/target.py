@@ -151,7 +151,7 @@ def check_target(
 
 
 def check_files(paths: Iterable[Path], *, overwrite: bool, inputs: Inputs | None = None) -> None:
-    """Refuse to overwrite files that are read, and without ``overwrite`` any other file too.
+    """Refuse to overwrite files that are read, or pipes, and without ``overwrite`` any other file.
 
     Raises
     ------
@@ -170,6 +170,9 @@ def check_files(paths: Iterable[Path], *, overwrite: bool, inputs: Inputs | None
     for path in paths:
         if not overwrite and os.path.lexists(path):
             raise BadInputError(f"{path} exists: use another name with -o, or --overwrite")
+        # Something else waits at a pipe or a device, and a rename would take it away.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise BadInputError(f"{path} is not a file but a pipe or a device: use another name")
 
 
 def _input_at(path: Path, inputs: Inputs) -> Path | None:
