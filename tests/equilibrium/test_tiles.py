@@ -122,7 +122,7 @@ class TestRoughEvaluations:
     def test_bound_nothing(self):
         operator, data = sense_problem()
         with torch.no_grad():
-            options = SolverOptions(rtol=1e3, rough=2)
+            options = SolverOptions(rtol=1.0, rough=2)
             solution = model_of().solve(operator, data, options=options)
         assert solution.network_evaluations.tolist() == [3, 3]
         assert torch.isinf(torch.stack(solution.history)[:2, 1]).all()
