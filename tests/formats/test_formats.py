@@ -265,7 +265,7 @@ class TestBadInput:
     def test_numbers_that_single_precision_cannot_hold(self, name, factor, tmp_path, scan_arrays):
         arrays = {"kspace": scan_arrays["kspace"], "csm": scan_arrays["csm"]}
         arrays["target"] = np.ones(arrays["kspace"][:, 0].shape)
-        arrays[name] = arrays[name] * np.complex128(factor)
+        arrays[name] = arrays[name].astype(np.complex128) * factor
         assert np.isfinite(arrays[name]).all()
         self.fail(self.with_kspace(tmp_path, **arrays), "beyond single precision")
 

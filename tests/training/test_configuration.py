@@ -63,7 +63,7 @@ def test_there_are_presets_and_the_command_names_all_of_them():
 def test_changes_reach_every_depth_and_wrong_ones_are_named(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump({"name": "a", "data": {"train": ["x"], "validation": ["y"]}}))
-    changes = ["steps=7", "model.network.features=9", "learning_rate=1e-4", "crop=null"]
+    changes = ["training.steps=7", "model.network.features=9", "learning_rate=1e-4", "crop=null"]
     config = load_config(path, [*changes, "data.validation=[z]"])
     assert (config.steps, config.model.network.features, config.crop) == (7, 9, None)
     assert config.learning_rate == 1e-4

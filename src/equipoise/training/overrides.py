@@ -80,6 +80,8 @@ def _holds_paths(annotation: Any) -> bool:
 def changed(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """The content with changes such as ``steps=5000`` or ``model.network.features=16``.
 
+    ``training.steps=5000`` is ``steps=5000``.
+
     Raises
     ------
     BadInputError
@@ -93,7 +95,8 @@ def changed(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
             value = parse_yaml(text)
         except (yaml.YAMLError, ValueError) as error:
             raise BadInputError(f"--set {change}: the value is not YAML: {error}") from error
-        content = _with(content, key.split("."), value, change)
+        # The settings of the whole run may be called by its name too.
+        content = _with(content, key.removeprefix("training.").split("."), value, change)
     return content
 
 
