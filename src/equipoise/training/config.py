@@ -333,6 +333,8 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
     """
     content, what = content_of(path, TrainConfig)
     content = rooted(changed(content, changes), TrainConfig, Path.cwd())
+    if "data" not in content:
+        raise BadInputError(f"{what} names no data: give --data, or --set data.scans=[FOLDER]")
     try:
         config = TrainConfig.model_validate(content)
     except ValidationError as error:
