@@ -43,7 +43,7 @@ def doctor(
     if as_json:
         print(json.dumps(found, allow_nan=False))
     else:
-        say("\n".join(_lines(found)))
+        say(*_lines(found))
     if found["problems"]:
         raise typer.Exit(1)
 

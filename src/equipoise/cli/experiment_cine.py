@@ -71,7 +71,7 @@ def cine(
             "partial_fourier": partial_fourier,
         }
         result = experiment.write_study(output, rows, settings, chosen.seen(data))
-        console.print((output / "cine.md").read_text(), markup=False)
+        console.document((output / "cine.md").read_text())
     finish(output, result, as_json)
 
 

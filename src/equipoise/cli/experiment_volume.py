@@ -79,7 +79,7 @@ def volume(
             "partial_fourier": list(partial_fourier),
         }
         result = experiment.write_study(output, rows, settings, chosen.seen(data))
-        console.print((output / experiment.FILES[0]).read_text(), markup=False)
+        console.document((output / experiment.FILES[0]).read_text())
     finish(output, result, as_json)
 
 

@@ -72,7 +72,7 @@ def table1(
             comparison = experiment.compare(chosen.loaded, acquisitions, say)
         settings = settings_of(data, acceleration, seeds, where)
         result = experiment.write_table(output, comparison, settings, chosen.seen(data))
-        console.print((output / "table1.md").read_text(), markup=False)
+        console.document((output / "table1.md").read_text())
     finish(output, result, as_json)
 
 
@@ -104,7 +104,7 @@ def masks(
             rows = compare(chosen.loaded, acquisitions, say, lams).rows
         settings = {**settings_of(data, experiment.GRID, seeds, where), "lam": lams}
         result = experiment.write_masks(output, rows, settings, chosen.seen(data))
-        console.print((output / "masks.md").read_text(), markup=False)
+        console.document((output / "masks.md").read_text())
     finish(output, result, as_json)
 
 
@@ -139,7 +139,7 @@ def scans(
         settings = {**settings_of(data, experiment.MASKS, seeds, where), "simulated_noise": None}
         settings["lam"] = lams
         result = experiment.write_scans(output, rows, settings, chosen.seen(data))
-        console.print((output / "scans.md").read_text(), markup=False)
+        console.document((output / "scans.md").read_text())
     finish(output, result, as_json)
 
 
@@ -193,7 +193,7 @@ def robustness(
             "starts": starts,
         }
         result = experiment.write_study(output, rows, settings, chosen.seen(data))
-        console.print((output / "robustness.md").read_text(), markup=False)
+        console.document((output / "robustness.md").read_text())
     finish(output, result, as_json)
 
 
@@ -214,7 +214,7 @@ def memory(
         with progress() as bar:
             rows = experiment.study(size=size, n_coils=coils, say=bar.saying("memory", count))
         result = experiment.write_study(output, rows, {"size": size, "coils": coils})
-        console.print((output / "memory.md").read_text(), markup=False)
+        console.document((output / "memory.md").read_text())
     finish(output, result, as_json)
 
 
@@ -272,7 +272,7 @@ def superres(
             "margin": found.margin,
         }
         result = experiment.write_study(output, found, settings, chosen.seen(data))
-        console.print((output / "superres.md").read_text(), markup=False)
+        console.document((output / "superres.md").read_text())
     finish(output, result, as_json)
 
 
@@ -328,7 +328,7 @@ def detection(
             "others": [path.name for path in others or []],
         }
         result = experiment.write_study(output, rows, settings)
-        console.print((output / "detection.md").read_text(), markup=False)
+        console.document((output / "detection.md").read_text())
     finish(output, result, as_json)
 
 

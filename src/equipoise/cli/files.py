@@ -30,8 +30,7 @@ def info(
         return
     for name, text in _lines(found):
         say(f"{name:19} {text}")
-    say()
-    say("\n".join(draw_mask(plane_of_samples(acquisition))))
+    say("", *draw_mask(plane_of_samples(acquisition)))
 
 
 def convert(

@@ -74,7 +74,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
     for key, value in summary.items():
         if key != "provenance":
             say(f"{key:12} {value}")
-    say(json.dumps(summary["provenance"], indent=2))
+    say(*json.dumps(summary["provenance"], indent=2).splitlines())
 
 
 @app.command()

@@ -23,12 +23,13 @@ for _name in ("stdin", "stdout", "stderr"):
         )
 
 CONTROLS = {
-    **{i: f"\\x{i:02x}" for i in (*range(9), *range(11, 32), *range(127, 160))},
+    **{i: f"\\x{i:02x}" for i in (*range(9), *range(10, 32), *range(127, 160))},
     **{i: f"\\x{i - 0xDC00:02x}" for i in range(0xDC80, 0xDD00)},
     **{i: f"\\u{i:04x}" for i in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
 }
-"""Characters that are shown as escapes: control characters other than tab and newline, which could
-command the terminal, marks that change the direction of text, and bytes that are not UTF-8."""
+"""Characters that are shown as escapes: control characters other than tab, which could command the
+terminal or begin a line that looks like one of ours, marks that change the direction of text, and
+bytes that are not UTF-8."""
 
 
 def cleaned(text: str) -> str:
@@ -36,9 +37,10 @@ def cleaned(text: str) -> str:
     return text.translate(CONTROLS)
 
 
-def say(text: str = "") -> None:
-    """Print a line of a result on standard output."""
-    print(cleaned(text))
+def say(*lines: str) -> None:
+    """Print lines of a result on standard output."""
+    for line in lines:
+        print(cleaned(line))
 
 
 class CleanConsole(Console):
@@ -47,6 +49,11 @@ class CleanConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """The text as it is printed."""
         return super().render_str(cleaned(text), **options)
+
+    def document(self, text: str) -> None:
+        """Print a text of several lines."""
+        for line in text.splitlines():
+            self.print(line, markup=False)
 
 
 FLAGS = ("-q", "--quiet", "-v", "--verbose", "--debug")
