@@ -17,6 +17,7 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.experiments import memory, table1
 from equipoise.experiments.cases import number_of_cases
 from equipoise.experiments.subjects import paired_difference
+from equipoise.methods.unrolled import ModlConfig
 from equipoise.outcome import BadInputError
 from equipoise.physics.least_squares import tikhonov
 from equipoise.training.sources.images import load_labelled
@@ -284,6 +285,11 @@ def test_memory_of_an_equilibrium_does_not_grow_and_that_of_an_unrolled_network_
     result = memory.write_study(tmp_path, rows, {})
     assert len(result["rows"]) == 4
     assert (tmp_path / "memory.png").exists()
+
+
+@pytest.mark.parametrize("iterations", memory.ITERATIONS)
+def test_an_unrolled_network_can_have_as_many_iterations_as_memory_is_measured_with(iterations):
+    assert ModlConfig(iterations=iterations).iterations == iterations
 
 
 def test_sense_in_the_table_is_one_tikhonov_solve(images):

@@ -14,7 +14,7 @@ from equipoise.shapes import Image, PerSample
 ARTEFACT_GAIN = 0.1
 """MoDL and ADMM-Net start with ``N = 0.1 x``, as MOL does with ``H = 0.9 x``."""
 
-MOST_BLOCKS = 100
+MOST_BLOCKS = 1000
 """Most blocks that a file or a configuration may ask for."""
 
 
