@@ -137,7 +137,7 @@ class TestConfiguration:
 
     def test_a_missing_entry_and_no_yaml(self, tmp_path):
         (tmp_path / "c.yaml").write_text("name: x")
-        with pytest.raises(BadInputError, match="names no data: give --data"):
+        with pytest.raises(BadInputError, match="data: Field required; give --data"):
             load_config(tmp_path / "c.yaml")
         for content in (b"a: [", b"\xff\xfe\x00"):
             (tmp_path / "c.yaml").write_bytes(content)

@@ -70,7 +70,7 @@ def test_changes_reach_every_depth_and_wrong_ones_are_named(tmp_path):
     # A file is relative to its folder, the command line to the working folder.
     assert config.data.train == [tmp_path / "x"]
     assert config.data.validation == [Path.cwd() / "z"]
-    with pytest.raises(BadInputError, match="the preset universal names no data: give --data"):
+    with pytest.raises(BadInputError, match="data: Field required; give --data"):
         load_config(Path("universal"))
     for change, words in (
         ("stepz=3", "stepz is not a setting: did you mean steps"),

@@ -333,13 +333,14 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
     """
     content, what = content_of(path, TrainConfig)
     content = rooted(changed(content, changes), TrainConfig, Path.cwd())
-    if "data" not in content:
-        raise BadInputError(f"{what} names no data: give --data, or --set data.scans=[FOLDER]")
     try:
         config = TrainConfig.model_validate(content)
     except ValidationError as error:
         wrong = explained(error, TrainConfig)
-        raise BadInputError(f"{what} is not a valid training configuration: {wrong}") from error
+        advice = "" if "data" in content else "; give --data, or --set data.scans=[FOLDER]"
+        raise BadInputError(
+            f"{what} is not a valid training configuration: {wrong}{advice}"
+        ) from error
     start = config.start
     # A path was made of the name of a model too.
     if start is not None and not start.exists() and start.name in available_models():
