@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import equipoise as eq
-from equipoise.cli.progress import SolveText, in_words
+from equipoise.cli.progress import SolveText
 from equipoise.equilibrium.watching import Seen, observer_of_solves, watched
+from equipoise.readable import duration
 
 
 def test_every_evaluation_is_told_with_its_bound_and_only_inside_the_block():
@@ -41,4 +42,4 @@ def test_the_time_that_remains_follows_the_slope_of_the_bound():
 
 @pytest.mark.parametrize(("seconds", "words"), [(41, "41 s"), (720, "12 min"), (12600, "3.5 h")])
 def test_durations_are_read_at_a_glance(seconds, words):
-    assert in_words(seconds) == words
+    assert duration(seconds) == words

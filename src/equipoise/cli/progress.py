@@ -115,12 +115,14 @@ class SolveText:
 
     def after(self, seen: "Seen") -> str:
         """The text after an evaluation; each solve begins anew."""
+        from equipoise.readable import duration
+
         if seen.evaluations == 1:
             self._first = None
         if not 0 < seen.bound < math.inf:
             return f"evaluation {seen.evaluations}"
         left = self._left(seen)
-        about = "" if left is None else f", about {in_words(left)} left"
+        about = "" if left is None else f", about {duration(left)} left"
         return f"evaluation {seen.evaluations}, bound {seen.bound:.1e}{about}"
 
     def _left(self, seen: "Seen") -> float | None:
@@ -132,11 +134,3 @@ class SolveText:
         if size >= largest:
             return None
         return max(size - math.log(seen.rtol), 0.0) * (now - begun) / (largest - size)
-
-
-def in_words(seconds: float) -> str:
-    """A duration to two digits or so: ``40 s``, ``12 min``, ``3.5 h``."""
-    minute, hour = 60, 3600
-    if seconds < 2 * minute:
-        return f"{seconds:.0f} s"
-    return f"{seconds / minute:.0f} min" if seconds < 2 * hour else f"{seconds / hour:.1f} h"
