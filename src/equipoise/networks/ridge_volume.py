@@ -228,7 +228,7 @@ class RidgeVolume(ConditionedNetwork):
         taps = self.taps.double()
         taps = taps - taps.mean(1, keepdim=True)
         spectral = self.log_spectral.double().exp()
-        bound = filtered_norm_squared(within, across, taps) + spectral.square().sum()
+        bound = _norm_squared(taps, within, across, spectral)
         scale = torch.sqrt(2 * (1 - self.m) / bound) * BELOW
         return taps, within * scale, across * scale, spectral * scale
 
@@ -251,11 +251,11 @@ class RidgeVolume(ConditionedNetwork):
 
     def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
         """``s(S_g T_g x)`` of every g."""
-        *_, thresholds, shares = used
+        _, _, across, spectral, thresholds, shares = used
         of_frames = scale.expand(len(image)).repeat_interleave(image.shape[1])
         found, begin = [], 0
-        scales = [of_frames] * (len(used[2]) + 1)
-        scales += [of_frames * harmonics(image).repeat(len(image))] * len(used[3])
+        scales = [of_frames] * (len(across) + 1)
+        scales += [of_frames * harmonics(image).repeat(len(image))] * len(spectral)
         for z, of_rows in zip(self._coefficients(image, used), scales):
             own = slice(begin, begin + z.shape[2])
             found.append(shrunk(z, thresholds[:, own], shares[:, own], of_rows))
@@ -312,17 +312,16 @@ class RidgeVolume(ConditionedNetwork):
         return torch.einsum("gk,ikj->gij", taps, found)
 
     @torch.no_grad()
-    def _norm_squared(self) -> float:
+    def _rounded_norm_squared(self) -> float:
         """Proved bound on ``||U||^2`` for the rounded kernels."""
-        taps, within, across, spectral = (v.to(self.dtype).double() for v in self.factors())
-        bound = filtered_norm_squared(within, across, taps) + spectral.square().sum()
-        return float(bound) * (1 + ROUNDING)
+        rounded = (v.to(self.dtype).double() for v in self.factors())
+        return float(_norm_squared(*rounded)) * (1 + ROUNDING)
 
     def lipschitz_upper(self) -> float:
         """Proved bound on Lip(H), as of a ridge; infinite for NaN or Inf."""
         if not self.finite():
             return math.inf
-        norm, above = self._norm_squared(), 1 - self.m
+        norm, above = self._rounded_norm_squared(), 1 - self.m
         return max(above, norm - above) if math.isfinite(norm) else math.inf
 
     def monotonicity(self) -> Monotonicity:
@@ -348,7 +347,7 @@ class RidgeVolume(ConditionedNetwork):
         frames = image.shape[1] * len(spectral)
         rest = others.sum() + frames * spectral.square().sum()
         absolute = float((planes + rest).sqrt()) * (1 + ROUNDING)
-        norms = AnalysisNorms(math.sqrt(self._norm_squared()), absolute)
+        norms = AnalysisNorms(math.sqrt(self._rounded_norm_squared()), absolute)
         filters, count = taps.shape
         count = max(count, OF_A_COMPLEX_SUM * frames)
         of_frame = PRODUCTS + count + 1
@@ -376,6 +375,11 @@ def differences(filters: int, taps: int) -> Tensor:
             filter_[begin + k] = (-1) ** k * math.comb(order, k)
         found.append(filter_ / filter_.norm())
     return torch.stack(found).float()
+
+
+def _norm_squared(taps: Tensor, within: Tensor, across: Tensor, spectral: Tensor) -> Tensor:
+    """Proved bound on ``||U||^2``; the Fourier transform has the norm of its size."""
+    return filtered_norm_squared(within, across, taps) + spectral.square().sum()
 
 
 def _size(kernels: Tensor) -> Tensor:

@@ -153,10 +153,11 @@ class Cine(Source):
     ) -> Tensor:
         # A narrow crop cannot be accelerated further than its calibration allows.
         most = shape[2] / (self.calibration + FEWEST_OUTSIDE)
-        seed = int(rng.integers(2**31))
+        rate, seed = min(acceleration, most), int(rng.integers(2**31))
         partial = float(rng.uniform(*self.partial_fourier))
         # Partial Fourier may leave fewer columns than the acceleration asks for.
-        rate = max(min(acceleration, most), 1 / partial) if partial < 1 else min(acceleration, most)
+        if partial < 1:
+            rate = max(rate, 1 / partial)
         return kt_mask(shape, rate, self.calibration, seed, partial)
 
 
