@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import torch
+import yaml
 
 from conftest import small_head
 from equipoise.equilibrium.fixed_point import SolverOptions
@@ -128,4 +129,23 @@ def labelled_images(path, subjects, shape=(32, 32)):
     with h5py.File(path, "w") as file:
         file["image"] = np.stack([np.roll(head, i, 0)[cut] for i in range(subjects)])
         file["subject"] = [f"s{i}" for i in range(subjects)]
+    return path
+
+
+def run_of_three_axes(tmp_path, file, axis, **changes):
+    """The file of a small training of a network for images of three axes."""
+    network = {"axis": axis, "filters": 1, "across": 2, "taps": 3}
+    content = {
+        "name": "tiny",
+        "data": {"train": [str(file)], "validation": [str(file)]},
+        "model": {"method": "mol-ridge-3d", "network": network},
+        "warmup_steps": 0,
+        "crop": 16,
+        "validation_crop": 16,
+        "validation_samples": 1,
+        "learning_rate": 1e-3,
+        **changes,
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(content))
     return path

@@ -6,7 +6,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from equipoise.formats.sample_head import head_slice
 from equipoise.methods.mol_ridge import MolRidge
@@ -19,6 +18,7 @@ from equipoise.training.sources.cine import Cine, load_clips, moving
 from equipoise.training.train import Run, train
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model, provenance, save_model
+from problems import run_of_three_axes
 
 
 @pytest.fixture(scope="module")
@@ -96,24 +96,8 @@ class TestSource:
 
 
 def configuration(tmp_path, clip, **changes):
-    network = {"axis": "time", "filters": 1, "across": 2, "taps": 3}
-    content = {
-        "name": "tiny",
-        "data": {"train": [str(clip)], "validation": [str(clip)]},
-        "cine": {"frames": [4, 6], "coils": [2, 3]},
-        "model": {"method": "mol-ridge-3d", "network": network},
-        "warmup_steps": 0,
-        "steps": 4,
-        "crop": 16,
-        "validation_crop": 16,
-        "validate_every": 2,
-        "validation_samples": 1,
-        "learning_rate": 1e-3,
-        **changes,
-    }
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    usual = {"cine": {"frames": [4, 6], "coils": [2, 3]}, "steps": 4, "validate_every": 2}
+    return run_of_three_axes(tmp_path, clip, "time", **{**usual, **changes})
 
 
 class TestRun:

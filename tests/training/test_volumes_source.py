@@ -6,7 +6,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
@@ -19,6 +18,7 @@ from equipoise.training.sources.volumes import Volumes, deformed, placed
 from equipoise.training.train import train
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model, save_model
+from problems import run_of_three_axes
 
 SHAPE = (20, 24, 28)
 
@@ -93,24 +93,12 @@ class TestSource:
 
 
 def configuration(tmp_path, file, **changes):
-    network = {"axis": "z", "filters": 1, "across": 2, "taps": 3}
-    content = {
-        "name": "tiny",
-        "data": {"train": [str(file)], "validation": [str(file)]},
+    usual = {
         "volumes": {"coils": [2, 3], "acceleration": [2, 3], "calibration": 10},
-        "model": {"method": "mol-ridge-3d", "network": network},
-        "warmup_steps": 0,
         "steps": 1,
-        "crop": 16,
-        "validation_crop": 16,
         "validate_every": 1,
-        "validation_samples": 1,
-        "learning_rate": 1e-3,
-        **changes,
     }
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return run_of_three_axes(tmp_path, file, "z", **{**usual, **changes})
 
 
 class TestRun:
