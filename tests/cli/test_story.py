@@ -171,6 +171,23 @@ class TestRecon:
         ):
             assert not np.array_equal(image(*options), reference), options
 
+    def test_a_lam_that_could_not_be_predicted_is_said(self, tmp_path, scan_arrays):
+        few = np.zeros(32, bool)
+        few[11:22] = few[[2, 8, 25]] = True
+        np.savez(tmp_path / "scan.npz", kspace=scan_arrays["kspace"][..., 18:54, 16:48] * few)
+        page = tmp_path / "page.html"
+        arguments = ("recon", tmp_path / "scan.npz", "-o", tmp_path / "o.npy", "--json")
+        result = run(*arguments, "--report", page)
+        (only,) = json.loads(result.stdout)["slices"]
+        assert only["choice"]["setting"] == "auto"
+        assert only["choice"]["basis"] == "rule"
+        reason = "too few samples outside the calibration region to predict: the rule is followed"
+        assert f"lam was not chosen by prediction: slice 0: {reason}" in result.stderr
+        assert reason in page.read_text()
+        asked = run(*arguments, *BY_RULE, "--overwrite")
+        assert asked.exit_code == 0
+        assert "prediction" not in asked.stderr
+
     def test_a_slice_that_did_not_converge_is_written_named_and_fails_only_when_strict(
         self, full_scan, tmp_path
     ):

@@ -223,6 +223,8 @@ def _print(c: "Certificate") -> None:
             f"  lam was chosen from the data: {c.choice.reason} ({c.choice.evaluations} network "
             "evaluations); bounds on a change of the data hold for this lam held fixed"
         )
+    if c.choice.fell_back:
+        console.print(f"  lam was not chosen by prediction: {c.choice.reason}")
     for name in SHOWN:
         statement = c.statements[name]
         value = "-" if statement.value is None else f"{statement.value:.3g}"

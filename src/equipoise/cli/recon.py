@@ -207,6 +207,7 @@ def announce(done: "FileReconstruction", as_json: bool) -> None:
     from equipoise.report.tables import (
         objective_sentence,
         psnr_sentence,
+        rule_sentence,
         short_certificate,
         slice_table,
     )
@@ -214,7 +215,7 @@ def announce(done: "FileReconstruction", as_json: bool) -> None:
     result = done.result
     console.print(slice_table(result))
     certificate = short_certificate(result) or objective_sentence(result)
-    for sentence in filter(None, (certificate, psnr_sentence(result))):
+    for sentence in filter(None, (certificate, rule_sentence(result), psnr_sentence(result))):
         console.print(sentence, markup=False, soft_wrap=True)
     if result.target is not None:
         console.print("SENSE uses the lam that is best for the target.", style="dim")

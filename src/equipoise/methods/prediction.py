@@ -106,6 +106,11 @@ class Choice:
         return self.basis == "rule" or kept
 
     @property
+    def fell_back(self) -> bool:
+        """Whether prediction was asked for, but nothing could be predicted."""
+        return self.setting == "auto" and self.basis == "rule"
+
+    @property
     def arguments(self) -> dict[str, float]:
         """Arguments of ``model.solve`` besides the noise level; the learned rule needs none."""
         return {} if self.follows_rule else self.weights

@@ -183,6 +183,8 @@ def weight_facts(lam: float, threshold: float | None, choice: Choice) -> list[tu
     if choice.trials:
         told = f"{choice.reason}; {choice.evaluations} network evaluations"
         facts.append(("chosen by prediction", told))
+    if choice.fell_back:
+        facts.append(("not chosen by prediction", choice.reason))
     return facts
 
 

@@ -106,6 +106,16 @@ def short_certificate(result: Reconstruction) -> str | None:
     return text
 
 
+def rule_sentence(result: Reconstruction) -> str | None:
+    """Why lam was not chosen by prediction although that was asked for; None where it was."""
+    fallen = [s for s in result.slices if s.choice.fell_back]
+    if not fallen:
+        return None
+    reasons = dict.fromkeys(s.choice.reason for s in fallen)
+    which = f"{kind_of(result.axes)} {', '.join(str(s.index) for s in fallen)}"
+    return f"lam was not chosen by prediction: {which}: {'; '.join(reasons)}"
+
+
 def psnr_sentence(result: Reconstruction) -> str | None:
     """What the calibration says about the PSNR of the slices; None without one."""
     bounds = [s.psnr_bound for s in result.slices if s.psnr_bound is not None]
