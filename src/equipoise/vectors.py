@@ -1,6 +1,6 @@
 """A batch of images in real coordinates: inner product, norm, two channels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +48,15 @@ def chosen(samples: Tensor, one: Tensor, other: Tensor) -> Tensor:
 def times(factor: Tensor, direction: Tensor) -> Tensor:
     """A number for each sample times an image, in the precision of the image."""
     return per_sample(factor, direction).to(direction.real.dtype) * direction
+
+
+def combined(weights: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+    """``sum_j w_j v_j`` of real numbers and images."""
+    total = torch.zeros_like(vectors[0])
+    # One after the other: a stack would hold all vectors of a volume twice.
+    for weight, vector in zip(weights, vectors, strict=True):
+        total.add_(weight.to(vector.real.dtype) * vector)
+    return total
 
 
 def unit(direction: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from equipoise.certificate.attack import worst_case
 from equipoise.certificate.linear_response import LinearResponse
 from equipoise.certificate.noise import agreement, noise_map
+from equipoise.certificate.noise_response import batch_of
 from equipoise.certificate.statements import Constants, statements
 from equipoise.equilibrium.bounds import perturbation_bound
 from equipoise.equilibrium.fixed_point import SolverOptions
@@ -13,6 +14,7 @@ from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.least_squares import tikhonov
+from equipoise.physics.problem import Problem
 from problems import (
     DOUBLE,
     TIGHT,
@@ -101,6 +103,40 @@ def test_16_shrinkage_makes_a_smooth_map_more_exact_and_says_by_how_much():
         assert float(z.square().mean().sqrt()) == pytest.approx(1, abs=0.1)
         assert abs(float(deviation[shrink].mean())) < 0.01
     assert float(deviation[True].std()) < 0.6 * float(deviation[False].std())
+
+
+def test_16_the_map_of_a_volume_is_that_of_all_its_probes_plane_by_plane():
+    """In the memory of one response, whatever the number of probes."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand((3, 24, 20), generator=generator) + 0.5
+    responses = []
+
+    def respond(noise):
+        responses.append(weights * noise)
+        return responses[-1]
+
+    measured = torch.ones((1, 3, 24, 20))
+    bare = noise_map(respond, measured, 0.1, probes=9, batch=1, shrink=False)
+    power = torch.cat(responses).abs().double().square()
+    assert torch.allclose(bare.std, power.mean(0).sqrt(), rtol=1e-12)
+    assert torch.allclose(bare.error, (power.var(0) / 9).sqrt() / (2 * bare.std), rtol=1e-12)
+    whole = noise_map(lambda n: weights * n, measured, 0.1, probes=9, batch=1)
+    for z in range(3):
+        of_plane = iter([r[:, z] for r in responses])
+        plane = noise_map(lambda _, r=of_plane: next(r), measured[:, z], 1, probes=9, batch=1)
+        assert torch.allclose(whole.std[z], plane.std, rtol=1e-12)
+        assert torch.allclose(whole.error[z], plane.error, rtol=1e-12)
+
+
+def test_probes_of_a_volume_are_solved_one_at_a_time():
+    batches = []
+    for n in (64, 1024, 2048):
+        problem = object.__new__(Problem)
+        data = torch.zeros(1, dtype=torch.complex64).expand(1, 8, n, n)
+        object.__setattr__(problem, "data", data)
+        batches.append(batch_of(problem, 16))
+        assert batch_of(problem, 1) == 1
+    assert batches == [4, 1, 1]
 
 
 def test_16_the_noise_map_of_unregularised_sense_is_the_g_factor():

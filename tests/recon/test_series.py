@@ -1,8 +1,11 @@
 """Series and volumes of files: solved as one problem each, by models of three axes."""
 
+import io
 import json
+import zipfile
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -72,15 +75,20 @@ def write_bart(path, kspace, dimension):
     path.write_bytes(data)
 
 
-def write_mrd(path, kspace, counter):
-    """A readout for each measured line, which lies along y; k-space is turned to have them so."""
+def write_mrd(path, kspace, counter, short=0, coils=None):
+    """A readout for each measured line, which lies along y; k-space is turned to have them so.
+
+    The readouts of the third frame are shorter by ``short`` samples at both ends, or have fewer
+    ``coils``.
+    """
     turned = kspace.swapaxes(3, 4)
+    cut = {2: (slice(coils), slice(short, N - short))}
     space = (N, N, 1), (N * 1.0, N * 1.0, 5.0)
     xml = layouts.header_xml(space, space, {"kspace_encoding_step_1": (N - 1, N // 2)})
     lines = [
-        layouts.readout(turned[t, s, :, line], line, slice=s, **{counter: t})
+        layouts.readout(turned[t, s, :, line][cut.get(t, ...)], line, slice=s, **{counter: t})
         for t in range(FRAMES)
-        for s in range(SLICES)
+        for s in range(kspace.shape[1])
         for line in np.flatnonzero(turned[t, s].any((0, 2)))
     ]
     layouts.write_acquisitions(path, xml, lines)
@@ -107,6 +115,37 @@ def file(request, kspace, tmp_path):
     path = tmp_path / request.param
     FILES[request.param](path, kspace)
     return path
+
+
+CLAIMED = (64, 64, 16, 2048, 2048)
+"""A shape of complex64 that takes 2.2 TB."""
+
+
+def claim_cfl(path):
+    shape = " ".join(map(str, [*CLAIMED[::-1], *[1] * 11]))
+    path.with_suffix(".hdr").write_text(f"# Dimensions\n{shape}\n")
+    path.write_bytes(b"\0" * 64)
+    return "truncated"
+
+
+def claim_hdf5(path):
+    layouts.write_cmrxrecon(path, np.zeros((1, 1, 1, 4, 4), np.complex64), "other")
+    with h5py.File(path, "a") as file:
+        file.create_dataset("kus", CLAIMED, [("real", "f4"), ("imag", "f4")])
+    return "declares 2.2 TB but the file stores 0 bytes"
+
+
+def claim_npz(path):
+    content = io.BytesIO()
+    header = {"descr": "<c8", "fortran_order": False, "shape": CLAIMED}
+    np.lib.format.write_array_header_1_0(content, header)
+    np.savez(path, axes="time slice coil y x")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("kspace.npy", content.getvalue())
+    return "2199023255552 bytes"
+
+
+CLAIMS = {"v.cfl": claim_cfl, "v.mat": claim_hdf5, "v.npz": claim_npz}
 
 
 def by_place(acquisition):
@@ -328,12 +367,44 @@ class TestInput:
         with pytest.raises(BadInputError, match="choose a model of"):
             problems(read(tmp_path / "v.npz"), VOLUME)
 
-    def test_a_header_that_claims_two_terabytes_is_refused_at_once(self, tmp_path):
-        dimensions = [4096, 4096, 256, 64, *[1] * 12]
-        (tmp_path / "v.hdr").write_text(f"# Dimensions\n{' '.join(map(str, dimensions))}\n")
-        (tmp_path / "v.cfl").write_bytes(b"\0" * 64)
-        with pytest.raises(BadInputError, match="truncated"):
-            read(tmp_path / "v.cfl")
+    @pytest.mark.parametrize(
+        ("sizes", "says"),
+        [
+            ({"mask": (FRAMES - 1, N, N)}, f"mask has {FRAMES - 1} along time"),
+            ({"mask": (FRAMES, N, N - 4)}, f"mask has {N - 4} along x"),
+            ({"csm": (COILS - 1, N, N)}, f"csm has {COILS - 1} along coil"),
+        ],
+    )
+    def test_masks_and_maps_of_other_sizes_are_named(self, sizes, says, kspace, tmp_path):
+        given = {name: np.ones(shape, np.float32) for name, shape in sizes.items()}
+        axes = {"axes": "time coil y x", "mask_axes": "time y x"}
+        np.savez(tmp_path / "s.npz", kspace=kspace[:, 0], **given, **axes)
+        with pytest.raises(BadInputError, match=says):
+            read(tmp_path / "s.npz")
+
+    def test_a_frame_of_shorter_readouts_lies_about_the_same_centre(self, kspace, tmp_path):
+        write_mrd(tmp_path / "s.h5", kspace[:, :1], "phase")
+        whole = read(tmp_path / "s.h5")
+        write_mrd(tmp_path / "c.h5", kspace[:, :1], "phase", short=2)
+        cut = read(tmp_path / "c.h5")
+        outside = [0, 1, N - 2, N - 1]
+        expected = whole.samples.clone()
+        expected[2, ..., outside] = 0
+        assert torch.equal(cut.samples, expected)
+        assert not cut.mask[2][:, outside].any()
+        (problem,) = problems(cut, SERIES)
+        assert problem.operator.image_shape == (1, FRAMES, N, N)
+
+    def test_a_frame_with_fewer_coils_is_refused(self, kspace, tmp_path):
+        write_mrd(tmp_path / "s.h5", kspace[:, :1], "phase", coils=2)
+        with pytest.raises(BadInputError, match="different numbers of coils"):
+            read(tmp_path / "s.h5")
+
+    @pytest.mark.parametrize("name", CLAIMS)
+    def test_a_header_that_claims_two_terabytes_is_refused_at_once(self, name, tmp_path):
+        says = CLAIMS[name](tmp_path / name)
+        with pytest.raises(BadInputError, match=says):
+            read(tmp_path / name)
 
 
 class TestLikeness:

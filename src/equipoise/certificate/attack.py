@@ -17,7 +17,7 @@ from equipoise.outcome import BackwardRecord, Solution
 from equipoise.physics.linop import LinearOperator
 from equipoise.readable import size, span
 from equipoise.shapes import Data, Image, Mask, PerSample
-from equipoise.vectors import inner, norm, per_sample
+from equipoise.vectors import combined, inner, norm, per_sample
 
 Reconstruct = Callable[[Tensor], Tensor]
 
@@ -221,11 +221,7 @@ def krylov_start(
         moved.append(response(basis[-1]))
     gram = torch.stack([torch.cat([inner(a, b) for b in moved]) for a in moved])
     weights = torch.linalg.eigh((gram + gram.mT) / 2)[1][:, -1]
-    direction, found = (
-        torch.stack([w.to(v.real.dtype) * v for w, v in zip(weights, vectors, strict=True)]).sum(0)
-        for vectors in (basis, moved)
-    )
-    return KrylovStart(direction, found, norm(moved[0]))
+    return KrylovStart(combined(weights, basis), combined(weights, moved), norm(moved[0]))
 
 
 def _movement_gradient(

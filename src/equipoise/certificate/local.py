@@ -14,7 +14,7 @@ from equipoise.methods.mol import MOL
 from equipoise.networks.jacobian import Jacobian, largest_singular_value
 from equipoise.outcome import Solution
 from equipoise.physics.problem import Problem
-from equipoise.vectors import norm, per_sample, pieces, unit
+from equipoise.vectors import combined, norm, per_sample, pieces, unit
 
 NOTHING_NEW = 1e-6
 """Norm of a new direction at which the Krylov space is complete, in single precision."""
@@ -68,7 +68,7 @@ def spectrum(jacobian: Jacobian, start: Tensor, steps: int) -> Spectrum:
         backward.append(forward[-1] if symmetric else jacobian.transposed(basis[-1]))
         new = (forward[-1] + backward[-1]) / 2
         for _ in range(2):  # twice is enough
-            new = new - _combined(_gram(basis, [new])[:, 0], basis)
+            new = new - combined(_gram(basis, [new])[:, 0], basis)
         if step == steps - 1 or float(norm(new)) <= NOTHING_NEW:
             break
         basis.append(unit(new))
@@ -76,11 +76,11 @@ def spectrum(jacobian: Jacobian, start: Tensor, steps: int) -> Spectrum:
     basis = basis[: len(both)]
     matrix = _gram(basis, both)
     values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    top, vector = float(values[-1]), _combined(vectors[:, -1], basis)
-    error = float(norm(_combined(vectors[:, -1], both) - top * vector))
+    top, vector = float(values[-1]), combined(vectors[:, -1], basis)
+    error = float(norm(combined(vectors[:, -1], both) - top * vector))
     squares, directions = torch.linalg.eigh(_gram(forward, forward))
     largest = max(float(squares[-1]), float(torch.linalg.eigvalsh(_gram(backward, backward))[-1]))
-    return Spectrum(top, vector, error, largest**0.5, _combined(directions[:, -1], basis))
+    return Spectrum(top, vector, error, largest**0.5, combined(directions[:, -1], basis))
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,3 @@ def _gram(left: list[Tensor], right: list[Tensor]) -> Tensor:
         rows = torch.cat(parts).double()
         total = total + rows[: len(left)] @ rows[len(left) :].mT
     return total
-
-
-def _combined(weights: Tensor, basis: list[Tensor]) -> Tensor:
-    found = [w.to(v.real.dtype) * v for w, v in zip(weights, basis, strict=True)]
-    return torch.stack(found).sum(0)

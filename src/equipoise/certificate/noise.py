@@ -23,7 +23,7 @@ class NoiseMap:
     Attributes
     ----------
     std
-        (y, x), in the units of the image.
+        (y, x), with an axis for time or z before them where the image has it, in its units.
     error
         Standard error of ``std`` from the finite number of probes, (y, x).
     probes
@@ -80,9 +80,9 @@ def noise_map(
     real
         Draw real noise, for data without an imaginary part.
     shrink
-        Shrink each variance towards the mean of its neighbourhood, by the share of their spread
-        that the finite number of probes explains (Lee, IEEE PAMI 2:165-168, 1980). Where the map is
-        smooth, this is as good as many more probes.
+        Shrink each variance towards the mean of its neighbourhood in the plane (y, x), by the share
+        of their spread that the finite number of probes explains (Lee, IEEE PAMI 2:165-168, 1980).
+        Where the map is smooth, this is as good as many more probes.
 
     Raises
     ------
@@ -92,19 +92,53 @@ def noise_map(
     if probes < 2:
         raise BadInputError(f"probes is {probes}: a standard deviation needs at least 2")
     generator = torch.Generator().manual_seed(seed)
-    powers = []
+    power = _Moments()
     for _ in range(-(-probes // batch)):
-        noise = white_noise(measured, batch, generator, real)
-        # Squares in double precision, because those of small noise vanish in single precision.
-        powers.append(respond(sigma * noise * measured).abs().double().square())
-    power = torch.cat(powers)
-    variance = power.mean(0)
-    uncertainty = power.var(0) / len(power)
+        noise = white_noise(measured, batch, generator, real).mul_(sigma).mul_(measured)
+        power.add(respond(noise))
+        del noise
+    variance, uncertainty = power.mean, power.uncertainty()
     if shrink:
-        variance, uncertainty = _shrunk(variance, uncertainty)
+        variance, uncertainty = _shrunk_by_plane(variance, uncertainty)
     std = variance.sqrt()
     error = torch.where(std > 0, uncertainty.sqrt() / (2 * std), 0.0)
-    return NoiseMap(std, error, len(power))
+    return NoiseMap(std, error, power.count)
+
+
+class _Moments:
+    """Mean and spread of ``|dx|^2`` of every pixel so far (Welford, Technometrics 4:419, 1962).
+
+    All responses of a volume together would not fit into memory.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self._squares = torch.zeros((), dtype=torch.float64)
+
+    def add(self, moved: Tensor) -> None:
+        """More responses, (batch, ...)."""
+        if not self.count:
+            self.mean = torch.zeros(moved.shape[1:], dtype=torch.float64, device=moved.device)
+            self._squares = torch.zeros_like(self.mean)
+        for one in moved:
+            self.count += 1
+            # Squares in double precision, because those of small noise vanish in single precision.
+            power = one.abs().double().square()
+            off = power - self.mean
+            self.mean.add_(off, alpha=1 / self.count)
+            self._squares.add_(off.mul_(power.sub_(self.mean)))
+
+    def uncertainty(self) -> Tensor:
+        """The variance of the mean."""
+        return self._squares / ((self.count - 1) * self.count)
+
+
+def _shrunk_by_plane(variance: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`_shrunk` of every plane (y, x) of a series or a volume, one at a time."""
+    flat = (image.reshape(-1, *image.shape[-2:]) for image in (variance, uncertainty))
+    found = zip(*(_shrunk(*planes) for planes in zip(*flat)))
+    first, second = (torch.stack(planes).reshape(variance.shape) for planes in found)
+    return first, second
 
 
 def _shrunk(variance: Tensor, uncertainty: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,15 @@ from equipoise.physics.problem import Problem
 from equipoise.vectors import norm
 
 BATCH = 4
-"""Probes that are solved at once."""
+"""Probes that are solved at once, if their data are small."""
+
+AT_ONCE = 2**26
+"""Bytes of data of the probes that are solved at once: one probe of a volume, four of a slice."""
+
+
+def batch_of(problem: Problem[Any], probes: int) -> int:
+    """Probes that are solved at once."""
+    return max(1, min(BATCH, probes, AT_ONCE // problem.data.nbytes))
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def measured_noise(
     ``options`` say in which tiles the network is evaluated, ``until`` how exactly the linear
     equations are solved, ``shrink`` is that of :func:`~equipoise.certificate.noise.noise_map`.
     """
-    batch = min(BATCH, probes)
+    batch = batch_of(problem, probes)
     response = LinearResponse(
         model, problem.operator, solution, batch=batch, options=options, until=until
     )
@@ -112,7 +120,7 @@ def noise_map_of(
     respond: Callable[[Tensor], Tensor],
     *,
     probes: int,
-    batch: int = BATCH,
+    batch: int | None = None,
     seed: int = 0,
     shrink: bool = True,
 ) -> NoiseMap:
@@ -122,7 +130,7 @@ def noise_map_of(
         problem.measured.expand(problem.data.shape),
         float(problem.noise_level[0]),
         probes=probes,
-        batch=batch,
+        batch=batch_of(problem, BATCH) if batch is None else batch,
         seed=seed,
         real=model.real and problem.real,
         shrink=shrink,

@@ -37,7 +37,8 @@ def arranged(arrays: Mapping[str, np.ndarray], source: str) -> Arranged:
     Raises
     ------
     BadInputError
-        If a name is unknown or occurs twice, their number does not fit, or y or x is missing.
+        If a name is unknown or occurs twice, their number does not fit, y or x is missing, or an
+        axis has another length than in k-space.
     """
     kspace = arrays["kspace"]
     axes = _names(arrays["axes"], kspace, "kspace", source)
@@ -54,6 +55,7 @@ def arranged(arrays: Mapping[str, np.ndarray], source: str) -> Arranged:
             continue
         own = _names_of(arrays, name, axes, source)
         wanted = (*frames, *(("coil",) if name == "csm" else ()), *space)
+        _check_sizes(arrays[name], own, dict(zip(axes, kspace.shape)), name, source)
         array = _ordered(arrays[name], own, wanted, name, source)
         # One set of maps serves all frames; a mask of lines stands for all of their samples.
         if name == "csm" and not set(own) & set(frames):
@@ -121,6 +123,18 @@ def _names_of(
             f"name those of {name} in {key}"
         )
     return fitting[0]
+
+
+def _check_sizes(
+    array: np.ndarray, axes: tuple[str, ...], sizes: dict[str, int], name: str, source: str
+) -> None:
+    """Refuse an array with another number of frames, coils or points than k-space."""
+    for axis, n in zip(axes, array.shape):
+        if n not in (1, sizes.get(axis, n)):
+            raise BadInputError(
+                f"{source}: {name} has {n} along {axis}, and kspace has {sizes[axis]}: every frame "
+                "needs the matrix of k-space, and a mask for each frame, or one for all"
+            )
 
 
 def _ordered(
