@@ -1,6 +1,10 @@
 """Malformed inputs through every command: right, refused, or a fault of the program.
 
-    OMP_NUM_THREADS=1 python benchmarks/malformed_inputs_are_refused.py [--log log.jsonl]
+    OMP_NUM_THREADS=1 python benchmarks/malformed_inputs_are_refused.py [--sample N] [--log FILE]
+
+--sample takes N of about 3,900 inputs, from the fixed seed: at least one of every kind (every
+command with every format and every way to damage it, every option, every setting), and of the rest
+as many of each kind as there are. 800 take about 25 minutes.
 
 The scans are those of tests/cli/test_fuzz.py, from its fixed seed. Each is converted and then given
 to one of the other commands that read scans, in turn. Damaged photographs, models, checkpoints,
@@ -17,6 +21,7 @@ the other, and the longest processor time. The exit code is 1 if anything ends i
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,7 +36,7 @@ CLI = Path(__file__).resolve().parent.parent / "tests" / "cli"
 sys.path[:0] = [str(CLI), str(CLI.parent)]
 
 import extreme_values  # noqa: E402
-from test_fuzz import Cases  # noqa: E402
+from test_fuzz import SEED, Cases  # noqa: E402
 
 from equipoise.zoo.find import DEFAULT_MODEL, find_model  # noqa: E402
 
@@ -287,6 +292,30 @@ def run(cases: Cases, log: Path) -> list[dict]:
     return found
 
 
+def kind_of(name: str, arguments: list[str]) -> tuple[str, ...]:
+    """What an input has in common with others: command, format and damage, or option or setting."""
+    experiment = arguments[1:2] if arguments[0] == "experiment" else []
+    # The file is named after its damage and numbered; a value follows the option after "=".
+    what = re.sub(r"-\d+(?=\.)", "", name.split("=")[0])
+    return (arguments[0], *experiment, what)
+
+
+def sampled(
+    commands: list[tuple[str, list[str]]], count: int, rng: np.random.Generator
+) -> list[tuple[str, list[str]]]:
+    """One of every kind, and then as many others as are missing, in the order of the list."""
+    kinds: dict[tuple[str, ...], list[int]] = {}
+    for number, command in enumerate(commands):
+        kinds.setdefault(kind_of(*command), []).append(number)
+    if count < len(kinds):
+        sys.exit(f"--sample {count} is less than one of each of the {len(kinds)} kinds")
+    chosen = {int(rng.choice(members)) for members in kinds.values()}
+    rest = [n for n in range(len(commands)) if n not in chosen]
+    chosen.update(rng.choice(rest, min(count - len(chosen), len(rest)), replace=False).tolist())
+    print(f"{len(chosen)} of {len(commands)} inputs, of {len(kinds)} kinds", flush=True)
+    return [commands[n] for n in sorted(chosen)]
+
+
 def outcome(record: dict) -> str:
     """How a command ended, as a word."""
     foreseen = record["code"] in EXIT_CODES and record["exception"] is None
@@ -299,6 +328,7 @@ def main() -> None:
     """Run all, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="those whose command line contains this text")
+    parser.add_argument("--sample", type=int, metavar="N", help="as many inputs, of every kind")
     parser.add_argument("--log", type=Path, help="where the record of each input goes")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -309,6 +339,8 @@ def main() -> None:
             more(cases)
         if chosen.only:
             cases.commands = [c for c in cases.commands if chosen.only in " ".join(c[1])]
+        if chosen.sample:
+            cases.commands = sampled(cases.commands, chosen.sample, np.random.default_rng(SEED))
         found = run(cases, chosen.log or Path(folder) / "log.jsonl")
     by_command: dict[str, Counter] = {}
     for record, (_, arguments) in zip(found, cases.commands):

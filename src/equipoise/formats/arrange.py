@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 
+from equipoise.formats.coil_axis import checked_coil_axis
 from equipoise.outcome import BadInputError, InputWarning
 
 CERTAIN, DIFFERENT = 0.8, 0.6
@@ -44,6 +45,11 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
     BadInputError
         If DC must be moved but other arrays follow the same order, or the axes are in another order
         that is not certain.
+
+    Warns
+    -----
+    InputWarning
+        If the data do not tell which axis holds the coils, but may.
     """
     if kspace.ndim != 4 or not np.iscomplexobj(kspace) or 0 in kspace.shape:
         return kspace
@@ -62,7 +68,7 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
         _check_order(kspace, source)
     axes = _corner_axes(power.sum(0))
     if not axes:
-        return kspace
+        return checked_coil_axis(kspace, alone=alone, source=source, notes=notes)
     # Shifting only the k-space would silently separate it from its mask and maps.
     if not alone:
         raise BadInputError(
@@ -70,7 +76,8 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
             "at the centre (index n // 2): apply fftshift to k-space and mask, and shift maps and "
             "target to match"
         )
-    return _from_corner(kspace, axes, notes)
+    kspace = _from_corner(kspace, axes, notes)
+    return checked_coil_axis(kspace, alone=alone, source=source, notes=notes)
 
 
 def _power(kspace: np.ndarray) -> np.ndarray | None:

@@ -58,9 +58,11 @@ def read(path: Path) -> Acquisition:
     notes: list[str] = []
     # Mask or maps in the same file would have to be shifted with the k-space.
     alone = set(arrays) == {"kspace"}
-    kspace = arranged(kspace, alone=alone, source=str(path), notes=notes)
     header = Header()
-    if "header" in arrays:
+    # Files of this package have a header and the order of axes that it describes.
+    if "header" not in arrays:
+        kspace = arranged(kspace, alone=alone, source=str(path), notes=notes)
+    else:
         header = stored_header(str(arrays["header"]), len(kspace), str(path))
     header.ignored = others
     header.frame_ms = named_axes.frame_ms(arrays, str(path)) or header.frame_ms
