@@ -5,10 +5,13 @@ import json
 import h5py
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from equipoise.cli.app import app
 from equipoise.experiments import cine as experiment
+from equipoise.experiments.cine import measured
+from equipoise.experiments.memory import CLEAR_REFS
 from equipoise.experiments.series import quality, series_cases
 from equipoise.formats.sample_head import head_slice
 from equipoise.methods.mol_ridge import MolRidge
@@ -105,3 +108,13 @@ def test_a_model_of_volumes_is_refused():
     model = MolRidge3D(RidgeVolume("z", 0.05, **SMALL))
     with pytest.raises(BadInputError, match=r"a model of \(z, y, x\)"):
         experiment.solvers({"mol-3d": model})
+
+
+@pytest.mark.skipif(not CLEAR_REFS.exists(), reason="the peak memory can be reset on Linux only")
+def test_the_peak_of_a_method_does_not_hide_behind_that_of_the_one_before():
+    # The last of all pieces stays, so the allocator keeps the others, once freed, for later use.
+    def solve():
+        return [bytearray(100_000) for _ in range(1000)][-1]
+
+    rows = [measured(solve, torch.device("cpu")) for _ in range(2)]
+    assert all(90 < row["peak_mb"] < 150 for _, row in rows)

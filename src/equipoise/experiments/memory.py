@@ -1,5 +1,6 @@
 """Peak memory and time of one training step against the number of iterations."""
 
+import ctypes
 import logging
 import os
 import subprocess
@@ -111,6 +112,10 @@ def peak_since(before: float) -> float:
 
 def reset_peak() -> float:
     """Reset the peak memory of the process; return the memory that it holds, in MB."""
+    # What was freed and not given back would be used again, and no growth would be seen.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     # 5 resets the peak resident set size, see proc(5).
     CLEAR_REFS.write_text("5")
     return _status("VmRSS")
