@@ -14,9 +14,10 @@ from equipoise.networks.adaptation import LARGEST, Adaptation
 from equipoise.networks.jacobian import Jacobian
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.tiles import Tiled
+from equipoise.outcome import BadInputError
 from equipoise.training.sources.simulated import Simulation
 from equipoise.vectors import inner, norm
-from equipoise.zoo.model_file import load_model
+from equipoise.zoo.model_file import load_model, save_model
 from problems import TIGHT, random_complex, sense_problem
 
 NOISE = torch.tensor([0.02, 0.1], dtype=torch.float64)
@@ -205,3 +206,13 @@ class TestInTheBox:
         guide, ridge = load_model("mol-guided-universal").guide, load_model("mol-ridge-universal")
         for ours, theirs in zip(guide.parameters(), ridge.parameters()):
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("part", ["network", "guide.network"])
+def test_kernels_of_either_pass_that_cannot_be_normalised_are_refused(part, tmp_path):
+    model = guided()
+    with torch.no_grad():
+        model.get_submodule(part).first.zero_()
+    save_model(tmp_path / "model.safetensors", model, {})
+    with pytest.raises(BadInputError, match=r"not for these: .*inf"):
+        load_model(tmp_path / "model.safetensors")

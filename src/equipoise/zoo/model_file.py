@@ -208,13 +208,14 @@ def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
 
 def _check_proof(path: Path, model: Method) -> None:
     """Refuse weights that break what their method promises of all weights."""
-    if not model.by_construction or model.m_evidence == "proved":
-        return
-    found = monotonicity_of(model.network).reason
-    raise BadInputError(
-        f"{path} is damaged: {model.name} is proved for every value of its weights, and not for "
-        f"these: {found}. Get the file again"
-    )
+    # The first of two passes is a method of its own.
+    for part in dict.fromkeys((model, model.predictor)):
+        if part.by_construction and part.m_evidence != "proved":
+            found = monotonicity_of(part.network).reason
+            raise BadInputError(
+                f"{path} is damaged: {part.name} is proved for every value of its weights, and not "
+                f"for these: {found}. Get the file again"
+            )
 
 
 def _calibration(path: Path, header: Header) -> Calibration | None:
