@@ -3,7 +3,6 @@
 import json
 import socket
 import struct
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -480,12 +479,39 @@ def test_a_connection_that_closes_at_once_asks_whether_the_server_is_there(serve
     assert len(traffic.talk(served.port, traffic.traffic(xml, lines))[0]) == 1
 
 
-def test_sessions_beyond_the_bound_are_told_so(served):
+def occupied(served):
+    """Clients that take all places of the server."""
     served.become_idle()
     clients = [traffic.Client(served.port) for _ in range(4)]
     for one in clients:
-        one.send(traffic.config())
-    time.sleep(0.2)
+        one.send(traffic.sized(2, "no XML"))
+        assert "cannot be parsed" in one.message()[1]
+    return clients
+
+
+def test_a_good_client_waits_for_the_place_of_one_that_has_gone(served):
+    good = traffic.traffic(*traffic.scan())
+    (expected,), _ = traffic.talk(served.port, good)
+    for gone in (struct.pack("ii", 1, 0), None):
+        clients = occupied(served)
+        with traffic.Client(served.port) as client:
+            client.send(good)
+            client.socket.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                client.socket.recv(1)
+            client.socket.settimeout(30)
+            if gone:
+                clients[0].socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, gone)
+            clients[0].__exit__()
+            (found,), texts = client.messages()
+        assert texts == []
+        np.testing.assert_array_equal(found.data, expected.data)
+        for one in clients[1:]:
+            one.__exit__()
+
+
+def test_sessions_beyond_the_bound_are_told_so(served):
+    clients = occupied(served)
     images, texts = traffic.talk(served.port)
     for one in clients:
         one.send(traffic.CLOSE)

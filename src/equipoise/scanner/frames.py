@@ -16,9 +16,11 @@ from equipoise.certificate.effort import QUICK
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.calibration import holds_centre
 from equipoise.formats.header import cut
+from equipoise.formats.readers.mrd_scan import Records, scan_of
+from equipoise.formats.readers.registry import UNREADABLE
 from equipoise.formats.slices import as_slices, join_slices
 from equipoise.methods.method import Method
-from equipoise.outcome import Outcome
+from equipoise.outcome import BadInputError, EquipoiseError, Outcome
 from equipoise.physics.least_squares import tikhonov
 from equipoise.recon.experiment import undersample
 from equipoise.recon.memory import fit_memory
@@ -29,6 +31,7 @@ from equipoise.scanner.arrivals import Key
 from equipoise.scanner.budget import Share
 from equipoise.scanner.configuration import Configuration
 from equipoise.scanner.models import Models
+from equipoise.scanner.wire import ConnectionFailed
 
 SENSE_LAM = 100.0
 """lam of ``sense`` if none is given: ``||x||^2`` counts a hundredth of ``||A x - b||^2``."""
@@ -71,6 +74,24 @@ class Frame:
     slices: list[SolvedSlice]
 
 
+def assemble(records: Records, header: bytes) -> tuple[Acquisition, dict[Key, int]]:
+    """The scan of readouts and of an XML header, and the number of each of its frames.
+
+    Raises
+    ------
+    BadInputError
+        If they are no scan that can be read.
+    """
+    keys: list[Key] = []
+    try:
+        scan = scan_of(records, header, "the scan", [], [], keys)
+    except UNREADABLE as error:
+        if isinstance(error, EquipoiseError):
+            raise
+        raise BadInputError(f"the scan cannot be read: {type(error).__name__}: {error}") from error
+    return scan, {key: index for index, key in enumerate(keys)}
+
+
 def can_be_calibrated(scan: Acquisition, index: int | None, *, awaited: bool) -> bool:
     """Whether coil maps of a frame can be estimated from what has arrived.
 
@@ -94,7 +115,12 @@ def can_be_calibrated(scan: Acquisition, index: int | None, *, awaited: bool) ->
 
 
 def solve_frame(
-    scan: Acquisition, key: Key, config: Configuration, models: Models, share: Share
+    scan: Acquisition,
+    key: Key,
+    config: Configuration,
+    models: Models,
+    share: Share,
+    refused: threading.Event | None = None,
 ) -> Frame:
     """The image of a scan of one frame.
 
@@ -102,11 +128,17 @@ def solve_frame(
     ------
     BadInputError
         If it cannot be solved, or its solution does not fit into the share of memory.
+    ConnectionFailed
+        If ``refused`` is set before all its slices are solved.
     """
     slices = as_slices(scan)
     if config.acceleration is not None:
         slices = undersample(slices, config.acceleration, seed=0)
-    solved = [_solve(slices.of([i]), config, models, share) for i in range(len(slices.kspace))]
+    solved = []
+    for i in range(len(slices.kspace)):
+        if refused is not None and refused.is_set():
+            raise ConnectionFailed("the session was ended")
+        solved.append(_solve(slices.of([i]), config, models, share))
     noise = None
     if all(one.noise is not None for one in solved):
         noise = _joined(np.stack([one.noise for one in solved if one.noise is not None]), scan)

@@ -94,8 +94,8 @@ class TextMessage(Message):
 
     @property
     def text(self) -> str:
-        """The content as text; bytes that are not UTF-8 are replaced."""
-        return self.content.decode("utf-8", "replace")
+        """The content as text without a byte order mark; what is not UTF-8 is replaced."""
+        return self.content.decode("utf-8-sig", "replace")
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _readout(wire: Wire, share: Share) -> Readout:
     n, coils = int(head["number_of_samples"][0]), int(head["active_channels"][0])
     points = n * int(head["trajectory_dimensions"][0])
     # Before anything is received: the header may declare any size.
-    share.take(OVERHEAD + 8 * n * coils + 4 * points)
+    share.take_received(OVERHEAD + 8 * n * coils + 4 * points)
     coordinates = np.frombuffer(wire.read(4 * points), "<f4")
     samples = np.frombuffer(wire.read(8 * n * coils), "<f4")
     return Readout(Id.ACQUISITION, head, samples, coordinates)

@@ -33,8 +33,12 @@ PORT = 9002
 FINISHING, REFUSING = 4.0, 2.0
 """Seconds after a request to stop: for sessions to finish, and then for the rest to be refused."""
 
-REFUSALS = 32
-"""Connections beyond the sessions that are told so at the same time; others are closed."""
+WAITING = 32
+"""Connections beyond the sessions that wait for a place; others are closed."""
+
+PATIENCE = 5.0
+"""Seconds that a connection waits for a place. A session whose client has gone keeps its place
+until the server has noticed, and until the slice that is being solved is done."""
 
 REFUSAL_SECONDS = 2.0
 
@@ -106,9 +110,9 @@ class Server:
         self.share = (free or DEFAULT_MEMORY) // 2 // settings.max_sessions
         self._stopping = threading.Event()
         self._running: dict[Session, threading.Thread] = {}
-        self._changing = threading.Lock()
-        self._refusals = threading.Semaphore(REFUSALS)
-        self._count = 0
+        self._changing = threading.Condition()
+        self._connections = threading.Semaphore(settings.max_sessions + WAITING)
+        self._count, self._solving = 0, False
 
     def warm(self) -> float:
         """Load the model and reconstruct a phantom; the seconds that a reconstruction takes."""
@@ -149,8 +153,8 @@ class Server:
 
     @property
     def busy(self) -> bool:
-        """Whether a session is still running."""
-        return any(thread.is_alive() for thread in self._running.values())
+        """Whether a session is still running, or a slice of one that has ended is being solved."""
+        return self._solving or any(thread.is_alive() for thread in self._running.values())
 
     def _listener(self) -> socket.socket:
         host, port = self.settings.host, self.settings.port
@@ -173,26 +177,51 @@ class Server:
             time.sleep(GLANCE)
             return
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self._changing:
-            full = len(self._running) >= self.settings.max_sessions
-        if full:
-            self._turn_away(connection, f"{address[0]}:{address[1]}")
-        else:
-            self._begin(connection, f"{address[0]}:{address[1]}")
+        if not self._connections.acquire(blocking=False):
+            connection.close()
+            return
+        peer = f"{address[0]}:{address[1]}"
+        threading.Thread(
+            target=self._connected, args=(connection, peer), name=f"session {peer}", daemon=True
+        ).start()
 
-    def _begin(self, connection: socket.socket, peer: str) -> None:
+    def _connected(self, connection: socket.socket, peer: str) -> None:
+        try:
+            session = self._admitted(connection, peer)
+            if session is not None:
+                self._serve(session)
+            elif self._stopping.is_set():
+                self._turn_away(connection, STOPPING)
+            else:
+                log.warning("%s was refused: %d sessions are open", peer, len(self._running))
+                self._turn_away(
+                    connection,
+                    f"this server serves {self.settings.max_sessions} sessions at a time, and all "
+                    "are in use: try again later, or raise --max-sessions",
+                )
+        finally:
+            self._connections.release()
+
+    def _admitted(self, connection: socket.socket, peer: str) -> Session | None:
+        """A session when there is a place for it; None if there is none within ``PATIENCE``."""
+        most = self.settings.max_sessions
+        with self._changing:
+            self._changing.wait_for(
+                lambda: len(self._running) < most or self._stopping.is_set(), PATIENCE
+            )
+            if len(self._running) >= most or self._stopping.is_set():
+                return None
+            session = self._session(connection, peer)
+            self._running[session] = threading.current_thread()
+            return session
+
+    def _session(self, connection: socket.socket, peer: str) -> Session:
         self._count += 1
         settings, folder = self.settings, self.settings.save_dir
         wire = Wire(connection, settings.timeout, settings.longest)
         saving = None if folder is None else Saving(folder, self._count)
-        session = Session(
-            self._count, peer, wire, Share(self.share), self.usual, self.models, saving
-        )
-        thread = threading.Thread(target=self._serve, args=(session,), name=f"session {peer}")
-        thread.daemon = True
-        with self._changing:
-            self._running[session] = thread
-        thread.start()
+        share = Share(self.share)
+        return Session(self._count, peer, wire, share, self.usual, self.models, saving)
 
     def _serve(self, session: Session) -> None:
         try:
@@ -201,6 +230,8 @@ class Server:
             session.wire.close()
             with self._changing:
                 self._running.pop(session, None)
+                self._solving |= session.solving
+                self._changing.notify_all()
             self._log(session)
 
     def _log(self, session: Session) -> None:
@@ -218,37 +249,27 @@ class Server:
             extra={"session": asdict(report)},
         )
 
-    def _turn_away(self, connection: socket.socket, peer: str) -> None:
-        log.warning("%s was refused: %d sessions are open", peer, self.settings.max_sessions)
-        if not self._refusals.acquire(blocking=False):
-            connection.close()
-            return
-        threading.Thread(target=self._say_full, args=(connection,), daemon=True).start()
-
-    def _say_full(self, connection: socket.socket) -> None:
+    def _turn_away(self, connection: socket.socket, why: str) -> None:
+        """Say why there is no session."""
         wire = Wire(connection, REFUSAL_SECONDS)
         try:
-            send_log(
-                wire,
-                "ERROR",
-                f"this server serves {self.settings.max_sessions} sessions at a time, and all are "
-                "in use: try again later, or raise --max-sessions",
-            )
+            send_log(wire, "ERROR", why)
             send_close(wire)
             wire.finish(REFUSAL_SECONDS)
         except ConnectionFailed:
             pass
         finally:
             wire.close()
-            self._refusals.release()
 
     def _end(self) -> None:
         """Let sessions finish for a while, then refuse the rest."""
+        with self._changing:
+            self._changing.notify_all()
         self._wait(FINISHING)
         with self._changing:
             left = list(self._running)
         for session in left:
-            session.refuse("the server is stopping: send the scan again when it is back")
+            session.refuse(STOPPING)
         self._wait(REFUSING)
         log.info("stopped, %s", "a session is still solving" if self.busy else "no session is open")
 
@@ -259,6 +280,8 @@ class Server:
         for thread in threads:
             thread.join(max(end - time.monotonic(), 0))
 
+
+STOPPING = "the server is stopping: send the scan again when it is back"
 
 GLANCE = 0.5
 """Seconds after which the server looks whether it was told to stop."""

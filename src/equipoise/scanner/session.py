@@ -6,20 +6,19 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.header import name_of
 from equipoise.formats.readers.mrd_flags import declared_separate
-from equipoise.formats.readers.mrd_scan import COUNTERS, scan_of
-from equipoise.formats.readers.registry import UNREADABLE
+from equipoise.formats.readers.mrd_scan import COUNTERS, Records
 from equipoise.formats.readers.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError, EquipoiseError
 from equipoise.scanner.arrivals import LATE, LATE_CALIBRATION, LATE_NOISE, Arrivals, Key
 from equipoise.scanner.budget import Share
 from equipoise.scanner.configuration import Configuration, by_json, by_name, by_xml, changes
-from equipoise.scanner.frames import HEARD, can_be_calibrated, solve_frame
+from equipoise.scanner.frames import HEARD, assemble, can_be_calibrated, solve_frame
 from equipoise.scanner.images import Series
 from equipoise.scanner.messages import (
     Id,
@@ -32,8 +31,9 @@ from equipoise.scanner.messages import (
     send_log,
 )
 from equipoise.scanner.models import Models
+from equipoise.scanner.report import Report
 from equipoise.scanner.saving import Saving
-from equipoise.scanner.wire import ConnectionFailed, Wire
+from equipoise.scanner.wire import GLANCE, ConnectionFailed, Wire
 
 log = logging.getLogger("equipoise.scanner")
 
@@ -42,31 +42,6 @@ GOODBYE = 1.0
 
 MOST_TEXTS = 200
 """Texts that are sent in a session; an image that fails for each readout must not send more."""
-
-
-@dataclass
-class Report:
-    """What the log says of a session; times are in seconds from its beginning.
-
-    ``told`` holds what the client was told of the scan, such as how reversed readouts, navigators
-    and averages were used.
-    """
-
-    number: int
-    peer: str
-    configuration: str = ""
-    readouts: int = 0
-    images: int = 0
-    received: int = 0
-    sent: int = 0
-    memory: int = 0
-    last_readout: float | None = None
-    first_image: float | None = None
-    last_image: float | None = None
-    seconds: float = 0.0
-    outcome: str = "complete"
-    ignored: dict[str, int] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
 
 
 class Session:
@@ -97,6 +72,8 @@ class Session:
         saving: Saving | None,
     ) -> None:
         self.wire, self.share, self.models, self.saving = wire, share, models, saving
+        # A client may wait for its image before it sends more.
+        wire.occupied = lambda: share.solving > 0
         self.config = self.usual = usual
         self._asked: dict[str, Any] = {}
         self.report = Report(number, peer)
@@ -108,6 +85,7 @@ class Session:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._failure: str | None = None
         self._started = time.monotonic()
+        self._solver = threading.Thread(target=self._solve, name=f"frames {number}", daemon=True)
         self._texts = 0
         self._given: set[str] = set()
         self.refused = threading.Event()
@@ -115,10 +93,8 @@ class Session:
 
     def run(self) -> None:
         """Serve the session; nothing is raised."""
-        solving = threading.Thread(target=self._solve, name=f"frames {self.report.number}")
-        solving.daemon = True
-        solving.start()
-        self._end(solving)
+        self._solver.start()
+        self._end()
         report, wire = self.report, self.wire
         report.received, report.sent, report.memory = wire.received, wire.sent, self.share.most
         report.seconds = self._now()
@@ -126,10 +102,20 @@ class Session:
     def refuse(self, why: str) -> None:
         """End the session from another thread."""
         self.why_refused = why
+        self._abandon()
+
+    @property
+    def solving(self) -> bool:
+        """Whether a slice is being solved, also after the end of the session."""
+        return self._solver.is_alive()
+
+    def _abandon(self) -> None:
+        """Let each thread end as soon as it can."""
         self.refused.set()
+        self.share.end()
         self.wire.interrupt()
 
-    def _end(self, solving: threading.Thread) -> None:
+    def _end(self) -> None:
         try:
             self._receive()
         except ConnectionFailed as error:
@@ -141,7 +127,7 @@ class Session:
             log.exception("session %d failed", self.report.number)
             self._fail(f"unexpected {type(error).__name__}: {error}")
         self._jobs.put(None)
-        solving.join()
+        self._await_images()
         failure = self.why_refused or self._failure
         if failure is not None:
             self.report.outcome = failure
@@ -156,8 +142,14 @@ class Session:
     def _fail(self, why: str) -> None:
         """End the session, from any of its threads."""
         self._failure = why if self._failure is None else self._failure
-        self.refused.set()
-        self.wire.interrupt()
+        self._abandon()
+
+    def _await_images(self) -> None:
+        """Wait for the solver, but not if the server stops: a solve cannot be interrupted."""
+        while self.solving and not self.why_refused:
+            self._solver.join(GLANCE)
+            if self._failure is None and self.wire.was_reset():
+                self._fail("the client reset the connection before all images were made")
 
     def _now(self) -> float:
         return round(time.monotonic() - self._started, 3)
@@ -215,12 +207,15 @@ class Session:
         self._configure((replace(found, **self._asked), notes))
 
     def _take_xml(self, message: TextMessage) -> None:
-        self._ask(by_xml(message.content, self.config))
+        found = by_json(message.text, self.config)
+        self._ask(by_xml(message.content, self.config) if found is None else found)
 
     def _take_text(self, message: TextMessage) -> None:
         found = by_json(message.text, self.config)
         if found is not None:
             self._ask(found)
+        elif message.text.lstrip().startswith("{"):
+            self._once(["a text is no JSON with an object `parameters`, and is not used"])
 
     def _ask(self, found: tuple[Configuration, list[str]]) -> None:
         """Take parameters, which a name that comes later does not undo."""
@@ -252,7 +247,7 @@ class Session:
         with self._changing:
             complete = self._arrivals.add(readout)
         if complete:
-            self._jobs.put((complete, self._arrivals.count))
+            self._solve_soon(complete)
 
     def _begin(self) -> None:
         """The first readout: header and configuration are known from here on."""
@@ -276,26 +271,34 @@ class Session:
 
     def _close(self) -> None:
         if self._arrivals is not None and self.config.method != "nullrecon":
-            self._jobs.put(([], self._arrivals.count))
+            self._solve_soon([])
         for name, count in self.report.ignored.items():
             # Physiological curves come with every scan; images are a client's mistake.
             level = "INFO" if name == Id.WAVEFORM.name else "WARNING"
             self._say(level, f"{count} messages {name} were read and not used")
 
+    def _solve_soon(self, keys: list[Key]) -> None:
+        assert self._arrivals is not None
+        self.share.expect()
+        self._jobs.put((keys, self._arrivals.count))
+
     def _solve(self) -> None:
-        """The thread that solves; it ends with the jobs, or when the session is refused."""
+        """The thread that solves; it ends with the jobs."""
         while (job := self._jobs.get()) is not None:
-            if self.refused.is_set():
-                continue
-            try:
-                self._solve_job(*job)
-            except EquipoiseError as error:
-                self._fail(str(error))
-            except MemoryError:
-                self._fail("not enough memory for this scan")
-            except Exception as error:
-                log.exception("session %d failed", self.report.number)
-                self._fail(f"unexpected {type(error).__name__}: {error}")
+            if not self.refused.is_set():
+                self._attempt(*job)
+            self.share.solved()
+
+    def _attempt(self, keys: list[Key], until: int) -> None:
+        try:
+            self._solve_job(keys, until)
+        except EquipoiseError as error:
+            self._fail(str(error))
+        except MemoryError:
+            self._fail("not enough memory for this scan")
+        except Exception as error:
+            log.exception("session %d failed", self.report.number)
+            self._fail(f"unexpected {type(error).__name__}: {error}")
 
     def _solve_job(self, keys: list[Key], until: int) -> None:
         """Solve complete frames; without keys the client has closed, and all that is left."""
@@ -326,21 +329,12 @@ class Session:
             arrivals.done(solved, until)
         self._last(final)
 
-    def _scan(self, records: Any) -> tuple[Acquisition, dict[Key, int]]:
+    def _scan(self, records: Records) -> tuple[Acquisition, dict[Key, int]]:
         """The scan of readouts, and the number of each of its frames."""
-        notes: list[str] = []
-        keys: list[Key] = []
-        try:
-            scan = scan_of(records, self._header, "the scan", notes, [], keys)
-        except UNREADABLE as error:
-            if isinstance(error, EquipoiseError):
-                raise
-            raise BadInputError(
-                f"the scan cannot be read: {type(error).__name__}: {error}"
-            ) from error
+        scan, numbers = assemble(records, self._header)
         self._once(HEARD.taken())
         self._once(scan.notes, "INFO")
-        return scan, {key: index for index, key in enumerate(keys)}
+        return scan, numbers
 
     def _awaits_calibration(self, key: Key, until: int) -> bool:
         """Whether the header promises a calibration scan of which nothing has arrived."""
@@ -355,13 +349,17 @@ class Session:
         if index is None or self.refused.is_set():
             return
         try:
-            frame = solve_frame(scan.of([index]), key, self.config, self.models, self.share)
+            one = scan.of([index])
+            frame = solve_frame(one, key, self.config, self.models, self.share, self.refused)
         except BadInputError as error:
             self._say("ERROR", f"{_named(key)}: {error}")
             self.report.outcome = f"{_named(key)}: {error}"
             return
         self._once([f"{_named(key)}: {text}" for text in HEARD.taken()])
         assert self._series is not None
+        # The client has been told that it gets no more.
+        if self.refused.is_set():
+            return
         for image in self._series.images(frame, head):
             send_image(self.wire, image)
             self.report.images += 1

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from equipoise.outcome import EquipoiseError
@@ -34,6 +34,12 @@ class Wire:
         complete, and until bytes that are sent are taken.
     longest
         Longest time of the whole connection.
+
+    Attributes
+    ----------
+    occupied
+        Whether this side is at work for the other, which then may wait: no time limit but
+        ``longest`` ends before.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Wire:
         self._deadline = time.monotonic() + timeout
         self._sending, self._interrupted = threading.Lock(), threading.Event()
         self.received = self.sent = 0
+        self.occupied: Callable[[], bool] = lambda: False
 
     def begin(self) -> bool:
         """Wait for the next message; False if the other side has closed the connection."""
@@ -89,15 +96,18 @@ class Wire:
 
     def _receive(self, most: int) -> int:
         while True:
-            left = self._deadline - time.monotonic()
-            if left <= 0:
-                raise self._too_slow()
             if self._interrupted.is_set():
                 raise ConnectionFailed("the session was ended")
+            left = self._left()
             try:
+                # What has arrived in time counts, however late this thread has its turn.
                 self._in.settimeout(min(left, GLANCE))
                 self._buffer, self._at = self._in.recv(most), 0
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError) as error:
+                if left == 0:
+                    raise ConnectionFailed(
+                        f"no complete message arrived within {self.timeout:g} s"
+                    ) from error
                 continue
             except OSError as error:
                 raise ConnectionFailed(
@@ -106,10 +116,18 @@ class Wire:
             self.received += len(self._buffer)
             return len(self._buffer)
 
-    def _too_slow(self) -> ConnectionFailed:
-        if time.monotonic() >= self.end:
-            return ConnectionFailed("the connection was open for longer than is allowed")
-        return ConnectionFailed(f"no complete message arrived within {self.timeout:g} s")
+    def _left(self) -> float:
+        """Seconds until the time limit of a message, 0 if they are over."""
+        now = time.monotonic()
+        if now >= self.end:
+            raise ConnectionFailed("the connection was open for longer than is allowed")
+        if self.occupied():
+            self._deadline = max(self._deadline, now + self.timeout)
+        return max(self._deadline - now, 0.0)
+
+    def was_reset(self) -> bool:
+        """Whether the other side has reset the connection."""
+        return self._in.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     def write(self, *parts: Bytes) -> None:
         """Send bytes; parts of one call stay together, whatever other threads send.
@@ -143,7 +161,9 @@ class Wire:
         with contextlib.suppress(OSError):
             self._out.shutdown(socket.SHUT_WR)
         self._interrupted.clear()
-        self._deadline = time.monotonic() + seconds
+        # However much the other side sends.
+        self.end = time.monotonic() + seconds
+        self._deadline = self.end
         with contextlib.suppress(ConnectionFailed):
             while self._receive(CHUNK):
                 pass
