@@ -240,6 +240,24 @@ def test_name_parameters_and_header_may_come_in_any_order(order, served):
     assert texts == []
 
 
+@pytest.mark.parametrize("number", [2, 5])
+def test_parameters_may_begin_with_a_byte_order_mark_and_end_with_a_zero(number, served):
+    xml, lines = traffic.scan()
+    given = '\ufeff{"parameters": {"images": "int16"}}\0'
+    rest = traffic.header("\ufeff" + xml + "\0") + b"".join(map(traffic.readout, lines))
+    (image,), texts = traffic.talk(served.port, traffic.sized(number, given), rest, traffic.CLOSE)
+    assert image.data.dtype == np.int16
+    assert texts == []
+
+
+def test_parameters_that_cannot_be_read_are_not_passed_over_in_silence(served):
+    broken = traffic.text('{"parameters": {"images": "int16"}')
+    assert traffic.talk(served.port, traffic.config(), broken, traffic.CLOSE) == (
+        [],
+        ["WARNING  a text is no JSON with an object `parameters`, and is not used"],
+    )
+
+
 def test_the_first_image_comes_back_before_the_last_readout_is_sent(served):
     xml, lines = traffic.scan(n_slices=3)
     y = traffic.SHAPE[0]

@@ -59,12 +59,13 @@ class Solve:
 
     def __init__(self):
         self.begun, self.go, self.frames = threading.Event(), threading.Event(), 0
+        self.shape = 4, 5
 
     def __call__(self, scan, key, *_):
         self.frames += 1
         self.begun.set()
         assert self.go.wait(SOON)
-        image = np.ones((1, 4, 5), np.complex64)
+        image = np.ones((1, *self.shape), np.complex64)
         return Frame(key, image, None, None, [SolvedSlice(image[0], "converged")])
 
 
@@ -107,6 +108,15 @@ def test_a_client_may_wait_for_its_image_longer_than_the_time_limit(solve, tmp_p
         assert client.message()[0] == 1022
         assert client.messages() == ([], ["ERROR    no complete message arrived within 0.2 s"])
     assert client.ended()
+
+
+def test_the_session_of_a_client_that_does_not_take_its_image_ends(solve, tmp_path):
+    solve.shape = 1500, 1500  # 18 MB, more than the buffers of a connection hold
+    solve.go.set()
+    with Beside(tmp_path, timeout=0.5) as client:
+        client.send(traffic.traffic(*traffic.scan()))
+        assert client.ended()
+    assert "were not taken by the other side: timed out" in client.session.report.outcome
 
 
 def test_a_scan_that_comes_faster_than_it_is_solved_waits_for_memory(solve, tmp_path):
