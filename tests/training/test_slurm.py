@@ -6,11 +6,13 @@ import sys
 import time
 
 import pytest
+import typer
 from test_distributed import configuration, folder
 from typer.testing import CliRunner
 
 import fake_slurm
 from equipoise.cli.app import app
+from equipoise.cli.slurm import slurm_parameters
 from equipoise.training.log import entries
 from equipoise.zoo.model_file import provenance
 
@@ -77,3 +79,34 @@ def test_a_job_trains_is_stopped_and_goes_on_with_another_number_of_processes(im
     assert steps_of(run) == list(range(1, 16))
     of_two = stopped - 1
     until(lambda: provenance(run / "tiny.safetensors")["equilibrium_samples"] == 14 + of_two)
+
+
+def test_several_nodes_without_slurm_are_refused_before_anything_is_written(images, submit):
+    configuration(images, steps=1)
+    done = submit("", "--nodes", "2")
+    assert done.exit_code == 1
+    assert "--nodes is 2 and there is no SLURM here" in done.output
+    assert not (images / "run").exists()
+
+
+def test_what_slurm_refuses_is_passed_on(images, submit):
+    configuration(images, steps=1)
+    path, spool = fake_slurm.install(images / "spool")["PATH"], images / "spool"
+    refusal = "#!/bin/sh\necho 'sbatch: error: invalid partition: gqu' >&2\nexit 1\n"
+    (spool / "sbatch").write_text(refusal)
+    done = submit(path, "--slurm-option", "partition=gqu")
+    assert done.exit_code == 1
+    assert "SLURM refused the job" in done.output
+    assert "invalid partition: gqu" in done.output
+
+
+def test_options_of_slurm_are_numbers_for_submitit_or_passed_as_they_are():
+    given = ("gpus_per_node=a100:2", "mem_gb=64", "name=7", "qos=long")
+    assert slurm_parameters(given) == {
+        "timeout_min": 1440,
+        "mem_gb": 64,
+        "name": "7",
+        "slurm_additional_parameters": {"gpus_per_node": "a100:2", "qos": "long"},
+    }
+    with pytest.raises(typer.BadParameter, match="mem_gb must be a whole number"):
+        slurm_parameters(["mem_gb=much"])

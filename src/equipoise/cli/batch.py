@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from equipoise.cli.report import check_report_target, write_recon_report
+from equipoise.cli.slurm import of_cluster, queue
 from equipoise.cli.terminal import console, errors, failures, verbosity
 
 if TYPE_CHECKING:
@@ -289,35 +290,19 @@ def _line(record: dict[str, Any]) -> str:
 
 def _submit(folder: Path, parts: int, slurm_options: Sequence[str]) -> None:
     """Submit the command once for each part, as one array; without SLURM, as local processes."""
-    from equipoise.optional import need
+    with queue(folder, slurm_options, slurm_array_parallelism=parts) as executor:
+        from submitit.helpers import CommandFunction
 
-    submitit = need("submitit", "slurm", "--slurm")
-    executor = submitit.AutoExecutor(folder=folder / "slurm")
-    executor.update_parameters(slurm_array_parallelism=parts, **slurm_parameters(slurm_options))
-    with executor.batch():
-        jobs = [
-            executor.submit(submitit.helpers.CommandFunction(part_command(sys.argv, parts, k)))
-            for k in range(parts)
-        ]
-    where = "SLURM" if executor.cluster == "slurm" else "local processes, as there is no SLURM"
-    console.print(f"{parts} parts submitted ({where}): {', '.join(j.job_id for j in jobs)}")
+        with executor.batch():
+            jobs = [
+                executor.submit(CommandFunction(part_command(sys.argv, parts, k)))
+                for k in range(parts)
+            ]
+    numbers = ", ".join(job.job_id for job in jobs)
+    console.print(f"{parts} parts submitted ({of_cluster(executor)}): {numbers}")
     console.print(
         f"logs: {folder / 'slurm'}; afterwards run the same command with --resume", markup=False
     )
-
-
-def slurm_parameters(given: Sequence[str]) -> dict[str, Any]:
-    """Options such as ``partition=gpu``, under the names of submitit."""
-    parameters: dict[str, Any] = {"timeout_min": 24 * 60}
-    others: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise typer.BadParameter(f"--slurm-option is {text!r}: it must be NAME=VALUE")
-        # submitit names these itself; all others go to SLURM as they are.
-        known = name in ("timeout_min", "cpus_per_task", "mem_gb", "gpus_per_node", "name")
-        (parameters if known else others)[name] = int(value) if value.isdigit() else value
-    return {**parameters, "slurm_additional_parameters": others} if others else parameters
 
 
 def part_command(arguments: Sequence[str], parts: int, part: int) -> list[str]:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from equipoise.cli.batch import slurm_parameters
+from equipoise.cli.slurm import of_cluster, queue
 from equipoise.cli.terminal import console
 
 LAST = "last.ckpt"
@@ -23,15 +23,10 @@ def submit(folder: Path, nodes: int, tasks: int, options: Sequence[str]) -> None
     options
         Such as ``partition=gpu``.
     """
-    from equipoise.optional import need
-
-    submitit = need("submitit", "slurm", "--slurm")
-    executor = submitit.AutoExecutor(folder=folder / "slurm")
-    executor.update_parameters(
-        nodes=nodes, tasks_per_node=tasks, name=folder.name, **slurm_parameters(options)
-    )
-    job = executor.submit(TrainingTask(task_arguments(sys.argv), folder.resolve()))
-    where = "SLURM" if executor.cluster == "slurm" else "local processes, as there is no SLURM"
+    shape = {"nodes": nodes, "tasks_per_node": tasks, "name": folder.name}
+    with queue(folder, options, **shape) as executor:
+        job = executor.submit(TrainingTask(task_arguments(sys.argv), folder.resolve()))
+    where = of_cluster(executor)
     console.print(f"job {job.job_id} submitted ({where}): {nodes} nodes x {tasks} processes")
     console.print(f"logs: {folder / 'slurm'}; the run: {folder}", markup=False)
 
