@@ -9,6 +9,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from equipoise.training import progress
 from equipoise.training import train as training
 from equipoise.training.config import load_config
 from equipoise.training.log import append, drop_after, entries
@@ -120,6 +121,14 @@ def test_the_console_tells_what_is_written_and_how_long_it_takes():
     assert "step 100/100" in text
     assert "0 s left" in text
     assert "validation of the weights as written  psnr 31.25  (written: step 75)" in text
+
+
+def test_the_wait_for_the_first_samples_does_not_count_for_the_rest(monkeypatch):
+    times = iter([0.0, 60.0, 61.0, 62.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(times))
+    remaining = progress.Remaining()
+    steps = [Progress(step, 100, 0.0, 20.0, 0.0, 5.0, 4.0, {}) for step in (1, 2, 3)]
+    assert [remaining.after(step) for step in steps][1:] == ["2 min left", "2 min left"]
 
 
 def test_half_precision_is_for_what_is_not_certified(folder):

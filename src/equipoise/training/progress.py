@@ -27,17 +27,19 @@ class Remaining:
     """
 
     def __init__(self) -> None:
-        self.last, self.mean, self.warming = time.perf_counter(), 0.0, True
+        self.last, self.mean = time.perf_counter(), 0.0
+        self.seen, self.warming = 0, True
 
     def after(self, step: StepProgress) -> str:
         """The time that remains after a step."""
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         warming = step.iterations == 0 and step.step < step.warmup_steps
-        # The first step of each kind has nothing to be averaged with.
-        fresh = self.mean == 0 or warming != self.warming
+        # The first step of each kind has nothing to be averaged with, and that of a run waits for
+        # the first samples, so its time does not count once there is another.
+        fresh = self.seen < 2 or warming != self.warming
         self.mean = seconds if fresh else SMOOTHING * self.mean + (1 - SMOOTHING) * seconds
-        self.warming = warming
+        self.seen, self.warming = self.seen + 1, warming
         if warming:
             return f"{duration((step.warmup_steps - step.step) * self.mean)} of the warm-up left"
         return f"{duration((step.total - step.step) * self.mean)} left"
