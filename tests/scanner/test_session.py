@@ -99,6 +99,23 @@ def test_the_slices_of_a_client_that_has_reset_are_not_solved(solve, tmp_path):
     assert "reset the connection before all images were made" in client.session.report.outcome
 
 
+@pytest.mark.parametrize("mistake", ["an unknown message", "no CLOSE"])
+def test_images_that_are_complete_come_back_in_spite_of_a_later_mistake(mistake, solve, tmp_path):
+    with Beside(tmp_path) as client:
+        client.send(traffic.traffic(*traffic.scan())[: -len(traffic.CLOSE)])
+        assert solve.begun.wait(SOON)
+        if mistake == "no CLOSE":
+            client.socket.shutdown(socket.SHUT_WR)
+        else:
+            client.send(struct.pack("<H", 77))
+        time.sleep(0.3)
+        solve.go.set()
+        images, (text,) = client.messages()
+    assert len(images) == 1
+    assert text.startswith("ERROR")
+    assert client.ended()
+
+
 def test_a_client_may_wait_for_its_image_longer_than_the_time_limit(solve, tmp_path):
     with Beside(tmp_path, timeout=0.2) as client:
         client.send(traffic.traffic(*traffic.scan())[: -len(traffic.CLOSE)])

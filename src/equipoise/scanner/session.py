@@ -33,7 +33,7 @@ from equipoise.scanner.messages import (
 from equipoise.scanner.models import Models
 from equipoise.scanner.report import Report
 from equipoise.scanner.saving import Saving
-from equipoise.scanner.wire import GLANCE, ConnectionFailed, Wire
+from equipoise.scanner.wire import GLANCE, ConnectionFailed, ConnectionLost, Wire
 
 log = logging.getLogger("equipoise.scanner")
 
@@ -118,10 +118,11 @@ class Session:
     def _end(self) -> None:
         try:
             self._receive()
-        except ConnectionFailed as error:
-            self._fail(self.why_refused or str(error))
-        except EquipoiseError as error:
+        except ConnectionLost as error:
             self._fail(str(error))
+        # Images whose readouts are complete are still made and sent.
+        except EquipoiseError as error:
+            self._failure = self._failure or str(error)
         # A library may fail in a way that was not foreseen, and the server goes on.
         except Exception as error:
             log.exception("session %d failed", self.report.number)
@@ -148,7 +149,7 @@ class Session:
         """Wait for the solver, but not if the server stops: a solve cannot be interrupted."""
         while self.solving and not self.why_refused:
             self._solver.join(GLANCE)
-            if self._failure is None and self.wire.was_reset():
+            if not self.refused.is_set() and self.wire.was_reset():
                 self._fail("the client reset the connection before all images were made")
 
     def _now(self) -> float:

@@ -22,6 +22,10 @@ class ConnectionFailed(EquipoiseError):
     """The other side cannot be reached any more, or is too slow."""
 
 
+class ConnectionLost(ConnectionFailed):
+    """The other side is gone, or takes nothing any more."""
+
+
 class Wire:
     """A connection with a buffer for reading.
 
@@ -110,9 +114,7 @@ class Wire:
                     ) from error
                 continue
             except OSError as error:
-                raise ConnectionFailed(
-                    f"the connection failed: {error.strerror or error}"
-                ) from error
+                raise ConnectionLost(f"the connection failed: {error.strerror or error}") from error
             self.received += len(self._buffer)
             return len(self._buffer)
 
@@ -134,7 +136,7 @@ class Wire:
 
         Raises
         ------
-        ConnectionFailed
+        ConnectionLost
             If the other side does not take them.
         """
         with self._sending:
@@ -143,7 +145,7 @@ class Wire:
                     self._out.sendall(part)
                     self.sent += len(part)
             except OSError as error:
-                raise ConnectionFailed(
+                raise ConnectionLost(
                     f"{sum(map(len, parts))} bytes were not taken by the other side: "
                     f"{error.strerror or error}"
                 ) from error
