@@ -294,7 +294,7 @@ class TestBadInput:
         self.fails(tmp_path, *arguments, match=match)
 
     def test_a_demo_folder_that_is_a_file(self, full_scan, tmp_path):
-        self.fails(tmp_path, "demo", "-o", full_scan, match="cannot be created")
+        self.fails(tmp_path, "demo", "-o", full_scan, match="cannot be written")
 
     def test_a_damaged_scan(self, full_scan, tmp_path):
         path = tmp_path / "cut.h5"

@@ -155,3 +155,40 @@ class TestYaml:
         paths = [f"images/subject_{i:04}/brain.nii.gz" for i in range(1000)]
         (tmp_path / "c.yaml").write_text("train:\n" + "".join(f"  - {p}\n" for p in paths))
         assert load_yaml(tmp_path / "c.yaml") == {"train": paths}
+
+
+BODY = (
+    "<ismrmrdHeader><encoding><encodedSpace><matrixSize><x>64</x><y>48</y><z>1</z></matrixSize>"
+    "</encodedSpace></encoding></ismrmrdHeader>"
+)
+
+
+class TestEncodings:
+    @pytest.mark.parametrize("padding", ["", "\0\0\0", "\n"])
+    @pytest.mark.parametrize(
+        "name", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"]
+    )
+    def test_a_header_is_read_in_every_encoding(self, name, padding):
+        declared = name.removesuffix("-sig")
+        text = f'<?xml version="1.0" encoding="{declared}"?>{BODY}{padding}'
+        assert parse(text.encode(name), "s.h5").encoded.matrix == (64, 48, 1)
+        # Libraries also give text that they have decoded, with the declaration of its bytes.
+        assert parse(text, "s.h5").encoded.matrix == (64, 48, 1)
+
+    @pytest.mark.parametrize(
+        "content", [f'<?xml version="1.0" encoding="klingon"?>{BODY}'.encode(), BODY + "\udcff"]
+    )
+    def test_what_no_encoding_explains_is_refused(self, content):
+        with pytest.raises(BadInputError, match="cannot be parsed"):
+            parse(content, "s.h5")
+
+    @pytest.mark.parametrize("name", ["utf-8", "utf-16", "utf-32"])
+    @pytest.mark.parametrize(
+        "declared",
+        ['<!ENTITY b SYSTEM "file:///etc/passwd">', '<!ENTITY % b SYSTEM "file:///etc/passwd">%b;',
+         "".join(f'<!ENTITY b{i} "{f"&b{i + 1};" * 10}">' for i in range(9))],
+    )  # fmt: skip
+    def test_entities_are_refused_in_every_encoding(self, name, declared):
+        text = f'<?xml version="1.0"?><!DOCTYPE a [{declared}]><a>&b;</a>'
+        with pytest.raises(BadInputError, match="document type"):
+            parse(text.encode(name), "s.h5")

@@ -78,6 +78,7 @@ def recon_many(
         raise typer.BadParameter("several scans need a folder for their images: use -o DIR")
     with failures():
         from equipoise.formats.replacing import make_folder
+        from equipoise.formats.writers.target import check_new_folder
         from equipoise.outcome import ConvergenceWarning
         from equipoise.recon.batch import Callbacks, Manifest, plan, run
         from equipoise.recon.device import pick_device
@@ -85,6 +86,7 @@ def recon_many(
 
         jobs = plan(scans, folder, options.suffix)
         model, device = load_model(settings.model), pick_device(options.device)
+        check_new_folder(folder)
         make_folder(folder)
         # After the plan, so that a mistake is reported here and not in the log of every task.
         if options.slurm:

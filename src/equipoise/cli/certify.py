@@ -94,7 +94,7 @@ def certify(
         from equipoise.certificate.certify import certify_slice
         from equipoise.certificate.effort import QUICK, Effort
         from equipoise.formats.replacing import make_folder
-        from equipoise.formats.writers.target import check_files, input_files
+        from equipoise.formats.writers.target import check_files, check_new_folder, input_files
         from equipoise.recon.device import on_device, pick_device
         from equipoise.recon.experiment import load_experiment
         from equipoise.recon.memory import fit_memory
@@ -107,6 +107,7 @@ def certify(
         inputs = input_files(scan, how.csm, how.mask, model if Path(model).is_file() else None)
         # Before the work: a refusal after minutes of solving would lose the results.
         check_files([folder / name for name in WRITTEN], overwrite=overwrite, inputs=inputs)
+        check_new_folder(folder)
         check_report_target(report, overwrite, inputs)
         where = pick_device(device)
         network = load_model(model).to(where)

@@ -21,12 +21,13 @@ def demo(
     scan, image, picture = (folder / name for name in (SCAN, IMAGE, PICTURE))
     with failures():
         from equipoise.formats.replacing import make_folder
-        from equipoise.formats.writers.target import check_files
+        from equipoise.formats.writers.target import check_files, check_new_folder
         from equipoise.recon.demo import simulate_scan, zero_filled
         from equipoise.recon.settings import ReconSettings
         from equipoise.report.figures import comparison_figure
 
         check_files((scan, image, picture), overwrite=overwrite)
+        check_new_folder(folder)
         make_folder(folder)
         simulate_scan(scan)
         done = recon_one(scan, ReconSettings(), image, overwrite=overwrite)

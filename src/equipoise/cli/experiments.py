@@ -340,11 +340,12 @@ def check_results(
     models: str | None = None,
 ) -> None:
     """Refuse, before the work begins, to replace a result that exists or a file that is read."""
-    from equipoise.formats.writers.target import check_files, input_files
+    from equipoise.formats.writers.target import check_files, check_new_folder, input_files
 
     named = [entry.strip().rpartition("=")[2] for entry in (models or "").split(",")]
     inputs = input_files(*(data or []), *(name for name in named if Path(name).is_file()))
     check_files([folder / name for name in files], overwrite=overwrite, inputs=inputs)
+    check_new_folder(folder)
 
 
 def _lams(text: str | None) -> list[str] | None:

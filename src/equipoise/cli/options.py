@@ -1,6 +1,7 @@
 """The options that ``recon`` and ``certify`` share: scan, model and accuracy."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -99,7 +100,8 @@ def check_scan_options(
         raise typer.BadParameter("--mask and --acceleration exclude each other: leave out one")
     if seed is not None and acceleration is None:
         raise typer.BadParameter("--seed needs --acceleration, which draws the mask")
-    if rtol is not None and not 0 < rtol < 1:
+    # Smaller numbers count as zero where the processor flushes them.
+    if rtol is not None and not sys.float_info.min <= rtol < 1:
         raise typer.BadParameter(
             f"--rtol is {rtol}: it must lie between 0 and 1, a share of the norm of the image"
         )

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -56,13 +56,46 @@ class CleanConsole(Console):
             self.print(line, markup=False)
 
 
+class Messages:
+    """Standard error as it is at the moment; what cannot be written there is dropped.
+
+    A log on a full disk must not cost the result of a command, or change its exit code.
+    """
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        with _dropping():
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        with _dropping():
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is that of the stream."""
+        return getattr(sys.stderr, name)
+
+
+@contextmanager
+def _dropping() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        # What is held back would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 FLAGS = ("-q", "--quiet", "-v", "--verbose", "--debug")
 
 # In a log or a pipe, which has no width, tables must not be squeezed.
-console = CleanConsole(stderr=True, soft_wrap=True, width=None if sys.stderr.isatty() else 140)
+console = CleanConsole(
+    file=cast(TextIO, Messages()), soft_wrap=True, width=None if sys.stderr.isatty() else 140
+)
 """For progress and notes; silent with ``-q``. Results for scripts go to standard output."""
 
-errors = CleanConsole(stderr=True, soft_wrap=True)
+errors = CleanConsole(file=cast(TextIO, Messages()), soft_wrap=True)
 """For errors and warnings, which are printed even with ``-q``."""
 
 

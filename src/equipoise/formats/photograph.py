@@ -231,7 +231,7 @@ def write_photograph(path: Path, photograph: Photograph) -> None:
         with replacing(path) as temporary:
             image.save(temporary, format=kind, **options)
     except OSError as error:
-        raise BadInputError(f"{path} cannot be written: {error}") from error
+        raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _channels(photograph: Photograph) -> np.ndarray:

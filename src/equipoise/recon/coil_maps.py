@@ -174,6 +174,7 @@ def save_maps(path: Path, result: CoilMapResult) -> None:
         return
     with replacing(path) as temporary:
         if path.suffix == ".npy":
+            reserve(temporary, path, result.csm.nbytes)
             with temporary.open("wb") as file:
                 np.save(file, result.csm.numpy())
             return

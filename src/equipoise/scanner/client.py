@@ -128,7 +128,7 @@ def send(
 def _connect(host: str, port: int, timeout: float) -> Wire:
     try:
         return Wire(socket.create_connection((host, port), timeout=timeout), timeout)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise BadInputError(
             f"{host} port {port} cannot be reached: {error}: start `equipoise serve` there"
         ) from error

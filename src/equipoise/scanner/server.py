@@ -161,7 +161,7 @@ class Server:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             return socket.create_server((host, port), family=family, backlog=64)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             raise BadInputError(
                 f"port {port} of {host} cannot be opened: {error}: choose another with --port"
             ) from error

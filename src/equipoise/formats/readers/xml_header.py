@@ -1,5 +1,6 @@
 """The ISMRMRD XML header, read leniently, because M4Raw and others violate the schema."""
 
+import codecs
 from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
@@ -95,18 +96,42 @@ def parse_xml(content: bytes | str, what: str) -> ElementTree.Element:
     BadInputError
         If it is not XML, declares a document type, or is longer or deeper than a header can be.
     """
-    raw = content.encode() if isinstance(content, str) else bytes(content)
-    # HDF5 pads fixed-length strings, and the parser refuses NUL bytes after the root.
-    raw = raw.rstrip(b"\0 \r\n\t")
-    if len(raw) > MAX_BYTES:
+    if len(content) > MAX_BYTES:
         raise BadInputError(
-            f"{what} has {len(raw)} bytes, and at most {MAX_BYTES} are read: the "
+            f"{what} has {len(content)} bytes, and at most {MAX_BYTES} are read: the "
             "file is damaged or not a scan"
         )
     try:
-        return ElementTree.fromstring(raw, ElementTree.XMLParser(target=_Limited()))
+        text, encoding = _decoded(content)
+        return ElementTree.fromstring(
+            text, ElementTree.XMLParser(target=_Limited(), encoding=encoding)
+        )
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise BadInputError(f"{what} cannot be parsed: {error}") from error
+
+
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    b"<\0": "utf-16-le",
+    b"\0<": "utf-16-be",
+}
+"""Encodings by the first bytes of a text; that of UTF-32 begins like that of UTF-16."""
+
+
+def _decoded(content: bytes | str) -> tuple[bytes, str | None]:
+    """A text without padding, and its encoding, or None if the text itself declares it."""
+    found = None
+    if not isinstance(content, str):
+        found = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
+        content = content.decode(found) if found else bytes(content)
+    # A text that is decoded already may still declare another encoding.
+    if isinstance(content, str):
+        found, content = "utf-8", content.encode()
+    # HDF5 pads fixed-length strings, and the parser refuses NUL bytes after the root.
+    return content.strip(b"\0 \r\n\t"), found
 
 
 class _Limited(ElementTree.TreeBuilder):

@@ -7,6 +7,7 @@ whatever name leads to it (a link, the ``.cfl`` of a ``.hdr``, maps, masks, mode
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from equipoise.formats.writers import dicom
@@ -156,10 +157,11 @@ def check_files(paths: Iterable[Path], *, overwrite: bool, inputs: Inputs | None
     Raises
     ------
     BadInputError
-        If there is such a file; the message names the first one.
+        If there is such a file, or a path cannot be one; the message names the first.
     """
     paths = list(paths)
     for path in paths:
+        _check_name(path)
         # The files of a folder would go with it.
         inside = path.iterdir() if path.is_dir() else ()
         read = next((i for p in (path, *inside) if (i := _input_at(p, inputs or {}))), None)
@@ -180,8 +182,38 @@ def _input_at(path: Path, inputs: Inputs) -> Path | None:
     return None if identity is None else inputs.get(identity)
 
 
+def _check_name(path: Path) -> None:
+    """Refuse a name that is too long, leads through a file or in a circle, or may not be seen."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BadInputError(
+            f"{path} cannot be written: {error.strerror}: use another name with -o"
+        ) from error
+
+
+def check_new_folder(folder: Path) -> None:
+    """Refuse, before the work begins, a folder for results that could not be made after it.
+
+    Raises
+    ------
+    BadInputError
+        If the folder, or the nearest one above it that exists, cannot be written.
+    """
+    _check_name(folder)
+    _check_folder(next(p for p in (folder, *folder.parents) if os.path.lexists(p)))
+
+
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise BadInputError(f"{folder} is not a folder: create it first, or use another with -o")
-    if not os.access(folder, os.W_OK):
-        raise BadInputError(f"{folder} cannot be written to: use another folder with -o")
+    # Only an attempt tells: the administrator may write everywhere, but not on every file system.
+    try:
+        with TemporaryDirectory(prefix=".equipoise-", dir=folder):
+            pass
+    except OSError as error:
+        raise BadInputError(
+            f"{folder} cannot be written to ({error.strerror}): use another folder with -o"
+        ) from error

@@ -92,8 +92,11 @@ def _new_hdf5(temporary: Path, path: Path, content: Content) -> h5py.File:
 
 def _write_npy(path: Path, content: Content) -> None:
     with replacing_set([path, sidecar_of(path)]) as (temporary, beside):
+        image = content["image"].astype(np.complex64)
+        # numpy does not tell why a write failed.
+        reserve(temporary, path, image.nbytes)
         with temporary.open("wb") as file:
-            np.save(file, content["image"].astype(np.complex64))
+            np.save(file, image)
         _write_sidecar(beside, content, {path: temporary})
 
 
