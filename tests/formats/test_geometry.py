@@ -90,6 +90,25 @@ def test_interleaved_slices_are_in_the_order_of_their_positions(write, scan, tmp
         assert np.allclose(pixels, image[index], atol=float(made.RescaleSlope))
 
 
+@pytest.mark.parametrize("slices_first", [True, False])
+def test_frames_of_a_file_without_geometry_lie_at_the_same_place(slices_first, tmp_path):
+    frames, slices = 3, 2
+    images = np.arange(1, 7)[:, None, None] * np.ones((6, 8, 8), np.complex64)
+    labels = [{"time": t, "slice": s} for t in range(frames) for s in range(slices)]
+    if slices_first:
+        labels = sorted(labels, key=lambda label: label["slice"])
+    content = {"image": images, "header": Header(labels=labels, frame_ms=40.0)}
+    for suffix in (".dcm", ".nii.gz"):
+        write_image(tmp_path / f"o{suffix}", content)
+    made = dicoms(tmp_path / "o.dcm")
+    places = [float(one.ImagePositionPatient[2]) for one in made]
+    assert places == [0.0, 1.0] * frames
+    assert [float(one.TriggerTime) for one in made] == [0.0, 0.0, 40.0, 40.0, 80.0, 80.0]
+    stored = nibabel.load(tmp_path / "o.nii.gz")
+    assert stored.shape == (8, 8, slices, frames)
+    assert stored.header.get_zooms()[2:] == pytest.approx((1.0, 0.04))
+
+
 PLANES = [  # read, phase, slice
     ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     ((0, 1, 0), (0, 0, -1), (1, 0, 0)),

@@ -477,9 +477,9 @@ def test_where_memory_is_short_maps_are_dropped_and_the_image_is_the_same(
 
     acquisition, model = read(full_scan), load_model("mol-lr-brain-4x")
     monkeypatch.setattr(equipoise.recon.memory, "TILE", 32)
-    last = equipoise.recon.memory.bytes_of_a_pixel(model)
+    last = equipoise.recon.memory.evaluation_of(model, 2**22)
     model.options = replace(model.options, exact=False)
-    assert last == 2 * equipoise.recon.memory.bytes_of_a_pixel(model) >= 64 * 26  # measured
+    assert last == 2 * equipoise.recon.memory.evaluation_of(model, 2**22) >= 64 * 26 * 2**22
     model.options = replace(model.options, exact=True)
     estimates = [
         equipoise.recon.memory.estimate(acquisition, model, keep_maps=keep, tile=tile)

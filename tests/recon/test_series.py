@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 import layouts
+from equipoise.experiments.memory import CLEAR_REFS, peak_since, reset_peak
 from equipoise.formats.acquisition import make_acquisition
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.header import Header
@@ -465,6 +469,40 @@ class TestMemory:
         monkeypatch.setattr(memory, "available_memory", lambda: tiled - 1)
         with pytest.raises(BadInputError, match="in tiles of 4 pixels"):
             memory.fit_memory(scan, model)
+        assert memory.resident_memory() > 2**20
         options = replace(model.options, tile=4)
         exact, cut = reconstruct(scan, model), reconstruct(scan, model, options=options)
         assert torch.allclose(exact.image, cut.image, atol=1e-4)
+
+    @pytest.mark.skipif(not CLEAR_REFS.exists(), reason="the peak is that of Linux")
+    def test_a_solve_takes_the_memory_that_was_estimated(self):
+        """In a process of its own, whose peak begins anew before the solve."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, __file__]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert not done.returncode, done.stderr
+        grown, needed = map(float, done.stdout.split())
+        assert needed == pytest.approx(grown, rel=0.15)
+
+
+def measured_solve():
+    """Growth of the peak and its estimate in MB, of eight evaluations of a volume."""
+    torch.set_num_threads(1)
+    model = of_time("z")
+    options = replace(model.options, max_iter=8)
+    # Libraries that a small volume loads do not count.
+    for shape in ((8, 16, 16), (32, 48, 48)):
+        maps = biot_savart_maps(shape[1:], COILS, 0)[:, :, None].expand(-1, -1, shape[0], -1, -1)
+        mask = volume_mask(shape, 4.0, 4, seed=0)
+        image = torch.ones((1, *shape), dtype=maps.dtype)
+        kspace = SenseOp(maps, mask).forward(image).numpy()
+        scan = make_acquisition(kspace, "v", "test", volume=True, csm=maps.numpy())
+        needed = memory.estimate(scan, model) / 2**20
+        before = reset_peak()
+        reconstruct(scan, model, options=options)
+        grown = peak_since(before)
+    print(grown, needed)
+
+
+if __name__ == "__main__":
+    measured_solve()

@@ -64,6 +64,8 @@ def test_a_volume_is_shown_in_three_planes():
     }
     assert sizes == {"z = 2": (N, N), "y = 16": (N, FRAMES), "x = 16": (N, FRAMES)}
     assert "error of the reconstruction, y = 16, to 0.15" in pictures
+    noise = [pictures[f"noise, standard deviation, {n}, to 1"].size for n in ("z = 2", "y = 16")]
+    assert noise == [(N, N), (N, FRAMES)]
     assert not any("over time" in name for name in pictures)
 
 

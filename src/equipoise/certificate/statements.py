@@ -190,8 +190,8 @@ ABOUT_ONE_F = ("perturbation_bound", "noise_bound", "paper_bound")
 """Statements about a change of the data at one lam and F."""
 
 FROZEN = (
-    "F was read off these data by a first pass, and other data give another F: the bound of the "
-    "paper is about one F."
+    "F was read off these data, by a first pass or from the still image of a series, and other "
+    "data give another F: the bound of the paper is about one F."
 )
 
 
@@ -209,9 +209,9 @@ def _perturbation(constants: Constants, amplification: float, slack: float | Non
         constants,
         amplification,
         "1/2 sqrt(lam / m) + l / (2 m) sqrt(lam_1 / m_1) (23)",
-        f"{moved} With the first image held fixed it would be {held}, which promises nothing of an "
-        "attack: that moves both passes. Between two delivered images, add what the distance "
-        "bounds of both passes allow.",
+        f"{moved} With the image that F was read off held fixed it would be {held}, which promises "
+        "nothing of an attack: that moves F too. Between two delivered images, add what the "
+        "distance bounds of all passes allow.",
     )
 
 

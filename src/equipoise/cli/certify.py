@@ -244,7 +244,7 @@ def _print(c: "Certificate") -> None:
         console.print(
             f"  noise of this scan moves the image by {c.noise_response.mean:.2%} ± "
             f"{c.noise_response.error:.2%} of its norm (measured, {c.noise_response.probes} probes "
-            f"of the linearised response{BOTH if c.second_pass_bound is not None else ''}, about "
+            f"of the linearised response{_through(c)}, about "
             f"{c.noise_response.missing:.0%} of each missing)"
         )
     if c.noise is not None:
@@ -285,7 +285,11 @@ def _weights(c: "Certificate") -> str:
     return f"lam {c.lam:.3g} ({c.lam_source}){threshold}"
 
 
-BOTH = " through both passes"
+def _through(c: "Certificate") -> str:
+    """What else of the data moves the image, if F was read off them."""
+    if c.second_pass_bound is None:
+        return ""
+    return " and of the still image" if "time" in c.axes else " through both passes"
 
 
 def _error(c: "Certificate") -> str:

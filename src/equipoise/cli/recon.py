@@ -169,13 +169,17 @@ def say_what_is_assumed(prepared: "Prepared", device: "torch.device") -> None:
     """Print the notes of the reader, and what is done differently because memory is short."""
     from equipoise.formats.limits import size_text
     from equipoise.methods.method import PLANE
+    from equipoise.recon.memory import resident_memory
 
     acquisition = prepared.experiment.acquisition
     if verbosity.verbose:
         say_more(prepared.plan.needed, device)
     elif len(prepared.axes) > len(PLANE):
         needed = size_text(prepared.plan.needed)
-        console.print(f"{prepared.size}: about {needed} of memory beside the scan", style="dim")
+        text = f"{prepared.size}: about {needed} of memory beside the scan"
+        held = resident_memory()
+        in_all = f", {size_text(held + prepared.plan.needed)} in all" if held else ""
+        console.print(text + in_all, style="dim")
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
     if prepared.plan.note:

@@ -1,6 +1,7 @@
 """The metadata of a scan: where the pixels lie, and what each image of a stack is."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -155,9 +156,13 @@ def _as_plane(numbers: Any) -> Plane:
     return first, second, third
 
 
-def unknown_geometry(n_images: int) -> Geometry:
-    """Touching slices of unit voxels, for a file without geometry."""
-    centres = [(0.0, 0.0, float(i)) for i in range(n_images)]
+def unknown_geometry(volumes: Sequence[Sequence[int]]) -> Geometry:
+    """Touching slices of unit voxels, for a file without geometry.
+
+    All ``volumes``, the images of each of which are given, lie at the same place.
+    """
+    place = {index: float(z) for indices in volumes for z, index in enumerate(indices)}
+    centres = [(0.0, 0.0, place[index]) for index in sorted(place)]
     return Geometry((1.0, 1.0, 1.0), centres=centres, oriented=False)
 
 

@@ -1,13 +1,15 @@
 """The memory of a reconstruction: estimated before it, and measured after it."""
 
+import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from equipoise.formats.acquisition import STACK, Acquisition
 from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.limits import available_memory, size_text
 from equipoise.formats.slices import stack_shape
-from equipoise.methods.method import PLANE, VOLUME, Method
+from equipoise.methods.method import PLANE, SERIES, VOLUME, Method
 from equipoise.methods.mol import MOL
 from equipoise.methods.variational import Variational
 from equipoise.networks.ridge import Ridge
@@ -29,8 +31,14 @@ VARIATIONAL_COPIES, VARIATIONAL_BANDS = 14, 20
 """Number of copies of coefficients in memory during a minimisation, two for each in double
 precision, and of their bands at most."""
 
-BUFFERS = 5
-"""Number of layers in memory during an evaluation; 3.2 were measured for a CNN, 4.1 for a ridge."""
+BUFFERS, ON_HEAP = 4.5, 9.5
+"""Number of layers in memory during an evaluation: of any network, and of a ridge whose layers lie
+on the heap. 4.4 were measured for a CNN of 128 pixels, 3.7 for a ridge of 384 pixels whose layers
+do not lie there, and 8.8 to 10 where they do, because the gaps are too small for the next layer."""
+
+HEAP, LEFT = 2**25, 0.4
+"""Up to this size glibc puts arrays on its heap, once it has seen one of that size freed; the share
+of the heap that larger layers find still held and cannot use, measured at 256 x 256."""
 
 PARTS = 2
 """A ridge has its features for the real and for the imaginary part."""
@@ -45,17 +53,17 @@ TILE = 256
 SMALL_TILES = (128, 64, 32)
 """The same for images of three axes, of which a tile has all frames or slices along z."""
 
-COEFFICIENTS, WITH_NETWORK, WITHOUT_NETWORK, OF_A_COIL, COMBINING = 4, 450, 640, 16, 40
+COEFFICIENTS, WITH_NETWORK, WITHOUT_NETWORK, OF_A_COIL, COMBINING = 5, 450, 640, 16, 40
 """Of an image of three axes: copies of all coefficients in an evaluation; bytes of a pixel beside
-it, and in a step of the solver alone; bytes of a pixel and coil all the time, and while coils are
-combined. The measured peak of 80 x 128 x 128 with 8 coils is 0.90 of the estimate."""
+it, and in a step of the solver alone, with a full history of Anderson; bytes of a pixel and coil
+all the time, and while coils are combined."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a scan fits into memory: whether all maps are kept for the output, and the tile of H.
 
-    ``needed`` is the estimate in bytes, in addition to the scan itself.
+    ``needed`` is the estimate of :func:`estimate` in bytes.
     """
 
     needed: int
@@ -74,22 +82,26 @@ class Plan:
 def estimate(
     acquisition: Acquisition, model: Method, *, keep_maps: bool = True, tile: int | None = None
 ) -> int:
-    """Estimated bytes that the reconstruction of a scan takes in addition to the scan itself.
+    """Estimated bytes by which the process grows, at its peak, while a scan is reconstructed.
 
-    The images of all slices, and with ``keep_maps`` their maps, are kept until they are written.
-    One slice at a time is calibrated and solved; the network needs :func:`bytes_of_a_pixel` for
-    each pixel of the tile. A volume is first transformed along its readout into a stack of slices,
-    of the size of its samples.
+    Python, the libraries, the model and the scan are in memory before and do not count; nor do a
+    target, a report and the writing of images. The images of all slices, and with ``keep_maps``
+    their maps, are kept until they are written; a series has one set for its frames. One slice,
+    series or volume at a time is calibrated and solved, with :func:`evaluation_of` for the pixels
+    of the tile. A volume that is cut is first transformed along its readout into a stack of slices,
+    of the size of its samples. A solve that ends before Anderson has a full history of iterates
+    takes less.
     """
     slices, coils, y, x = shape_of(acquisition, model.axes)
     pixels = y * x
-    kept = COMPLEX * slices * pixels * (3 + (coils if keep_maps else 0))
+    sets = len(series_of(acquisition.labels)) if model.axes == SERIES else slices
+    kept = COMPLEX * pixels * (3 * slices + (coils * sets if keep_maps else 0))
     # Either of the two is in memory at a time, so the larger one counts below.
     calibration = 0 if acquisition.csm is not None else ESPIRIT_COPIES * COMPLEX * coils * pixels
     if model.axes != PLANE:
         return kept + max(calibration, solve_of_three_axes(acquisition, model, tile))
     at_once = pixels if tile is None else min(pixels, tile**2)
-    solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + at_once * bytes_of_a_pixel(model)
+    solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + evaluation_of(model, at_once)
     transformed = acquisition.samples.nbytes if acquisition.samples.ndim > len(STACK) else 0
     return kept + transformed + max(calibration, solve)
 
@@ -101,12 +113,14 @@ def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | Non
     if model.axes != VOLUME:
         depth = max(len(images) for images in series_of(acquisition.labels))
     pixels, network = depth * y * x, model.network
-    at_once, evaluation = pixels, bytes_of_a_pixel(model)
+    evaluation = evaluation_of(model, pixels)
     if isinstance(network, RidgeVolume):
-        number = PARTS * network.log_threshold.shape[1]
+        number = (
+            PARTS * network.log_threshold.shape[1] * (DOUBLE if model.options.exact else SINGLE)
+        )
         at_once = depth * _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
-        evaluation = COEFFICIENTS * number * (DOUBLE if model.options.exact else SINGLE)
-    step = max(WITH_NETWORK * pixels + evaluation * at_once, WITHOUT_NETWORK * pixels)
+        evaluation = COEFFICIENTS * number * at_once
+    step = max(WITH_NETWORK * pixels + evaluation, WITHOUT_NETWORK * pixels)
     return max(OF_A_COIL * coils * pixels + step, COMBINING * coils * pixels)
 
 
@@ -124,19 +138,23 @@ def shape_of(acquisition: Acquisition, axes: tuple[str, ...]) -> tuple[int, int,
     return frames * z, coils, y, x
 
 
-def bytes_of_a_pixel(model: Method) -> int:
-    """Bytes that one evaluation of the network needs for each pixel.
+def evaluation_of(model: Method, pixels: int) -> int:
+    """Bytes that one evaluation of the network needs for some pixels.
 
     If rounding is bounded, the last evaluation is in double precision, whatever the precision of
-    the network, and it is the one that counts.
+    the network. The heaps of both passes of a method of two passes count.
     """
     if isinstance(model, Variational):
-        return COMPLEX * VARIATIONAL_COPIES * VARIATIONAL_BANDS
+        return COMPLEX * VARIATIONAL_COPIES * VARIATIONAL_BANDS * pixels
     width = max((p.shape[0] for p in model.parameters() if p.ndim == 4), default=1)
-    if isinstance(getattr(model, "network", None), Ridge):
-        width *= PARTS
     last = isinstance(model, MOL) and model.options.exact
-    return BUFFERS * width * (DOUBLE if last else SINGLE)
+    if not isinstance(getattr(model, "network", None), Ridge):
+        return round(BUFFERS * width * (DOUBLE if last else SINGLE) * pixels)
+    layers = [size * PARTS * width * pixels for size in (SINGLE, DOUBLE)[: 1 + last]]
+    passes = 1 if getattr(model, "guide", None) is None else 2
+    on_heap = max((passes * ON_HEAP * layer for layer in layers if layer < HEAP), default=0)
+    alone = max((BUFFERS * layer for layer in layers if layer >= HEAP), default=0)
+    return round(max(on_heap, alone + LEFT * on_heap))
 
 
 def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
@@ -168,6 +186,18 @@ def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
         f"{size_text(needed)} of memory, and {size_text(free or 0)} are free: split the file by "
         "slices, compress its coils (`equipoise maps --coils`), or use a machine with more memory"
     )
+
+
+def resident_memory() -> int:
+    """Memory that this process holds now, in bytes; 0 if the system does not report it."""
+    try:
+        text = STATM.read_text()
+    except OSError:
+        return 0
+    return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+STATM = Path("/proc/self/statm")
 
 
 def peak_memory() -> int:

@@ -27,7 +27,6 @@ from equipoise.report.curves import choice_curve, convergence_curve
 from equipoise.report.planes import (
     SERIES,
     loop,
-    middle_plane,
     planes_of,
     profile_of,
     sampled_plane,
@@ -141,11 +140,11 @@ def _slice(s: ReportSlice, position: int) -> str:
     white = float(np.abs(reference).max()) * WHITE or 1.0
     panels = _compared(s, white)
     if s.noise is not None:
-        noise = middle_plane(s.noise)
         # A few pixels at the edge of the maps are far noisier and would darken all others.
-        limit = float(np.percentile(noise, 99.5)) or 1.0
-        label = f"noise, standard deviation, to {limit:.3g}"
-        panels.append(_panel(_coloured(noise / limit, "viridis"), label))
+        limit = float(np.percentile(s.noise, 99.5)) or 1.0
+        for place, plane in planes_of(s.noise, s.axes):
+            label = f"{_caption('noise, standard deviation', place)}, to {limit:.3g}"
+            panels.append(_panel(_coloured(plane / limit, "viridis"), label))
     if s.mask is not None:
         share = s.mask.size / max(int(s.mask.sum()), 1)
         pattern = sampled_plane(s.mask).astype(float)

@@ -79,7 +79,7 @@ def _between(result: Reconstruction) -> str:
     """By how much two delivered images may differ beyond their equilibria (24), or (23)."""
     held = [s.second_pass_bound for s in result.slices if s.second_pass_bound is not None]
     if held:
-        return f" ({max(held):.3g} ||d|| with the first image held, which no attack does)"
+        return f" ({max(held):.3g} ||d|| with F held, which no attack does)"
     slack = [s.slack for s in result.slices]
     known = [value for value in slack if value is not None]
     if len(known) < len(slack):

@@ -29,12 +29,12 @@ def write(path: Path, content: dict[str, Any]) -> None:
     need("pydicom", "dicom", "writing DICOM")
     header = content.get("header") or Header()
     magnitude = np.abs(content["image"]).astype(np.float64)
-    geometry = header.geometry or unknown_geometry(len(magnitude))
+    volumes, moments = header.volumes(len(magnitude)), header.moments(len(magnitude))
+    geometry = header.geometry or unknown_geometry(volumes)
     # Images of zeros get the slope 1, because a slope of zero is not valid.
     slope = float(magnitude.max()) / LARGEST or 1.0
     series = _series(content, header, geometry, magnitude, slope)
     labels = header.labels if len(header.labels) == len(magnitude) else [{}] * len(magnitude)
-    volumes, moments = header.volumes(len(magnitude)), header.moments(len(magnitude))
     with replacing(path) as folder:
         folder.mkdir()
         number = 0

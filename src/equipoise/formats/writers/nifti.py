@@ -119,7 +119,7 @@ def _save(path: Path, image: np.ndarray, header: Header) -> None:
     array = np.stack([image[indices] for indices in volumes])  # (volume, slice, y, x)
     array = array.transpose(3, 2, 1, 0)
     array = array[..., 0] if array.shape[3] == 1 else array
-    geometry = header.geometry or unknown_geometry(len(image))
+    geometry = header.geometry or unknown_geometry(volumes)
     affine = LPS_TO_RAS @ geometry.affine(image.shape[1:], volumes[0])
     code = "scanner" if geometry.oriented else "unknown"
     file = nibabel.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
