@@ -21,6 +21,7 @@ CENTRE = slice(Y // 2 - ACS // 2, Y // 2 + ACS // 2)
 REGION = range(CENTRE.start, CENTRE.stop)
 CALIBRATION = ismrmrd.ACQ_IS_PARALLEL_CALIBRATION
 BOTH = ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING
+PHASECORR, REVERSE = ismrmrd.ACQ_IS_PHASECORR_DATA, ismrmrd.ACQ_IS_REVERSE
 LIMITS = {"kspace_encoding_step_1": (Y - 1, Y // 2)}
 SPACE = ((X, Y, 1), (layouts.FOV[1], layouts.FOV[0], layouts.THICKNESS))
 
@@ -128,6 +129,39 @@ class TestIsmrmrd:
         found = read(tmp_path / "s.h5")
         assert tuple(found.kspace.shape[2:]) == (Y, X)
         assert explained(found, scan[1]) < 0.05
+
+    @pytest.mark.parametrize("images", [0, 1])
+    def test_an_echo_planar_encoding_beside_the_images(self, images, scan, tmp_path):
+        """Its readouts in both directions and its navigators are no part of the images."""
+        space = ((X, ACS, 1), SPACE[1])
+        other = layouts.header_xml(
+            space, space, {"kspace_encoding_step_1": (ACS - 1, ACS // 2)}, trajectory="epi"
+        )
+        own = layouts.header_xml(SPACE, SPACE, LIMITS)
+        xml = layouts.with_encoding(*((own, other) if images == 0 else (other, own)))
+        numbers = {"encoding_space_ref": 1 - images}
+        navigators = [
+            layouts.readout(scan[2][0, :, Y // 2], 0, flags=(PHASECORR, *back), **numbers)
+            for back in ((), (REVERSE,))
+        ]
+        lines = reference(scan[2], REGION.start, **numbers)
+        layouts.write_acquisitions(
+            tmp_path / "s.h5", xml, navigators + lines + imaging(scan[2], encoding_space_ref=images)
+        )
+        found = read(tmp_path / "s.h5")
+        assert tuple(found.kspace.shape[2:]) == (Y, X)
+        assert explained(found, scan[1]) < 0.05
+
+    def test_echo_planar_images_beside_a_cartesian_reference_are_warned_about(self, scan, tmp_path):
+        own = layouts.header_xml(SPACE, SPACE, LIMITS, trajectory="epi")
+        space = ((X, ACS, 1), SPACE[1])
+        other = layouts.header_xml(space, space, {"kspace_encoding_step_1": (ACS - 1, ACS // 2)})
+        lines = reference(scan[2], REGION.start, encoding_space_ref=1)
+        layouts.write_acquisitions(
+            tmp_path / "s.h5", layouts.with_encoding(own, other), lines + imaging(scan[2])
+        )
+        with pytest.warns(InputWarning, match="Nyquist ghosts are not corrected"):
+            assert explained(read(tmp_path / "s.h5"), scan[1]) < 0.05
 
     @pytest.mark.parametrize("ratio", [1.25, 0.8])
     def test_a_reference_of_another_field_of_view(self, ratio, scan, tmp_path):

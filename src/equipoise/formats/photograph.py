@@ -25,10 +25,13 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, Index
 
 JPEG_QUALITY, JPEG_SIDE = 95, 65500
 GRAY_16 = ("I;16", "I;16B", "I;16L", "I")
-WHITE_16 = 2**16 - 1
+WHITE_8, WHITE_16 = 2**8 - 1, 2**16 - 1
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 """The TIFF tag that defines the meaning of 0, and its value for film that was scanned as a
 negative. Pillow inverts such images with 8 bits, but not those with 16."""
+
+DEPTHS = (8, 10, 12, 14)
+"""Bits that cameras and scanners store in 16."""
 
 MAX_PIXELS = 25_000_000
 """Most pixels of a photograph that is read. Each takes about 25 bytes, and the result has nine
@@ -52,7 +55,10 @@ class Photograph:
     profile
         ICC profile, if the file has one.
     notes
-        What reading ignored.
+        What reading ignored or assumed.
+    white
+        The value of white in 16 bits. It is smaller where a file stores fewer bits in 16, and the
+        same in the file that is written.
     """
 
     luminance: np.ndarray
@@ -61,6 +67,7 @@ class Photograph:
     bits: int = 8
     profile: bytes | None = None
     notes: list[str] = field(default_factory=list)
+    white: int = WHITE_16
 
 
 def read_photograph(path: Path) -> Photograph:
@@ -151,9 +158,20 @@ def _split_16(image: Any, negative: bool, notes: list[str]) -> Photograph:
     if isinstance(clear, int):
         alpha = (values != clear).astype(np.float32)
         notes = [*notes, "grey of 16 bits with transparency is written with 8"]
-    luminance = (WHITE_16 - values if negative else values) / WHITE_16
+    white = WHITE_16 if negative else _white(high)
+    if white < WHITE_16:
+        depth = white.bit_length()
+        notes = [*notes, f"the values reach {high:g}: taken as {depth} bits stored in 16, of which "
+                         f"{white} is white; what is written has the same scale"]  # fmt: skip
+    luminance = (white - values if negative else values) / white
     bits = 16 if alpha is None else 8
-    return Photograph(luminance, alpha=alpha, bits=bits, profile=profile, notes=notes)
+    return Photograph(luminance, None, alpha, bits, profile, notes, white)
+
+
+def _white(high: float) -> int:
+    """The white of the fewest bits that hold the largest value; the noise is relative to it."""
+    depths = (bits for bits in DEPTHS if 0 < high < 2**bits)
+    return 2 ** next(depths, WHITE_16.bit_length()) - 1
 
 
 def _split(image: Any, notes: list[str]) -> Photograph:
@@ -220,9 +238,9 @@ def write_photograph(path: Path, photograph: Photograph) -> None:
 
     kind = WRITTEN[path.suffix.lower()]
     if photograph.bits == 16 and kind != "JPEG":
-        image = Image.fromarray(_integers(photograph.luminance, np.uint16))
+        image = Image.fromarray(_integers(photograph.luminance, photograph.white, np.uint16))
     else:
-        image = Image.fromarray(_integers(_channels(photograph), np.uint8).squeeze())
+        image = Image.fromarray(_integers(_channels(photograph), WHITE_8, np.uint8).squeeze())
     # Without subsampling, because the chroma was interpolated to full resolution.
     options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
     if photograph.profile:
@@ -245,6 +263,5 @@ def _channels(photograph: Photograph) -> np.ndarray:
     return np.concatenate([colours, photograph.alpha[..., None]], -1)
 
 
-def _integers(values: np.ndarray, kind: Any) -> np.ndarray:
-    white = np.iinfo(kind).max
+def _integers(values: np.ndarray, white: int, kind: Any) -> np.ndarray:
     return np.rint(np.clip(values, 0, 1) * white).astype(kind)

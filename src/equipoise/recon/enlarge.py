@@ -194,6 +194,7 @@ def enlarge(
         photograph.bits,
         photograph.profile,
         photograph.notes,
+        photograph.white,
     )
     return Enlargement(larger, blur.factor, noise, blocks, time.perf_counter() - started)
 
