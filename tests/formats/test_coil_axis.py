@@ -77,9 +77,9 @@ def test_with_maps_beside_it_is_refused_and_named_axes_are_read(tmp_path, stack)
     swapped, mask = stack.swapaxes(0, 1), np.ones((SIZE, SIZE))
     with pytest.raises(BadInputError, match=r"axis 0 of .* holds the coils.*swapaxes\(0, 1\)"):
         read(save(tmp_path / "s.npz", swapped, mask=mask))
-    axes = ["coil", "slice", "y", "x"]
-    found = read(save(tmp_path / "s.npz", swapped, mask=mask, axes=axes))
-    assert np.array_equal(found.kspace.numpy(), stack)
+    for axes in (["coil", "slice", "y", "x"], "Coils, Slices, y, x"):
+        found = read(save(tmp_path / "s.npz", swapped, mask=mask, axes=axes))
+        assert np.array_equal(found.kspace.numpy(), stack)
 
 
 def test_repetitions_are_not_taken_for_coils(tmp_path):

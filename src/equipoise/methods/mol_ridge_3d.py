@@ -68,6 +68,8 @@ class MolRidge3D(MolRidge):
     """
 
     name = "mol-ridge-3d"
+    # Samples are left out of images (y, x) only.
+    usual_lam = "rule"
     Config: ClassVar[type[MethodConfig]] = MolRidge3DConfig
     network: Any
     reference: float | None = None

@@ -96,11 +96,13 @@ def _names(given: np.ndarray, array: np.ndarray, what: str, source: str) -> tupl
             'np.array(["time", "coil", "y", "x"])'
         )
     text = " ".join(str(name) for name in given.ravel())
-    found = tuple(text.replace(",", " ").split())
+    words = text.lower().replace(",", " ").split()
+    # In arrays without names these axes are written as (slices, coils, y, x).
+    found = tuple(word[:-1] if word[:-1] in KNOWN else word for word in words)
     unknown = [name for name in found if name not in KNOWN]
     if unknown or len(set(found)) < len(found) or len(found) != array.ndim:
         raise BadInputError(
-            f"{source}: {what} has the shape {array.shape} and the axes {list(found)}: each needs "
+            f"{source}: {what} has the shape {array.shape} and the axes {words}: each needs "
             f"a name of its own out of {', '.join(KNOWN)}"
         )
     return found
