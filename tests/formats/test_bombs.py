@@ -5,10 +5,13 @@ import time
 import zipfile
 import zlib
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
+import layouts
+from equipoise.formats import read
 from equipoise.formats.photograph import MAX_PIXELS, read_photograph
 from equipoise.formats.plain_yaml import load_yaml
 from equipoise.formats.readers.npz import read_arrays
@@ -181,6 +184,15 @@ class TestEncodings:
     def test_what_no_encoding_explains_is_refused(self, content):
         with pytest.raises(BadInputError, match="cannot be parsed"):
             parse(content, "s.h5")
+
+    def test_numbers_in_place_of_the_text_are_refused(self, tmp_path):
+        layouts.write_mrd(tmp_path / "s.mrd", layouts.multicoil((20, 24), 1)[2])
+        with h5py.File(tmp_path / "s.mrd", "a") as file:
+            del file["dataset/xml"]
+            xml = file.create_dataset("dataset/xml", (1,), h5py.vlen_dtype(np.uint8))
+            xml[0] = np.arange(1, 10, dtype=np.uint8)
+        with pytest.raises(BadInputError, match="XML header cannot be parsed"):
+            read(tmp_path / "s.mrd")
 
     @pytest.mark.parametrize("name", ["utf-8", "utf-16", "utf-32"])
     @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def _split_16(image: Any, negative: bool, notes: list[str]) -> Photograph:
     if white < WHITE_16:
         depth = white.bit_length()
         notes = [*notes, f"the values reach {high:g}: taken as {depth} bits stored in 16, of which "
-                         f"{white} is white; what is written has the same scale"]  # fmt: skip
+                         f"{white} is white; a result of 16 bits has the same scale"]  # fmt: skip
     luminance = (white - values if negative else values) / white
     bits = 16 if alpha is None else 8
     return Photograph(luminance, None, alpha, bits, profile, notes, white)

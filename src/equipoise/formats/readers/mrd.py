@@ -57,7 +57,9 @@ def _content(file: h5py.File, name: str, path: Path) -> tuple[bytes | str, Recor
     group = file[name]
     if not isinstance(group.get("xml"), h5py.Dataset) or group["xml"].size != 1:
         raise BadInputError(f"{path}: the group {name!r} has no XML header")
-    return load(group["xml"]).flat[0], _records(group["data"], path)
+    text = load(group["xml"]).flat[0]
+    # A damaged file may hold an array of numbers in place of the text.
+    return text if isinstance(text, str) else bytes(text), _records(group["data"], path)
 
 
 def _records(data: h5py.Dataset, path: Path) -> Records:

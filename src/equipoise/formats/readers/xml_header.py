@@ -126,7 +126,7 @@ def _decoded(content: bytes | str) -> tuple[bytes, str | None]:
     found = None
     if not isinstance(content, str):
         found = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
-        content = content.decode(found) if found else bytes(content)
+        content = content.decode(found) if found else content
     # A text that is decoded already may still declare another encoding.
     if isinstance(content, str):
         found, content = "utf-8", content.encode()
