@@ -77,3 +77,16 @@ def test_a_host_that_is_no_name_cannot_be_reached(host, tmp_path, scan_arrays):
         assert result.exit_code == 1, result.stderr
         assert "cannot be" in result.stderr
         assert "unexpected" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [*((v, "than or equal to") for v in ("0", "1e-320", "1.5")), ("1", "smaller number first")],
+)
+def test_a_zoom_beyond_its_limits_is_refused(value, words, tmp_path):
+    line = ["calibrate", "mol-ridge-universal", "--data", str(tmp_path / "x.npy")]
+    result = CliRunner().invoke(
+        app, [*line, "-o", str(tmp_path / "m.safetensors"), "--zoom", value, "0.5"]
+    )
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.replace("│", " ").split())

@@ -36,7 +36,9 @@ def calibrate(
     ] = 120,
     zoom: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="Range of the reduction of resolution [that of training]."),
+        typer.Option(
+            min=0.01, max=1, help="Range of the reduction of resolution [that of training]."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the simulation.")] = 0,
     device: Device = "auto",
@@ -46,6 +48,8 @@ def calibrate(
 
     The result is `in_range` and a bound on the PSNR that a stated share of such scans reaches.
     """
+    if zoom is not None and zoom[0] > zoom[1]:
+        raise typer.BadParameter(f"--zoom is {zoom}: give the smaller number first")
     with failures():
         from equipoise.experiments.subjects import seen_before
         from equipoise.formats.writers.target import MODELS, check_target, input_files
