@@ -152,7 +152,7 @@ def independence(kspace: np.ndarray) -> tuple[Axis | None, Axis | None]:
     stacks = [_components(np.moveaxis(region, axis, 1)) for axis in (0, 1)]
     counts = [int(np.median([len(v) for v in stack])) for stack in stacks]
     # More components are more independent of each other, so both axes get the same number.
-    m = min(MAX_COMPONENTS, *(n for n in counts if n > 1), *(MAX_COMPONENTS,) * 2)
+    m = min([MAX_COMPONENTS, *(n for n in counts if n > 1)])
     first, second = (
         _mean([_independence(v[:m]) for v in stack if len(v) >= m]) if n > 1 else None
         for stack, n in zip(stacks, counts)
