@@ -189,9 +189,9 @@ def _check_name(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise BadInputError(
-            f"{path} cannot be written: {error.strerror}: use another name with -o"
-        ) from error
+        through = isinstance(error, NotADirectoryError)
+        why = "a part of its path is not a folder" if through else error.strerror
+        raise BadInputError(f"{path} cannot be written: {why}: use another name with -o") from error
 
 
 def check_new_folder(folder: Path) -> None:
