@@ -290,6 +290,8 @@ def run(cases: Cases, log: Path) -> list[dict]:
     listing.write_text(json.dumps(cases.commands))
     # Models that are installed go into the folder of this run.
     homes = dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"), str(cases.folder / "home"))
+    # The worker works in the folder of the inputs.
+    log = log.absolute()
     worker = [sys.executable, "-W", "error", str(CLI / "fuzz_worker.py"), str(listing), str(log)]
     process = subprocess.run(worker, env=os.environ | homes, cwd=cases.folder, check=False)
     found = [json.loads(line) for line in log.read_text().splitlines()]
