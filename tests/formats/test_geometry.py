@@ -109,6 +109,22 @@ def test_frames_of_a_file_without_geometry_lie_at_the_same_place(slices_first, t
     assert stored.header.get_zooms()[2:] == pytest.approx((1.0, 0.04))
 
 
+@pytest.mark.parametrize(
+    ("phases", "times"), [([0, 1, 3], [0.0, 40.0, 120.0]), ([2, 4, 6], [0.0, 40.0, 80.0])]
+)
+def test_the_time_of_a_missing_frame_has_passed(phases, times, tmp_path):
+    labels = [{"phase": phase} for phase in phases]
+    content = {
+        "image": np.ones((3, 8, 8), np.complex64),
+        "header": Header(labels=labels, frame_ms=40.0),
+    }
+    for suffix in (".dcm", ".nii.gz"):
+        write_image(tmp_path / f"o{suffix}", content)
+    assert [float(one.TriggerTime) for one in dicoms(tmp_path / "o.dcm")] == times
+    apart = nibabel.load(tmp_path / "o.nii.gz").header.get_zooms()[3]
+    assert apart == pytest.approx(1.0 if phases == [0, 1, 3] else 0.04)
+
+
 PLANES = [  # read, phase, slice
     ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     ((0, 1, 0), (0, 0, -1), (1, 0, 0)),

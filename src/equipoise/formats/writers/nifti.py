@@ -125,7 +125,9 @@ def _save(path: Path, image: np.ndarray, header: Header) -> None:
     file = nibabel.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
     file.set_sform(affine, code=code)  # type: ignore[no-untyped-call]
     file.set_qform(affine, code=code)  # type: ignore[no-untyped-call]
-    in_time = len(set(header.moments(len(image)))) == len(volumes) > 1
+    moments = sorted(set(header.moments(len(image))))
+    # The format knows frames at equal distances only.
+    in_time = moments == list(range(len(volumes))) and len(volumes) > 1
     if header.frame_ms is None or not in_time:
         file.header.set_xyzt_units(xyz="mm")  # type: ignore[no-untyped-call]
     else:
