@@ -32,7 +32,9 @@ def finetune(
     ] = 1e-3,
     acceleration: Annotated[
         float | None,
-        typer.Option(min=1, help="Masks of fully sampled scans [as the model was trained]."),
+        typer.Option(
+            min=1, max=1000, help="Masks of fully sampled scans [as the model was trained]."
+        ),
     ] = None,
     fraction: Annotated[
         float, typer.Option(help="Share of undersampled scans held back from each solve.")

@@ -32,7 +32,9 @@ def send(
             help="File (.h5, .nii.gz, .dcm, .mrd, .cfl, .npy, .png, .gif) [SCAN_sent.h5].",
         ),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Longest wait, in seconds.")] = 300.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=1e6, help="Longest wait, in seconds.")
+    ] = 300.0,
     overwrite: Annotated[bool, typer.Option(help="Replace an output that exists.")] = False,
 ) -> None:
     """Send a scan to `equipoise serve` or another server, and write the images that come back."""

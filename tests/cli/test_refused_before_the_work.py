@@ -90,3 +90,16 @@ def test_a_zoom_beyond_its_limits_is_refused(value, words, tmp_path):
     )
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("line", "limit"),
+    [
+        (["send", "s.h5", "--timeout", "-1"], "than or equal to 0.1"),
+        (["finetune", "m", "s.h5", "-o", "o", "--acceleration", "1e300"], "than or equal to 1000"),
+    ],
+)
+def test_numbers_without_a_meaning_are_refused_with_their_limits(line, limit):
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 2
+    assert limit in " ".join(result.stderr.replace("│", " ").split())
