@@ -100,7 +100,13 @@ def test_images_that_are_too_small_are_left_out(folder, caplog):
         assert len(dataset_of(config, source_of(config)).images) == count
     assert "have a side below 24 pixels" in caplog.text
     config = configuration(folder, batch=2, crop=64)
-    with pytest.raises(BadInputError, match="at most 32 pixels, and 64 are needed"):
+    with pytest.raises(BadInputError, match="at most 32 pixels, and 64 are needed: lower crop"):
+        dataset_of(config, source_of(config))
+    tiny = folder / "tiny"
+    tiny.mkdir()
+    np.save(tiny / "a.npy", np.ones((12, 12)))
+    config = configuration(folder, data={**data, "train": [tiny]})
+    with pytest.raises(BadInputError, match="tiny have sides of at most 12.*give larger images"):
         dataset_of(config, source_of(config))
 
 

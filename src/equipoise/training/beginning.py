@@ -190,9 +190,11 @@ def large_enough(config: TrainConfig, images: list[Tensor]) -> list[Tensor]:
     kept = [image for image in images if min(image.shape[-2:]) >= least]
     if not kept:
         largest = max(min(image.shape[-2:]) for image in images)
+        smaller = f"lower crop, which is {config.crop}, or use batch 1"
         raise BadInputError(
-            f"the training images have sides of at most {largest} pixels, and {least} are needed "
-            f"(crop {config.crop}, batch {config.batch}): lower crop, or use batch 1"
+            f"the images of {', '.join(map(str, config.data.train))} have sides of at most "
+            f"{largest} pixels, and {least} are needed: "
+            + (smaller if largest >= SMALLEST else "give larger images")
         )
     if len(kept) < len(images):
         log.warning(
