@@ -106,7 +106,7 @@ def test_images_that_are_too_small_are_left_out(folder, caplog):
     tiny.mkdir()
     np.save(tiny / "a.npy", np.ones((12, 12)))
     config = configuration(folder, data={**data, "train": [tiny]})
-    with pytest.raises(BadInputError, match="tiny have sides of at most 12.*give larger images"):
+    with pytest.raises(BadInputError, match=r"tiny have sides of at most 12.*give larger images"):
         dataset_of(config, source_of(config))
 
 
