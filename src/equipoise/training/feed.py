@@ -6,9 +6,11 @@ any number of workers are the same bit for bit.
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -171,3 +173,12 @@ def _prepare(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     # What it finds out about files is told once, by the training.
     logging.getLogger("equipoise").setLevel(logging.ERROR)
+    threading.Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    """End when the training was killed: a worker waits for its samples to be taken for ever."""
+    training = multiprocessing.parent_process()
+    assert training is not None
+    training.join()
+    os._exit(1)
