@@ -44,7 +44,7 @@ def queue(folder: Path, options: Sequence[str], **parameters: Any) -> Iterator[A
             "machine of the cluster, or use one node"
         )
     executor = submitit.AutoExecutor(folder=folder / "slurm")
-    executor.update_parameters(**{**parameters, **given})
+    executor.update_parameters(**parameters | given)
     try:
         yield executor
     except submitit.core.utils.FailedJobError as error:

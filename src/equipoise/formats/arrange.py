@@ -67,16 +67,15 @@ def arranged(kspace: np.ndarray, *, alone: bool, source: str, notes: list[str]) 
     else:
         _check_order(kspace, source)
     axes = _corner_axes(power.sum(0))
-    if not axes:
-        return checked_coil_axis(kspace, alone=alone, source=source, notes=notes)
     # Shifting only the k-space would silently separate it from its mask and maps.
-    if not alone:
+    if axes and not alone:
         raise BadInputError(
             f"{source}: the energy of the k-space lies in the corner of the matrix, but DC must be "
             "at the centre (index n // 2): apply fftshift to k-space and mask, and shift maps and "
             "target to match"
         )
-    kspace = _from_corner(kspace, axes, notes)
+    if axes:
+        kspace = _from_corner(kspace, axes, notes)
     return checked_coil_axis(kspace, alone=alone, source=source, notes=notes)
 
 

@@ -297,7 +297,8 @@ class Header:
         # One counter tells more than the order: the time of an image that is missing has passed.
         if len(varying) == 1:
             steps = [count - min(varying[0]) for count in varying[0]]
-            return [step // math.gcd(*steps) for step in steps]
+            unit = math.gcd(*steps)
+            return [step // unit for step in steps]
         number = {one: i for i, one in enumerate(sorted(set(found)))}
         return [number[one] for one in found]
 

@@ -115,11 +115,10 @@ def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | Non
     pixels, network = depth * y * x, model.network
     evaluation = evaluation_of(model, pixels)
     if isinstance(network, RidgeVolume):
-        number = (
-            PARTS * network.log_threshold.shape[1] * (DOUBLE if model.options.exact else SINGLE)
-        )
+        numbers = PARTS * network.log_threshold.shape[1]
+        size = DOUBLE if model.options.exact else SINGLE
         at_once = depth * _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
-        evaluation = COEFFICIENTS * number * at_once
+        evaluation = COEFFICIENTS * numbers * size * at_once
     step = max(WITH_NETWORK * pixels + evaluation, WITHOUT_NETWORK * pixels)
     return max(OF_A_COIL * coils * pixels + step, COMBINING * coils * pixels)
 
