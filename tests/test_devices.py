@@ -31,7 +31,7 @@ WITHOUT_INPUT = {
     "physics/superres.py": "matrices of numbers alone, moved to the image where they are used",
     "methods/sparsity.py": "responses of numbers alone, moved to the image as they are made",
     "networks/shrinkage.py": "the start of parameters, moved with their module",
-    "networks/ridge_volume.py": "the same",
+    "networks/analysis.py": "the same",
 }
 
 

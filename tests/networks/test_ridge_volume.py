@@ -21,9 +21,16 @@ SHAPE = (5, 8, 9)
 
 def random_volume(seed, **given):
     settings = {"features": 4, "basis": 2, "filters": 2, "across": 3, **given}
-    # The term of temporal frequencies takes part wherever there can be one.
-    settings["spectral"] = given.get("axis", "time") == "time" and given.get("channels", 2) == 2
+    # The terms without kernels take part wherever there can be any.
+    complex_series = given.get("axis", "time") == "time" and given.get("channels", 2) == 2
+    settings = {"spectral": complex_series, "low_rank": complex_series, **settings}
     return scrambled(RidgeVolume(seed=seed, **settings), seed)
+
+
+def without_kernels(volume):
+    for kernel in (volume.first, volume.second, volume.first_across, volume.second_across):
+        kernel.zero_()
+    return volume
 
 
 def pair(seed, channels=2):
@@ -70,7 +77,14 @@ class TestMonotone:
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_weights_that_prove_nothing_are_found(self, bad):
-        for name in ("first", "taps", "second_across", "log_spectral", "log_threshold"):
+        for name in (
+            "first",
+            "taps",
+            "second_across",
+            "log_spectral",
+            "log_low_rank",
+            "log_threshold",
+        ):
             volume = random_volume(2)
             assert volume.monotonicity().value == volume.m
             getattr(volume, name).flatten()[0] = bad
@@ -86,7 +100,7 @@ class TestNorm:
     def test_the_bound_of_the_symbol_is_above_the_norm_and_near_it(self):
         """Against the dense matrix of U on a torus, whose frequencies are some of all."""
         volume = random_volume(3)
-        taps, within, across, _ = volume.factors()
+        taps, within, across, *_ = volume.factors()
         bound = float(filtered_norm_squared(within, across, taps))
         n = (12, 24, 24)
         planes = torch.fft.fft2(within[:, 0], s=n[1:]).abs().square().sum(0)
@@ -107,7 +121,7 @@ class TestEvaluation:
     def test_is_the_plain_convolutions_and_their_transposes(self, axis):
         volume = random_volume(4, clips=1, channels=1, axis=axis)
         x = random_complex((1, *SHAPE), 5).real
-        taps, within, across, _ = volume.factors()
+        taps, within, across, *_ = volume.factors()
         padded = torch.nn.functional.pad
         # One dense kernel (feature, tap, 9, 9) for each product of a filter and a plane.
         centre = torch.zeros(1, taps.shape[1], dtype=torch.float64)
@@ -133,18 +147,30 @@ class TestEvaluation:
 
     def test_temporal_frequencies_are_those_of_a_unitary_fourier_transform(self):
         """Alone in F, where the kernels are zero, and with one clip."""
-        volume = random_volume(5, clips=1)
-        for kernel in (volume.first, volume.second, volume.first_across, volume.second_across):
-            kernel.zero_()
+        volume = without_kernels(random_volume(5, clips=1, low_rank=False))
         x = random_complex((1, *SHAPE), 6)
-        z = torch.fft.fft(x, dim=1, norm="ortho") * volume.factors()[3]
+        z = torch.fft.fft(x, dim=1, norm="ortho") * volume.factors().spectral
         z[:, 0] = 0
         harmonic = torch.tensor([1, 1, 2, 2, 1])[:, None, None]
         tau = float(volume.used().thresholds[0, -1]) * harmonic
         back = torch.fft.ifft(z * (tau / z.abs()).clamp(max=1), dim=1, norm="ortho")
-        expected = (1 - volume.m) * x - volume.factors()[3] * back
-        assert float(norm(volume(x) - expected)) < 1e-12
+        expected = (1 - volume.m) * x - volume.factors().spectral * back
+        assert float(norm(volume(x) - expected)) < 1e-10
         assert float(norm(back)) > 0.1
+
+    def test_blocks_that_change_alike_are_those_of_the_change_in_time(self):
+        """Alone in F; the whole image is one block, filled with zeros."""
+        volume = without_kernels(random_volume(5, clips=1, spectral=False))
+        x = 30 * random_complex((1, 5, 8, 7), 6)
+        size = volume.factors().low_rank
+        change = size * (x - x.mean(1, keepdim=True))
+        u, s, v = torch.linalg.svd(change.flatten(2), full_matrices=False)
+        tau = float(volume.used().thresholds[0, -1]) * (8 + math.sqrt(5))
+        shrunk = (u * s.clamp(max=tau)[:, None]) @ v
+        expected = (1 - volume.m) * x - size * shrunk.reshape(x.shape)
+        assert float(norm(volume(x) - expected)) < 1e-10
+        assert float(norm(shrunk)) > 0.1
+        assert float((s - tau).clamp(min=0).max()) > 0.1
 
     def test_a_ridge_of_one_frame_starts_it_and_is_it_where_nothing_is_across(self):
         ridge = scrambled(Ridge(m=0.02, features=4, basis=2), 7)
@@ -197,9 +223,10 @@ class TestEvaluation:
             RidgeVolume(taps=1)
 
     @pytest.mark.parametrize("given", [{"axis": "z"}, {"channels": 1}])
-    def test_only_complex_images_in_time_have_temporal_frequencies(self, given):
-        with pytest.raises(BadInputError, match="temporal frequencies"):
-            RidgeVolume(spectral=True, **given)
+    @pytest.mark.parametrize("term", ["spectral", "low_rank"])
+    def test_only_complex_images_in_time_have_terms_without_kernels(self, given, term):
+        with pytest.raises(BadInputError, match=f"{term} is set"):
+            RidgeVolume(**{term: True, **given})
 
 
 class TestRounding:

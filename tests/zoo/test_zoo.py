@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from equipoise.equilibrium.fixed_point import SolverOptions
@@ -20,6 +21,7 @@ from equipoise.training.calibrate import simulation_of
 from equipoise.training.config import TrainConfig, load_config
 from equipoise.zoo import evidence, model_file
 from equipoise.zoo.find import chosen_model, find_model, packaged_models
+from equipoise.zoo.header import checksum
 from equipoise.zoo.model_file import load_model, model_config, save_model, verify
 from problems import config_of
 from problems import new_method as small_method
@@ -45,9 +47,8 @@ def leaves(content: dict[str, Any], above: tuple[str, ...] = ()):
     for key, value in content.items():
         if isinstance(value, dict):
             yield from leaves(value, (*above, key))
-        # A still image or a spectrum and the other axis exclude each other; test_still_image.py
-        # saves both.
-        elif key in ("kind", "reference", "spectral"):
+        # A series alone has some; test_still_image.py saves those.
+        elif key in ("kind", "reference", "spectral", "low_rank"):
             continue
         elif key != "method" or above[-1:] == ("solver",):
             yield (*above, key), value
@@ -351,3 +352,22 @@ def test_data_of_a_test_is_refused_where_weights_are_chosen(tmp_path):
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         CNNConfig().features = 8
+
+
+def test_a_file_from_before_a_term_was_known_needs_no_weights_of_it(tmp_path):
+    model = new_method(METHODS["mol-ridge-3d"].Config(), seed=1)
+    save_model(tmp_path / "m.safetensors", model, {})
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        metadata = dict(file.metadata())
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    del state["network.log_low_rank"]
+    metadata["checksum"] = checksum(metadata, state)
+    save_file(state, tmp_path / "old.safetensors", metadata=metadata)
+    loaded = load_model(tmp_path / "old.safetensors")
+    for key, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], weight), key
+    del state["network.taps"]
+    metadata["checksum"] = checksum(metadata, state)
+    save_file(state, tmp_path / "broken.safetensors", metadata=metadata)
+    with pytest.raises(BadInputError, match=r"network\.taps is missing"):
+        load_model(tmp_path / "broken.safetensors")

@@ -17,7 +17,7 @@ from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
 from equipoise.networks.proved import convolution_norm, convolution_norm_upper
 from equipoise.networks.ridge import BELOW, LARGEST_WIDTH, MOST_CLIPS
 from equipoise.networks.rounding import composed_rounding
-from equipoise.networks.shrinkage import Shrunk, shrunk, start_of_thresholds
+from equipoise.networks.shrinkage import Layer, shrunk, start_of_thresholds
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
 
@@ -137,17 +137,18 @@ class Composed(ConditionedNetwork):
         thresholds = self.log_threshold.exp() * size[:, None]
         return kernels.to(self.dtype), thresholds, torch.softmax(self.share, 1)
 
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
         """``H(x)``, and the layers."""
         kernels, thresholds, shares = used
-        h, found = self._lifted(image), []
+        h = self._lifted(image)
+        found: list[Layer] = []
         for k, kernel in enumerate(kernels):
             v = self._wide(h, kernel, k)
             found.append(shrunk(v, thresholds[k], shares[k], scale))
             h = h - self._back(found[-1].value, kernel, k)
         return self._image(h, image), found
 
-    def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
+    def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
         """``J d``, layer by layer."""
         h = self._lifted(change)
         for k, kernel in enumerate(used[0]):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.networks.network import Monotonicity, NetworkConfig
-from equipoise.networks.shrinkage import Shrunk
+from equipoise.networks.shrinkage import Layer
 from equipoise.shapes import Image, PerSample
 from equipoise.vectors import norm
 
@@ -47,18 +47,18 @@ class ConditionedNetwork(nn.Module, ABC):
         """What an evaluation uses, differentiable in the weights."""
 
     @abstractmethod
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
         """``H(x)`` at a threshold scale, and the shrinkage of every layer.
 
         The scale is one number for each sample, or broadcasts to the coefficients.
         """
 
-    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
+    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Layer]:
         """The shrinkage of every layer alone."""
         return self.moved(image, scale, used)[1]
 
     @abstractmethod
-    def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
+    def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
         """The Jacobian of H times a change of the image."""
 
     @abstractmethod

@@ -32,7 +32,7 @@ from equipoise.networks.proved import (
 )
 from equipoise.networks.ridge import BELOW, HALF, LARGEST_WIDTH, MOST_CLIPS, zero_mean_kernels
 from equipoise.networks.rounding import layered_rounding
-from equipoise.networks.shrinkage import Shrunk, shrunk, start_of_thresholds
+from equipoise.networks.shrinkage import Layer, shrunk, start_of_thresholds
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
 
@@ -169,10 +169,10 @@ class Layered(ConditionedNetwork):
             shares,
         )
 
-    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
+    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Layer]:
         """``z_k = s(W_k z_(k-1) + U_k x)`` of every layer."""
         blocks, between, thresholds, shares = used
-        layers: list[Shrunk] = []
+        layers: list[Layer] = []
         for k, v in enumerate(self._of_layers(analysed(image, blocks, self.channels))):
             if k:
                 v = v + self._passed(layers[-1].value, between[k - 1], image)
@@ -180,13 +180,13 @@ class Layered(ConditionedNetwork):
             layers.append(shrunk(v, thresholds[:, own], shares[:, own], scale))
         return layers
 
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
         """``H(x) = (1 - m) x - U^T z``, and the shrinkage of every layer."""
         layers = self.shrinkage(image, scale, used)
         z = torch.cat([layer.value for layer in layers], 2)
         return kept(image, self.m, self.channels) - synthesised(z, image, used[0]), layers
 
-    def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
+    def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
         """``(1 - m) d - U^T dz``."""
         blocks, between, *_ = used
         moved: list[Tensor] = []

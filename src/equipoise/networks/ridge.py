@@ -22,7 +22,7 @@ from equipoise.networks.conditioned import AtScale, ConditionedNetwork, Used, ke
 from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
 from equipoise.networks.proved import convolution_norm_upper, one_input_norm_squared
 from equipoise.networks.rounding import norms_of_analysis, shrinkage_rounding
-from equipoise.networks.shrinkage import Shrunk, shrunk, start_of_thresholds
+from equipoise.networks.shrinkage import Layer, shrunk, start_of_thresholds
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
 from equipoise.vectors import per_sample
@@ -169,18 +169,18 @@ class Ridge(ConditionedNetwork):
         unit = used.thresholds.log().mean(0).exp()[:, None, None]
         return planes / (unit * threshold.to(z.dtype)[:, None, None, None])
 
-    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
+    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Layer]:
         """``s(U x)``."""
         blocks, thresholds, shares = used
         return [shrunk(analysed(image, blocks, self.channels), thresholds, shares, scale)]
 
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
         """``H(x) = (1 - m) x - U^T s(U x)``, and the shrinkage."""
         layers = self.shrinkage(image, scale, used)
         back = synthesised(layers[0].value, image, used[0])
         return kept(image, self.m, self.channels) - back, layers
 
-    def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
+    def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
         """``(1 - m) d - U^T s'(U x) U d``."""
         moved = layers[0].change(analysed(change, used[0], self.channels))
         return kept(change, self.m, self.channels) - synthesised(moved, change, used[0])

@@ -2,12 +2,21 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from equipoise.networks.analysis import (
+    Factors,
+    VolumeUsed,
+    applied,
+    as_matrices,
+    differences,
+    norm_squared,
+    size_of,
+)
 from equipoise.networks.blocks import (
     KERNEL,
     PRODUCTS,
@@ -16,8 +25,15 @@ from equipoise.networks.blocks import (
     synthesised,
 )
 from equipoise.networks.conditioned import ConditionedNetwork, Used, kept
+from equipoise.networks.low_rank import (
+    BLOCK,
+    clipped,
+    clipping_rounding,
+    image_of,
+    matrices_of,
+)
 from equipoise.networks.network import Monotonicity, NetworkConfig, Shapes
-from equipoise.networks.proved import filtered_norm_squared, one_input_norm_squared
+from equipoise.networks.proved import one_input_norm_squared
 from equipoise.networks.ridge import (
     BELOW,
     HALF,
@@ -28,10 +44,11 @@ from equipoise.networks.ridge import (
     zero_mean_kernels,
 )
 from equipoise.networks.rounding import AnalysisNorms, shrinkage_rounding
-from equipoise.networks.shrinkage import Shrunk, shrunk, start_of_thresholds
+from equipoise.networks.shrinkage import Layer, shrunk, start_of_thresholds
 from equipoise.networks.spectrum import frequencies, harmonics
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
+from equipoise.vectors import norm
 
 MOST_FILTERS, MOST_TAPS = 16, 31
 """Largest sizes that a file or a configuration may ask for."""
@@ -41,22 +58,6 @@ START_ACROSS = 0.5
 
 START_WITHIN = 0.1
 """Size of all kernels but those of single pixels, relative to these, where a ridge starts one."""
-
-
-class VolumeUsed(NamedTuple):
-    """What an evaluation uses.
-
-    ``taps`` is (filter, tap), ``within`` and ``across`` are kernels between blocks, the latter with
-    a first axis for the filters; ``spectral`` is the size of the Fourier transform, of no elements
-    if there is none; thresholds and shares are (clip, feature).
-    """
-
-    taps: Tensor
-    within: Tensor
-    across: Tensor
-    spectral: Tensor
-    thresholds: Tensor
-    shares: Tensor
 
 
 class RidgeVolumeConfig(NetworkConfig):
@@ -70,16 +71,19 @@ class RidgeVolumeConfig(NetworkConfig):
     across: int = Field(16, ge=1, le=LARGEST_WIDTH, description="kernels of each filter")
     taps: int = Field(5, ge=2, le=MOST_TAPS, description="frames that a filter combines")
     spectral: bool = Field(False, description="a term of the temporal frequencies of every pixel")
+    low_rank: bool = Field(False, description="a term of blocks of pixels that change alike")
     clips: int = Field(2, ge=1, le=MOST_CLIPS, description="terms of the shrinkage")
     channels: Literal[1, 2] = Field(2, description="1 for real images")
 
     @model_validator(mode="after")
-    def _frequencies_of_a_series(self) -> "RidgeVolumeConfig":
-        if self.spectral and (self.axis != "time" or self.channels == 1):
-            raise ValueError(
-                f"spectral is set, the axis is {self.axis} and channels is {self.channels}: only "
-                "complex images in time have a term of temporal frequencies"
-            )
+    def _terms_of_a_series(self) -> "RidgeVolumeConfig":
+        terms = {"spectral": "temporal frequencies", "low_rank": "blocks that change alike"}
+        for name, content in terms.items():
+            if getattr(self, name) and (self.axis != "time" or self.channels == 1):
+                raise ValueError(
+                    f"{name} is set, the axis is {self.axis} and channels is {self.channels}: only "
+                    f"complex images in time have a term of {content}"
+                )
         return self
 
     def build(self, seed: int = 0) -> "RidgeVolume":
@@ -88,9 +92,11 @@ class RidgeVolumeConfig(NetworkConfig):
 
     def shapes(self) -> Shapes:
         """Filters, both factors of all kernels, and thresholds and shares of all features."""
-        clips = (self.clips, self.features + self.filters * self.across + self.spectral)
+        without_kernels = int(self.spectral) + int(self.low_rank)
+        clips = (self.clips, self.features + self.filters * self.across + without_kernels)
         return {
             "log_spectral": (int(self.spectral),),
+            "log_low_rank": (int(self.low_rank),),
             "first": (self.basis, 1, HALF, HALF),
             "second": (self.features, self.basis, HALF, HALF),
             "taps": (self.filters, self.taps),
@@ -111,9 +117,12 @@ class RidgeVolume(ConditionedNetwork):
     zero. With ``spectral``, a last term has the unitary Fourier transform along time without the
     frequency zero, times a learned size, and thresholds that are proportional to the frequency:
     what repeats with the heartbeat has few harmonics, and high ones are small (compare Jung et al.,
-    MRM 61:103-116, 2009). s is that of the ridge, with slopes in [0, 1]: F is m-strongly monotone
-    for any U, and the gradient of a convex function. U is normalised by its symbol in three
-    dimensions, ``sup sum_g |T_g|^2 sum_f |S_gf|^2`` and the square of that size, to
+    MRM 61:103-116, 2009). With ``low_rank``, another has what changes in time, ``x - mean_t x``,
+    times a learned size, in blocks of 8 x 8 pixels whose singular values are shrunk: pixels that
+    are close to each other change alike (compare Zhang et al., MRM 73:655-661, 2015). s is that of
+    the ridge, with slopes in [0, 1], or :mod:`~equipoise.networks.low_rank`: F is m-strongly
+    monotone for any U, and the gradient of a convex function. U is normalised by its symbol in
+    three dimensions, ``sup sum_g |T_g|^2 sum_f |S_gf|^2`` and the squares of those sizes, to
     ``||U||^2 <= 2 (1 - m)``, hence ``Lip(H) <= 1 - m``.
 
     Time is periodic, as the heartbeat of a cine is. A jump between the last and the first frame of
@@ -140,6 +149,8 @@ class RidgeVolume(ConditionedNetwork):
         Seed of the kernels.
     spectral
         Whether there is a term of temporal frequencies.
+    low_rank
+        Whether there is a term of blocks of pixels that change alike.
     """
 
     symmetric = True
@@ -158,11 +169,12 @@ class RidgeVolume(ConditionedNetwork):
         channels: int = 2,
         seed: int = 0,
         spectral: bool = False,
+        low_rank: bool = False,
     ):
         super().__init__()
         shape = {"features": features, "basis": basis, "filters": filters, "across": across}
         content = {"axis": axis, "m": m, "taps": taps, "clips": clips, "channels": channels}
-        content["spectral"] = spectral
+        content |= {"spectral": spectral, "low_rank": low_rank}
         self.config = checked(RidgeVolumeConfig, "ridge in three dimensions", {**content, **shape})
         self.axis, self.m, self.channels = axis, m, channels
         self.features, self.across = features, across
@@ -176,7 +188,8 @@ class RidgeVolume(ConditionedNetwork):
         self.first_across = nn.Parameter(first)
         self.second_across = nn.Parameter(second * START_ACROSS / (HALF * math.sqrt(basis)))
         self.log_spectral = nn.Parameter(torch.zeros(int(spectral)))
-        start = start_of_thresholds(clips, features + filters * across + spectral)
+        self.log_low_rank = nn.Parameter(torch.zeros(int(low_rank)))
+        start = start_of_thresholds(clips, features + filters * across + spectral + low_rank)
         self.log_threshold = nn.Parameter(start)
         self.share = nn.Parameter(torch.zeros_like(start))
 
@@ -190,10 +203,15 @@ class RidgeVolume(ConditionedNetwork):
         """Largest distance, in y and x, of the input of an output pixel; a tile has all frames."""
         return KERNEL - 1
 
+    @property
+    def grid(self) -> int:
+        """Multiples at which a tile may begin: blocks stay whole."""
+        return BLOCK if len(self.log_low_rank) else 1
+
     def kernels(self) -> list[nn.Parameter]:
-        """Filters, both factors of all kernels, and the size of the Fourier transform."""
+        """Filters, both factors of all kernels, and the sizes of the terms without kernels."""
         planes = [self.first, self.second, self.first_across, self.second_across]
-        return [*planes, self.taps, self.log_spectral]
+        return [*planes, self.taps, self.log_spectral, self.log_low_rank]
 
     @torch.no_grad()
     def start_from(self, ridge: Ridge) -> None:
@@ -216,28 +234,24 @@ class RidgeVolume(ConditionedNetwork):
         for name in ("log_threshold", "share"):
             getattr(self, name)[:, : self.features] = getattr(ridge, name)
 
-    def factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """T, S_0, the other S, and the size of the Fourier transform, in double precision.
-
-        As they are used: (filter, tap), (features, 1, 9, 9), (filter, across, 1, 9, 9), and (1,) or
-        (0,).
-        """
+    def factors(self) -> Factors:
+        """What U is made of, as it is used, in double precision."""
         within = zero_mean_kernels(self.first.double(), self.second.double())
         pairs = zip(self.first_across.double(), self.second_across.double())
         across = torch.stack([composed_kernels(first, second) for first, second in pairs])
         taps = self.taps.double()
         taps = taps - taps.mean(1, keepdim=True)
-        spectral = self.log_spectral.double().exp()
-        bound = _norm_squared(taps, within, across, spectral)
+        spectral, low_rank = (v.double().exp() for v in (self.log_spectral, self.log_low_rank))
+        bound = norm_squared(Factors(taps, within, across, spectral, low_rank))
         scale = torch.sqrt(2 * (1 - self.m) / bound) * BELOW
-        return taps, within * scale, across * scale, spectral * scale
+        return Factors(taps, within * scale, across * scale, spectral * scale, low_rank * scale)
 
     def used(self) -> VolumeUsed:
         """What an evaluation uses, differentiable in the weights."""
-        taps, within, across, spectral = self.factors()
+        taps, within, across, spectral, low_rank = self.factors()
         # In units of the norm of the kernel, in which white noise has one size in every channel.
-        of_filters = (_size(across) * taps.norm(dim=1, keepdim=True)).flatten()
-        sizes = [_size(within), of_filters, spectral]
+        of_filters = (size_of(across) * taps.norm(dim=1, keepdim=True)).flatten()
+        sizes = [size_of(within), of_filters, spectral, low_rank]
         thresholds = self.log_threshold.exp() * torch.cat(sizes).to(self.dtype)
         kind = self.dtype
         return VolumeUsed(
@@ -245,77 +259,79 @@ class RidgeVolume(ConditionedNetwork):
             between_blocks(within.to(kind)),
             torch.stack([between_blocks(kernel) for kernel in across.to(kind)]),
             spectral.to(kind),
+            low_rank.to(kind),
             thresholds,
             torch.softmax(self.share, 0),
         )
 
-    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Shrunk]:
+    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Layer]:
         """``s(S_g T_g x)`` of every g."""
-        _, _, across, spectral, thresholds, shares = used
-        of_frames = scale.expand(len(image)).repeat_interleave(image.shape[1])
-        found, begin = [], 0
+        _, _, across, spectral, low_rank, thresholds, shares = used
+        scale = scale.expand(len(image))
+        of_frames = scale.repeat_interleave(image.shape[1])
+        found: list[Layer] = []
+        begin, coefficients = 0, self._coefficients(image, used)
         scales = [of_frames] * (len(across) + 1)
         scales += [of_frames * harmonics(image).repeat(len(image))] * len(spectral)
-        for z, of_rows in zip(self._coefficients(image, used), scales):
+        for of_rows, z in zip(scales, coefficients):
             own = slice(begin, begin + z.shape[2])
             found.append(shrunk(z, thresholds[:, own], shares[:, own], of_rows))
             begin = own.stop
+        if len(low_rank):
+            # The largest singular value of white noise grows so (Marchenko and Pastur).
+            edge = BLOCK + math.sqrt(image.shape[1])
+            found.append(
+                clipped(next(coefficients), thresholds[:, -1], shares[:, -1], scale * edge)
+            )
         return found
 
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Shrunk]]:
+    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
         """``H(x) = (1 - m) x - U^T s(U x)``, and the shrinkage of every g."""
         layers = self.shrinkage(image, scale, used)
         back = self._back([layer.value for layer in layers], image, used)
         return kept(image, self.m, self.channels) - back, layers
 
-    def product(self, change: Image, layers: list[Shrunk], used: Used) -> Image:
+    def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
         """``(1 - m) d - U^T s'(U x) U d``."""
         changes = self._coefficients(change, used)
         moved = [layer.change(z) for layer, z in zip(layers, changes)]
         return kept(change, self.m, self.channels) - self._back(moved, change, used)
 
     def _coefficients(self, image: Image, used: Used) -> Iterator[Tensor]:
-        """``S_g T_g x`` of every g, (batch and frame, part, feature, ...)."""
-        taps, within, across, spectral, *_ = used
+        """``S_g T_g x`` of every g, (batch and frame, part, feature, ...), or matrices at last."""
+        taps, within, across, spectral, low_rank, *_ = used
         x = image.to(self.dtype.to_complex())
         yield analysed(x.flatten(0, 1), within, self.channels)
-        for matrix, kernel in zip(self._matrices(taps, x), across):
-            yield analysed(_filtered(matrix, x).flatten(0, 1), kernel, self.channels)
+        for matrix, kernel in zip(as_matrices(taps, x, self.axis == "time"), across):
+            yield analysed(applied(matrix, x).flatten(0, 1), kernel, self.channels)
         for size in spectral:
-            z = size * _filtered(frequencies(x), x).flatten(0, 1)
+            z = size * applied(frequencies(x), x).flatten(0, 1)
             yield torch.view_as_real(z).movedim(-1, 1)[:, :, None]
+        for size in low_rank:
+            yield matrices_of(size * (x - x.mean(1, keepdim=True)))
 
     def _back(self, values: list[Tensor], image: Image, used: Used) -> Image:
         """``U^T`` of coefficients: ``sum_g T_g^T S_g^T z_g``."""
-        taps, within, across, spectral, *_ = used
+        taps, within, across, spectral, low_rank, *_ = used
         x = image.to(self.dtype.to_complex())
         frames, (own, *others) = x.flatten(0, 1), values
         total = synthesised(own, frames, within).reshape(x.shape)
-        for matrix, kernel, z in zip(self._matrices(taps, x), across, others):
-            total = total + _filtered(matrix.mT, synthesised(z, frames, kernel).reshape(x.shape))
+        for matrix, kernel, z in zip(as_matrices(taps, x, self.axis == "time"), across, others):
+            total = total + applied(matrix.mT, synthesised(z, frames, kernel).reshape(x.shape))
         for size in spectral:
-            z = torch.view_as_complex(values[-1][:, :, 0].movedim(1, -1).contiguous())
-            total = total + size * _filtered(frequencies(x).mH, z.reshape(x.shape))
+            of_rows = values[len(across) + 1][:, :, 0].movedim(1, -1)
+            z = torch.view_as_complex(of_rows.contiguous()).reshape(x.shape)
+            total = total + size * applied(frequencies(x).mH, z)
+        for size in low_rank:
+            # Their mean over time is zero as that of the matrices is, so none is taken off again.
+            total = total + size * image_of(values[-1], x.shape)
         return total.to(image.dtype)
-
-    def _matrices(self, taps: Tensor, image: Image) -> Tensor:
-        """Every T_g as a matrix between the frames of an image, (filter, frame, frame)."""
-        n, count = image.shape[1], taps.shape[1]
-        frame = torch.arange(n, device=taps.device)
-        source = frame[:, None] + torch.arange(count, device=taps.device) - count // 2
-        inside = (source >= 0) & (source < n)
-        found = torch.zeros(n, count, n, dtype=taps.dtype, device=taps.device)
-        found.scatter_(2, (source % n)[..., None], 1.0)
-        # Beyond the first and the last slice of a volume the image is zero.
-        if self.axis == "z":
-            found = found * inside[..., None]
-        return torch.einsum("gk,ikj->gij", taps, found)
 
     @torch.no_grad()
     def _rounded_norm_squared(self) -> float:
         """Proved bound on ``||U||^2`` for the rounded kernels."""
-        rounded = (v.to(self.dtype).double() for v in self.factors())
-        return float(_norm_squared(*rounded)) * (1 + ROUNDING)
+        rounded = Factors(*(v.to(self.dtype).double() for v in self.factors()))
+        return float(norm_squared(rounded)) * (1 + ROUNDING)
 
     def lipschitz_upper(self) -> float:
         """Proved bound on Lip(H), as of a ridge; infinite for NaN or Inf."""
@@ -339,20 +355,29 @@ class RidgeVolume(ConditionedNetwork):
 
         As for a ridge, with ``|| |U| ||^2 <= sum_g || |T_g| ||_1^2 sum_f || |S_gf| ||_1^2`` and the
         products of a filter added to those of a kernel. The Fourier transform of n frames has
-        entries of the modulus ``n^(-1/2)``, so ``n^(1/2)`` stands for its norm.
+        entries of the modulus ``n^(-1/2)``, so ``n^(1/2)`` stands for its norm. A change in time is
+        a mean over n frames and a difference, of at most twice the norm of the image;
+        :func:`~equipoise.networks.low_rank.clipping_rounding` bounds the rest of that term, and
+        its factor 2 the rounding of what it is given.
         """
-        taps, within, across, spectral = (v.to(self.dtype).double() for v in self.factors())
+        rounded = (v.to(self.dtype).double() for v in self.factors())
+        taps, within, across, spectral, low_rank = rounded
         planes = within.abs().sum((1, 2, 3)).square().sum()
         others = across.abs().sum((2, 3, 4)).square().sum(1) * taps.abs().sum(1).square()
         frames = image.shape[1] * len(spectral)
-        rest = others.sum() + frames * spectral.square().sum()
+        rest = others.sum() + frames * spectral.square().sum() + low_rank.square().sum()
         absolute = float((planes + rest).sqrt()) * (1 + ROUNDING)
         norms = AnalysisNorms(math.sqrt(self._rounded_norm_squared()), absolute)
         filters, count = taps.shape
-        count = max(count, OF_A_COMPLEX_SUM * frames)
+        count = max(count, OF_A_COMPLEX_SUM * frames, 2 * (image.shape[1] + 3) * len(low_rank))
         of_frame = PRODUCTS + count + 1
-        back = PRODUCTS * max(self.features, self.across) + count + filters + len(spectral) + 1
-        return shrinkage_rounding(norms, (of_frame, back), image, self.dtype)
+        without = len(spectral) + len(low_rank)
+        back = PRODUCTS * max(self.features, self.across) + count + filters + without + 1
+        found = shrinkage_rounding(norms, (of_frame, back), image, self.dtype)
+        if not len(low_rank):
+            return found
+        share = 2 * clipping_rounding(image.shape[1], BLOCK**2, self.dtype)
+        return found + share * float(low_rank.square().sum()) * norm(image)
 
 
 ROUNDING = 1e-9
@@ -361,32 +386,3 @@ ROUNDING = 1e-9
 OF_A_COMPLEX_SUM = 4
 """Rounding errors to count for each term of a complex sum: two real products to a part, their sum,
 and those of the entries of the Fourier transform."""
-
-
-def differences(filters: int, taps: int) -> Tensor:
-    """Filters to start from, (filter, tap): differences of growing order, of norm 1."""
-    found = []
-    for order in range(1, filters + 1):
-        filter_ = torch.zeros(taps, dtype=torch.float64)
-        # Higher orders than the taps allow begin again at the first.
-        order = (order - 1) % (taps - 1) + 1
-        begin = (taps - order) // 2
-        for k in range(order + 1):
-            filter_[begin + k] = (-1) ** k * math.comb(order, k)
-        found.append(filter_ / filter_.norm())
-    return torch.stack(found).float()
-
-
-def _norm_squared(taps: Tensor, within: Tensor, across: Tensor, spectral: Tensor) -> Tensor:
-    """Proved bound on ``||U||^2``; the Fourier transform has the norm of its size."""
-    return filtered_norm_squared(within, across, taps) + spectral.square().sum()
-
-
-def _size(kernels: Tensor) -> Tensor:
-    """The norm of each kernel (..., 1, 9, 9)."""
-    return kernels.square().sum((-3, -2, -1)).sqrt()
-
-
-def _filtered(matrix: Tensor, image: Image) -> Image:
-    """A real matrix between frames applied to an image (batch, frame, y, x)."""
-    return torch.einsum("ij,bjyx->biyx", matrix.to(image.dtype), image)

@@ -5,6 +5,7 @@ of a convex function, a sum of Huber functions of ``|z|``, and 1-Lipschitz. Henc
 ``<s(u) - s(v), u - v> >= ||s(u) - s(v)||^2`` (Baillon and Haddad 1977).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -54,8 +55,21 @@ def slopes(z: Tensor, thresholds: Tensor, shares: Tensor, scale: Tensor | None =
     return Slopes(weight, drop)
 
 
+class Layer(ABC):
+    """Coefficients that were shrunk, as a network uses them."""
+
+    @property
+    @abstractmethod
+    def value(self) -> Tensor:
+        """The shrunk coefficients."""
+
+    @abstractmethod
+    def change(self, v: Tensor) -> Tensor:
+        """The derivative of the shrinkage times a change of the coefficients."""
+
+
 @dataclass(frozen=True)
-class Shrunk:
+class Shrunk(Layer):
     """s at coefficients z. What is not asked for is not computed."""
 
     z: Tensor

@@ -135,7 +135,10 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = 
         body = own_body(path, header.own, network)
         # Before any weight is read or allocated: the header may ask for a far larger network than
         # the file holds.
-        _check_shapes(path, wanted_shapes(header.config, body), stored, header.own)
+        wanted = wanted_shapes(header.config, body)
+        # A file from before a term was known holds no weights of it, and needs none.
+        left_out = {key: shape for key, shape in wanted.items() if 0 in shape and key not in stored}
+        _check_shapes(path, wanted, {**stored, **left_out}, header.own)
         state = {key: file.get_tensor(key) for key in stored}
     if body is None:
         model = stored_method(header.config)
@@ -143,6 +146,8 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, network: nn.Module | None = 
     else:
         model = METHODS[header.config.method].around(body, header.config)
     _check_finite(path, state)
+    for key, shape in left_out.items():
+        state[key] = torch.zeros(shape, dtype=_precision(path, state), device="cpu")
     # Assigned instead of copied, so that an own network gets the precision of each stored weight.
     model.load_state_dict(state, assign=body is not None)
     model.calibration = _calibration(path, header)
