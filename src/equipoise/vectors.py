@@ -20,11 +20,11 @@ def inner(a: Tensor, b: Tensor) -> PerSample:
 def pieces(*arrays: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Flat samples, (batch, n) each, a piece of all of them at a time."""
     # A product or a copy in double precision would take several times the memory of a volume.
-    yield from zip(*(torch.split(array, PIECE, dim=1) for array in arrays))
+    yield from zip(*(torch.split(array, PIECE // len(arrays), dim=1) for array in arrays))
 
 
-PIECE = 2**18
-"""Numbers of a sample that are combined at a time."""
+PIECE = 2**19
+"""Numbers of a sample that are combined at a time, those of all arrays together."""
 
 
 def norm(a: Tensor) -> PerSample:

@@ -137,8 +137,15 @@ class Composed(ConditionedNetwork):
         thresholds = self.log_threshold.exp() * size[:, None]
         return kernels.to(self.dtype), thresholds, torch.softmax(self.share, 1)
 
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
-        """``H(x)``, and the layers."""
+    def moved(self, image: Image, scale: Tensor, used: Used) -> Image:
+        """``H(x)``."""
+        return self._evaluated(image, scale, used)[0]
+
+    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Layer]:
+        """The shrinkage of every layer."""
+        return self._evaluated(image, scale, used)[1]
+
+    def _evaluated(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
         kernels, thresholds, shares = used
         h = self._lifted(image)
         found: list[Layer] = []

@@ -47,15 +47,15 @@ class ConditionedNetwork(nn.Module, ABC):
         """What an evaluation uses, differentiable in the weights."""
 
     @abstractmethod
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
-        """``H(x)`` at a threshold scale, and the shrinkage of every layer.
+    def moved(self, image: Image, scale: Tensor, used: Used) -> Image:
+        """``H(x)`` at a threshold scale.
 
         The scale is one number for each sample, or broadcasts to the coefficients.
         """
 
+    @abstractmethod
     def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Layer]:
-        """The shrinkage of every layer alone."""
-        return self.moved(image, scale, used)[1]
+        """The shrinkage of every layer."""
 
     @abstractmethod
     def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
@@ -178,7 +178,7 @@ class AtScale(nn.Module):
 
     def forward(self, image: Image) -> Image:
         """``H(x)``, computed in the precision of the weights, returned in the precision of x."""
-        return self.network.moved(image, self.scale(image), self._used())[0]
+        return self.network.moved(image, self.scale(image), self._used())
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
         """The Jacobian at an image as ``d -> J d``; a product costs one evaluation."""

@@ -180,11 +180,11 @@ class Layered(ConditionedNetwork):
             layers.append(shrunk(v, thresholds[:, own], shares[:, own], scale))
         return layers
 
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
-        """``H(x) = (1 - m) x - U^T z``, and the shrinkage of every layer."""
+    def moved(self, image: Image, scale: Tensor, used: Used) -> Image:
+        """``H(x) = (1 - m) x - U^T z``."""
         layers = self.shrinkage(image, scale, used)
         z = torch.cat([layer.value for layer in layers], 2)
-        return kept(image, self.m, self.channels) - synthesised(z, image, used[0]), layers
+        return kept(image, self.m, self.channels) - synthesised(z, image, used[0])
 
     def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
         """``(1 - m) d - U^T dz``."""

@@ -7,6 +7,7 @@ is the proximal map of ``tau`` times the nuclear norm (Cai, Candes, Shen, SIAM J
 20:1956-1982, 2010), and one minus a proximal map is the gradient of a Moreau envelope.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,18 +43,62 @@ def image_of(matrices: Tensor, shape: torch.Size, side: int = BLOCK) -> Image:
 
 @dataclass(frozen=True)
 class Clipped(Layer):
-    """P at matrices. What is not asked for is not computed.
+    """P at matrices, some rows of blocks at a time. What is not asked for is not computed.
 
     Attributes
     ----------
     matrices
-        M, (..., time, pixel).
-    left, sizes, right
-        ``U``, ``s`` and ``V^H`` of M, or of its transpose if it has more rows than columns.
+        M, (batch, row, column, time, pixel).
     levels
         ``tau_j`` of every sample, (clip, batch, 1, 1, 1).
     shares
         ``a_j``, (clip,).
+    """
+
+    matrices: Tensor
+    levels: Tensor
+    shares: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """``P(M)``, NaN where the decomposition is not that of M to the verified accuracy."""
+        return torch.cat([piece.value for piece in self._pieces()], 1)
+
+    def change(self, v: Tensor) -> Tensor:
+        """``P'(M) v``."""
+        changes = torch.split(v, self._rows, 1)
+        return torch.cat([piece.change(w) for piece, w in zip(self._kept, changes)], 1)
+
+    @cached_property
+    def _kept(self) -> list["_Decomposed"]:
+        """All pieces, for products with the derivative, of which there are many."""
+        return list(self._pieces())
+
+    def _pieces(self) -> Iterator["_Decomposed"]:
+        """Made when they are asked for, because the factors of M are larger than M."""
+        for matrices in torch.split(self.matrices, self._rows, 1):
+            factors = decomposed(_wide(matrices.detach()))
+            yield _Decomposed(matrices, *factors, self.levels, self.shares)
+
+    @property
+    def _rows(self) -> int:
+        return max(PIECE // max(self.matrices[:, :1].numel(), 1), 1)
+
+
+PIECE = 2**16
+"""Numbers that are decomposed, verified and multiplied at a time: each of these takes a copy."""
+
+
+@dataclass(frozen=True)
+class _Decomposed:
+    """P at matrices whose factors are known.
+
+    Attributes
+    ----------
+    matrices, levels, shares
+        See :class:`Clipped`.
+    left, sizes, right
+        ``U``, ``s`` and ``V^H`` of M, or of its transpose if it has more rows than columns.
     """
 
     matrices: Tensor
@@ -65,7 +110,6 @@ class Clipped(Layer):
 
     @property
     def value(self) -> Tensor:
-        """``P(M)``, NaN where the decomposition is not that of M to the verified accuracy."""
         found: Tensor = _Value.apply(  # type: ignore[no-untyped-call]
             self.matrices, self._weights, self
         )
@@ -122,7 +166,7 @@ class _Value(torch.autograd.Function):
     """``P(M)`` from its decomposition; P' is symmetric, and so its own transpose."""
 
     @staticmethod
-    def forward(ctx: Any, matrices: Tensor, weights: Tensor, clipped: Clipped) -> Tensor:
+    def forward(ctx: Any, matrices: Tensor, weights: Tensor, clipped: _Decomposed) -> Tensor:
         ctx.clipped = clipped
         return clipped._as_given(clipped.left @ (weights[..., None] * clipped._rows))
 
@@ -140,20 +184,19 @@ def _wide(matrices: Tensor) -> Tensor:
 
 
 def clipped(matrices: Tensor, thresholds: Tensor, shares: Tensor, scale: Tensor) -> Clipped:
-    """P at matrices (batch, ..., time, pixel), with thresholds multiplied by a scale.
+    """P at matrices, with thresholds multiplied by a scale.
 
     Parameters
     ----------
     matrices
-        M, of complex numbers.
+        M, of complex numbers, (batch, row, column, time, pixel).
     thresholds, shares
         ``tau_j`` and ``a_j``, (clip,).
     scale
         Factor of the thresholds of each sample, (batch,).
     """
     levels = thresholds[:, None] * scale.to(thresholds.dtype)
-    left, sizes, right = decomposed(_wide(matrices.detach()))
-    return Clipped(matrices, left, sizes, right, levels[..., None, None, None], shares)
+    return Clipped(matrices, levels[..., None, None, None], shares)
 
 
 @torch.no_grad()

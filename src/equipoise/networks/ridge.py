@@ -174,11 +174,11 @@ class Ridge(ConditionedNetwork):
         blocks, thresholds, shares = used
         return [shrunk(analysed(image, blocks, self.channels), thresholds, shares, scale)]
 
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
-        """``H(x) = (1 - m) x - U^T s(U x)``, and the shrinkage."""
+    def moved(self, image: Image, scale: Tensor, used: Used) -> Image:
+        """``H(x) = (1 - m) x - U^T s(U x)``."""
         layers = self.shrinkage(image, scale, used)
         back = synthesised(layers[0].value, image, used[0])
-        return kept(image, self.m, self.channels) - back, layers
+        return kept(image, self.m, self.channels) - back
 
     def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
         """``(1 - m) d - U^T s'(U x) U d``."""

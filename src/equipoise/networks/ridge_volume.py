@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Literal
 
 import torch
@@ -266,35 +267,36 @@ class RidgeVolume(ConditionedNetwork):
 
     def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Layer]:
         """``s(S_g T_g x)`` of every g."""
+        return list(self._layers(image, scale, used))
+
+    def _layers(self, image: Image, scale: Tensor, used: Used) -> Iterator[Layer]:
+        """``s(S_g T_g x)`` of one g after the other, each made when it is asked for."""
         _, _, across, spectral, low_rank, thresholds, shares = used
         scale = scale.expand(len(image))
         of_frames = scale.repeat_interleave(image.shape[1])
-        found: list[Layer] = []
-        begin, coefficients = 0, self._coefficients(image, used)
         scales = [of_frames] * (len(across) + 1)
         scales += [of_frames * harmonics(image).repeat(len(image))] * len(spectral)
-        for of_rows, z in zip(scales, coefficients):
-            own = slice(begin, begin + z.shape[2])
-            found.append(shrunk(z, thresholds[:, own], shares[:, own], of_rows))
+        counts = [self.features] + [self.across] * len(across) + [1] * len(spectral)
+        begin, coefficients = 0, self._coefficients(image, used)
+        for of_rows, count in zip(scales, counts):
+            own = slice(begin, begin + count)
+            # Without a name, because it would keep them while the next ones are made.
+            yield shrunk(next(coefficients), thresholds[:, own], shares[:, own], of_rows)
             begin = own.stop
         if len(low_rank):
             # The largest singular value of white noise grows so (Marchenko and Pastur).
-            edge = BLOCK + math.sqrt(image.shape[1])
-            found.append(
-                clipped(next(coefficients), thresholds[:, -1], shares[:, -1], scale * edge)
-            )
-        return found
+            edge = scale * (BLOCK + math.sqrt(image.shape[1]))
+            yield clipped(next(coefficients), thresholds[:, -1], shares[:, -1], edge)
 
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
-        """``H(x) = (1 - m) x - U^T s(U x)``, and the shrinkage of every g."""
-        layers = self.shrinkage(image, scale, used)
-        back = self._back([layer.value for layer in layers], image, used)
-        return kept(image, self.m, self.channels) - back, layers
+    def moved(self, image: Image, scale: Tensor, used: Used) -> Image:
+        """``H(x) = (1 - m) x - U^T s(U x)``, with the coefficients of one g in memory at a time."""
+        values = map(attrgetter("value"), self._layers(image, scale, used))
+        return kept(image, self.m, self.channels) - self._back(values, image, used)
 
     def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
         """``(1 - m) d - U^T s'(U x) U d``."""
         changes = self._coefficients(change, used)
-        moved = [layer.change(z) for layer, z in zip(layers, changes)]
+        moved = (layer.change(next(changes)) for layer in layers)
         return kept(change, self.m, self.channels) - self._back(moved, change, used)
 
     def _coefficients(self, image: Image, used: Used) -> Iterator[Tensor]:
@@ -310,21 +312,22 @@ class RidgeVolume(ConditionedNetwork):
         for size in low_rank:
             yield matrices_of(size * (x - x.mean(1, keepdim=True)))
 
-    def _back(self, values: list[Tensor], image: Image, used: Used) -> Image:
+    def _back(self, values: Iterator[Tensor], image: Image, used: Used) -> Image:
         """``U^T`` of coefficients: ``sum_g T_g^T S_g^T z_g``."""
         taps, within, across, spectral, low_rank, *_ = used
         x = image.to(self.dtype.to_complex())
-        frames, (own, *others) = x.flatten(0, 1), values
-        total = synthesised(own, frames, within).reshape(x.shape)
-        for matrix, kernel, z in zip(as_matrices(taps, x, self.axis == "time"), across, others):
-            total = total + applied(matrix.mT, synthesised(z, frames, kernel).reshape(x.shape))
+        frames = x.flatten(0, 1)
+        total = synthesised(next(values), frames, within).reshape(x.shape)
+        for matrix, kernel in zip(as_matrices(taps, x, self.axis == "time"), across):
+            of_filter = synthesised(next(values), frames, kernel).reshape(x.shape)
+            total = total + applied(matrix.mT, of_filter)
         for size in spectral:
-            of_rows = values[len(across) + 1][:, :, 0].movedim(1, -1)
+            of_rows = next(values)[:, :, 0].movedim(1, -1)
             z = torch.view_as_complex(of_rows.contiguous()).reshape(x.shape)
             total = total + size * applied(frequencies(x).mH, z)
         for size in low_rank:
             # Their mean over time is zero as that of the matrices is, so none is taken off again.
-            total = total + size * image_of(values[-1], x.shape)
+            total = total + size * image_of(next(values), x.shape)
         return total.to(image.dtype)
 
     @torch.no_grad()
