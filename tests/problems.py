@@ -22,7 +22,7 @@ TIGHT = SolverOptions(rtol=1e-10, max_iter=500, exact=False)
 """To a bound in exact arithmetic; the bound of rounding may be above 1e-10 if lam is large."""
 
 
-OF_PLANES = [name for name in METHODS if name != "mol-ridge-3d"]
+OF_PLANES = [name for name in METHODS if not name.endswith("-3d")]
 """Methods for images (y, x)."""
 
 ONES = torch.ones(2, dtype=torch.float64)
@@ -94,7 +94,7 @@ def config_of(name, network=None, lam=5.0, m=0.1, iterations=4, skip=0.0):
     body = {key: value for key, value in body.items() if key in known}
     content = {key: value for key, value in settings.items() if key in kind.model_fields}
     weight = {"value" if "threshold_rule" in kind.model_fields else "lam": lam}
-    if name == "mol-guided":
+    if name.startswith("mol-guided"):
         content["guide"] = {"network": body}
         content["adaptation"] = {"features": body["features"]}
     if name == "unet":

@@ -34,11 +34,11 @@ def volume(
         typer.Option(help="Models of (y, x) as NAME=FILE [mol-2d].", metavar="LIST"),
     ] = None,
     model_3d: Annotated[
-        str | None,
+        str,
         typer.Option(
             "--model-3d", help="Model of (z, y, x), which solves the volume whole as mol-3d."
         ),
-    ] = None,
+    ] = "mol-guided-volume",
     crop: Annotated[
         int | None,
         typer.Option(min=2, help="Number of central slices along the readout x [all]."),
@@ -60,12 +60,11 @@ def volume(
         from equipoise.experiments.volumes import volume_cases
         from equipoise.recon.device import on_device, pick_device
 
-        read = f"{methods or ''},{model_3d or ''}"
+        read = f"{methods or ''},{model_3d}"
         check_results(output, experiment.FILES, overwrite, data, read)
         where = pick_device(device)
         listed = methods or ",".join(f"{name}={file}" for name, file in OF_SLICES.items())
-        whole = "" if model_3d is None else f",{WHOLE}={model_3d}"
-        chosen = models_of(listed + whole, OF_SLICES).to(where)
+        chosen = models_of(f"{listed},{WHOLE}={model_3d}", OF_SLICES).to(where)
         models = {name: model for name, model in chosen.loaded.items() if model is not None}
         volumes = volume_cases(data, acceleration, seeds, crop=crop, partial=partial_fourier)
         found = (on_device(case, where) for case in volumes)

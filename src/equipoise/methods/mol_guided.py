@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import ScanRule
-from equipoise.methods.method import ParameterGroup
+from equipoise.methods.method import MethodConfig, ParameterGroup
 from equipoise.methods.mol import Amplification, Conditioned
 from equipoise.methods.mol_ridge import MolRidge, MolRidgeConfig, RidgeLikeConfig
 from equipoise.networks.adaptation import Adaptation, AdaptationConfig
@@ -80,7 +80,7 @@ class MolGuided(MolRidge):
     """
 
     name = "mol-guided"
-    Config = MolGuidedConfig
+    Config: ClassVar[type[MethodConfig]] = MolGuidedConfig
     frozen = True
 
     def __init__(

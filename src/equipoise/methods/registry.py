@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from equipoise.methods.method import Method, MethodConfig
 from equipoise.methods.mol import MOL
 from equipoise.methods.mol_guided import MolGuided
+from equipoise.methods.mol_guided_3d import MolGuided3D
 from equipoise.methods.mol_layered import MolComposed, MolLayered
 from equipoise.methods.mol_m import MOLM
 from equipoise.methods.mol_ridge import MolRidge
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
         MolLayered,
         MolComposed,
         MolGuided,
+        MolGuided3D,
         MoDL,
         ADMMNet,
         UNet,

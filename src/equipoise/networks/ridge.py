@@ -251,10 +251,14 @@ class RidgeAt(AtScale):
         """The threshold scale, with the factors of every pixel where there are some."""
         if self.factors is None:
             return self.threshold
-        # In the layout of the coefficients: (batch, part, feature, 16, blocks, blocks).
-        blocks = F.pixel_unshuffle(whole_blocks(self.factors.to(self.dtype)), BLOCK)
-        planes = blocks.reshape(len(blocks), 1, -1, BLOCK**2, *blocks.shape[-2:])
-        return per_sample(self.threshold.to(self.dtype), planes) * planes
+        return scale_of_pixels(self.threshold, self.factors.to(self.dtype))
+
+
+def scale_of_pixels(threshold: PerSample, factors: Tensor) -> Tensor:
+    """Scale times factors in the layout of coefficients, (batch, part, feature, 16, ...)."""
+    blocks = F.pixel_unshuffle(whole_blocks(factors), BLOCK)
+    planes = blocks.reshape(len(blocks), 1, -1, BLOCK**2, *blocks.shape[-2:])
+    return per_sample(threshold.to(factors.dtype), planes) * planes
 
 
 def zero_mean_kernels(first: Tensor, second: Tensor) -> Tensor:

@@ -268,7 +268,7 @@ def _held(config: TrainConfig) -> MethodConfig:
     assert config.start is not None
     held = model_config(config.start)
     asked = config.model
-    if isinstance(asked, MolGuidedConfig) and isinstance(held, MolRidgeConfig):
+    if type(asked) is MolGuidedConfig and isinstance(held, MolRidgeConfig):
         return MolGuidedConfig.after(held, asked.adaptation.hidden)
     if isinstance(asked, MolRidge3DConfig) and isinstance(held, MolRidgeConfig):
         return asked.started_by(held)
@@ -284,7 +284,7 @@ def _agrees(key: str, asked: Any, there: Any) -> bool:
 def _second_pass(config: TrainConfig) -> Method | None:
     """Two passes that start from a ridge, which remains the first pass; None in other cases."""
     asked = config.model
-    if config.start is None or not isinstance(asked, MolGuidedConfig):
+    if config.start is None or type(asked) is not MolGuidedConfig:
         return None
     start = load_model(config.start)
     # Start weights of two passes are continued as a whole.

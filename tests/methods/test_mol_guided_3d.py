@@ -1,0 +1,134 @@
+"""Two passes for volumes: those of every plane, with factors that know the neighbours."""
+
+import pytest
+import torch
+
+from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.mol_guided import MolGuided
+from equipoise.methods.mol_guided_3d import AT_ONCE, MolGuided3D
+from equipoise.methods.mol_ridge import MolRidge
+from equipoise.networks.adaptation import Adaptation
+from equipoise.networks.ridge import Ridge
+from equipoise.networks.ridge_planes import planes_of
+from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.coils.readout import plane_of, slices_along_readout
+from equipoise.physics.sampling.masks import make_mask
+from equipoise.vectors import inner, norm
+from equipoise.zoo.model_file import load_model
+from problems import DOUBLE, TIGHT, random_complex, sense_problem
+
+SHAPE = (10, 8, 4)
+NOISE = torch.tensor([0.05], dtype=torch.float64)
+
+
+def volume_problem(shape=SHAPE, seed=0):
+    """A and b of a volume whose lines along x are fully measured, complex128."""
+    plane = make_mask("variable-density-2d", shape[:2], 2.0, 2, seed)
+    csm = (
+        biot_savart_maps(shape[:2], 3, seed).to(DOUBLE)[..., None].expand(-1, -1, -1, -1, shape[2])
+    )
+    operator = SenseOp(csm.contiguous(), plane[..., None].expand(-1, -1, -1, shape[2]).contiguous())
+    return operator, random_complex((1, 3, *shape), seed) * operator.mask[:, None]
+
+
+def of_one_plane(m=0.2, seed=0):
+    ridges = [Ridge(m, features=4, basis=2, seed=seed + k) for k in range(2)]
+    adaptation = Adaptation(4, 5, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        adaptation.last.copy_(torch.randn(adaptation.last.shape, generator=generator))
+    return MolGuided(ridges[1], MolRidge(ridges[0]), adaptation).double()
+
+
+def alike(monkeypatch):
+    """Factors of a plane that follow from this plane alone."""
+    monkeypatch.setattr("equipoise.methods.mol_guided_3d.CENTRE", 1.0)
+    monkeypatch.setattr("equipoise.methods.mol_guided_3d.BESIDE", 0.0)
+
+
+def test_without_neighbours_it_is_the_method_of_every_plane(monkeypatch):
+    alike(monkeypatch)
+    monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", 1e-10)
+    operator, data = volume_problem()
+    plane = of_one_plane()
+    plane.guide.options = TIGHT
+    volume = MolGuided3D.of_planes(plane).double()
+    held = {"noise_level": NOISE, "scale": 1.0, "options": TIGHT}
+    with torch.no_grad():
+        whole = volume.solve(operator, data, **held).value
+        maps = operator.csm[0].movedim(-1, 0)
+        slices = SenseOp(maps, plane_of(operator.mask[0])[None])
+        many = {**held, "noise_level": NOISE.expand(SHAPE[2])}
+        alone = plane.solve(slices, slices_along_readout(data[0]), **many).value
+    assert float((norm(planes_of(whole) - alone) / norm(alone)).max()) < 1e-7
+
+
+def test_factors_follow_from_the_mean_coefficients_of_three_planes():
+    volume = MolGuided3D.of_planes(of_one_plane()).double()
+    image, threshold = random_complex((2, 6, 5, AT_ONCE + 3)), torch.tensor([0.1, 0.2]).double()
+    with torch.no_grad():
+        c = volume.guide.network.coefficients(image, threshold)
+        c = c.reshape(2, AT_ONCE + 3, 4, 6, 5)
+        before, after = c[:, [0, *range(AT_ONCE + 2)]], c[:, [*range(1, AT_ONCE + 3), AT_ONCE + 2]]
+        mean = (c / 2 + before / 4 + after / 4).flatten(0, 1)
+        expected = volume.adaptation(mean).reshape(c.shape)
+        assert torch.allclose(volume._factors(image, threshold), expected)
+
+
+def test_the_distance_is_certified_and_no_change_of_the_data_breaks_the_bounds():
+    operator, data = volume_problem()
+    model = MolGuided3D.of_planes(of_one_plane()).double()
+    with torch.no_grad():
+        before = model.solve(operator, data, noise_level=NOISE, options=TIGHT)
+        assert before.converged
+        assert model.m_evidence == "proved"
+        assert before.value.shape == (1, *SHAPE)
+        bound = model.amplification(before)
+        assert bound.end_to_end > bound.first_held
+        # With the first image held, the first number holds alone.
+        y = before.first.value
+        networks = [
+            model.of_first(before)(image) for image in (y, y + 0.1 * random_complex(y.shape))
+        ]
+        x = random_complex(y.shape, 5)
+        change = norm(networks[0](x) - networks[1](x)) / norm(0.1 * random_complex(y.shape))
+        assert 0 < float(change) <= model._first_lipschitz(before)
+
+
+def test_the_gradient_goes_through_the_first_pass(monkeypatch):
+    operator, data = volume_problem((6, 5, 3))
+    options = SolverOptions(rtol=1e-10, max_iter=200, window=10, exact=False)
+    monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", 1e-10)
+    model = MolGuided3D.of_planes(of_one_plane()).double()
+    model.guide.options = options
+    weight = random_complex((1, 6, 5, 3), 5)
+    change = random_complex(data.shape, 6) * operator.mask[:, None]
+
+    def image(b):
+        return model.solve(operator, b, noise_level=NOISE, scale=1.0, options=options).value
+
+    b = data.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(inner(image(b), weight).sum(), b)
+    with torch.no_grad():
+        ahead, behind = (image(data + step * change) for step in (1e-5, -1e-5))
+    expected = float(inner(ahead - behind, weight).sum()) / 2e-5
+    assert abs(float(inner(gradient, change).sum()) - expected) < 1e-4 * abs(expected)
+
+
+def test_an_image_of_one_plane_is_refused():
+    operator, data = sense_problem(batch=1)
+    model = MolGuided3D.of_planes(of_one_plane()).double()
+    with pytest.raises(BadInputError, match=r"\(y, x\), and mol-guided-3d.*\(z, y, x\)"):
+        model.solve(operator, data, noise_level=NOISE)
+
+
+def test_that_of_the_package_has_the_weights_of_one_plane_and_their_proof():
+    volume, plane = load_model("mol-guided-volume"), load_model("mol-guided-universal")
+    assert isinstance(volume, MolGuided3D)
+    assert volume.m_evidence == "proved"
+    assert volume.m == plane.m
+    assert volume.usual_lam == "rule"
+    for name, weight in plane.state_dict().items():
+        assert torch.equal(volume.state_dict()[name], weight), name
