@@ -53,10 +53,11 @@ TILE = 256
 SMALL_TILES = (128, 64, 32)
 """The same for images of three axes, of which a tile has all frames or slices along z."""
 
-COEFFICIENTS, WITH_NETWORK, WITHOUT_NETWORK, OF_A_COIL, COMBINING = 5, 450, 640, 16, 40
-"""Of an image of three axes: copies of all coefficients in an evaluation; bytes of a pixel beside
-it, and in a step of the solver alone, with a full history of Anderson; bytes of a pixel and coil
-all the time, and while coils are combined."""
+COEFFICIENTS, BESIDE, OF_A_COIL, COMBINING, LOADED = 6, 640, 16, 40, 30_000_000
+"""Of an image of three axes: copies of the coefficients of one filter in an evaluation; bytes of a
+pixel beside it and beside Anderson's history, a third of them gaps on the heap; bytes of a pixel
+and coil all the time, and while coils are combined; bytes of the parts of libraries that are read
+when they are first used."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,10 @@ class Plan:
     @property
     def note(self) -> str | None:
         """What is done differently to save memory; None if nothing."""
-        if self.keep_maps:
-            return None
-        tiles = f" and H is evaluated in tiles of {self.tile}" if self.tile else ""
-        return f"memory is short: the coil maps are not written with the image{tiles}"
+        done = [] if self.keep_maps else ["the coil maps are not written with the image"]
+        if self.tile is not None:
+            done.append(f"H is evaluated in tiles of {self.tile}")
+        return f"memory is short: {' and '.join(done)}" if done else None
 
 
 def estimate(
@@ -94,8 +95,8 @@ def estimate(
     """
     slices, coils, y, x = shape_of(acquisition, model.axes)
     pixels = y * x
-    sets = len(series_of(acquisition.labels)) if model.axes == SERIES else slices
-    kept = COMPLEX * pixels * (3 * slices + (coils * sets if keep_maps else 0))
+    maps = coils * _kept_sets(acquisition, model.axes, slices) if keep_maps else 0
+    kept = COMPLEX * pixels * (3 * slices + maps)
     # Either of the two is in memory at a time, so the larger one counts below.
     calibration = 0 if acquisition.csm is not None else ESPIRIT_COPIES * COMPLEX * coils * pixels
     if model.axes != PLANE:
@@ -104,6 +105,13 @@ def estimate(
     solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + evaluation_of(model, at_once)
     transformed = acquisition.samples.nbytes if acquisition.samples.ndim > len(STACK) else 0
     return kept + transformed + max(calibration, solve)
+
+
+def _kept_sets(acquisition: Acquisition, axes: tuple[str, ...], slices: int) -> int:
+    """Maps of images that are kept, without those that a solve of three axes holds anyway."""
+    if axes == SERIES:
+        return len(series_of(acquisition.labels)) - 1
+    return slices - (acquisition.samples.shape[2] if axes == VOLUME else 0)
 
 
 def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | None) -> int:
@@ -115,12 +123,14 @@ def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | Non
     pixels, network = depth * y * x, model.network
     evaluation = evaluation_of(model, pixels)
     if isinstance(network, RidgeVolume):
-        numbers = PARTS * network.log_threshold.shape[1]
+        numbers = PARTS * max(network.features, network.across)
         size = DOUBLE if model.options.exact else SINGLE
         at_once = depth * _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
         evaluation = COEFFICIENTS * numbers * size * at_once
-    step = max(WITH_NETWORK * pixels + evaluation, WITHOUT_NETWORK * pixels)
-    return max(OF_A_COIL * coils * pixels + step, COMBINING * coils * pixels)
+    # Anderson keeps two images for each iterate.
+    history = 2 * COMPLEX * model.options.window if isinstance(model, MOL) else 0
+    step = (BESIDE + history) * pixels + evaluation
+    return LOADED + max(OF_A_COIL * coils * pixels + step, COMBINING * coils * pixels)
 
 
 def _with_halo(side: int, tile: int | None, reach: int) -> int:
@@ -157,7 +167,10 @@ def evaluation_of(model: Method, pixels: int) -> int:
 
 
 def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
-    """The first plan that fits: everything at once, without keeping maps, or also in tiles.
+    """The first plan that fits: everything at once, without keeping maps, or in tiles.
+
+    In tiles the maps are kept if they fit, as those of a single series or volume do, which the
+    solve needs anyway.
 
     Raises
     ------
@@ -167,7 +180,8 @@ def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
     slices, coils, y, x = shape_of(acquisition, model.axes)
     free = available_memory()
     tiles = (TILE,) if model.axes == PLANE else SMALL_TILES
-    for keep_maps, tile in ((True, None), (False, None), *((False, t) for t in tiles)):
+    cut = ((keep, tile) for tile in tiles for keep in (True, False))
+    for keep_maps, tile in ((True, None), (False, None), *cut):
         needed = estimate(acquisition, model, keep_maps=keep_maps, tile=tile)
         # Where the free memory is unknown, the scan is tried.
         if free is None or needed <= free:
