@@ -49,10 +49,9 @@ class PlanarRidge(Ridge):
         z = analysed(planes_of(image), blocks, self.channels)
         return [shrunk(z, thresholds, shares, scale)]
 
-    def moved(self, image: Image, scale: Tensor, used: Used) -> tuple[Image, list[Layer]]:
-        """``H(x) = (1 - m) x - U^T s(U x)``, and the shrinkage."""
-        layers = self.shrinkage(image, scale, used)
-        return self._moved(image, layers[0].value, used), layers
+    def moved(self, image: Image, scale: Tensor, used: Used) -> Image:
+        """``H(x) = (1 - m) x - U^T s(U x)``."""
+        return self._moved(image, self.shrinkage(image, scale, used)[0].value, used)
 
     def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
         """``(1 - m) d - U^T s'(U x) U d``."""
