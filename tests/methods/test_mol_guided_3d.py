@@ -5,7 +5,7 @@ import torch
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.mol_guided import MolGuided
-from equipoise.methods.mol_guided_3d import AT_ONCE, MolGuided3D
+from equipoise.methods.mol_guided_3d import MolGuided3D
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.networks.adaptation import Adaptation
 from equipoise.networks.ridge import Ridge
@@ -65,13 +65,15 @@ def test_without_neighbours_it_is_the_method_of_every_plane(monkeypatch):
     assert float((norm(planes_of(whole) - alone) / norm(alone)).max()) < 1e-7
 
 
-def test_factors_follow_from_the_mean_coefficients_of_three_planes():
+@pytest.mark.parametrize("voxels", [1, 100, 10_000])
+def test_factors_follow_from_the_mean_coefficients_of_three_planes(voxels, monkeypatch):
+    monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
     volume = MolGuided3D.of_planes(of_one_plane()).double()
-    image, threshold = random_complex((2, 6, 5, AT_ONCE + 3)), torch.tensor([0.1, 0.2]).double()
+    image, threshold = random_complex((2, 6, 5, 7)), torch.tensor([0.1, 0.2]).double()
     with torch.no_grad():
         c = volume.guide.network.coefficients(image, threshold)
-        c = c.reshape(2, AT_ONCE + 3, 4, 6, 5)
-        before, after = c[:, [0, *range(AT_ONCE + 2)]], c[:, [*range(1, AT_ONCE + 3), AT_ONCE + 2]]
+        c = c.reshape(2, 7, 4, 6, 5)
+        before, after = c[:, [0, *range(6)]], c[:, [*range(1, 7), 6]]
         mean = (c / 2 + before / 4 + after / 4).flatten(0, 1)
         expected = volume.adaptation(mean).reshape(c.shape)
         assert torch.allclose(volume._factors(image, threshold), expected)

@@ -9,11 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from equipoise.methods.method import MethodConfig
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
 from equipoise.methods.mol_ridge import MolRidgeConfig
-from equipoise.networks.ridge_planes import PlanarRidgeConfig
+from equipoise.networks.ridge_planes import PlanarRidgeConfig, planes_at_once
 from equipoise.shapes import Image, PerSample
-
-AT_ONCE = 16
-"""Planes whose factors are computed together, so that memory does not grow with their number."""
 
 CENTRE, BESIDE = 0.5, 0.25
 """Weights of a plane and of each of its neighbours in the coefficients that set its factors."""
@@ -64,7 +61,8 @@ class MolGuided3D(MolGuided):
         first = image[..., :1], image, image[..., -1:]
         # The first and the last plane have one neighbour, and count twice.
         wide = torch.cat(first, -1)
-        parts = [wide[..., k : k + AT_ONCE + 2] for k in range(0, image.shape[-1], AT_ONCE)]
+        some = planes_at_once(image.shape[-3] * image.shape[-2])
+        parts = [wide[..., k : k + some + 2] for k in range(0, image.shape[-1], some)]
         return torch.cat([self._of_planes(part, threshold) for part in parts], 1)
 
     def _of_planes(self, image: Image, threshold: PerSample) -> Tensor:

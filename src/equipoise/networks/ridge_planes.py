@@ -83,7 +83,7 @@ class PlanarAt(RidgeAt):
 
     def forward(self, image: Image) -> Image:
         """``H(x)``; without a gradient some planes at a time, so that memory does not grow."""
-        some = max(AT_ONCE // (image.shape[-3] * image.shape[-2]), 1)
+        some = planes_at_once(image.shape[-3] * image.shape[-2])
         if torch.is_grad_enabled() or some >= image.shape[-1]:
             return super().forward(image)
         all_y = slice(None)
@@ -101,6 +101,11 @@ class PlanarAt(RidgeAt):
 
 AT_ONCE = 2**17
 """Voxels whose coefficients are in memory at once, at least those of a plane."""
+
+
+def planes_at_once(pixels: int) -> int:
+    """How many planes of some pixels each are evaluated together."""
+    return max(AT_ONCE // pixels, 1)
 
 
 def planes_of(volumes: Tensor) -> Tensor:

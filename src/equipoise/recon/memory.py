@@ -13,6 +13,7 @@ from equipoise.methods.method import PLANE, SERIES, VOLUME, Method
 from equipoise.methods.mol import MOL
 from equipoise.methods.variational import Variational
 from equipoise.networks.ridge import Ridge
+from equipoise.networks.ridge_planes import PlanarRidge, planes_at_once
 from equipoise.networks.ridge_volume import RidgeVolume
 from equipoise.outcome import BadInputError
 from equipoise.recon.series import series_of
@@ -127,6 +128,10 @@ def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | Non
         size = DOUBLE if model.options.exact else SINGLE
         at_once = depth * _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
         evaluation = COEFFICIENTS * numbers * size * at_once
+    elif isinstance(network, PlanarRidge):
+        plane = depth * _with_halo(y, tile, network.reach)
+        of_factors = SINGLE * network.features * pixels
+        evaluation = evaluation_of(model, plane * min(planes_at_once(plane), x)) + of_factors
     # Anderson keeps two images for each iterate.
     history = 2 * COMPLEX * model.options.window if isinstance(model, MOL) else 0
     step = (BESIDE + history) * pixels + evaluation
