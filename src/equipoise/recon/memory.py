@@ -60,6 +60,9 @@ pixel beside it and beside Anderson's history, a third of them gaps on the heap;
 and coil all the time, and while coils are combined; bytes of the parts of libraries that are read
 when they are first used."""
 
+OF_PLANES = 6.7
+"""Copies of the coefficients of the planes that are evaluated together."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -123,15 +126,17 @@ def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | Non
         depth = max(len(images) for images in series_of(acquisition.labels))
     pixels, network = depth * y * x, model.network
     evaluation = evaluation_of(model, pixels)
+    size = DOUBLE if isinstance(model, MOL) and model.options.exact else SINGLE
     if isinstance(network, RidgeVolume):
         numbers = PARTS * max(network.features, network.across)
-        size = DOUBLE if model.options.exact else SINGLE
         at_once = depth * _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
         evaluation = COEFFICIENTS * numbers * size * at_once
     elif isinstance(network, PlanarRidge):
         plane = depth * _with_halo(y, tile, network.reach)
-        of_factors = SINGLE * network.features * pixels
-        evaluation = evaluation_of(model, plane * min(planes_at_once(plane), x)) + of_factors
+        numbers = round(OF_PLANES * PARTS * plane * min(planes_at_once(plane), x))
+        # The factors of all planes are held in the precision of the network and of the last step.
+        held = pixels * (SINGLE + size)
+        evaluation = network.features * (numbers * size + held)
     # Anderson keeps two images for each iterate.
     history = 2 * COMPLEX * model.options.window if isinstance(model, MOL) else 0
     step = (BESIDE + history) * pixels + evaluation
