@@ -99,7 +99,7 @@ class PlanarAt(RidgeAt):
         return scale_of_pixels(each, factors.to(self.dtype))
 
 
-AT_ONCE = 2**17
+AT_ONCE = 2**15
 """Voxels whose coefficients are in memory at once, at least those of a plane."""
 
 

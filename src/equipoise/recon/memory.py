@@ -60,8 +60,8 @@ pixel beside it and beside Anderson's history, a third of them gaps on the heap;
 and coil all the time, and while coils are combined; bytes of the parts of libraries that are read
 when they are first used."""
 
-OF_PLANES = 6.7
-"""Copies of the coefficients of the planes that are evaluated together."""
+BESIDE_PLANES = 240
+"""Bytes of a pixel beside history and factors where some planes are evaluated at a time."""
 
 
 @dataclass(frozen=True)
@@ -126,21 +126,24 @@ def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | Non
         depth = max(len(images) for images in series_of(acquisition.labels))
     pixels, network = depth * y * x, model.network
     evaluation = evaluation_of(model, pixels)
-    size = DOUBLE if isinstance(model, MOL) and model.options.exact else SINGLE
     if isinstance(network, RidgeVolume):
         numbers = PARTS * max(network.features, network.across)
+        size = DOUBLE if isinstance(model, MOL) and model.options.exact else SINGLE
         at_once = depth * _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
         evaluation = COEFFICIENTS * numbers * size * at_once
-    elif isinstance(network, PlanarRidge):
-        plane = depth * _with_halo(y, tile, network.reach)
-        numbers = round(OF_PLANES * PARTS * plane * min(planes_at_once(plane), x))
-        # The factors of all planes are held in the precision of the network and of the last step.
-        held = pixels * (SINGLE + size)
-        evaluation = network.features * (numbers * size + held)
     # Anderson keeps two images for each iterate.
     history = 2 * COMPLEX * model.options.window if isinstance(model, MOL) else 0
     step = (BESIDE + history) * pixels + evaluation
+    if isinstance(network, PlanarRidge):
+        step = (BESIDE_PLANES + history) * pixels + _of_some_planes(network, depth, y, x)
     return LOADED + max(OF_A_COIL * coils * pixels + step, COMBINING * coils * pixels)
+
+
+def _of_some_planes(network: PlanarRidge, z: int, y: int, x: int) -> int:
+    """Bytes of an evaluation of some planes, and of the factors of all thresholds."""
+    some = z * y * min(planes_at_once(z * y), x)
+    layer = PARTS * network.features * DOUBLE * some
+    return round(ON_HEAP * layer) + SINGLE * network.features * z * y * x
 
 
 def _with_halo(side: int, tile: int | None, reach: int) -> int:
