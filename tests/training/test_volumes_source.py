@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from equipoise.methods.mol_guided_3d import MolGuided3D, MolGuided3DConfig
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
+from equipoise.methods.registry import new_method
 from equipoise.networks.ridge import Ridge
 from equipoise.outcome import BadInputError
 from equipoise.physics.linop import adjoint_error
@@ -110,6 +112,24 @@ class TestRun:
         assert isinstance(model, MolRidge3D)
         assert (model.network.axis, model.axes[0], model.m_evidence) == ("z", "z", "proved")
         assert not torch.equal(model.network.first, frame.network.first)
+
+    def test_the_second_of_two_passes_is_trained_and_the_first_one_stays(self, file, tmp_path):
+        model = {
+            "method": "mol-guided-3d",
+            "network": {"features": 4, "basis": 2},
+            "guide": {"network": {"features": 4, "basis": 2}},
+            "adaptation": {"features": 4, "hidden": 4},
+        }
+        before = new_method(MolGuided3DConfig.model_validate(model), seed=3)
+        save_model(tmp_path / "both.safetensors", before, {"by": "test"})
+        changes = {"model": {"method": "mol-guided-3d"}, "start": "both.safetensors"}
+        config = load_config(configuration(tmp_path, file, **changes))
+        after = load_model(train(config, tmp_path / "run"))
+        assert isinstance(after, MolGuided3D)
+        assert after.m_evidence == "proved"
+        assert not torch.equal(after.network.first, before.network.first)
+        assert not torch.equal(after.adaptation.last, before.adaptation.last)
+        assert torch.equal(after.guide.network.first, before.guide.network.first)
 
     def test_what_does_not_belong_together_is_refused(self, file, tmp_path):
         with pytest.raises(BadInputError, match=r"volumes needs a network of \(z, y, x\)"):
