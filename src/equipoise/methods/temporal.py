@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from equipoise.methods.convex import INNER_ITERATIONS, INNER_RTOL, WithPenalty
+from equipoise.networks.low_rank import image_of, matrices_of
 from equipoise.physics.least_squares import conjugate_gradient, tikhonov
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, Image, PerSample
@@ -105,11 +106,7 @@ class LocallyLowRank(TemporalPrior):
         # Steps that share no factor with the side of a block visit all of its shifts.
         shift = (3 * iteration) % self.block, (5 * iteration) % self.block
         moved = split.roll(shift, (-2, -1))
-        y, x = split.shape[-2:]
-        padded = torch.nn.functional.pad(moved, (0, -x % self.block, 0, -y % self.block))
-        blocks = padded.unfold(2, self.block, self.block).unfold(3, self.block, self.block)
-        # (batch, time, rows, columns, block, block) to matrices (..., time, pixels).
-        matrices = blocks.permute(0, 2, 3, 1, 4, 5).flatten(4)
+        matrices = matrices_of(moved, self.block)
         # With the eigenvectors V of M M^H the thresholded matrix is V diag((s - step)+ / s) V^H M:
         # there are few frames and many pixels.
         values, vectors = torch.linalg.eigh(matrices @ matrices.mH)
@@ -117,9 +114,7 @@ class LocallyLowRank(TemporalPrior):
         tiny = torch.finfo(singular.dtype).tiny
         kept = (1 - step / singular.clamp(min=tiny)).clamp(min=0).to(vectors.dtype)
         matrices = (vectors * kept[..., None, :]) @ (vectors.mH @ matrices)
-        shape = (*matrices.shape[:4], self.block, self.block)
-        planes = matrices.reshape(shape).permute(0, 3, 1, 4, 2, 5)
-        whole = planes.reshape(*split.shape[:2], *padded.shape[-2:])[..., :y, :x]
+        whole = image_of(matrices, split.shape, self.block)
         return whole.roll((-shift[0], -shift[1]), (-2, -1))
 
 
