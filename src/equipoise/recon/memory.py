@@ -125,17 +125,19 @@ def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | Non
     if model.axes != VOLUME:
         depth = max(len(images) for images in series_of(acquisition.labels))
     pixels, network = depth * y * x, model.network
-    evaluation = evaluation_of(model, pixels)
+    beside = BESIDE
     if isinstance(network, RidgeVolume):
         numbers = PARTS * max(network.features, network.across)
         size = DOUBLE if isinstance(model, MOL) and model.options.exact else SINGLE
         at_once = depth * _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
         evaluation = COEFFICIENTS * numbers * size * at_once
+    elif isinstance(network, PlanarRidge):
+        beside, evaluation = BESIDE_PLANES, _of_some_planes(network, depth, y, x)
+    else:
+        evaluation = evaluation_of(model, pixels)
     # Anderson keeps two images for each iterate.
     history = 2 * COMPLEX * model.options.window if isinstance(model, MOL) else 0
-    step = (BESIDE + history) * pixels + evaluation
-    if isinstance(network, PlanarRidge):
-        step = (BESIDE_PLANES + history) * pixels + _of_some_planes(network, depth, y, x)
+    step = (beside + history) * pixels + evaluation
     return LOADED + max(OF_A_COIL * coils * pixels + step, COMBINING * coils * pixels)
 
 
