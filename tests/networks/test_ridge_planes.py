@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from equipoise.networks import ridge_planes
+from equipoise.networks import ridge
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_planes import PlanarRidge, planes_of
 from equipoise.networks.tiles import Tiled
@@ -82,9 +82,9 @@ class TestEvaluation:
         whole = network(x)
         monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
         sizes = []
-        analysed = ridge_planes.analysed
+        analysed = ridge.analysed
         seen = lambda image, *rest: (sizes.append(len(image)), analysed(image, *rest))[1]  # noqa: E731
-        monkeypatch.setattr(ridge_planes, "analysed", seen)
+        monkeypatch.setattr(ridge, "analysed", seen)
         assert float(norm(network(x) - whole).max()) < 1e-12
         assert max(sizes) == 2 * max(voxels // (7 * 9), 1)
 

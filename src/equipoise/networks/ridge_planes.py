@@ -1,15 +1,14 @@
 """The ridge for the planes (z, y) of a volume, one for each position along its readout x (19)."""
 
 import copy
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from equipoise.networks.blocks import analysed, synthesised
-from equipoise.networks.conditioned import ConditionedNetwork, Used, kept
+from equipoise.networks.conditioned import ConditionedNetwork
 from equipoise.networks.ridge import Ridge, RidgeAt, RidgeConfig, scale_of_pixels
-from equipoise.networks.shrinkage import Layer, shrunk
 from equipoise.shapes import Image, PerSample
 
 
@@ -43,27 +42,6 @@ class PlanarRidge(Ridge):
         each = threshold.repeat_interleave(image.shape[-1])
         return super().coefficients(planes_of(image), each)
 
-    def shrinkage(self, image: Image, scale: Tensor, used: Used) -> list[Layer]:
-        """``s(U x)``."""
-        blocks, thresholds, shares = used
-        z = analysed(planes_of(image), blocks, self.channels)
-        return [shrunk(z, thresholds, shares, scale)]
-
-    def moved(self, image: Image, scale: Tensor, used: Used) -> Image:
-        """``H(x) = (1 - m) x - U^T s(U x)``."""
-        return self._moved(image, self.shrinkage(image, scale, used)[0].value, used)
-
-    def product(self, change: Image, layers: list[Layer], used: Used) -> Image:
-        """``(1 - m) d - U^T s'(U x) U d``."""
-        moved = layers[0].change(analysed(planes_of(change), used[0], self.channels))
-        return self._moved(change, moved, used)
-
-    def _moved(self, image: Image, values: Tensor, used: Used) -> Image:
-        """``(1 - m) x - U^T v``."""
-        planes = synthesised(values, planes_of(image), used[0])
-        back = planes.reshape(len(image), -1, *planes.shape[1:]).movedim(1, -1)
-        return kept(image, self.m, self.channels) - back
-
 
 class PlanarAt(RidgeAt):
     """H of a :class:`PlanarRidge` at one threshold scale for each volume."""
@@ -85,17 +63,23 @@ class PlanarAt(RidgeAt):
         """``H(x)``; without a gradient some planes at a time, so that memory does not grow."""
         some = planes_at_once(image.shape[-3] * image.shape[-2])
         if torch.is_grad_enabled() or some >= image.shape[-1]:
-            return super().forward(image)
+            return volumes_of(super().forward(planes_of(image)), len(image))
         all_y = slice(None)
         parts = [slice(k, k + some) for k in range(0, image.shape[-1], some)]
         return torch.cat([self.part(all_y, x)(image[..., x]) for x in parts], -1)
 
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The Jacobian at an image as ``d -> J d``; a product costs one evaluation."""
+        product = super().linearised(planes_of(image))
+        return lambda change: volumes_of(product(planes_of(change)), len(change))
+
     def scale(self, image: Image) -> Tensor:
-        """The threshold scale of every plane, with the factors where there are some."""
-        each = self.threshold.expand(len(image)).repeat_interleave(image.shape[-1])
+        """The threshold scale of planes (batch x, z, y), with the factors where there are some."""
         if self.factors is None:
-            return each
-        factors = self.factors.expand(len(image), *self.factors.shape[1:]).flatten(0, 1)
+            return self.threshold.repeat_interleave(len(image) // len(self.threshold))
+        batch = len(image) // self.factors.shape[1]
+        factors = self.factors.expand(batch, *self.factors.shape[1:]).flatten(0, 1)
+        each = self.threshold.expand(batch).repeat_interleave(self.factors.shape[1])
         return scale_of_pixels(each, factors.to(self.dtype))
 
 
@@ -111,3 +95,8 @@ def planes_at_once(pixels: int) -> int:
 def planes_of(volumes: Tensor) -> Tensor:
     """The planes (z, y) of volumes (batch, z, y, x) as images (batch x, z, y)."""
     return volumes.movedim(-1, 1).flatten(0, 1)
+
+
+def volumes_of(planes: Tensor, batch: int) -> Tensor:
+    """The volumes of :func:`planes_of`."""
+    return planes.reshape(batch, -1, *planes.shape[1:]).movedim(1, -1)
