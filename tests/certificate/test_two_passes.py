@@ -10,7 +10,7 @@ from equipoise.certificate.noise_response import measured_noise
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.mol_guided import MolGuided
 from equipoise.methods.mol_ridge import MolRidge
-from equipoise.networks.adaptation import Adaptation
+from equipoise.networks.adaptation import AdaptationConfig
 from equipoise.networks.ridge import Ridge
 from equipoise.physics.problem import Problem
 from equipoise.vectors import inner, norm
@@ -21,10 +21,10 @@ NOISE = torch.tensor([0.05], dtype=torch.float64)
 STEP = 1e-5
 
 
-def two_passes():
+def two_passes(limit):
     """Two passes whose factors follow the first image: it carries a tenth of the response."""
     ridges = [Ridge(0.2, features=5, basis=3, seed=seed) for seed in range(2)]
-    adaptation = Adaptation(5, 6, seed=0)
+    adaptation = AdaptationConfig(features=5, hidden=6, limit=limit).build(0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         adaptation.last.copy_(3 * torch.randn(adaptation.last.shape, generator=generator))
@@ -53,12 +53,12 @@ class Whole:
         return (ahead - behind) / (2 * STEP)
 
 
-@pytest.fixture(scope="module")
-def whole():
+@pytest.fixture(scope="module", params=[None, 1.0])
+def whole(request):
     with pytest.MonkeyPatch.context() as exact:
         exact.setattr("equipoise.methods.mol_guided.FIRST_RTOL", EXACT.rtol)
         exact.setattr("equipoise.certificate.attack.BACKWARD_RTOL", EXACT.rtol)
-        yield Whole(two_passes())
+        yield Whole(two_passes(request.param))
 
 
 class TestResponse:

@@ -104,6 +104,6 @@ def test_guarantees_are_said_as_they_are():
     assert guarantee(TV()) == "objective: proved"
     found = {
         name: guarantee(load_model(name))
-        for name in ("mol-ridge-universal", "mol-guided-universal", "modl-brain-4x")
+        for name in ("mol-guided-universal", "mol-guided-sharp", "modl-brain-4x")
     }
     assert list(found.values()) == ["distance, change of data: proved", "distance: proved", "none"]

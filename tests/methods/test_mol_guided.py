@@ -10,7 +10,7 @@ from equipoise.methods.mol_guided import MolGuided
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.solving import amplification_bound
 from equipoise.metrics import psnr
-from equipoise.networks.adaptation import LARGEST, Adaptation
+from equipoise.networks.adaptation import LARGEST, AdaptationConfig, Units
 from equipoise.networks.jacobian import Jacobian
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.tiles import Tiled
@@ -20,12 +20,17 @@ from equipoise.vectors import inner, norm
 from equipoise.zoo.model_file import load_model, save_model
 from problems import TIGHT, random_complex, sense_problem
 
+NO_UNITS = Units(torch.ones(4), torch.ones(4), torch.ones(1))
 NOISE = torch.tensor([0.02, 0.1], dtype=torch.float64)
 
 
-def guided(m=0.05, seed=0, trained=True):
+LIMIT = 0.3
+LIMITS = pytest.mark.parametrize("limit", [None, LIMIT])
+
+
+def guided(m=0.05, seed=0, trained=True, limit=None):
     ridges = [Ridge(m, features=5, basis=3, seed=seed) for _ in range(2)]
-    adaptation = Adaptation(5, 6, seed=seed)
+    adaptation = AdaptationConfig(features=5, hidden=6, limit=limit).build(seed)
     if trained:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -40,48 +45,79 @@ def conditioned_network(model, operator, data):
 
 
 class TestFactors:
-    def test_are_one_before_training_so_both_passes_agree(self):
+    @LIMITS
+    def test_are_one_before_training_so_the_second_pass_is_the_first_with_a_pull(self, limit):
+        """(23) with factors of 1: ``lam A^H (A x - b) + F(x) = m y``, F that of the first pass."""
         operator, data = sense_problem()
-        model = guided(trained=False)
+        model = guided(trained=False, limit=limit)
+        held = {"noise_level": NOISE, "scale": torch.ones(2), "options": TIGHT}
         with torch.no_grad():
-            both = model.solve(operator, data, noise_level=NOISE, options=TIGHT).value
-            one = model.guide.solve(operator, data, noise_level=NOISE, options=TIGHT).value
-        assert float((norm(both - one) / norm(one)).max()) < 1e-8
+            found = model.solve(operator, data, **held)
+            x, y, lam = found.value, found.first.value, found.lam[:, None, None]
+            first = model.guide.network.at(found.first.network.threshold)
+            pull = lam * operator.adjoint(operator(x) - data) + x - first(x)
+        assert float((norm(pull - model.m * y) / norm(pull)).max()) < 1e-6
 
     def test_are_positive_and_bounded_for_any_weights_and_image(self):
         for seed in range(10):
             generator = torch.Generator().manual_seed(seed)
-            adaptation = Adaptation(4, 5, seed=seed)
+            adaptation = AdaptationConfig(features=4, hidden=5).build(seed)
             with torch.no_grad():
                 for weight in adaptation.parameters():
                     weight.add_(3 * torch.randn(weight.shape, generator=generator))
-                factors = adaptation(torch.rand((2, 4, 9, 7), generator=generator) * 10.0**seed)
+                c = torch.rand((2, 4, 9, 7), generator=generator)
+                factors = adaptation(c * 10.0**seed, NO_UNITS)
             limit = torch.exp(torch.tensor(LARGEST)) * 1.001
             assert float(factors.max()) <= limit
             assert float(factors.min()) >= 1 / limit
 
-    def test_do_not_know_the_scale_of_the_data(self):
+    @pytest.mark.parametrize("limit", [0.01, 1.0])
+    def test_23_a_limit_holds_for_any_weights_and_coefficients(self, limit):
+        """Of what the factors become: thresholds in units of the image."""
+        units = Units(torch.rand(4) + 0.1, torch.rand(4) + 0.1, torch.tensor([0.5, 3.0]))
+        sizes, reached = units.threshold[:, None, None] * units.ratio[:, None, None, None], []
+        for seed in range(20):
+            generator = torch.Generator().manual_seed(seed)
+            adaptation = AdaptationConfig(features=4, hidden=5, limit=limit).build(seed).double()
+            with torch.no_grad():
+                for weight in adaptation.parameters():
+                    weight.add_(10.0 ** (seed % 4 - 2) * torch.randn(weight.shape))
+                c = torch.rand((2, 4, 9, 7), generator=generator).double() * 10.0 ** (seed % 3)
+                d = torch.randn(c.shape, generator=generator).double() * 10.0 ** (seed % 5 - 4)
+                unit = units.coefficient[:, None, None]
+                one, two = (sizes * adaptation(one / unit, units) for one in (c, c + d))
+            each = (two - one).flatten(1).norm(dim=1) / d.flatten(1).norm(dim=1)
+            reached.append(float(each.max()))
+            assert reached[-1] <= adaptation.lipschitz_upper(units) * (1 + 1e-9)
+            assert adaptation.lipschitz_upper(units) <= limit
+        assert max(reached) > 0.02 * limit
+
+    @LIMITS
+    def test_do_not_know_the_scale_of_the_data(self, limit):
         operator, data = sense_problem()
-        model = guided()
+        model = guided(limit=limit)
         with torch.no_grad():
             one = model.solve(operator, data, noise_level=NOISE, options=TIGHT).value
             many = model.solve(operator, 1e5 * data, noise_level=1e5 * NOISE, options=TIGHT).value
         assert float((norm(many / 1e5 - one) / norm(one)).max()) < 1e-7
 
-    def test_change_the_image(self):
+    @LIMITS
+    def test_change_the_image(self, limit):
         operator, data = sense_problem()
-        model = guided()
         with torch.no_grad():
-            both = model.solve(operator, data, noise_level=NOISE, options=TIGHT).value
-            one = model.guide.solve(operator, data, noise_level=NOISE, options=TIGHT).value
+            both, one = (
+                model.solve(operator, data, noise_level=NOISE, options=TIGHT).value
+                for model in (guided(limit=limit), guided(limit=limit, trained=False))
+            )
         assert float((norm(both - one) / norm(one)).min()) > 1e-3
 
 
 class TestProof:
-    def test_no_pair_is_below_m_once_the_factors_are_fixed(self):
+    @LIMITS
+    def test_no_pair_is_below_m_once_the_factors_are_fixed(self, limit):
         operator, data = sense_problem()
         for seed in range(5):
-            model = guided(m=0.02, seed=seed)
+            model = guided(m=0.02, seed=seed, limit=limit)
             network = conditioned_network(model, operator, data)
             for pair in range(20):
                 x = random_complex((2, 10, 8), pair)
@@ -134,11 +170,12 @@ class TestProof:
         one = amplification_bound(model.guide, solution.first)
         assert one.first_held == one.end_to_end
 
-    def test_23_no_change_of_the_data_moves_the_image_by_more_than_both_passes_allow(self):
+    @LIMITS
+    def test_23_no_change_of_the_data_moves_the_image_by_more_than_both_passes_allow(self, limit):
         """Of the second number of (23): with the factors moving, the first one may be exceeded."""
         operator, data = sense_problem(batch=1)
         for seed in range(3):
-            model = guided(m=0.2, seed=seed)
+            model = guided(m=0.2, seed=seed, limit=limit)
             with torch.no_grad():
                 before = model.solve(operator, data, noise_level=NOISE[:1], options=TIGHT)
                 held = {**before.held, "noise_level": NOISE[:1], "options": TIGHT}
@@ -156,6 +193,18 @@ class TestProof:
                 change = norm(networks[0](x) - networks[1](x)) / norm(y - z)
                 assert 0 < float(change) <= model._first_lipschitz(before)
 
+    def test_23_with_a_limit_the_bound_is_a_few_times_that_of_the_first_pass(self):
+        """``||U||^2 <= 2 (1 - m)``, so ``l <= m + 2 limit``, whatever was learned."""
+        operator, data = sense_problem(batch=1)
+        model = guided(m=0.2, limit=LIMIT)
+        with torch.no_grad():
+            model.adaptation.last.mul_(1e4)
+            solution = model.solve(operator, data, noise_level=NOISE[:1], options=TIGHT)
+        bound = model.amplification(solution)
+        first = model.guide.amplification(solution.first).end_to_end
+        most = bound.first_held + (1 + 2 * LIMIT / model.m) * first
+        assert 0.7 * most < bound.end_to_end < most
+
     def test_evaluations_of_both_passes_are_counted(self):
         operator, data = sense_problem()
         model = guided(trained=False)
@@ -165,10 +214,11 @@ class TestProof:
 
 
 class TestGradient:
-    def test_goes_through_the_first_pass(self, monkeypatch):
+    @LIMITS
+    def test_goes_through_the_first_pass(self, monkeypatch, limit):
         """The derivative for the data is that of differences of the whole reconstruction."""
         operator, data = sense_problem(shape=(6, 5), batch=1)
-        model = guided(m=0.2)
+        model = guided(m=0.2, limit=limit)
         weight = random_complex((1, 6, 5), 5)
         change = random_complex(data.shape, 6) * operator.mask[:, None]
         options = SolverOptions(rtol=1e-10, max_iter=200, window=10, exact=False)
@@ -187,10 +237,11 @@ class TestGradient:
         assert abs(found - expected) < 1e-4 * abs(expected)
 
 
+@pytest.mark.parametrize("name", ["mol-guided-universal", "mol-guided-sharp"])
 class TestInTheBox:
-    def test_is_proved_for_its_fixed_first_image_and_better_than_that(self):
+    def test_is_proved_for_its_fixed_first_image_and_better_than_that(self, name):
         """On an image of the package's demo that no training saw."""
-        model = load_model("mol-guided-universal")
+        model = load_model(name)
         source = Simulation(acceleration=3.0, mask="uniform", coils=(8, 8), zoom=(1.0, 1.0))
         scan = source.sample(small_head((96, 96))[0], np.random.default_rng(1))
         noise = scan.noise_level
@@ -202,10 +253,18 @@ class TestInTheBox:
         assert solution.converged
         assert float(psnr(solution.value, scan.target)) > float(psnr(first, scan.target))
 
-    def test_its_first_pass_is_the_ridge_in_the_box(self):
-        guide, ridge = load_model("mol-guided-universal").guide, load_model("mol-ridge-universal")
+    def test_its_first_pass_is_the_ridge_in_the_box(self, name):
+        guide, ridge = load_model(name).guide, load_model("mol-ridge-universal")
         for ours, theirs in zip(guide.parameters(), ridge.parameters()):
             assert torch.equal(ours, theirs)
+
+
+def test_the_default_bounds_a_change_of_the_data_for_every_scan():
+    model = load_model()
+    assert isinstance(model, MolGuided)
+    assert model.robust
+    assert not load_model("mol-guided-sharp").robust
+    assert (model.m, model.adaptation.config.limit) == (0.1, 0.2)
 
 
 @pytest.mark.parametrize("part", ["network", "guide.network"])

@@ -7,7 +7,7 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.mol_guided import MolGuided
 from equipoise.methods.mol_guided_3d import MolGuided3D
 from equipoise.methods.mol_ridge import MolRidge
-from equipoise.networks.adaptation import Adaptation
+from equipoise.networks.adaptation import AdaptationConfig, Units
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_planes import planes_of
 from equipoise.outcome import BadInputError
@@ -33,9 +33,9 @@ def volume_problem(shape=SHAPE, seed=0):
     return operator, random_complex((1, 3, *shape), seed) * operator.mask[:, None]
 
 
-def of_one_plane(m=0.2, seed=0):
+def of_one_plane(m=0.2, seed=0, limit=None):
     ridges = [Ridge(m, features=4, basis=2, seed=seed + k) for k in range(2)]
-    adaptation = Adaptation(4, 5, seed=seed)
+    adaptation = AdaptationConfig(features=4, hidden=5, limit=limit).build(seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         adaptation.last.copy_(torch.randn(adaptation.last.shape, generator=generator))
@@ -65,23 +65,27 @@ def test_without_neighbours_it_is_the_method_of_every_plane(monkeypatch):
     assert float((norm(planes_of(whole) - alone) / norm(alone)).max()) < 1e-7
 
 
+@pytest.mark.parametrize("limit", [None, 0.5])
 @pytest.mark.parametrize("voxels", [1, 100, 10_000])
-def test_factors_follow_from_the_mean_coefficients_of_three_planes(voxels, monkeypatch):
+def test_factors_follow_from_the_mean_coefficients_of_three_planes(voxels, limit, monkeypatch):
     monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
-    volume = MolGuided3D.of_planes(of_one_plane()).double()
+    volume = MolGuided3D.of_planes(of_one_plane(limit=limit)).double()
     image, threshold = random_complex((2, 6, 5, 7)), torch.tensor([0.1, 0.2]).double()
     with torch.no_grad():
         c = volume.guide.network.coefficients(image, threshold)
         c = c.reshape(2, 7, 4, 6, 5)
         before, after = c[:, [0, *range(6)]], c[:, [*range(1, 7), 6]]
         mean = (c / 2 + before / 4 + after / 4).flatten(0, 1)
-        expected = volume.adaptation(mean).reshape(c.shape)
-        assert torch.allclose(volume._factors(image, threshold), expected)
+        units = Units(torch.ones(4), torch.ones(4), torch.tensor([1.0, 2.0]))
+        each = units._replace(ratio=units.ratio.repeat_interleave(7))
+        expected = volume.adaptation(mean, each).reshape(c.shape)
+        assert torch.allclose(volume._factors(image, threshold, units), expected)
 
 
-def test_the_distance_is_certified_and_no_change_of_the_data_breaks_the_bounds():
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_the_distance_is_certified_and_no_change_of_the_data_breaks_the_bounds(limit):
     operator, data = volume_problem()
-    model = MolGuided3D.of_planes(of_one_plane()).double()
+    model = MolGuided3D.of_planes(of_one_plane(limit=limit)).double()
     with torch.no_grad():
         before = model.solve(operator, data, noise_level=NOISE, options=TIGHT)
         assert before.converged
@@ -127,7 +131,7 @@ def test_an_image_of_one_plane_is_refused():
 
 
 def test_that_of_the_package_has_the_weights_of_one_plane_and_their_proof():
-    volume, plane = load_model("mol-guided-volume"), load_model("mol-guided-universal")
+    volume, plane = load_model("mol-guided-volume"), load_model("mol-guided-sharp")
     assert isinstance(volume, MolGuided3D)
     assert volume.m_evidence == "proved"
     assert volume.m == plane.m

@@ -10,7 +10,6 @@ from equipoise.certificate.attack import Attackable
 from equipoise.certificate.linear_response import LinearResponse
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.mol_ridge_3d import MolRidge3D, MolRidge3DConfig
-from equipoise.networks.conditioned import AtReference
 from equipoise.networks.ridge_volume import RidgeVolume
 from equipoise.outcome import BadInputError
 from equipoise.physics.coils.biot_savart import biot_savart_maps
@@ -93,7 +92,7 @@ class TestNetwork:
         network = RidgeVolume("time", 0.3, **SMALL).double()
         scale = torch.tensor([0.5], dtype=torch.float64)
         x, y = (random_complex((1, 4, 12, 16), seed) for seed in range(2))
-        pulled = AtReference(network, scale, y)
+        pulled = network.at(scale, reference=y)
         expected = network.at(scale)(x) + 0.3 * y
         assert torch.equal(pulled(x), expected)
         part = (slice(0, 12), slice(0, 8))
@@ -107,7 +106,7 @@ class TestNetwork:
     def test_a_tile_in_double_precision_has_the_kernels_of_single_precision(self):
         network = RidgeVolume("time", 0.3, **SMALL)
         x, y = (random_complex((1, 4, 16, 16), seed) for seed in range(2))
-        whole = AtReference(network, torch.ones(1, dtype=torch.float64), y).double()
+        whole = network.at(torch.ones(1, dtype=torch.float64), reference=y).double()
         part = (slice(0, 16), slice(0, 12))
         with torch.no_grad():
             inside = whole.part(*part)(x[..., :12])[..., :4] - whole(x)[..., :4]
@@ -117,7 +116,7 @@ class TestNetwork:
         network = RidgeVolume("time", 0.3, **SMALL)
         scale = torch.ones(1, dtype=torch.float64)
         x, y = (random_complex((1, 4, 12, 16), s).to(torch.complex64) for s in range(2))
-        single = AtReference(network, scale, 1e3 * y)
+        single = network.at(scale, reference=1e3 * y)
         double = copy.deepcopy(single).double()
         with torch.no_grad():
             error = norm(single(x).to(DOUBLE) - double(x.to(DOUBLE)))

@@ -8,6 +8,7 @@ import yaml
 
 from equipoise.methods.mol_guided import MolGuided
 from equipoise.methods.mol_ridge import MolRidge
+from equipoise.networks.adaptation import Adaptation, LimitedAdaptation
 from equipoise.networks.ridge import Ridge
 from equipoise.outcome import BadInputError
 from equipoise.training import train as training
@@ -157,3 +158,24 @@ class TestTraining:
         assert torch.equal(trained.guide.network.second, guide.network.second)
         assert not torch.equal(trained.network.second, guide.network.second)
         assert bool(trained.adaptation.last.any())
+        assert (trained.m, trained.guide.m) == (0.02, 0.02)
+        assert isinstance(trained.adaptation, Adaptation)
+
+    def test_a_second_pass_may_have_other_ms_and_a_limit(self, folder):
+        guide = MolRidge(Ridge(0.02, features=6, basis=3, seed=5))
+        save_model(folder / "guide.safetensors", guide, {})
+        model = {
+            "method": "mol-guided",
+            "network": {"m": 0.1},
+            "guide": {"network": {"m": 0.05}},
+            "adaptation": {"hidden": 7, "limit": 0.4},
+        }
+        config = configuration(folder, model=model, start="guide.safetensors")
+        trained = load_model(training.train(config, folder / "run"))
+        assert (trained.m, trained.guide.m) == (0.1, 0.05)
+        assert torch.equal(trained.guide.network.second, guide.network.second)
+        assert isinstance(trained.adaptation, LimitedAdaptation)
+        assert trained.adaptation.last.shape == (6, 7, 1, 1)
+        assert bool(trained.adaptation.last.any())
+        found = first_model(configuration(folder, model=model, start="guide.safetensors"))
+        assert not torch.equal(trained.adaptation.weights[0], found.adaptation.weights[0])

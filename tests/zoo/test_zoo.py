@@ -35,6 +35,7 @@ OTHER = {
     "tile": 16,
     "axis": "z",
     "skip": 0.4,
+    "limit": 0.3,
 }
 
 

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
 
 ORDER = (
     *("sense", "wavelet", "tv", "unet", "de-grad", "mol-sn", "mol-lr", "mol-m"),
-    *("mol-ridge", "mol-guided", "admm-net", "modl"),
+    *("mol-ridge", "mol-guided", "mol-guided-sharp", "admm-net", "modl"),
 )
 """Rows of Table I, in order."""
 
-SCANS_ORDER = ("sense", "wavelet", "tv", "mol-lr", "mol-ridge", "mol-guided", "modl")
+SCANS_ORDER = (
+    *("sense", "wavelet", "tv", "mol-lr", "mol-ridge", "mol-guided", "mol-guided-sharp", "modl"),
+)
 
 WITHOUT_WEIGHTS = ("sense", "wavelet", "tv")
 
@@ -68,7 +70,7 @@ def _load(
         if name + suffix in available
     }
     if names is None:
-        names = ",".join(name for name in order if name in (*untrained, *packaged))
+        names = ",".join(name for name in order if name in (*untrained, *packaged, *available))
     found = Chosen({}, {})
     for entry in names.split(","):
         name, _, file = entry.strip().partition("=")

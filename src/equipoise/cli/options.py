@@ -55,7 +55,7 @@ class ScanOptions:
 
 
 PARAMETERS: dict[str, tuple[Any, Any]] = {
-    "model": (Model, "mol-ridge-universal"),
+    "model": (Model, "mol-guided-universal"),
     "csm": (Maps, None),
     "mask": (MaskFile, None),
     "acceleration": (Acceleration, None),

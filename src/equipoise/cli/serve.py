@@ -24,7 +24,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 is any free one.")] = 9002,
     model: Annotated[str, typer.Option(help="Model, method or model file.")] = (
-        "mol-ridge-universal"
+        "mol-guided-universal"
     ),
     lam: Lam = None,
     images: Annotated[

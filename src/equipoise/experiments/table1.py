@@ -98,7 +98,7 @@ def guarantee(method: Method | None) -> str:
         return "objective: proved"
     if method is None or method.m is None:
         return "none"
-    bounded = "distance" if getattr(method, "frozen", False) else "distance, change of data"
+    bounded = "distance, change of data" if getattr(method, "robust", True) else "distance"
     return f"{bounded}: {method.m_evidence}"
 
 

@@ -106,6 +106,11 @@ class MOL(Method):
     frozen = False
     """Whether F depends on the data, so that (8) says nothing about a change of the data."""
 
+    @property
+    def robust(self) -> bool:
+        """Whether :meth:`amplification` is bounded for all weights, and not only by their norms."""
+        return True
+
     def __init__(
         self,
         network: nn.Module,
@@ -182,8 +187,11 @@ class MOL(Method):
         relative_noise: PerSample,
         threshold: PerSample | None,
         options: SolverOptions,
+        start: Image | None = None,
     ) -> Conditioned:
         """H for a scan whose data are divided by its intensity scale.
+
+        ``start`` is a first iterate for a first pass.
 
         Raises
         ------
@@ -263,7 +271,8 @@ class MOL(Method):
         del scaled
         noise = relative_noise_of(given.noise_level, scale)
         units = per_sample(scale, data).to(data.real.dtype)
-        body = self.conditioned(operator, data / units, noise, given.threshold, options)
+        near = None if given.start is None else given.start / per_sample(scale, given.start)
+        body = self.conditioned(operator, data / units, noise, given.threshold, options, near)
         network = self._evaluated(body.network, operator.support(), options)
         constant = per_sample(weight, adjoint_image).detach() * adjoint_image.detach()
         equation = MonotoneEquation(

@@ -1,7 +1,7 @@
 """MOL in two passes: the image of the first sets the thresholds of the second, pixel by pixel
 (23)."""
 
-import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -15,10 +15,10 @@ from equipoise.methods.data_weight import ScanRule
 from equipoise.methods.method import MethodConfig, ParameterGroup
 from equipoise.methods.mol import Amplification, Conditioned
 from equipoise.methods.mol_ridge import MolRidge, MolRidgeConfig, RidgeLikeConfig
-from equipoise.networks.adaptation import Adaptation, AdaptationConfig
+from equipoise.networks.adaptation import AdaptationConfig, FactorNetwork, Units
 from equipoise.networks.network import Network
 from equipoise.networks.proved import convolution_norm_upper
-from equipoise.networks.ridge import Ridge
+from equipoise.networks.ridge import Ridge, RidgeConfig
 from equipoise.outcome import Solution
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, Image, PerSample
@@ -37,12 +37,18 @@ class MolGuidedConfig(RidgeLikeConfig):
     guide: MolRidgeConfig = MolRidgeConfig()
     adaptation: AdaptationConfig = AdaptationConfig()
 
-    @classmethod
-    def after(cls, guide: MolRidgeConfig, hidden: int) -> "MolGuidedConfig":
-        """The configuration of two passes that start with equal weights."""
-        parts = {name: getattr(guide, name) for name in RidgeLikeConfig.PARTS}
-        adaptation = AdaptationConfig(features=guide.network.features, hidden=hidden)
-        return cls(**parts, guide=guide, adaptation=adaptation)
+    def started_by(self, ridge: RidgeLikeConfig) -> "MolGuidedConfig":
+        """These settings with those that a first pass determines, whose weights start both passes.
+
+        m of both passes, the width and the limit of the factors remain.
+        """
+        parts = {name: getattr(ridge, name) for name in RidgeLikeConfig.PARTS}
+        first = _with_m(ridge.network, self.guide.network)
+        guide = self.guide.model_copy(update={**parts, "network": first, "solver": ridge.solver})
+        width = {"features": ridge.network.features}
+        parts["network"] = _with_m(ridge.network, self.network)
+        adaptation = self.adaptation.model_copy(update=width)
+        return self.model_copy(update={**parts, "guide": guide, "adaptation": adaptation})
 
     @model_validator(mode="after")
     def _same_features(self) -> "MolGuidedConfig":
@@ -56,14 +62,22 @@ class MolGuidedConfig(RidgeLikeConfig):
         return self
 
 
+def _with_m(network: RidgeConfig, asked: RidgeConfig) -> RidgeConfig:
+    """A network with the m that is asked for, if one was given: it does not belong to weights."""
+    given = "m" in asked.model_fields_set
+    return network.model_copy(update={"m": asked.m}) if given else network
+
+
 class MolGuided(MolRidge):
     """``lam A^H (A x* - b) + F(x*; y) = 0``, with y the image of a :class:`MolRidge`, then fixed.
 
-    ``F(x; y) = m x + U^T s(U x; tau(y))``: the thresholds of the ridge times factors for every
-    channel and pixel that an :class:`Adaptation` reads off y. For a fixed y, F is m-strongly
-    monotone in x for every value of the weights, so the second equilibrium is unique and the
-    distance to it is certified like that of any other. How far x* moves with the data through y is
-    bounded by :meth:`amplification`.
+    ``F(x; y) = m (x - y) + U^T s(U x; tau(y))``: the thresholds of the ridge times factors for
+    every channel and pixel that a :class:`~equipoise.networks.adaptation.FactorNetwork` reads off
+    y, and a pull to y instead of zero, so that a large m costs little. For a fixed y, F is
+    m-strongly monotone in x for every value of the weights, so the second equilibrium is unique and
+    the distance to it is certified like that of any other. How far x* moves with the data through y
+    is bounded by :meth:`amplification`; with a ``limit`` of the factors the bound is a few times
+    that of the first pass, for every scan and all weights.
 
     Parameters
     ----------
@@ -87,7 +101,7 @@ class MolGuided(MolRidge):
         self,
         network: Ridge,
         guide: MolRidge,
-        adaptation: Adaptation,
+        adaptation: FactorNetwork,
         data_weight: ScanRule | None = None,
         threshold_rule: ScanRule | None = None,
         *,
@@ -98,13 +112,16 @@ class MolGuided(MolRidge):
         self.guide, self.adaptation = guide.requires_grad_(False), adaptation
 
     @classmethod
-    def after(cls, guide: MolRidge, hidden: int = 32, seed: int = 0) -> "MolGuided":
-        """A second pass that starts as the first one, with factors of 1."""
-        network = copy.deepcopy(guide.network).requires_grad_()
-        weight: Any = copy.deepcopy(guide.data_weight).requires_grad_()
-        threshold = copy.deepcopy(guide.threshold_rule).requires_grad_()
-        adaptation = Adaptation(network.features, hidden, seed)
-        return cls(network, guide, adaptation, weight, threshold)
+    def after(cls, guide: MolRidge, config: MolGuidedConfig, seed: int = 0) -> "MolGuided":
+        """Two passes that start as the first one, with factors of 1."""
+        held: Any = guide.config
+        started = config.started_by(held)
+        model = cls.around(started.network.build(), started)
+        model.adaptation = started.adaptation.build(seed)
+        for part in (model, model.guide):
+            for name in RidgeLikeConfig.PARTS:
+                part.get_submodule(name).load_state_dict(guide.get_submodule(name).state_dict())
+        return model
 
     @classmethod
     def around(cls, network: Any, config: Any) -> "MolGuided":
@@ -118,6 +135,11 @@ class MolGuided(MolRidge):
         """The first pass, which costs half, and whose best weights are the same multiples."""
         return self.guide
 
+    @property
+    def robust(self) -> bool:
+        """Whether the factors have a limit."""
+        return self.adaptation.config.limit is not None
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """The groups of the second pass; the first pass is trained before and stays fixed."""
         return [*super().parameter_groups(), ParameterGroup(list(self.adaptation.parameters()))]
@@ -129,6 +151,7 @@ class MolGuided(MolRidge):
         relative_noise: PerSample,
         threshold: PerSample | None,
         options: SolverOptions,
+        start: Image | None = None,
     ) -> Conditioned:
         """The ridge with the thresholds that follow from the first image, which is also the start.
 
@@ -141,12 +164,17 @@ class MolGuided(MolRidge):
             data,
             noise_level=relative_noise,
             scale=scale,
+            start=start,
             options=self._first_options(options),
         )
-        factors = self._factors(first.value, self.guide.threshold_for(operator, relative_noise))
         scales = ridge.inputs[0]
-        network = self.network.at(scales, factors)
-        return Conditioned(network, (scales, factors), first.value, first, scales)
+        first_scales = self.guide.threshold_for(operator, relative_noise)
+        factors = self._factors(first.value, first_scales, self._units(scales, first_scales))
+        # A copy, so that a gradient reaches y once as the reference and once through the factors;
+        # and rounded once, so that the equation is the same in double precision.
+        y = first.value.to(self.network.dtype.to_complex(), copy=True)
+        network = self.network.at(scales, factors, reference=y)
+        return Conditioned(network, (scales, factors, y), first.value, first, scales)
 
     def _first_options(self, options: SolverOptions) -> SolverOptions:
         """Those of the guide, at the accuracy of a guide and in the tiles of the second pass."""
@@ -164,16 +192,23 @@ class MolGuided(MolRidge):
 
         At the thresholds of a solution; y in the units of the network.
         """
-        assert solution.first is not None
-        threshold, scales = solution.first.network.threshold, solution.network.threshold
-        return lambda y: self.network.at(scales, self._factors(y, threshold.expand(len(y))))
+        units, first = self._units_of(solution)
+
+        def network(y: Image) -> Any:
+            scale = first.expand(len(y))
+            each = units._replace(ratio=units.ratio.expand(len(y)))
+            factors = self._factors(y, scale, each)
+            second = solution.network.threshold.expand(len(y))
+            return self.network.at(second, factors, reference=y)
+
+        return network
 
     def amplification(self, solution: Solution) -> Amplification:
         """Both numbers of (23), with lam, the intensity scale and the thresholds held.
 
         ``||x*(b + d) - x*(b)||`` is at most ``1/2 sqrt(lam / m) ||d||`` with the first image held,
         and more by ``l / (2 m) sqrt(lam_1 / m_1) ||d||`` as it moves, l the Lipschitz constant of
-        ``y -> F(x; y)``: ``||U||`` times that of the thresholds, which is proved layer by layer.
+        ``y -> F(x; y)``: m, and ``||U||`` times that of the thresholds.
         """
         assert solution.first is not None
         second = super().amplification(solution).end_to_end
@@ -184,15 +219,25 @@ class MolGuided(MolRidge):
     @torch.no_grad()
     def _first_lipschitz(self, solution: Solution) -> float:
         """Bound of ``||F(x; y) - F(x; y')|| / ||y - y'||``, for all images x."""
-        assert solution.first is not None
-        second, first = self.network.used(), self.guide.network.used()
-        # |s(z; t) - s(z; t')| <= sum_j a_j |t_j - t'_j|, and t are these sizes times the factors.
-        sizes = (second.thresholds * second.shares).sum(0) * float(solution.network.threshold[0])
-        kernel = self.guide.network.kernel().to(self.network.dtype)
-        unit = first.thresholds.log().mean(0).exp() * float(solution.first.network.threshold[0])
-        coefficients = convolution_norm_upper(kernel / unit[:, None, None, None])
-        u = convolution_norm_upper(self.network.kernel().to(self.network.dtype))
-        return u * self.adaptation.lipschitz_upper(sizes) * coefficients
+        # |s(z; t) - s(z; t')| <= sum_j a_j |t_j - t'_j|, and factors multiply sum_j a_j t_j.
+        units, _ = self._units_of(solution)
+        norms = (
+            convolution_norm_upper(one.kernel().to(self.network.dtype))
+            for one in (self.network, self.guide.network)
+        )
+        return self.m + math.prod(norms) * self.adaptation.lipschitz_upper(units)
 
-    def _factors(self, image: Tensor, threshold: PerSample) -> Tensor:
-        return self.adaptation(self.guide.network.coefficients(image, threshold))
+    @torch.no_grad()
+    def _units(self, scales: PerSample, first_scales: PerSample) -> Units:
+        second, first = self.network.used(), self.guide.network.used()
+        sizes = (second.thresholds * second.shares).sum(0)
+        return Units(first.thresholds.log().mean(0).exp(), sizes, scales / first_scales)
+
+    def _units_of(self, solution: Solution) -> tuple[Units, PerSample]:
+        """The units of a solution, and the scale of the thresholds of its first pass."""
+        assert solution.first is not None
+        first = solution.first.network.threshold
+        return self._units(solution.network.threshold, first), first
+
+    def _factors(self, image: Tensor, threshold: PerSample, units: Units) -> Tensor:
+        return self.adaptation(self.guide.network.coefficients(image, threshold), units)

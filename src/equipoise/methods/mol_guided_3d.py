@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from equipoise.methods.method import MethodConfig
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
 from equipoise.methods.mol_ridge import MolRidgeConfig
+from equipoise.networks.adaptation import Units
 from equipoise.networks.ridge_planes import PlanarRidgeConfig, planes_at_once
 from equipoise.shapes import Image, PerSample
 
@@ -56,23 +57,24 @@ class MolGuided3D(MolGuided):
         assert isinstance(model, MolGuided3D)
         return model
 
-    def _factors(self, image: Image, threshold: PerSample) -> Tensor:
+    def _factors(self, image: Image, threshold: PerSample, units: Units) -> Tensor:
         """The factors of every plane, (batch, x, features, z, y)."""
         first = image[..., :1], image, image[..., -1:]
         # The first and the last plane have one neighbour, and count twice.
         wide = torch.cat(first, -1)
         some = planes_at_once(image.shape[-3] * image.shape[-2])
         parts = [wide[..., k : k + some + 2] for k in range(0, image.shape[-1], some)]
-        return torch.cat([self._of_planes(part, threshold) for part in parts], 1)
+        return torch.cat([self._of_planes(part, threshold, units) for part in parts], 1)
 
-    def _of_planes(self, image: Image, threshold: PerSample) -> Tensor:
+    def _of_planes(self, image: Image, threshold: PerSample, units: Units) -> Tensor:
         """Of the planes of a part, which has one more at both ends."""
 
         def factors(image: Image, threshold: PerSample) -> Tensor:
             found = self.guide.network.coefficients(image, threshold)
             c = found.reshape(len(image), -1, *found.shape[1:])
             c = CENTRE * c[:, 1:-1] + BESIDE * (c[:, :-2] + c[:, 2:])
-            return self.adaptation(c.flatten(0, 1)).reshape(c.shape)
+            each = units._replace(ratio=units.ratio.repeat_interleave(c.shape[1]))
+            return self.adaptation(c.flatten(0, 1), each).reshape(c.shape)
 
         # The activations of all planes would take more than the solve.
         if torch.is_grad_enabled():

@@ -149,6 +149,7 @@ class MolRidge(MOL):
         relative_noise: PerSample,
         threshold: PerSample | None,
         options: SolverOptions,
+        start: Image | None = None,
     ) -> Conditioned:
         """The ridge at the threshold scale of the scan, or at the given one.
 

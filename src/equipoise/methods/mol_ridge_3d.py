@@ -9,12 +9,11 @@ from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.method import MethodConfig
 from equipoise.methods.mol import Amplification, Conditioned
 from equipoise.methods.mol_ridge import ConditionedConfig, MolRidge
-from equipoise.networks.conditioned import AtReference
 from equipoise.networks.ridge_volume import RidgeVolumeConfig
 from equipoise.outcome import Solution
 from equipoise.physics.dynamic import DynamicSenseOp, StillImage
 from equipoise.physics.linop import LinearOperator
-from equipoise.shapes import Data, PerSample
+from equipoise.shapes import Data, Image, PerSample
 
 LARGEST_REFERENCE = 1e4
 """Largest data weight of a still image: its bound is then 50."""
@@ -101,6 +100,7 @@ class MolRidge3D(MolRidge):
         relative_noise: PerSample,
         threshold: PerSample | None,
         options: SolverOptions,
+        start: Image | None = None,
     ) -> Conditioned:
         """The network at the threshold scale of the scan, pulled to its still image."""
         found = super().conditioned(operator, data, relative_noise, threshold, options)
@@ -110,7 +110,7 @@ class MolRidge3D(MolRidge):
         # Rounded once, so that the equation is the same in double precision.
         y = still(data).to(self.network.dtype.to_complex())
         scales = found.inputs[0]
-        network = AtReference(self.network, scales, y)
+        network = self.network.at(scales, reference=y)
         return Conditioned(network, (scales, y), y, threshold=scales)
 
     def amplification(self, solution: Solution) -> Amplification:

@@ -36,7 +36,7 @@ def analysed(image: Image, blocks: Tensor, channels: int) -> Tensor:
     z = z.reshape(len(image), channels, -1, BLOCK**2, *z.shape[-2:])
     # U ends at the border of the image; the padding to whole blocks must hold no coefficients.
     inside = inside_blocks(image, z)
-    return z if inside is None else z * inside
+    return z if inside is None else z.mul_(inside)
 
 
 def synthesised(z: Tensor, image: Image, blocks: Tensor) -> Image:

@@ -82,9 +82,9 @@ class ConditionedNetwork(nn.Module, ABC):
         """Real dtype of the weights."""
         return self.log_threshold.dtype
 
-    def at(self, threshold: PerSample) -> "AtScale":
+    def at(self, threshold: PerSample, *, reference: Image | None = None) -> "AtScale":
         """H with every threshold multiplied by a scale for each sample, (batch,) (22)."""
-        return AtScale(self, threshold)
+        return AtScale(self, threshold, reference)
 
     def forward(self, image: Image) -> Image:
         """``H(x)`` at the threshold scale 1."""
@@ -107,21 +107,48 @@ class ConditionedNetwork(nn.Module, ABC):
 
 
 class AtScale(nn.Module):
-    """H of a :class:`ConditionedNetwork` at one threshold scale for each sample."""
+    """H of a :class:`ConditionedNetwork` at one threshold scale for each sample.
 
-    def __init__(self, network: ConditionedNetwork, threshold: PerSample):
+    With a reference y it is ``H(x) + m y``, so that ``F(x) = m (x - y) + ...``: F pulls to y, not
+    to zero. F differs by a constant, so m and every bound hold as before.
+
+    Parameters
+    ----------
+    network, threshold
+        See :meth:`ConditionedNetwork.at`.
+    reference
+        y, in the units of the network; zero if not given.
+    """
+
+    def __init__(
+        self, network: ConditionedNetwork, threshold: PerSample, reference: Image | None = None
+    ):
         super().__init__()
-        self.network, self.threshold = network, threshold
+        self.network, self.threshold, self.reference = network, threshold, reference
         with torch.no_grad():
             self._fixed = network.used()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "AtScale":
         """An independent copy, from which no gradient flows back to the rule of the thresholds."""
-        return self.with_network(copy.deepcopy(self.network, memo), self.threshold.detach().clone())
+        threshold = self.threshold.detach().clone()
+        copied = self.with_network(copy.deepcopy(self.network, memo), threshold)
+        copied.reference = None if self.reference is None else self.reference.detach().clone()
+        return copied
 
     def with_network(self, network: ConditionedNetwork, threshold: PerSample) -> "AtScale":
         """The same around another network."""
-        return AtScale(network, threshold)
+        return AtScale(network, threshold, self.reference)
+
+    def part(self, y: slice, x: slice) -> "AtScale":
+        """H for a piece of the image."""
+        # Without a reference H is the same everywhere, and a copy would only cost time.
+        if self.reference is None:
+            return self
+        # Not built again, because what is used would be normalised once for every tile, and in
+        # double precision would be another function, see :meth:`double`.
+        piece = copy.copy(self)
+        piece.reference = self.reference[..., y, x]
+        return piece
 
     def double(self) -> "AtScale":
         """The same function in double precision, with kernels and thresholds as they are."""
@@ -169,8 +196,14 @@ class AtScale(nn.Module):
         return self.network.monotonicity()
 
     def rounding(self, image: Image) -> PerSample:
-        """The bound of the network."""
-        return self.network.rounding(image)
+        """The bound of the network, and that of the product ``m y`` and of the sum."""
+        found = self.network.rounding(image)
+        if self.reference is None:
+            return found
+        unit = torch.finfo(self.dtype).eps / 2
+        pull = self.network.m * norm(self.reference)
+        size = self.lipschitz_upper() * norm(image) + pull
+        return found * (1 + unit) + 2 * unit * (size + pull)
 
     def scale(self, image: Image) -> Tensor:
         """The factor of the thresholds: one number for each sample, or of every coefficient."""
@@ -178,6 +211,13 @@ class AtScale(nn.Module):
 
     def forward(self, image: Image) -> Image:
         """``H(x)``, computed in the precision of the weights, returned in the precision of x."""
+        found = self.moved(image)
+        if self.reference is None:
+            return found
+        return found + self.network.m * self.reference.to(image.dtype)
+
+    def moved(self, image: Image) -> Image:
+        """``H(x)`` that pulls to zero."""
         return self.network.moved(image, self.scale(image), self._used())
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
@@ -189,52 +229,6 @@ class AtScale(nn.Module):
     def _used(self) -> Used:
         """Fixed during a solve, but built again when the weights may need a gradient."""
         return self.network.used() if torch.is_grad_enabled() else self._fixed
-
-
-class AtReference(AtScale):
-    """``H(x) + m y``, so that ``F(x) = m (x - y) + ...``: F pulls to an image y, not to zero.
-
-    F differs by a constant, so m and every bound hold as before.
-
-    Parameters
-    ----------
-    network, threshold
-        See :meth:`ConditionedNetwork.at`.
-    reference
-        y, in the units of the network.
-    """
-
-    def __init__(self, network: ConditionedNetwork, threshold: PerSample, reference: Image):
-        super().__init__(network, threshold)
-        self.reference = reference
-
-    def with_network(self, network: ConditionedNetwork, threshold: PerSample) -> "AtReference":
-        """The same reference for another network."""
-        return AtReference(network, threshold, self.reference)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "AtReference":
-        """An independent copy, from which no gradient flows back."""
-        copied = super().__deepcopy__(memo)
-        assert isinstance(copied, AtReference)
-        copied.reference = self.reference.detach().clone()
-        return copied
-
-    def part(self, y: slice, x: slice) -> "AtReference":
-        """H for a piece of the image."""
-        piece = copy.copy(self)
-        piece.reference = self.reference[..., y, x]
-        return piece
-
-    def forward(self, image: Image) -> Image:
-        """``H(x) + m y``."""
-        return super().forward(image) + self.network.m * self.reference.to(image.dtype)
-
-    def rounding(self, image: Image) -> PerSample:
-        """That of H, of the product ``m y``, and of the sum."""
-        unit = torch.finfo(self.dtype).eps / 2
-        pull = self.network.m * norm(self.reference)
-        size = self.lipschitz_upper() * norm(image) + pull
-        return super().rounding(image) * (1 + unit) + 2 * unit * (size + pull)
 
 
 def kept(image: Image, m: float, channels: int) -> Image:

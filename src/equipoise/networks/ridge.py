@@ -150,7 +150,13 @@ class Ridge(ConditionedNetwork):
         shares = torch.softmax(self.share, 0)
         return RidgeUsed(between_blocks(kernel.to(self.dtype)), thresholds, shares)
 
-    def at(self, threshold: PerSample, factors: Tensor | None = None) -> "RidgeAt":
+    def at(
+        self,
+        threshold: PerSample,
+        factors: Tensor | None = None,
+        *,
+        reference: Image | None = None,
+    ) -> "RidgeAt":
         """H with every threshold multiplied by a scale for each sample, (batch,) (22).
 
         The thresholds of s are in units of the norm of their kernel. The scale is the standard
@@ -158,7 +164,7 @@ class Ridge(ConditionedNetwork):
         further positive factors for every channel and pixel, (batch, features, y, x). s remains
         increasing, so everything that is proved about H holds.
         """
-        return RidgeAt(self, threshold, factors)
+        return RidgeAt(self, threshold, factors, reference)
 
     def coefficients(self, image: Image, threshold: PerSample) -> Tensor:
         """``|U x|`` in units of its thresholds (their geometric mean), (batch, features, y, x)."""
@@ -220,14 +226,20 @@ class Ridge(ConditionedNetwork):
 class RidgeAt(AtScale):
     """H of a :class:`Ridge` at one threshold scale for each sample; see :meth:`Ridge.at`."""
 
-    def __init__(self, ridge: Ridge, threshold: PerSample, factors: Tensor | None = None):
-        super().__init__(ridge, threshold)
+    def __init__(
+        self,
+        ridge: Ridge,
+        threshold: PerSample,
+        factors: Tensor | None = None,
+        reference: Image | None = None,
+    ):
+        super().__init__(ridge, threshold, reference)
         self.factors = factors
 
     def with_network(self, network: ConditionedNetwork, threshold: PerSample) -> "RidgeAt":
         """The same factors around another ridge."""
         assert isinstance(network, Ridge)
-        return RidgeAt(network, threshold, self.factors)
+        return RidgeAt(network, threshold, self.factors, self.reference)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RidgeAt":
         """An independent copy, from which no gradient flows back to the rule of the thresholds."""
@@ -238,14 +250,18 @@ class RidgeAt(AtScale):
 
     def part(self, y: slice, x: slice) -> "RidgeAt":
         """H for a piece of the image, with the factors of its pixels."""
-        # Without factors H is the same everywhere, and a copy would only cost time.
+        piece = super().part(y, x)
+        assert isinstance(piece, RidgeAt)
         if self.factors is None:
-            return self
-        # Not built again, because what is used would be normalised once for every tile, and in
-        # double precision would be another function, see :meth:`double`.
-        piece = copy.copy(self)
-        piece.factors = self.factors[..., y, x]
+            return piece
+        piece = copy.copy(piece)
+        piece.factors = self.factors_of(y, x)
         return piece
+
+    def factors_of(self, y: slice, x: slice) -> Tensor:
+        """The factors of a piece of the image."""
+        assert self.factors is not None
+        return self.factors[..., y, x]
 
     def scale(self, image: Image) -> Tensor:
         """The threshold scale, with the factors of every pixel where there are some."""

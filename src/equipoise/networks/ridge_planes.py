@@ -1,6 +1,5 @@
 """The ridge for the planes (z, y) of a volume, one for each position along its readout x (19)."""
 
-import copy
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -33,9 +32,15 @@ class PlanarRidge(Ridge):
 
     axes = ("z", "y", "x")  # type: ignore[assignment]
 
-    def at(self, threshold: PerSample, factors: Tensor | None = None) -> "PlanarAt":
+    def at(
+        self,
+        threshold: PerSample,
+        factors: Tensor | None = None,
+        *,
+        reference: Image | None = None,
+    ) -> "PlanarAt":
         """As of a ridge, with factors (batch, x, features, z, y)."""
-        return PlanarAt(self, threshold, factors)
+        return PlanarAt(self, threshold, factors, reference)
 
     def coefficients(self, image: Image, threshold: PerSample) -> Tensor:
         """As of a ridge, plane by plane: (batch x, features, z, y)."""
@@ -49,24 +54,21 @@ class PlanarAt(RidgeAt):
     def with_network(self, network: ConditionedNetwork, threshold: PerSample) -> "PlanarAt":
         """The same factors around another ridge."""
         assert isinstance(network, PlanarRidge)
-        return PlanarAt(network, threshold, self.factors)
+        return PlanarAt(network, threshold, self.factors, self.reference)
 
-    def part(self, y: slice, x: slice) -> "PlanarAt":
-        """H for a piece of the volume, with all of z."""
-        if self.factors is None:
-            return self
-        piece = copy.copy(self)
-        piece.factors = self.factors[:, x, ..., y]
-        return piece
+    def factors_of(self, y: slice, x: slice) -> Tensor:
+        """The factors of a piece of the volume, with all of z."""
+        assert self.factors is not None
+        return self.factors[:, x, ..., y]
 
-    def forward(self, image: Image) -> Image:
+    def moved(self, image: Image) -> Image:
         """``H(x)``; without a gradient some planes at a time, so that memory does not grow."""
         some = planes_at_once(image.shape[-3] * image.shape[-2])
         if torch.is_grad_enabled() or some >= image.shape[-1]:
-            return volumes_of(super().forward(planes_of(image)), len(image))
+            return volumes_of(super().moved(planes_of(image)), len(image))
         all_y = slice(None)
         parts = [slice(k, k + some) for k in range(0, image.shape[-1], some)]
-        return torch.cat([self.part(all_y, x)(image[..., x]) for x in parts], -1)
+        return torch.cat([self.part(all_y, x).moved(image[..., x]) for x in parts], -1)
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
         """The Jacobian at an image as ``d -> J d``; a product costs one evaluation."""

@@ -87,8 +87,9 @@ class Shrunk(Layer):
 
     def change(self, v: Tensor) -> Tensor:
         """``s'(z) v``. Along z the slope is that of s; across z it is ``s(|z|) / |z|``."""
-        along = (self.direction * v).sum(1, keepdim=True)
-        return v * self.slopes.weight - self.direction * (self.slopes.drop * along)
+        along = (self.direction * v).sum(1, keepdim=True) * self.slopes.drop
+        # In place, because these tensors are the largest of an evaluation.
+        return (v * self.slopes.weight).addcmul_(self.direction, along, value=-1)
 
 
 def shrunk(z: Tensor, thresholds: Tensor, shares: Tensor, scale: Tensor) -> Shrunk:

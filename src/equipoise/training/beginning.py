@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from equipoise.formats.by_slice import scan_files
 from equipoise.formats.writers.target import check_files
 from equipoise.methods.method import Method, MethodConfig
-from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
-from equipoise.methods.mol_ridge import MolRidge, MolRidgeConfig
-from equipoise.methods.mol_ridge_3d import MolRidge3D, MolRidge3DConfig
+from equipoise.methods.mol_guided import MolGuidedConfig
+from equipoise.methods.mol_ridge import MolRidgeConfig
+from equipoise.methods.mol_ridge_3d import MolRidge3DConfig
 from equipoise.methods.registry import METHODS, new_method
 from equipoise.outcome import BadInputError
 from equipoise.settings import checked
@@ -266,42 +266,21 @@ def continued(config: TrainConfig) -> TrainConfig:
 def _held(config: TrainConfig) -> MethodConfig:
     """The configuration of the start weights, extended if a ridge starts another method."""
     assert config.start is not None
-    held = model_config(config.start)
-    asked = config.model
-    if type(asked) is MolGuidedConfig and isinstance(held, MolRidgeConfig):
-        return MolGuidedConfig.after(held, asked.adaptation.hidden)
-    if isinstance(asked, MolRidge3DConfig) and isinstance(held, MolRidgeConfig):
-        return asked.started_by(held)
-    return held
+    held, asked = model_config(config.start), cast(Any, config.model)
+    return asked.started_by(held) if _extended(asked, held) else held
+
+
+def _extended(asked: Any, held: MethodConfig) -> bool:
+    """Whether weights of a ridge start another method, which has them and more."""
+    return type(asked) in (MolGuidedConfig, MolRidge3DConfig) and isinstance(held, MolRidgeConfig)
 
 
 def _agrees(key: str, asked: Any, there: Any) -> bool:
     if key == "skip":
         return abs(asked - there) <= SKIP_DIFFERENCE
+    if isinstance(asked, dict) and isinstance(there, dict):
+        return all(_agrees(name, value, there.get(name)) for name, value in asked.items())
     return asked == there
-
-
-def _second_pass(config: TrainConfig) -> Method | None:
-    """Two passes that start from a ridge, which remains the first pass; None in other cases."""
-    asked = config.model
-    if config.start is None or type(asked) is not MolGuidedConfig:
-        return None
-    start = load_model(config.start)
-    # Start weights of two passes are continued as a whole.
-    if isinstance(start, MolGuided):
-        return None
-    return MolGuided.after(start, asked.adaptation.hidden, config.seed).train()
-
-
-def _three_axes(config: TrainConfig) -> Method | None:
-    """A model of three axes that starts from a ridge of one frame; None in other cases."""
-    asked = config.model
-    if config.start is None or not isinstance(asked, MolRidge3DConfig):
-        return None
-    start = load_model(config.start)
-    if not isinstance(start, MolRidge) or isinstance(start, MolRidge3D):
-        return None
-    return MolRidge3D.after(start, asked, config.seed).train()
 
 
 OWN_NETWORK = ("mol-lr", "mol-m", "modl", "admm-net")
@@ -334,12 +313,13 @@ def first_model(config: TrainConfig, network: nn.Module | None = None) -> Method
     """A new model, or the model from which the run continues, see :func:`continued`."""
     if network is not None:
         return with_network(config, network)
-    extended = _second_pass(config) or _three_axes(config)
-    if extended is not None:
-        return extended
     model = new_method(config.model, config.seed)
     if config.start is not None:
         start = load_model(config.start)
+        if _extended(config.model, start.config):
+            kind: Any = METHODS[config.model.method]
+            extended: Method = kind.after(start, config.model, config.seed)
+            return extended.train()
         # Not strict, because a spectral network also has buffers, which follow its parameters.
         model.network.load_state_dict(start.network.state_dict(), strict=False)
         model.refresh(exact=True)

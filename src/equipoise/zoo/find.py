@@ -11,7 +11,7 @@ from equipoise.outcome import BadInputError
 from equipoise.zoo.header import opened
 
 SUFFIX = ".safetensors"
-DEFAULT_MODEL = "mol-ridge-universal"
+DEFAULT_MODEL = "mol-guided-universal"
 
 
 def packaged_models() -> list[str]:
@@ -73,6 +73,8 @@ def find_model(name: str | Path) -> Path:
 def chosen_model(name: str, *, real: bool | None = None) -> str:
     """The name of the model if a method is given; any other name unchanged.
 
+    Of several models of the method it is the default model, if that is one of them.
+
     Parameters
     ----------
     name
@@ -83,12 +85,14 @@ def chosen_model(name: str, *, real: bool | None = None) -> str:
     Raises
     ------
     BadInputError
-        If the method has no model, or several models.
+        If the method has no model, or several models and the default is none of them.
     """
     # A model or file that has the name of a method was named so by its user.
     if name not in METHODS or name in available_models() or Path(name).is_file():
         return name
     names = models_of(name, real)
+    if DEFAULT_MODEL in names:
+        return DEFAULT_MODEL
     if len(names) == 1:
         return names[0]
     images = {None: "", True: " for real images", False: " for complex images"}[real]
