@@ -208,7 +208,8 @@ def test_a_search_that_its_budget_ends_takes_the_best_so_far(monkeypatch):
 
 
 def test_universal_models_choose_by_prediction_unless_asked_otherwise(model):
-    assert load_model("mol-guided-universal").usual_lam == model.usual_lam == "auto"
+    assert load_model("mol-guided-sharp").usual_lam == model.usual_lam == "auto"
+    assert load_model("mol-guided-universal").usual_lam == "rule"
     assert load_model("mol-ridge-cine").usual_lam == "rule"
     problem, _ = head_problem()
     choices = [weights_for(problem, model, lam) for lam in (None, "rule", 4)]
@@ -242,7 +243,7 @@ def test_lams_whose_image_is_lost_in_rounding_are_refused(lam):
 
 def test_two_passes_take_the_multiples_that_the_first_one_wants():
     problem, image = head_problem()
-    model = load_model("mol-guided-universal")
+    model = load_model("mol-guided-sharp")
     for part in (model, model.guide):
         part.data_weight.coefficients[0] -= math.log(30)
     scan = (problem.operator, noise_of(problem))
@@ -257,7 +258,7 @@ def test_two_passes_take_the_multiples_that_the_first_one_wants():
 
 def test_two_passes_keep_the_rule_where_the_first_one_misleads():
     problem, image = head_problem()
-    model = load_model("mol-guided-universal")
+    model = load_model("mol-guided-sharp")
     model.guide.data_weight.coefficients[0] -= math.log(30)
     choice = choose_weights(problem, model)
     by_rule, by_first, together = choice.confirmation

@@ -30,7 +30,7 @@ Lam = Annotated[
     typer.Option(
         metavar="auto|rule|NUMBER",
         help="Data weight: it predicts samples best (auto), follows the noise (rule), or is given "
-        "[auto with mol-ridge and mol-guided, else rule].",
+        "[auto with mol-ridge and mol-guided-sharp, else rule].",
     ),
 ]
 Rtol = Annotated[

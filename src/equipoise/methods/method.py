@@ -95,7 +95,7 @@ class Method(nn.Module, ABC):
     """Whether every value of the weights proves m, so that weights which do not are damaged."""
     learned: ClassVar[bool] = True
     """Whether weights were trained; without them the rule for lam is fixed."""
-    usual_lam: ClassVar[Literal["auto", "rule"]] = "rule"
+    usual_lam: Literal["auto", "rule"] = "rule"
     """How the weights of a scan are chosen by default."""
 
     def __init__(

@@ -73,7 +73,7 @@ class MolRidge(MOL):
     name = "mol-ridge"
     Config: ClassVar[type[MethodConfig]] = MolRidgeConfig
     by_construction = True
-    usual_lam: ClassVar[Literal["auto", "rule"]] = "auto"
+    usual_lam: Literal["auto", "rule"] = "auto"
     network: Any
 
     @classmethod
