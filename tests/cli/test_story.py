@@ -68,7 +68,7 @@ class TestRecon:
     def test_an_undersampled_experiment(self, full_scan, tmp_path, scan_arrays):
         out = tmp_path / "out.h5"
         arguments = ("recon", full_scan, "-o", out, "--acceleration", 3, "--seed", 0)
-        report = run_json(*arguments)
+        report = run_json(*arguments, "--lam", "auto")
         assert set(report) == {"scan", "model", "axes", "outcome", "left_out", "slices"}
         assert report["outcome"] == "converged"
         (only,) = report["slices"]
@@ -177,7 +177,7 @@ class TestRecon:
         np.savez(tmp_path / "scan.npz", kspace=scan_arrays["kspace"][..., 18:54, 16:48] * few)
         page = tmp_path / "page.html"
         arguments = ("recon", tmp_path / "scan.npz", "-o", tmp_path / "o.npy", "--json")
-        result = run(*arguments, "--report", page)
+        result = run(*arguments, "--lam", "auto", "--report", page)
         (only,) = json.loads(result.stdout)["slices"]
         assert only["choice"]["setting"] == "auto"
         assert only["choice"]["basis"] == "rule"

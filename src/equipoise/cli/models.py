@@ -51,6 +51,8 @@ def models(as_json: AsJson = False) -> None:
         print(json.dumps(found, allow_nan=False))
         return
     table = Table("model", "method", "m", "validation (dB)", "range", box=None)
+    # A name that is cut off cannot be given to another command.
+    table.columns[0].min_width = max(map(len, found))
     for name, summary in found.items():
         m = summary["m"]
         table.add_row(

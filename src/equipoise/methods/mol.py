@@ -106,10 +106,8 @@ class MOL(Method):
     frozen = False
     """Whether F depends on the data, so that (8) says nothing about a change of the data."""
 
-    @property
-    def robust(self) -> bool:
-        """Whether :meth:`amplification` is bounded for all weights, and not only by their norms."""
-        return True
+    robust = True
+    """Whether :meth:`amplification` is bounded for all weights, and not only by their norms."""
 
     def __init__(
         self,
@@ -191,8 +189,6 @@ class MOL(Method):
     ) -> Conditioned:
         """H for a scan whose data are divided by its intensity scale.
 
-        ``start`` is a first iterate for a first pass.
-
         Raises
         ------
         BadInputError
@@ -259,16 +255,15 @@ class MOL(Method):
             operator requires a gradient, or an option does not fit the network.
         """
         given = solve_arguments(operator, data, noise_level, lam, scale, start, threshold)
-        self._refuse_other_axes(operator)
         data, options = given.data, options or self.options
+        self._refuse_other_axes(operator)
         _refuse_operator_gradients(operator)
         scale = self._scale(operator, data, given.scale)
         weight = self._weight(operator, scale, given.noise_level, given.lam)
         # In double precision, because lam multiplies the rounding of A^H b.
         scaled = data / per_sample(scale, data)
         adjoint_image, data_norm = operator.adjoint(scaled), norm(scaled.detach())
-        # The coils of a volume in double precision are larger than all that the solve needs.
-        del scaled
+        del scaled  # The coils of a volume in double precision are larger than all else.
         noise = relative_noise_of(given.noise_level, scale)
         units = per_sample(scale, data).to(data.real.dtype)
         near = None if given.start is None else given.start / per_sample(scale, given.start)
@@ -295,7 +290,7 @@ class MOL(Method):
             rough = in_bfloat16(self.network)
             equation.rough_network = self._evaluated(rough, operator.support(), options)
         with torch.no_grad(), without_tf32():
-            first = self._start(operator, data / units, weight, given.start, scale, body.start)
+            first = self._start(operator, data / units, weight, near, body.start)
             solution = self._solved(equation, body.network, first, data_norm, options, data.dtype)
         if torch.is_grad_enabled():
             rtol = backward_rtol or options.rtol
@@ -381,19 +376,17 @@ class MOL(Method):
         data: Tensor,
         lam: Tensor,
         start: Tensor | None,
-        scale: Tensor,
         known: Tensor | None = None,
     ) -> Tensor:
-        # The image of a first pass is nearer to the equilibrium than least squares.
-        if start is None and known is not None:
-            return known.detach().to(torch.complex128)
-        if start is None:
-            image = self.first_iterate(operator, data.detach(), lam.detach())
-        else:
-            image = start / per_sample(scale, start)
+        if start is not None:
             # Outside the support the equilibrium is zero, and nothing would bring a start there.
             support = operator.support()
-            image = image if support is None else support * image
+            image = start if support is None else support * start
+        elif known is not None:
+            # The image of a first pass is nearer to the equilibrium than least squares.
+            image = known.detach()
+        else:
+            image = self.first_iterate(operator, data.detach(), lam.detach())
         return image.to(torch.complex128)
 
 

@@ -110,6 +110,7 @@ class MolGuided(MolRidge):
         super().__init__(network, data_weight, threshold_rule, options=options)
         # A guide that changed would change F for all scans, and the calibration with it.
         self.guide, self.adaptation = guide.requires_grad_(False), adaptation
+        self.robust = adaptation.config.limit is not None
         if self.robust:
             # A factor of 3 in lam was seen to cost 0.3 dB where prediction wanted it: the pull to
             # the first image, which keeps its own lam, weighs as much as the data then.
@@ -138,11 +139,6 @@ class MolGuided(MolRidge):
     def predictor(self) -> MolRidge:
         """The first pass, which costs half, and whose best weights are the same multiples."""
         return self.guide
-
-    @property
-    def robust(self) -> bool:
-        """Whether the factors have a limit."""
-        return self.adaptation.config.limit is not None
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The groups of the second pass; the first pass is trained before and stays fixed."""
