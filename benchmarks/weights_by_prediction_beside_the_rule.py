@@ -35,7 +35,7 @@ MASKS = (
     ("variable-density-1d", 4.0),
     ("uniform", 4.0),
 )
-MODELS = ["mol-ridge-universal", "mol-guided-universal"]
+MODELS = ["mol-ridge-universal", "mol-guided-sharp"]
 LARGEST_LOSS = 0.2
 GRID_RTOL = 3e-3
 
