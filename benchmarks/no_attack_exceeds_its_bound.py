@@ -91,7 +91,6 @@ def attacks_on_slices(
         Problem(case.operator, case.kspace, case.noise_level)
         for case in cases(data, acceleration=4.0, seeds=1)
     ]
-    one = torch.ones(1, dtype=torch.float64)
     rows = []
     for i in attacks:
         rng = np.random.default_rng(i)
@@ -106,7 +105,8 @@ def attacks_on_slices(
         attack = worst_case(
             reconstruct, problem.data, problem.measured, epsilon, steps=3, starts=1, seed=i
         )
-        bound, measured = perturbation_bound(exact.lam, model.m, one), attack.amplification
+        # (8), or (23) of two passes.
+        bound, measured = model.amplification(exact).end_to_end, attack.amplification
         rows.append(
             {
                 "(7)": float(distance / early.distance_bound),
@@ -114,7 +114,7 @@ def attacks_on_slices(
             }
         )
         print(
-            f"attack {i}: epsilon {epsilon:.3f}, bound (8) {float(bound):.3g}, measured "
+            f"attack {i}: epsilon {epsilon:.3f}, bound (8) {bound:.3g}, measured "
             f"{float(measured):.3g}, random noise {float(attack.random_amplification):.3g}, "
             f"measured / bound {rows[-1]}",
             flush=True,
