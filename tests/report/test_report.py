@@ -83,7 +83,7 @@ def test_twenty_slices_stay_small_and_load_nothing(shape):
 
 def test_recon_writes_one(full_scan, tmp_path):
     page = tmp_path / "r.html"
-    options = ("--acceleration", 3, "-o", tmp_path / "i.h5", "--report", page)
+    options = ("--acceleration", 3, "--lam", "auto", "-o", tmp_path / "i.h5", "--report", page)
     done = run("recon", full_scan, *options)
     assert done.exit_code == 0, done.output
     text = html.unescape(page.read_text())
