@@ -26,7 +26,7 @@ a factor of about 2 a step, so that about 2 % are missing: below the Monte-Carlo
 map, at a third of the evaluations that a certified 1 % takes."""
 
 FIRST_LOOSER = 2
-"""Factor of the tolerance of the response of a first pass."""
+"""Factor of the last step of the response of a first pass."""
 
 CG_RTOL = 0.1
 """Of the inner solves: at an accuracy of per cents more exact ones cost more than they save."""
@@ -87,7 +87,8 @@ class LinearResponse:
         if first is not None:
             guide: Any = model
             # What its response leaves out is a part of what moves the second image.
-            looser = replace(rules, rtol=FIRST_LOOSER * rules.rtol)
+            factor = FIRST_LOOSER if rules.rule == "step" else 1
+            looser = replace(rules, rtol=factor * rules.rtol)
             self._first = _Pass(guide.guide, operator, first, batch, looser, options)
             # At one image: its graph is large, and a batch would hold it as many times.
             seen = _of_first(guide, operator, solution, options)
