@@ -74,14 +74,16 @@ class TestFactors:
     @pytest.mark.parametrize("limit", [0.01, 1.0])
     def test_23_a_limit_holds_for_any_weights_and_coefficients(self, limit):
         """Of what the factors become: thresholds in units of the image."""
-        units = Units(torch.rand(4) + 0.1, torch.rand(4) + 0.1, torch.tensor([0.5, 3.0]))
+        drawn = torch.rand((2, 4), generator=torch.Generator().manual_seed(0)) + 0.1
+        units = Units(*drawn, torch.tensor([0.5, 3.0]))
         sizes, reached = units.threshold[:, None, None] * units.ratio[:, None, None, None], []
         for seed in range(20):
             generator = torch.Generator().manual_seed(seed)
             adaptation = AdaptationConfig(features=4, hidden=5, limit=limit).build(seed).double()
             with torch.no_grad():
                 for weight in adaptation.parameters():
-                    weight.add_(10.0 ** (seed % 4 - 2) * torch.randn(weight.shape))
+                    change = torch.randn(weight.shape, generator=generator)
+                    weight.add_(10.0 ** (seed % 4 - 2) * change)
                 c = torch.rand((2, 4, 9, 7), generator=generator).double() * 10.0 ** (seed % 3)
                 d = torch.randn(c.shape, generator=generator).double() * 10.0 ** (seed % 5 - 4)
                 unit = units.coefficient[:, None, None]

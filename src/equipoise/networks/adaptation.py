@@ -114,12 +114,15 @@ class FactorNetwork(nn.Module, ABC):
         Both in the units of the images, not of each other.
         """
 
+    def kernels(self, units: Units) -> list[Tensor]:
+        """The kernels of all convolutions between units of images, in double precision."""
+        first, *others = (weight.double() for weight in self.weights)
+        last = units.threshold.double()[:, None, None, None] * self.last.double()
+        return [first / units.coefficient.double()[:, None, None], *others, last]
+
     def _product(self, units: Units) -> float:
-        """The product of the norms of the convolutions, between units of images."""
-        first, *others = self.weights
-        kernels = [first / units.coefficient.to(first)[:, None, None], *others]
-        last = units.threshold.to(first)[:, None, None, None] * self.last
-        norms = math.prod(convolution_norm_upper(kernel) for kernel in (*kernels, last))
+        """The product of the norms of the convolutions."""
+        norms = math.prod(convolution_norm_upper(kernel) for kernel in self.kernels(units))
         return norms * float(units.ratio.max())
 
 
@@ -171,9 +174,8 @@ class LimitedAdaptation(FactorNetwork):
     def _gain(self, units: Units) -> PerSample:
         """g of every sample, differentiable in W and V."""
         assert self.config.limit is not None
-        first = self.weights[0].double() / units.coefficient.double()[:, None, None]
-        last = units.threshold.double()[:, None, None, None] * self.last.double()
-        norms = convolution_norm(first) * convolution_norm(last) * units.ratio.double()
+        first, last = map(convolution_norm, self.kernels(units))
+        norms = first * last * units.ratio.double()
         limit = self.config.limit * BELOW
         return limit / norms.clamp(min=limit)
 

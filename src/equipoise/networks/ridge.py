@@ -239,7 +239,7 @@ class RidgeAt(AtScale):
     def with_network(self, network: ConditionedNetwork, threshold: PerSample) -> "RidgeAt":
         """The same factors around another ridge."""
         assert isinstance(network, Ridge)
-        return RidgeAt(network, threshold, self.factors, self.reference)
+        return type(self)(network, threshold, self.factors, self.reference)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RidgeAt":
         """An independent copy, from which no gradient flows back to the rule of the thresholds."""

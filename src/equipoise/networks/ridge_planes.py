@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from equipoise.networks.conditioned import ConditionedNetwork
 from equipoise.networks.ridge import Ridge, RidgeAt, RidgeConfig, scale_of_pixels
 from equipoise.shapes import Image, PerSample
 
@@ -50,11 +49,6 @@ class PlanarRidge(Ridge):
 
 class PlanarAt(RidgeAt):
     """H of a :class:`PlanarRidge` at one threshold scale for each volume."""
-
-    def with_network(self, network: ConditionedNetwork, threshold: PerSample) -> "PlanarAt":
-        """The same factors around another ridge."""
-        assert isinstance(network, PlanarRidge)
-        return PlanarAt(network, threshold, self.factors, self.reference)
 
     def factors_of(self, y: slice, x: slice) -> Tensor:
         """The factors of a piece of the volume, with all of z."""

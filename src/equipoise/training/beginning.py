@@ -313,13 +313,13 @@ def first_model(config: TrainConfig, network: nn.Module | None = None) -> Method
     """A new model, or the model from which the run continues, see :func:`continued`."""
     if network is not None:
         return with_network(config, network)
+    start = None if config.start is None else load_model(config.start)
+    if start is not None and _extended(config.model, start.config):
+        kind: Any = METHODS[config.model.method]
+        extended: Method = kind.after(start, config.model, config.seed)
+        return extended.train()
     model = new_method(config.model, config.seed)
-    if config.start is not None:
-        start = load_model(config.start)
-        if _extended(config.model, start.config):
-            kind: Any = METHODS[config.model.method]
-            extended: Method = kind.after(start, config.model, config.seed)
-            return extended.train()
+    if start is not None:
         # Not strict, because a spectral network also has buffers, which follow its parameters.
         model.network.load_state_dict(start.network.state_dict(), strict=False)
         model.refresh(exact=True)
