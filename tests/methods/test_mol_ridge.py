@@ -6,7 +6,7 @@ import torch
 
 from conftest import small_head
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.methods.data_weight import ScanRule
+from equipoise.methods.data_weight import ScanRule, ScanRuleConfig
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.sense import best_sense
 from equipoise.metrics import psnr
@@ -58,6 +58,18 @@ class TestScanRule:
         one = torch.tensor([0.015], dtype=torch.float64)
         ratio = rule(one, torch.tensor([8.0]).double()) / rule(one, torch.tensor([4.0]).double())
         assert abs(float(ratio.detach()) - 2) < 1e-9
+
+    def test_what_the_coils_encode_counts_where_the_rule_asks_for_it(self):
+        operator, _ = sense_problem()
+        found = []
+        for encoding in (False, True):
+            rule = ScanRuleConfig(value=3.0, encoding=encoding).build()
+            shapes = {name: tuple(value.shape) for name, value in rule.named_parameters()}
+            assert shapes == rule.config.shapes()
+            with torch.no_grad():
+                rule.coefficients[4:] = 2.0
+                found.append(rule.of(operator, NOISE))
+        assert torch.allclose(found[1] / found[0], (operator.encoding() / 0.4) ** 2)
 
 
 class TestEquation:

@@ -109,6 +109,29 @@ class TestSense:
         assert 0.3 < float(scale) < 1.5
 
 
+class TestEncoding:
+    def test_of_one_coil_is_the_share_of_samples(self):
+        for n in (1, 2, 4, 8):
+            mask = (torch.arange(64) % n == 0).expand(64, 64)
+            one = SenseOp(torch.ones((1, 64, 64), dtype=torch.complex64), mask)
+            assert float(one.encoding()) == pytest.approx(1 / n, rel=3 * n**0.5 / 64)
+
+    def test_coils_that_separate_aliases_raise_it(self):
+        mask = (torch.arange(64) % 4 == 0).expand(64, 64)
+        few, more = (
+            float(SenseOp(biot_savart_maps((64, 64), n, seed=0), mask).encoding()) for n in (2, 8)
+        )
+        assert 0.25 < few < more < 1
+
+    def test_it_depends_on_nothing_but_the_operator_up_to_its_scale(self):
+        operator = operator_of((20, 24))
+        one, again = operator.encoding(), operator.encoding()
+        smaller = SenseOp(operator.csm / 3, operator.mask).encoding()
+        assert torch.equal(one, again)
+        assert one.shape == (2,)
+        assert torch.allclose(one, smaller)
+
+
 class TestMasks:
     @pytest.mark.parametrize("kind", MASKS)
     @pytest.mark.parametrize("shape", [(256, 256), (230, 180), (101, 145)])

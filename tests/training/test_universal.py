@@ -11,6 +11,7 @@ from equipoise.methods.mol_ridge import MolRidge
 from equipoise.networks.adaptation import Adaptation, LimitedAdaptation
 from equipoise.networks.ridge import Ridge
 from equipoise.outcome import BadInputError
+from equipoise.physics.cartesian import SenseOp
 from equipoise.training import train as training
 from equipoise.training.beginning import first_model, training_images
 from equipoise.training.config import load_config
@@ -54,6 +55,22 @@ class TestRanges:
     def test_a_large_calibration_region_lowers_the_acceleration(self):
         for mask, _ in masks(universal(calibration=(200, 200))):
             assert 1 <= mask.numel() / float(mask.sum()) < 1.7
+
+    def test_a_noisy_target_has_the_noise_of_the_data_and_as_much_elsewhere(self):
+        drawn = {"coils": (1, 1), "masked_maps": 0.0, "noise": (0.1, 0.1 + 1e-9)}
+        clean, noisy = (
+            universal(**drawn, noisy_targets=share).sample(IMAGE, np.random.default_rng(3))
+            for share in (0.0, 1.0)
+        )
+        assert torch.equal(clean.data, noisy.data)
+        mask, everywhere = clean.operator.mask, torch.ones_like(clean.operator.mask)
+        kspace, true = (
+            SenseOp(clean.operator.csm, everywhere).forward(scan.target) for scan in (noisy, clean)
+        )
+        assert torch.allclose(kspace * mask[:, None], noisy.data, atol=1e-5)
+        noise = (kspace - true)[0, 0].abs().square()
+        measured, other = (float(noise[part].mean()) for part in (mask[0], ~mask[0]))
+        assert 0.7 < measured / other < 1.4
 
     def test_one_of_a_range_is_the_number_itself(self):
         """A configuration without ranges draws the same samples as before ranges existed."""

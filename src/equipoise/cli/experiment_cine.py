@@ -32,8 +32,7 @@ def cine(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Models of (y, x) or (time, y, x) as NAME=FILE [mol-2d, and mol-2dt where the "
-            "package has a model of it].",
+            help="Models of (y, x) or (time, y, x) as NAME=FILE [mol-2d and mol-2dt].",
             metavar="LIST",
         ),
     ] = None,
@@ -80,16 +79,13 @@ OF_SERIES = {"mol-2d": "mol-ridge-universal", "mol-2dt": "mol-ridge-cine"}
 
 
 def models_of(names: str | None, usual: dict[str, str]) -> Chosen:
-    """The models of a list NAME=FILE; the usual ones that are installed if it is None."""
+    """The models of a list NAME=FILE, in which usual names need no file; all usual ones if None."""
     from equipoise.outcome import BadInputError
-    from equipoise.zoo.find import available_models
     from equipoise.zoo.model_file import load_model, provenance
 
-    if names is None:
-        pairs = [(n, file) for n, file in usual.items() if file in available_models()]
-    else:
-        entries = [entry.strip().partition("=") for entry in names.split(",")]
-        pairs = [(name, file or usual.get(name, name)) for name, _, file in entries]
+    listed = ",".join(usual) if names is None else names
+    entries = [entry.strip().partition("=") for entry in listed.split(",")]
+    pairs = [(name, file or usual.get(name, name)) for name, _, file in entries]
     found = Chosen({}, {})
     for name, file in pairs:
         # Rows are told apart by the names of their methods.

@@ -31,12 +31,15 @@ def volume(
     ] = 1,
     methods: Annotated[
         str | None,
-        typer.Option(help="Models of (y, x) as NAME=FILE [mol-2d].", metavar="LIST"),
+        typer.Option(
+            help="Models of (y, x) or (z, y, x) as NAME=FILE [mol-2d and mol-3d].", metavar="LIST"
+        ),
     ] = None,
     model_3d: Annotated[
         str,
         typer.Option(
-            "--model-3d", help="Model of (z, y, x), which solves the volume whole as mol-3d."
+            "--model-3d",
+            help="Model of (z, y, x) that solves the volume whole: the file of mol-3d.",
         ),
     ] = "mol-guided-volume",
     crop: Annotated[
@@ -63,8 +66,7 @@ def volume(
         read = f"{methods or ''},{model_3d}"
         check_results(output, experiment.FILES, overwrite, data, read)
         where = pick_device(device)
-        listed = methods or ",".join(f"{name}={file}" for name, file in OF_SLICES.items())
-        chosen = models_of(f"{listed},{WHOLE}={model_3d}", OF_SLICES).to(where)
+        chosen = models_of(methods, {**OF_SLICES, "mol-3d": model_3d}).to(where)
         models = {name: model for name, model in chosen.loaded.items() if model is not None}
         volumes = volume_cases(data, acceleration, seeds, crop=crop, partial=partial_fourier)
         found = (on_device(case, where) for case in volumes)
@@ -82,5 +84,5 @@ def volume(
     finish(output, result, as_json)
 
 
-OF_SLICES, WHOLE = {"mol-2d": "mol-ridge-universal"}, "mol-3d"
-"""The usual model of a slice, and the name of that of a volume in tables."""
+OF_SLICES = {"mol-2d": "mol-ridge-universal"}
+"""The usual model of a slice, by its name in tables."""

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from equipoise.physics.linop import LinearOperator
 from equipoise.settings import Settings, checked, one_of
 from equipoise.shapes import PerSample
 
@@ -63,14 +64,15 @@ class ScanRuleConfig(Settings):
     )
     power: float = Field(1.0, gt=0, le=10)
     floor: float = Field(0.005, gt=0, le=1)
+    encoding: bool = Field(False, description="whether it also follows what the coils encode")
 
     def build(self, rising: bool = False) -> "ScanRule":
         """The rule with its start values."""
-        return ScanRule(self.value, rising, self.power, self.floor)
+        return ScanRule(self.value, rising, self.power, self.floor, encoding=self.encoding)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of its parameters."""
-        return {"coefficients": (4,)}
+        return {"coefficients": (4 + self.encoding,)}
 
 
 if TYPE_CHECKING:
@@ -134,12 +136,13 @@ class FixedWeight(nn.Module):
 
 
 class ScanRule(nn.Module):
-    """A positive number for each scan: ``v (s^2 + s_0^2)^(q / 2) R^c``, in units of typical values.
+    """A positive number for each scan: ``v (s^2 + s_0^2)^(q/2) R^c e^d``, in typical units.
 
-    s is the noise level relative to the image scale and R the acceleration, if it is known. By
-    construction a data weight falls with the noise (q < 0) and a threshold scale rises with it
-    (q > 0). The effect of R is learned. Neither affects monotonicity: lam occurs in the data term
-    only, and thresholds may be scaled by (22).
+    s is the noise level relative to the image scale, R the acceleration, if it is known, and e what
+    the coils encode, see :meth:`~equipoise.physics.linop.LinearOperator.encoding`. By construction
+    a data weight falls with the noise (q < 0) and a threshold scale rises with it (q > 0). The
+    effects of R and e are learned; d is 0 without ``encoding``. None affects monotonicity: lam
+    occurs in the data term only, and thresholds may be scaled by (22).
 
     Parameters
     ----------
@@ -149,31 +152,53 @@ class ScanRule(nn.Module):
         Whether it rises with the noise.
     power, floor
         Start of ``|q|`` and of ``s_0``.
+    encoding
+        Whether the number depends on e.
     """
 
-    def __init__(self, value: float, rising: bool, power: float = 1.0, floor: float = 0.005):
+    def __init__(
+        self,
+        value: float,
+        rising: bool,
+        power: float = 1.0,
+        floor: float = 0.005,
+        *,
+        encoding: bool = False,
+    ):
         super().__init__()
-        given = {"value": value, "power": power, "floor": floor}
+        given = {"value": value, "power": power, "floor": floor, "encoding": encoding}
         self.config = checked(ScanRuleConfig, "rule", given)
         self.sign = 1 if rising else -1
         # The softplus of it is the power, which stays positive during training.
         raw_power = math.log(math.expm1(power))
-        start = torch.tensor([math.log(value), raw_power, 0.0, math.log(floor)])
+        start = torch.tensor([math.log(value), raw_power, 0.0, math.log(floor), *[0.0] * encoding])
         self.coefficients = nn.Parameter(start.double())
 
+    def of(self, operator: LinearOperator, relative_noise: PerSample) -> PerSample:
+        """The number for scans with an operator, (batch,)."""
+        encoding = operator.encoding(relative_noise.device) if self.config.encoding else None
+        return self(relative_noise, operator.acceleration(), encoding)
+
     def forward(
-        self, relative_noise: PerSample, acceleration: PerSample | None = None
+        self,
+        relative_noise: PerSample,
+        acceleration: PerSample | None = None,
+        encoding: PerSample | None = None,
     ) -> PerSample:
-        """The number for each relative noise level and acceleration, (batch,)."""
-        log_value, raw_power, of_acceleration, log_floor = self.coefficients
+        """The number for each relative noise level, R and e, (batch,), or the typical R and e."""
+        log_value, raw_power, of_acceleration, log_floor, *of_encoding = self.coefficients
         variance = relative_noise.double() ** 2 + torch.exp(2 * log_floor)
         rise = self.sign * F.softplus(raw_power) * torch.log(variance / TYPICAL_NOISE**2) / 2
-        # Your own operator has no acceleration; the rule then assumes the typical one.
-        if acceleration is None:
-            return torch.exp(log_value + rise)
-        faster = torch.log(acceleration.double() / TYPICAL_ACCELERATION)
-        return torch.exp(log_value + rise + of_acceleration * faster)
+        found = log_value + rise
+        # Your own operator has no acceleration.
+        if acceleration is not None:
+            found = found + of_acceleration * torch.log(
+                acceleration.double() / TYPICAL_ACCELERATION
+            )
+        if encoding is not None:
+            found = found + of_encoding[0] * torch.log(encoding / TYPICAL_ENCODING)
+        return torch.exp(found)
 
 
-TYPICAL_NOISE, TYPICAL_ACCELERATION = 0.015, 4.0
-"""Units of s and R, in which v is a typical value and the coefficients are of order one."""
+TYPICAL_NOISE, TYPICAL_ACCELERATION, TYPICAL_ENCODING = 0.015, 4.0, 0.4
+"""Units of s, R and e, in which v is a typical value and the coefficients are of order one."""

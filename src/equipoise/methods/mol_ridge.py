@@ -71,6 +71,7 @@ class MolRidge(MOL):
     """
 
     name = "mol-ridge"
+    data_weight: ScanRule
     Config: ClassVar[type[MethodConfig]] = MolRidgeConfig
     by_construction = True
     usual_lam: Literal["auto", "rule"] = "auto"
@@ -130,12 +131,12 @@ class MolRidge(MOL):
         return self.network.at(self.threshold_rule(typical))(image)
 
     def lam_for(self, operator: LinearOperator, relative_noise: PerSample) -> PerSample:
-        """The learned data weight for the noise and acceleration of a scan."""
-        return self.data_weight(relative_noise, operator.acceleration())
+        """The learned data weight for the noise and the sampling of a scan."""
+        return self.data_weight.of(operator, relative_noise)
 
     def threshold_for(self, operator: LinearOperator, relative_noise: PerSample) -> PerSample:
-        """The learned scale of the thresholds for the noise and acceleration of a scan."""
-        return self.threshold_rule(relative_noise, operator.acceleration())
+        """The learned scale of the thresholds for the noise and the sampling of a scan."""
+        return self.threshold_rule.of(operator, relative_noise)
 
     def rule(self, operator: LinearOperator, relative_noise: PerSample) -> dict[str, PerSample]:
         """lam and the scale of the thresholds."""

@@ -62,6 +62,7 @@ class SimulationConfig(Settings):
     zoom: Annotated[tuple[Zoom, Zoom], AfterValidator(_ordered)] = (0.5, 1.0)
     masked_maps: float = Field(0.5, ge=0, le=1)
     estimated: float = Field(0.0, ge=0, le=1)
+    noisy_targets: float = Field(0.0, ge=0, le=1)
 
 
 class SuperResolutionConfig(Settings):

@@ -48,6 +48,9 @@ class Simulation(Sampling, Source):
         Share of samples with coil maps and a noise level estimated from their undersampled data, as
         for a scan, instead of the true ones. It is meant for whole slices, because a crop has too
         few calibration lines.
+    noisy_targets
+        Share of samples whose target is the image of all samples, with the noise that they have: a
+        fully sampled scan shows no other. The noise of the measured samples is the same in both.
     """
 
     noise: tuple[float, float] = (0.005, 0.08)
@@ -57,6 +60,7 @@ class Simulation(Sampling, Source):
     zoom: tuple[float, float] = (0.5, 1.0)
     masked_maps: float = 0.5
     estimated: float = 0.0
+    noisy_targets: float = 0.0
 
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Scan:
         """Draw one acquisition of an image (y, x), or of a random crop of it."""
@@ -83,16 +87,21 @@ class Simulation(Sampling, Source):
         target = image * csm.abs().square().sum(1)
         level = np.exp(rng.uniform(*np.log(self.noise)))
         sigma = float(level * torch.quantile(target.abs().flatten(), 0.99))
-        noisy = operator.forward(image) + mask[:, None] * complex_noise(csm.shape, rng) * sigma
+        full = SenseOp(csm, torch.ones_like(mask)).forward(image)
+        full = full + complex_noise(csm.shape, rng) * sigma
+        noisy = full * mask[:, None]
         # The target is combined with the estimated maps, because another combination would count as
         # an error.
         if rng.random() < self.estimated:
             maps = estimate_csm(noisy, mask)
-            target = (maps.conj() * csm).sum(1) * image
-            return Scan(SenseOp(maps, mask), noisy, target, noise_level(noisy, mask))
-        # lam must work with the noise level that a real scan shows, not with the true one.
-        found = sigma * rng.uniform(*MISREADING)
-        reading = torch.tensor([found], dtype=torch.float64, device=noisy.device)
+            operator, target = SenseOp(maps, mask), (maps.conj() * csm).sum(1) * image
+            reading = noise_level(noisy, mask)
+        else:
+            # lam must work with the noise level that a real scan shows, not with the true one.
+            found = sigma * rng.uniform(*MISREADING)
+            reading = torch.tensor([found], dtype=torch.float64, device=noisy.device)
+        if rng.random() < self.noisy_targets:
+            target = SenseOp(operator.csm, torch.ones_like(mask)).adjoint(full)
         return Scan(operator, noisy, target, reading)
 
     def batch(self, samples: Sequence[Scan]) -> Scan:
