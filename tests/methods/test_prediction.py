@@ -273,6 +273,31 @@ def test_two_passes_keep_the_rule_where_the_first_one_misleads():
     assert choice.evaluations == trials + sum(t.evaluations for t in choice.confirmation)
 
 
+def test_a_limited_second_pass_is_tried_itself():
+    problem, image = head_problem()
+    model = load_model("mol-guided-universal")
+    for rule in (model.data_weight, model.threshold_rule):
+        rule.coefficients[0] += math.log(10)
+    choice = choose_weights(problem, model)
+    by_rule = choice.trials[0].weights
+    assert choice.confirmation == ()
+    assert [t.weights["lam"] / t.weights["threshold"] for t in choice.trials[:3]] == pytest.approx(
+        [by_rule["lam"] / by_rule["threshold"]] * 3
+    )
+    assert choice.weights["lam"] < by_rule["lam"] / 3
+    chosen, ruled = (quality(problem, model, image, w) for w in (choice.weights, by_rule))
+    assert chosen > ruled + 1
+    first = choice.trials[0].evaluations
+    assert choice.evaluations <= 4 * first
+
+
+def test_neighbouring_trials_of_a_limited_second_pass_differ():
+    problem, _ = head_problem()
+    choice = choose_weights(problem, load_model("mol-guided-universal"))
+    errors = [trial.error for trial in choice.trials]
+    assert len({*errors}) == len(errors) >= 3
+
+
 class OfImages(TV):
     """A method whose image is the next of a list."""
 

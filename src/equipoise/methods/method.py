@@ -97,6 +97,8 @@ class Method(nn.Module, ABC):
     """Whether weights were trained; without them the rule for lam is fixed."""
     usual_lam: Literal["auto", "rule"] = "rule"
     """How the weights of a scan are chosen by default."""
+    tried_whole: bool = False
+    """Whether prediction tries both of its passes, in fine steps, instead of the first one."""
 
     def __init__(
         self, network: nn.Module, data_weight: nn.Module, options: SolverOptions | None = None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,10 +40,27 @@ SIGNIFICANT = 2.0
 """Standard errors by which the error must fall. With one, four lines overruled the rule by
 chance."""
 
+FINE_STEP, FINE_BUDGET, VERY_SIGNIFICANT = STEP**0.5, 4, 4.0
+"""Of a method that is tried whole: the ratio of neighbouring trials, what they may cost, and the
+standard errors by which lam must win alone. With two of them a noisy knee lost 0.4 dB against its
+noisy target."""
+
 MASK_OF_A_PLANE = 3
 """Axes of the mask of a batch of images (y, x)."""
 
 Position = tuple[int, ...]
+
+
+class Axis(NamedTuple):
+    """A direction of the search: steps of every weight, and by how much a step must win."""
+
+    steps: Position
+    significant: float
+
+
+ALIKE_THEN_LAM = (Axis((1, 1), SIGNIFICANT), Axis((1, 0), VERY_SIGNIFICANT))
+"""Lam and thresholds together, which keeps the penalty of large coefficients, that of their ratio;
+then lam alone, which changes it."""
 
 LamSetting = float | str
 """A data weight; ``auto`` for the weights that predict best; ``rule`` for those of the learned
@@ -181,7 +198,9 @@ def choose_weights(
     both are mostly the same multiples of their rules. If they are to change, both passes together
     are tried with these weights, and with lam and thresholds moved alike, and the better of the
     two must predict better than the rule with the part of the image that is in phase, see
-    :class:`Predictor`. The trials cost at most ``BUDGET`` times the first
+    :class:`Predictor`. A second pass with a limit is tried itself instead, as it pulls to the first
+    image: lam and thresholds move together, then lam alone, by factors of ``FINE_STEP``, and the
+    part of the image that is in phase predicts. The trials cost at most ``BUDGET`` times the first
     one; a search that is not at its end by then takes the best so far.
 
     Parameters
@@ -215,14 +234,19 @@ def choose_weights(
     if parts is None:
         reason = "too few samples outside the calibration region to predict: the rule is followed"
         return Choice(rule, "rule", reason)
-    predict = Predictor(problem, model.predictor, parts, scale, options or model.options)
-    budget = BUDGET if model.predictor is model else BUDGET_OF_FIRST_PASS
-    search = _Search(predict, rule, budget)
+    whole, settings = model.tried_whole, options or model.options
+    predict = Predictor(problem, model.predictor, parts, scale, settings, in_phase=whole)
+    if whole:
+        search = _Search(predict, rule, FINE_BUDGET, FINE_STEP, ALIKE_THEN_LAM)
+    else:
+        search = _Search(
+            predict, rule, BUDGET if model.predictor is model else BUDGET_OF_FIRST_PASS
+        )
     best = search.run()
     confirmation: tuple[Trial, ...] = ()
     if best != search.origin and model.predictor is not model:
-        whole = Predictor(problem, model, parts, scale, options or model.options, in_phase=True)
-        best, confirmation = _confirmed(_Search(whole, rule), best)
+        both = Predictor(problem, model, parts, scale, settings, in_phase=True)
+        best, confirmation = _confirmed(_Search(both, rule), best)
     moved = "kept the weights of the rule" if best == search.origin else "changed them"
     reason = f"{len(search.trials)} trials on {search.units} {parts.unit}s left out {moved}"
     return Choice(
@@ -253,8 +277,12 @@ class _Search:
         predict: Callable[[Sequence[float], int | None], tuple[Tensor, int, int]],
         rule: dict[str, float],
         budget: int = BUDGET,
+        step: float = STEP,
+        axes: Sequence[Axis] | None = None,
     ) -> None:
-        self.predict, self.rule, self.budget = predict, rule, budget
+        self.predict, self.rule, self.budget, self.step = predict, rule, budget, step
+        alone = (tuple(int(i == k) for i in range(len(rule))) for k in range(len(rule)))
+        self.axes = axes or [Axis(steps, SIGNIFICANT) for steps in alone]
         self.errors: dict[Position, Tensor] = {}
         self.trials: list[Trial] = []
         self.cost: list[int] = []
@@ -285,9 +313,8 @@ class _Search:
         factors = self._factors(position)
         return {name: value * f for (name, value), f in zip(self.rule.items(), factors)}
 
-    @staticmethod
-    def _factors(position: Position) -> list[float]:
-        return [STEP**steps for steps in position]
+    def _factors(self, position: Position) -> list[float]:
+        return [self.step**steps for steps in position]
 
     def run(self) -> Position:
         """The best position."""
@@ -297,7 +324,7 @@ class _Search:
         # Again after a change, because the best value of one weight depends on the other.
         while moved:
             moved = False
-            for axis in range(len(here)):
+            for axis in self.axes:
                 for direction in (1, -1):
                     following = self._along(here, axis, direction)
                     moved = moved or following != here
@@ -310,12 +337,13 @@ class _Search:
         better = [there for there in tried if self._better(there, self.origin)]
         return min(better, key=lambda there: float(self.errors[there].sum()), default=self.origin)
 
-    def _along(self, here: Position, axis: int, direction: int) -> Position:
+    def _along(self, here: Position, axis: Axis, direction: int) -> Position:
         """The last position along an axis up to which the error falls."""
         while True:
-            steps = here[axis] + direction
-            there = (*here[:axis], steps, *here[axis + 1 :])
-            if abs(steps) > FARTHEST or not self._try(there) or not self._better(there, here):
+            there = tuple(k + direction * steps for k, steps in zip(here, axis.steps))
+            if max(map(abs, there)) > FARTHEST or not self._try(there):
+                return here
+            if not self._better(there, here, axis.significant):
                 return here
             here = there
 
@@ -329,8 +357,8 @@ class _Search:
             self.trials.append(Trial(self.weights_at(position), error, evaluations))
         return position in self.errors
 
-    def _better(self, there: Position, here: Position) -> bool:
-        """Whether the error fell by more than chance, see ``SIGNIFICANT``."""
+    def _better(self, there: Position, here: Position, significant: float = SIGNIFICANT) -> bool:
+        """Whether the error fell by more than chance."""
         # Paired, because the noise of the samples is common to both and cancels in the difference.
         gain = self.errors[here] - self.errors[there]
-        return float(gain.mean()) > SIGNIFICANT * float(gain.std() / len(gain) ** 0.5)
+        return float(gain.mean()) > significant * float(gain.std() / len(gain) ** 0.5)
