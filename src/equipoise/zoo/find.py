@@ -12,6 +12,8 @@ from equipoise.zoo.header import opened
 
 SUFFIX = ".safetensors"
 DEFAULT_MODEL = "mol-guided-universal"
+USUAL_MODELS = (DEFAULT_MODEL, "modl-brain-4x", "unet-brain-4x")
+"""Of several models of a method, the one that is meant by its name."""
 
 
 def packaged_models() -> list[str]:
@@ -73,7 +75,7 @@ def find_model(name: str | Path) -> Path:
 def chosen_model(name: str, *, real: bool | None = None) -> str:
     """The name of the model if a method is given; any other name unchanged.
 
-    Of several models of the method it is the default model, if that is one of them.
+    Of several models of the method it is the one of :data:`USUAL_MODELS`.
 
     Parameters
     ----------
@@ -85,14 +87,15 @@ def chosen_model(name: str, *, real: bool | None = None) -> str:
     Raises
     ------
     BadInputError
-        If the method has no model, or several models and the default is none of them.
+        If the method has no model, or several models and none of them is the usual one.
     """
     # A model or file that has the name of a method was named so by its user.
     if name not in METHODS or name in available_models() or Path(name).is_file():
         return name
     names = models_of(name, real)
-    if DEFAULT_MODEL in names:
-        return DEFAULT_MODEL
+    for usual in USUAL_MODELS:
+        if usual in names:
+            return usual
     if len(names) == 1:
         return names[0]
     images = {None: "", True: " for real images", False: " for complex images"}[real]
