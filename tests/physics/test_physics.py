@@ -131,6 +131,22 @@ class TestEncoding:
         assert one.shape == (2,)
         assert torch.allclose(one, smaller)
 
+    def test_a_sample_has_the_same_alone_and_in_a_batch(self):
+        both = operator_of((20, 24))
+        alone = SenseOp(both.csm, both.mask[1:])
+        assert float(alone.encoding()) == pytest.approx(float(both.encoding()[1]))
+
+    def test_of_zero_is_one(self):
+        class Nothing(LinearOperator):
+            image_shape = data_shape = (1, 4, 4)
+
+            def forward(self, image):
+                return 0 * image
+
+            adjoint = forward
+
+        assert float(Nothing().encoding()) == 1
+
 
 class TestMasks:
     @pytest.mark.parametrize("kind", MASKS)

@@ -144,22 +144,24 @@ class LinearOperator(ABC):
         """Unknowns divided by measurements of one channel, (batch,); None if it has no meaning."""
         return None
 
+    @torch.no_grad()
     def encoding(self, device: torch.device | None = None) -> PerSample:
         """``e = (tr A^H A)^2 / (n tr (A^H A)^2)``: the encoded share of n unknowns, (batch,).
 
         It is 1 if ``A^H A`` is a multiple of the identity, and 1 / R for one coil and R-fold
         Cartesian sampling; coils that separate aliases raise it. It does not depend on the scale of
-        A. Both traces are estimated with one random image where A sees it, the same for every call:
-        relatively, that is within about ``(e n)^(-1/2)``.
+        A, and is 1 if A is zero. Both traces are estimated with one random image where A sees it,
+        the same for every sample and call: relatively, that is within about ``(e n)^(-1/2)``.
         """
         generator = torch.Generator().manual_seed(0)
-        parts = (torch.randn(self.image_shape, generator=generator) for _ in range(2))
-        image, support = torch.complex(*parts).to(device), self.support()
+        batch, *shape = self.image_shape
+        parts = (torch.randn(shape, generator=generator) for _ in range(2))
+        image, support = torch.complex(*parts).to(device).expand(batch, *shape), self.support()
         image = image if support is None else image * support
         seen = self.normal(image)
         power, energy = (v.abs().square().flatten(1).sum(1).double() for v in (image, seen))
         trace = (image.conj() * seen).real.flatten(1).sum(1).double()
-        return trace.square() / (power * energy)
+        return torch.where(energy > 0, trace.square() / (power * energy), 1.0)
 
     def intensity_scale(self, data: Data) -> PerSample:
         """A typical image intensity, estimated from the data; networks see images divided by it.
