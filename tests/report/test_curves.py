@@ -23,3 +23,12 @@ def test_every_trial_is_a_dot_and_every_threshold_a_line():
 def test_a_rule_has_no_curve():
     assert choice_curve(None) == ""
     assert choice_curve(Choice({}, "rule", "a test")) == ""
+
+
+def test_trials_on_a_line_share_the_ratio_of_thresholds_to_lam_where_they_moved_alike():
+    weights = [(1, 0.1), (3, 0.3), (9, 0.9), (3, 0.1)]
+    trials = tuple(Trial({"lam": a, "threshold": b}, a + b, 5) for a, b in weights)
+    text = choice_curve(Choice(trials[0].weights, "prediction", "a test", trials))
+    assert text.count("<polyline") == 2
+    assert text.count("<circle") == 4
+    assert "at the chosen ratio of thresholds to lam" in text

@@ -45,7 +45,10 @@ def convergence_curve(history: np.ndarray) -> str:
 
 
 def choice_curve(choice: Choice | None) -> str:
-    """The error of the samples left out against lam, with a line for each scale of thresholds."""
+    """The error of the samples left out against lam; trials on a line share their thresholds.
+
+    Where thresholds moved with lam, they share the ratio of both.
+    """
     trials = () if choice is None else choice.trials
     if choice is None or len(trials) < 2:
         return ""
@@ -57,11 +60,16 @@ def choice_curve(choice: Choice | None) -> str:
         return _place(across, (trial.error - low) / (high - low))
 
     parts = [_grid_line(_place(0, share)[1], _label(low, high, share)) for share in (0, 0.5, 1)]
-    chosen = _thresholds(choice.weights)
-    for threshold in sorted({_thresholds(t.weights) for t in trials}):
-        of_line = sorted((t for t in trials if _thresholds(t.weights) == threshold), key=_lam)
+    by_ratio = len({_ratio(t.weights) for t in trials}) < len(
+        {_thresholds(t.weights) for t in trials}
+    )
+    shared, name = (
+        (_ratio, "ratio of thresholds to lam") if by_ratio else (_thresholds, "thresholds")
+    )
+    for value in sorted({shared(t.weights) for t in trials}):
+        of_line = sorted((t for t in trials if shared(t.weights) == value), key=_lam)
         # The styles of the convergence curve, so that the page needs only two colours.
-        kind = "bound" if threshold == chosen else "residual"
+        kind = "bound" if value == shared(choice.weights) else "residual"
         parts.append(_line(kind, [at(t) for t in of_line]))
         parts += [_dot(kind, at(t), 6 if t.weights == choice.weights else 3) for t in of_line]
     shown = sorted({round(value, 6) for value in logs})
@@ -70,7 +78,7 @@ def choice_curve(choice: Choice | None) -> str:
         parts,
         "error of the samples left out against lam",
         "squared error of the samples left out, relative to the noise, against lam: "
-        '<span class="bound-key">at the chosen thresholds</span>, '
+        f'<span class="bound-key">at the chosen {name}</span>, '
         '<span class="residual-key">at others</span>; the large dot is the choice',
     )
 
@@ -81,6 +89,11 @@ def _lam(trial: Trial) -> float:
 
 def _thresholds(weights: dict[str, float]) -> float:
     return weights.get("threshold", 0.0)
+
+
+def _ratio(weights: dict[str, float]) -> float:
+    # Of weights that moved alike it is the same but for rounding.
+    return float(f"{_thresholds(weights) / weights['lam']:.6g}")
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
