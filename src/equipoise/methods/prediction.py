@@ -40,7 +40,7 @@ SIGNIFICANT = 2.0
 """Standard errors by which the error must fall. With one, four lines overruled the rule by
 chance."""
 
-FINE_STEP, FINE_BUDGET, VERY_SIGNIFICANT = STEP**0.5, 4, 4.0
+FINE_STEP, FINE_BUDGET, VERY_SIGNIFICANT = STEP**0.5, 5, 4.0
 """Of a method that is tried whole: the ratio of neighbouring trials, what they may cost, and the
 standard errors by which lam must win alone. With two of them a noisy knee lost 0.4 dB against its
 noisy target."""
