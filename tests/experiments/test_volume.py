@@ -86,12 +86,13 @@ class TestMethods:
             experiment.solvers({"mol-3d": model})
 
 
-def test_the_command_prints_every_number_of_every_method(head, tmp_path):
+@pytest.mark.parametrize("whole", ["", ",mol-3d"])
+def test_the_command_prints_every_number_of_every_method(head, tmp_path, whole):
     plane = MolRidge(Ridge(0.05, features=4, basis=2))
     save_model(tmp_path / "plane.safetensors", plane, {"config": {"data": {"train": ["head.h5"]}}})
     save_model(tmp_path / "whole.safetensors", MolRidge3D(RidgeVolume("z", 0.05, **SMALL)), {})
     arguments = ["experiment", "volume", "--data", str(head), "--acceleration", "3", "--methods"]
-    arguments += [f"mol-2d={tmp_path}/plane.safetensors,mol-3d"]
+    arguments += [f"mol-2d={tmp_path}/plane.safetensors{whole}"]
     arguments += ["--model-3d", f"{tmp_path}/whole.safetensors"]
     done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out"), "--json"])
     assert done.exit_code == 0, done.stderr

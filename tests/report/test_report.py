@@ -90,8 +90,9 @@ def test_recon_writes_one(full_scan, tmp_path):
     for wanted in ("scan.h5", "PSNR, SSIM", "error of SENSE", "ESPIRiT", "Pramanik", "torch"):
         assert wanted in text, wanted
     assert "best predict those that are left out" in text
-    # Residual and bound by iteration, and prediction errors of lam and thresholds that move alike.
-    assert text.count("<polyline") == 3
+    # Residual and bound by iteration, and prediction errors of lam and thresholds that move alike
+    # and of lam alone.
+    assert text.count("<polyline") == 4
     assert "at the chosen ratio of thresholds to lam" in text
     again = run("recon", full_scan, *options)
     assert again.exit_code == 1

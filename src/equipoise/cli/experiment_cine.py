@@ -83,8 +83,8 @@ def models_of(names: str | None, usual: dict[str, str]) -> Chosen:
     from equipoise.outcome import BadInputError
     from equipoise.zoo.model_file import load_model, provenance
 
-    listed = ",".join(usual) if names is None else names
-    entries = [entry.strip().partition("=") for entry in listed.split(",")]
+    listed = usual if names is None else names.split(",")
+    entries = [entry.strip().partition("=") for entry in listed]
     pairs = [(name, file or usual.get(name, name)) for name, _, file in entries]
     found = Chosen({}, {})
     for name, file in pairs:

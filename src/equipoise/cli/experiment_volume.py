@@ -32,7 +32,8 @@ def volume(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Models of (y, x) or (z, y, x) as NAME=FILE [mol-2d and mol-3d].", metavar="LIST"
+            help="Models of (y, x) or (z, y, x) as NAME=FILE, with mol-3d in any case [mol-2d].",
+            metavar="LIST",
         ),
     ] = None,
     model_3d: Annotated[
@@ -63,10 +64,14 @@ def volume(
         from equipoise.experiments.volumes import volume_cases
         from equipoise.recon.device import on_device, pick_device
 
+        if methods and WHOLE not in (
+            entry.partition("=")[0].strip() for entry in methods.split(",")
+        ):
+            methods += f",{WHOLE}"
         read = f"{methods or ''},{model_3d}"
         check_results(output, experiment.FILES, overwrite, data, read)
         where = pick_device(device)
-        chosen = models_of(methods, {**OF_SLICES, "mol-3d": model_3d}).to(where)
+        chosen = models_of(methods, {**OF_SLICES, WHOLE: model_3d}).to(where)
         models = {name: model for name, model in chosen.loaded.items() if model is not None}
         volumes = volume_cases(data, acceleration, seeds, crop=crop, partial=partial_fourier)
         found = (on_device(case, where) for case in volumes)
@@ -84,5 +89,5 @@ def volume(
     finish(output, result, as_json)
 
 
-OF_SLICES = {"mol-2d": "mol-ridge-universal"}
-"""The usual model of a slice, by its name in tables."""
+OF_SLICES, WHOLE = {"mol-2d": "mol-ridge-universal"}, "mol-3d"
+"""The usual model of a slice, and the name of that of a volume in tables, where it always is."""

@@ -239,9 +239,8 @@ def choose_weights(
     if whole:
         search = _Search(predict, rule, FINE_BUDGET, FINE_STEP, ALIKE_THEN_LAM)
     else:
-        search = _Search(
-            predict, rule, BUDGET if model.predictor is model else BUDGET_OF_FIRST_PASS
-        )
+        budget = BUDGET if model.predictor is model else BUDGET_OF_FIRST_PASS
+        search = _Search(predict, rule, budget)
     best = search.run()
     confirmation: tuple[Trial, ...] = ()
     if best != search.origin and model.predictor is not model:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equipoise.arguments import Array, Given, as_batch
 from equipoise.shapes import Data, Image, Mask, PerSample
-from equipoise.vectors import norm, per_sample
+from equipoise.vectors import inner, norm, per_sample
 
 Operator = TypeVar("Operator", bound="LinearOperator")
 
@@ -159,9 +159,8 @@ class LinearOperator(ABC):
         image, support = torch.complex(*parts).to(device).expand(batch, *shape), self.support()
         image = image if support is None else image * support
         seen = self.normal(image)
-        power, energy = (v.abs().square().flatten(1).sum(1).double() for v in (image, seen))
-        trace = (image.conj() * seen).real.flatten(1).sum(1).double()
-        return torch.where(energy > 0, trace.square() / (power * energy), 1.0)
+        size = norm(seen)
+        return torch.where(size > 0, (inner(image, seen) / (norm(image) * size)).square(), 1.0)
 
     def intensity_scale(self, data: Data) -> PerSample:
         """A typical image intensity, estimated from the data; networks see images divided by it.

@@ -60,12 +60,9 @@ def choice_curve(choice: Choice | None) -> str:
         return _place(across, (trial.error - low) / (high - low))
 
     parts = [_grid_line(_place(0, share)[1], _label(low, high, share)) for share in (0, 0.5, 1)]
-    by_ratio = len({_ratio(t.weights) for t in trials}) < len(
-        {_thresholds(t.weights) for t in trials}
-    )
-    shared, name = (
-        (_ratio, "ratio of thresholds to lam") if by_ratio else (_thresholds, "thresholds")
-    )
+    kinds = ((_thresholds, "thresholds"), (_ratio, "ratio of thresholds to lam"))
+    # What gives fewer lines.
+    shared, name = min(kinds, key=lambda kind: len({kind[0](t.weights) for t in trials}))
     for value in sorted({shared(t.weights) for t in trials}):
         of_line = sorted((t for t in trials if shared(t.weights) == value), key=_lam)
         # The styles of the convergence curve, so that the page needs only two colours.

@@ -87,8 +87,8 @@ class Simulation(Sampling, Source):
         target = image * csm.abs().square().sum(1)
         level = np.exp(rng.uniform(*np.log(self.noise)))
         sigma = float(level * torch.quantile(target.abs().flatten(), 0.99))
-        full = SenseOp(csm, torch.ones_like(mask)).forward(image)
-        full = full + complex_noise(csm.shape, rng) * sigma
+        everywhere = torch.ones_like(mask)
+        full = SenseOp(csm, everywhere).forward(image) + complex_noise(csm.shape, rng) * sigma
         noisy = full * mask[:, None]
         # The target is combined with the estimated maps, because another combination would count as
         # an error.
@@ -101,7 +101,7 @@ class Simulation(Sampling, Source):
             found = sigma * rng.uniform(*MISREADING)
             reading = torch.tensor([found], dtype=torch.float64, device=noisy.device)
         if rng.random() < self.noisy_targets:
-            target = SenseOp(operator.csm, torch.ones_like(mask)).adjoint(full)
+            target = SenseOp(operator.csm, everywhere).adjoint(full)
         return Scan(operator, noisy, target, reading)
 
     def batch(self, samples: Sequence[Scan]) -> Scan:
