@@ -192,12 +192,15 @@ def wait_for_lines(path: Path, count: int) -> None:
     raise AssertionError(f"{path} did not grow to {count} lines")
 
 
-def test_a_diverging_step_is_rolled_back_with_half_the_rate(config_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("steps", "rollbacks"), [((5,), 0), ((5, 6, 7), 1)])
+def test_a_step_that_explodes_is_left_out_and_three_are_rolled_back_with_half_the_rate(
+    steps, rollbacks, config_file, tmp_path, monkeypatch
+):
     original, broken = step.solve, []
 
     def explode(state, samples, start):
         solution = original(state, samples, start)
-        if state.step == 5 and not broken:
+        if state.step in steps and state.step not in broken:
             broken.append(state.step)
             return replace(solution, value=solution.value * torch.nan)
         return solution
@@ -205,10 +208,11 @@ def test_a_diverging_step_is_rolled_back_with_half_the_rate(config_file, tmp_pat
     monkeypatch.setattr(step, "solve", explode)
     messages = []
     path = training.train(load_config(config_file), tmp_path / "run", say=messages.append)
-    assert broken == [5]
-    assert any("half the rate" in m for m in messages)
+    assert tuple(broken) == steps
+    assert sum("half the rate" in m for m in messages) == rollbacks
+    assert sum("left out" in m for m in messages) == len(steps) - rollbacks
     state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
-    assert (state["lr_factor"], state["rollbacks"]) == (0.5, 1)
+    assert (state["lr_factor"], state["rollbacks"]) == (0.5**rollbacks, rollbacks)
     assert all(bool(torch.isfinite(t).all()) for t in load_file(path).values())
 
 

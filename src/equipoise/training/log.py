@@ -1,7 +1,8 @@
 """The log of a training run, ``log.jsonl``: one JSON object for each step and each validation.
 
 A step has one line, also after a resume or a return to an earlier state: the lines of steps that
-are taken again are removed first. A line with ``returned_from`` tells of such a return.
+are taken again are removed first. A line with ``returned_from`` tells of such a return, and one
+with ``left_out`` of a step whose samples changed nothing.
 """
 
 import json

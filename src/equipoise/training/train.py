@@ -43,7 +43,13 @@ CHECKPOINT_EVERY = 50
 DIVERGENCE_DB = 3.0
 """A validation PSNR this far below the best counts as divergence too."""
 
+EXPLODED = "the loss or its gradient exploded"
+
 MAX_ROLLBACKS = 6
+
+MAX_LEFT_OUT = 3
+"""Steps in a row that may be left out. Samples that no weights explain, as those whose coil maps
+failed, come alone; after an update that went wrong every sample is far off."""
 
 
 def train(
@@ -111,14 +117,19 @@ def train(
 
 
 def _loop(run: "Run", stop: Stop, report: Callable[[Progress], None]) -> None:
-    state, config = run.state, run.config
+    state, config, left_out = run.state, run.config, 0
     while state.step < state.total:
         progress = take_step(state, run.pool, run.processes)
-        # The step is repeated from the last validated state, so it is not counted.
-        if progress is None:
-            run.roll_back("the loss or its gradient exploded")
+        left_out = left_out + 1 if progress is None else 0
+        # The steps are repeated from the last validated state, so they are not counted.
+        if left_out == MAX_LEFT_OUT:
+            run.roll_back(EXPLODED)
+            left_out = 0
             continue
-        run.log(asdict(progress))
+        if progress is None:
+            run.leave_out()
+        else:
+            run.log(asdict(progress))
         state.step += 1
         if state.step % config.validate_every == 0 or state.step == state.total:
             found = run.validate()
@@ -126,11 +137,12 @@ def _loop(run: "Run", stop: Stop, report: Callable[[Progress], None]) -> None:
                 run.roll_back(f"validation fell to {score(found.trained):.2f} dB")
                 continue
             run.keep(found)
-            progress.validation = found.results
+            if progress is not None:
+                progress.validation = found.results
         elif state.step % CHECKPOINT_EVERY == 0:
             run.save(run.folder / LAST)
-        progress.best_step = int(state.best.get("step", 0))
-        if run.processes.writes:
+        if progress is not None and run.processes.writes:
+            progress.best_step = int(state.best.get("step", 0))
             report(progress)
         # All processes stop at the same step, whichever of them received the signal.
         if state.step < state.total and run.processes.any(stop.number is not None):
@@ -271,6 +283,12 @@ class Run:
         if self.processes.writes:
             drop_after(self.folder / LOG, self.state.step)
         return int(content["processes"])
+
+    def leave_out(self) -> None:
+        """Say that the samples of the step change nothing."""
+        step = self.state.step + 1
+        self.say(f"step {step}: {EXPLODED}; its samples are left out")
+        self.log({"step": step, "left_out": EXPLODED})
 
     def roll_back(self, reason: str) -> None:
         """Return to the last validated state with half the learning rate."""
