@@ -1,5 +1,7 @@
 """Two passes for volumes: those of every plane, with factors that know the neighbours."""
 
+import math
+
 import pytest
 import torch
 
@@ -136,5 +138,12 @@ def test_that_of_the_package_has_the_weights_of_one_plane_and_their_proof():
     assert volume.m_evidence == "proved"
     assert volume.m == plane.m
     assert volume.usual_lam == "rule"
+    assert plane.calibration is not None
+    assert volume.calibration is None
+    halved = {"data_weight.coefficients", "threshold_rule.coefficients"}
     for name, weight in plane.state_dict().items():
-        assert torch.equal(volume.state_dict()[name], weight), name
+        own = volume.state_dict()[name]
+        assert torch.equal(own, weight) == (name not in halved), name
+        if name in halved:
+            assert float(own[0] - weight[0]) == pytest.approx(math.log(0.5))
+            assert torch.equal(own[1:], weight[1:])
