@@ -140,10 +140,10 @@ def test_that_of_the_package_has_the_weights_of_one_plane_and_their_proof():
     assert volume.usual_lam == "rule"
     assert plane.calibration is not None
     assert volume.calibration is None
-    halved = {"data_weight.coefficients", "threshold_rule.coefficients"}
+    lowered = {"data_weight.coefficients", "threshold_rule.coefficients"}
     for name, weight in plane.state_dict().items():
         own = volume.state_dict()[name]
-        assert torch.equal(own, weight) == (name not in halved), name
-        if name in halved:
-            assert float(own[0] - weight[0]) == pytest.approx(math.log(0.5))
+        assert torch.equal(own, weight) == (name not in lowered), name
+        if name in lowered:
+            assert float(own[0] - weight[0]) == pytest.approx(math.log(0.35))
             assert torch.equal(own[1:], weight[1:])
