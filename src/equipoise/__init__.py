@@ -3,10 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from equipoise.threads import wait_passively
+from equipoise.threads import prepare_torch
 from equipoise.version import __version__
 
-wait_passively()
+prepare_torch()
 
 _PUBLIC = {
     "Acquisition": "equipoise.formats",

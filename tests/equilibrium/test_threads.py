@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,13 @@ from equipoise.methods.prediction import Choice
 from equipoise.methods.solving import solve_slice
 from equipoise.outcome import BadInputError
 from equipoise.physics.problem import Problem
-from equipoise.threads import SMALL, threads_for, usable_processors, wait_passively
+from equipoise.threads import (
+    BEFORE_TORCH,
+    SMALL,
+    prepare_torch,
+    threads_for,
+    usable_processors,
+)
 from problems import model_of, sense_problem
 
 
@@ -101,17 +108,30 @@ def test_openmp_sleeps_while_it_waits():
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("loaded", "given", "policy"),
-    [(False, None, "passive"), (False, "active", "active"), (True, None, None)],
-)
-def test_the_wait_policy_is_set_before_torch_is_loaded_unless_given(
-    loaded, given, policy, monkeypatch
-):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+@pytest.mark.parametrize("name", BEFORE_TORCH)
+@pytest.mark.parametrize(("loaded", "given"), [(False, None), (False, "mine"), (True, None)])
+def test_variables_are_set_before_torch_is_loaded_unless_given(loaded, given, name, monkeypatch):
+    monkeypatch.delenv(name, raising=False)
     if given:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        monkeypatch.setenv(name, given)
     modules = {"torch": torch} if loaded else {}
     monkeypatch.setattr("equipoise.threads.sys", SimpleNamespace(modules=modules))
-    wait_passively()
-    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    prepare_torch()
+    assert os.environ.get(name) == (given or (None if loaded else BEFORE_TORCH[name]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are those of Linux")
+def test_torch_asks_for_huge_pages():
+    """Of 64 MB that are touched, in a process that does not get them without asking."""
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not Path("/proc/self/smaps_rollup").exists() or "[madvise]" not in enabled.read_text():
+        pytest.skip("this system gives huge pages always or never")
+    code = (
+        "import equipoise, torch; held = torch.ones(2**24);"
+        "print(open('/proc/self/smaps_rollup').read())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    huge = next(line for line in result.stdout.splitlines() if line.startswith("AnonHugePages"))
+    assert int(huge.split()[1]) >= 2048

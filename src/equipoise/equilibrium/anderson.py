@@ -28,6 +28,9 @@ class AndersonHistory:
     ----------
     window
         Number of differences that are kept.
+    single
+        Keep differences in single precision. An iterate that they lead to is evaluated like any
+        other, and for a volume they are most of what a solve holds.
     last
         The newest iterate and its step.
     differences
@@ -40,6 +43,7 @@ class AndersonHistory:
     """
 
     window: int
+    single: bool = False
     last: tuple[Tensor, Tensor] | None = None
     differences: tuple[tuple[Tensor, Tensor], ...] = ()
     valid: tuple[Tensor, ...] = ()
@@ -49,11 +53,13 @@ class AndersonHistory:
         """With one more iterate; the samples in ``reset`` drop their past first."""
         differences, valid = self.differences, self.valid
         if self.last is not None and self.fresh is not None:
-            change = (x - self.last[0], direction - self.last[1])
+            kind = torch.complex64 if self.single else x.dtype
+            change = (x - self.last[0]).to(kind), (direction - self.last[1]).to(kind)
             differences = (*differences, change)[-self.window :]
             valid = (*valid, ~self.fresh)[-self.window :]
         return AndersonHistory(
             self.window,
+            self.single,
             (x, direction),
             differences,
             tuple(v & ~reset for v in valid),

@@ -138,7 +138,7 @@ def solve_fixed_point(
     small steps converge for every monotone F, see :mod:`equipoise.equilibrium.equation`.
     """
     iteration = _Iteration(equation, options)
-    state = State.first(start, options.alpha, options.window)
+    state = State.first(start, options.alpha, options.window, equation.single)
     observer = observer_of_solves()
     for index in range(options.max_iter):
         state = iteration.roughly(state) if index < options.rough else iteration.step(state)

@@ -95,7 +95,7 @@ class State:
     history: tuple[Tensor, ...] = ()
 
     @staticmethod
-    def first(start: Tensor, alpha: float, window: int) -> "State":
+    def first(start: Tensor, alpha: float, window: int, single: bool = False) -> "State":
         """Before the first evaluation."""
         every = torch.ones(start.shape[0], dtype=torch.bool, device=start.device)
         infinite = torch.full_like(every, torch.inf, dtype=torch.float64)
@@ -106,7 +106,7 @@ class State:
             active=every,
             plain=every,
             best=Best(Point(start, zero, zero, infinite), never, every),
-            anderson=AndersonHistory(window),
+            anderson=AndersonHistory(window, single),
             ended=Ended(start, infinite, infinite, (Outcome.MAX_ITERATIONS,) * len(every)),
             evaluations=torch.zeros_like(every, dtype=torch.long),
         )

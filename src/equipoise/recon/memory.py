@@ -54,14 +54,15 @@ TILE = 256
 SMALL_TILES = (128, 64, 32)
 """The same for images of three axes, of which a tile has all frames or slices along z."""
 
-COEFFICIENTS, BESIDE, OF_A_COIL, COMBINING, LOADED = 6, 640, 16, 40, 30_000_000
+COEFFICIENTS, BESIDE, OF_A_COIL, COMBINING, LOADED = 6, 310, 16, 40, 30_000_000
 """Of an image of three axes: copies of the coefficients of one filter in an evaluation; bytes of a
 pixel beside it and beside Anderson's history, a third of them gaps on the heap; bytes of a pixel
 and coil all the time, and while coils are combined; bytes of the parts of libraries that are read
 when they are first used."""
 
-BESIDE_PLANES = 240
-"""Bytes of a pixel beside history and factors where some planes are evaluated at a time."""
+BESIDE_PLANES, GAPS = 360, 110
+"""Bytes of a pixel beside history and factors where some planes are evaluated at a time, and of
+gaps on the heap as long as an image lies there."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,14 @@ def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | Non
     pixels, network = depth * y * x, model.network
     beside = BESIDE
     if isinstance(network, RidgeVolume):
-        numbers = PARTS * max(network.features, network.across)
         size = DOUBLE if isinstance(model, MOL) and model.options.exact else SINGLE
-        at_once = depth * _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
-        evaluation = COEFFICIENTS * numbers * size * at_once
+        plane = _with_halo(y, tile, network.reach) * _with_halo(x, tile, network.reach)
+        # Kernels of what does not move see one image for all frames.
+        within = network.features * (1 if network.still else depth)
+        evaluation = COEFFICIENTS * PARTS * size * plane * max(within, network.across * depth)
     elif isinstance(network, PlanarRidge):
         beside, evaluation = BESIDE_PLANES, _of_some_planes(network, depth, y, x)
+        beside += GAPS if PARTS * DOUBLE * pixels < HEAP else 0
     else:
         evaluation = evaluation_of(model, pixels)
     # Anderson keeps two images for each iterate.
