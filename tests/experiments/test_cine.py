@@ -1,6 +1,7 @@
 """``equipoise experiment cine``: one series for every method, and honest numbers."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -12,13 +13,14 @@ from equipoise.cli.app import app
 from equipoise.experiments import cine as experiment
 from equipoise.experiments.cine import measured
 from equipoise.experiments.memory import CLEAR_REFS
-from equipoise.experiments.series import quality, series_cases
+from equipoise.experiments.series import quality, series_cases, temporal_sharpness
 from equipoise.formats.sample_head import head_slice
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_volume import RidgeVolume
 from equipoise.outcome import BadInputError
+from equipoise.physics.dynamic import DynamicSenseOp
 from equipoise.training.sources.cine import moving
 from equipoise.zoo.model_file import save_model
 
@@ -59,6 +61,16 @@ class TestCase:
         assert inside["psnr_moving"] < inside["psnr"] < 60
         assert outside["psnr_moving"] > 100
 
+    def test_sharpness_is_the_share_of_the_true_change_whatever_the_noise(self, case):
+        true = case.target[0].abs()
+        mean = true.mean(0, keepdim=True)
+        assert temporal_sharpness(true, true) == pytest.approx(1)
+        assert temporal_sharpness(mean + 0.6 * (true - mean), true) == pytest.approx(0.6)
+        assert temporal_sharpness(mean.expand_as(true), true) == 0
+        noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(0))
+        noisy = true + 0.02 * float(true.max()) * noise
+        assert temporal_sharpness(noisy, true) == pytest.approx(1, abs=0.1)
+
     def test_one_frame_is_no_series(self, tmp_path):
         with h5py.File(tmp_path / "one.h5", "w") as file:
             file["magnitude"] = np.ones((1, 24, 24), np.uint8)
@@ -90,8 +102,10 @@ def test_the_command_prints_every_number_of_every_method(clip, tmp_path, monkeyp
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
-    assert set(result["methods"]) == {"mol-2d", "mol-2dt", "tv-t", "llr", "zero-filled"}
+    alone = {"tv-t", "llr", "zero-filled", "view-sharing"}
+    assert set(result["methods"]) == {"mol-2d", "mol-2dt", *alone}
     keys = {"psnr", "psnr_moving", "ssim", "seconds", "peak_mb", "n", "worst_bound"}
+    keys.add("temporal_sharpness")
     for entry in result["methods"].values():
         assert keys <= set(entry)
         assert entry["n"] == 1
@@ -101,7 +115,17 @@ def test_the_command_prints_every_number_of_every_method(clip, tmp_path, monkeyp
     assert 0 < bounds["mol-2dt"] <= 1e-3
     assert bounds["tv-t"] is None
     assert result["seen"] == ["NOT UNSEEN DATA: heart.h5 was training data of mol-2d."]
-    assert (tmp_path / "out" / "cine.md").read_text().count("\n| ") == 6
+    assert (tmp_path / "out" / "cine.md").read_text().count("\n| ") == 7
+
+
+def test_view_sharing_is_exact_where_nothing_moves(case):
+    still = case.target.mean(1, keepdim=True).expand_as(case.target).contiguous()
+    full = case.operator.mask.any(1, keepdim=True).expand_as(case.operator.mask)
+    complete = DynamicSenseOp(case.operator.csm[:, :, 0], full)
+    shared = replace(case, kspace=case.operator.forward(still))
+    found = experiment.solvers({})["view-sharing"](shared).image
+    assert torch.allclose(found, complete.adjoint(complete.forward(still)), atol=1e-5)
+    assert not torch.allclose(experiment.zero_filled(shared).image, found, atol=1e-2)
 
 
 def test_a_model_of_volumes_is_refused():

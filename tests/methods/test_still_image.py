@@ -27,7 +27,7 @@ LAM = 20.0
 EXACT = SolverOptions(rtol=1e-9, max_iter=400, window=10, exact=False)
 HELD = {"lam": 3.0, "scale": 1.0, "threshold": 0.3, "options": EXACT}
 SMALL = {"features": 3, "basis": 2, "filters": 2, "across": 2, "taps": 3}
-SMALL |= {"spectral": True, "low_rank": True}
+SMALL |= {"spectral": True, "low_rank": True, "still": True}
 
 
 def series():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from equipoise.networks.jacobian import Jacobian, largest_symmetric_eigenvalue
-from equipoise.networks.proved import filtered_norm_squared
+from equipoise.networks.proved import filtered_norm_squared, one_input_norm_squared
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_volume import RidgeVolume, differences
 from equipoise.networks.tiles import Tiled
@@ -24,6 +24,8 @@ def random_volume(seed, **given):
     # The terms without kernels take part wherever there can be any.
     complex_series = given.get("axis", "time") == "time" and given.get("channels", 2) == 2
     settings = {"spectral": complex_series, "low_rank": complex_series, **settings}
+    # Of every second network what does not move has the kernels, where there can be some.
+    settings = {"still": complex_series and seed % 2 == 0, **settings}
     return scrambled(RidgeVolume(seed=seed, **settings), seed)
 
 
@@ -97,6 +99,14 @@ class TestMonotone:
 
 
 class TestNorm:
+    def test_with_a_still_image_both_parts_have_the_largest_norm_that_is_allowed(self):
+        volume = random_volume(4, m=0.02)
+        taps, within, across, spectral, low_rank = volume.factors()
+        sizes = float(spectral.square().sum() + low_rank.square().sum())
+        rest = float(filtered_norm_squared(torch.zeros_like(within), across, taps)) + sizes
+        assert rest == pytest.approx(2 * 0.98, rel=1e-5)
+        assert float(one_input_norm_squared(within)) == pytest.approx(2 * 0.98, rel=1e-5)
+
     def test_the_bound_of_the_symbol_is_above_the_norm_and_near_it(self):
         """Against the dense matrix of U on a torus, whose frequencies are some of all."""
         volume = random_volume(3)
@@ -182,8 +192,29 @@ class TestEvaluation:
         expected = torch.stack([ridge.at(scale)(x[:, t]) for t in range(SHAPE[0])], 1)
         assert float(norm(volume.at(scale)(x) - expected).max()) < 1e-10
 
-    def test_its_jacobian_is_symmetric_and_that_of_autograd(self):
-        volume = random_volume(5)
+    def test_what_does_not_move_has_the_ridge_of_one_image(self):
+        """The rest acts on the change in time alone, and has a norm of its own."""
+        volume = random_volume(8, m=0.02)
+        ridge = Ridge(m=0.02, features=4, basis=2).double()
+        for name in ("first", "second"):
+            getattr(ridge, name).copy_(getattr(volume, name))
+        for name in ("log_threshold", "share"):
+            getattr(ridge, name).copy_(getattr(volume, name)[:, :4])
+        x, scale = random_complex((1, *SHAPE), 3), torch.tensor([1.5], dtype=torch.float64)
+        mean = x.mean(1, keepdim=True)
+        moved = ridge.at(scale)(mean[:, 0] * math.sqrt(SHAPE[0])) / math.sqrt(SHAPE[0])
+        found = volume.at(scale)(x)
+        assert float(norm(found.mean(1) - moved)) < 1e-12
+        within = volume.second.clone()
+        volume.second.zero_()
+        alone = volume.at(scale)(x - mean)
+        assert float(norm(found - moved[:, None] - alone)) < 1e-12
+        volume.second.copy_(1e3 * within)
+        assert volume.lipschitz_upper() == pytest.approx(0.98, abs=1e-9)
+
+    @pytest.mark.parametrize("seed", [5, 6])
+    def test_its_jacobian_is_symmetric_and_that_of_autograd(self, seed):
+        volume = random_volume(seed)
         at = volume.at(torch.ones(1).double())
         x, d, e = (random_complex((1, *SHAPE), s) for s in (1, 2, 3))
         product = at.linearised(x)
@@ -223,8 +254,8 @@ class TestEvaluation:
             RidgeVolume(taps=1)
 
     @pytest.mark.parametrize("given", [{"axis": "z"}, {"channels": 1}])
-    @pytest.mark.parametrize("term", ["spectral", "low_rank"])
-    def test_only_complex_images_in_time_have_terms_without_kernels(self, given, term):
+    @pytest.mark.parametrize("term", ["spectral", "low_rank", "still"])
+    def test_only_complex_images_in_time_have_terms_of_time(self, given, term):
         with pytest.raises(BadInputError, match=f"{term} is set"):
             RidgeVolume(**{term: True, **given})
 
@@ -243,8 +274,9 @@ class TestRounding:
         assert float(random_volume(1).rounding(x) / norm(x)) < 1e-9
 
 
-def test_every_weight_has_the_gradient_of_the_function():
-    volume, x = random_volume(9), random_complex((1, 3, 6, 6))
+@pytest.mark.parametrize("seed", [9, 10])
+def test_every_weight_has_the_gradient_of_the_function(seed):
+    volume, x = random_volume(seed), random_complex((1, 3, 6, 6))
     target = random_complex((1, 3, 6, 6), 1)
 
     def loss():

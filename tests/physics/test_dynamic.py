@@ -7,7 +7,12 @@ import torch
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import CACHE_BYTES, SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
-from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
+from equipoise.physics.dynamic import (
+    DynamicSenseOp,
+    dynamic_csm,
+    dynamic_noise_level,
+    shared_views,
+)
 from equipoise.physics.linop import adjoint_error, operator_norm
 from equipoise.physics.noise_level import complex_noise
 from equipoise.physics.sampling.dynamic import kt_mask, volume_mask
@@ -175,3 +180,21 @@ class TestMapsAndNoise:
         mask = kt_mask((6, 96, 96), 4.0, seed=0)[0]
         noise = 0.3 * complex_noise((4, 6, 96, 96), rng) * mask
         assert float(dynamic_noise_level(noise, mask)) == pytest.approx(0.3, rel=0.08)
+
+
+def test_a_frame_that_lacks_a_sample_takes_that_of_the_nearest_frame():
+    """One sample, measured in frames 1 and 4 of 7; another in none."""
+    mask = torch.zeros(1, 7, 1, 2, dtype=torch.bool)
+    mask[0, [1, 4], 0, 0] = True
+    kspace = torch.arange(14.0).reshape(1, 1, 7, 1, 2) + 0j
+    shared, filled = shared_views(kspace, mask)
+    assert shared[0, 0, :, 0, 0].real.tolist() == [2, 2, 2, 8, 8, 8, 8]
+    assert bool(filled[..., 0].all())
+    assert not bool(filled[..., 1].any())
+    assert float(shared[..., 1].abs().max()) == 0
+
+
+def test_of_two_frames_that_are_equally_near_the_earlier_one_is_taken():
+    mask = torch.tensor([True, False, True]).reshape(1, 3, 1, 1)
+    shared, _ = shared_views(torch.tensor([5.0, 0, 7]).reshape(1, 1, 3, 1, 1) + 0j, mask)
+    assert shared.flatten().real.tolist() == [5, 5, 7]

@@ -49,7 +49,7 @@ def leaves(content: dict[str, Any], above: tuple[str, ...] = ()):
         if isinstance(value, dict):
             yield from leaves(value, (*above, key))
         # A series alone has some; test_still_image.py saves those.
-        elif key in ("kind", "reference", "spectral", "low_rank"):
+        elif key in ("kind", "reference", "spectral", "low_rank", "still"):
             continue
         elif key != "method" or above[-1:] == ("solver",):
             yield (*above, key), value

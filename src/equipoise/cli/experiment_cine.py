@@ -74,7 +74,7 @@ def cine(
     finish(output, result, as_json)
 
 
-OF_SERIES = {"mol-2d": "mol-ridge-universal", "mol-2dt": "mol-ridge-cine"}
+OF_SERIES = {"mol-2d": "mol-guided-universal", "mol-2dt": "mol-ridge-cine"}
 """Models of the comparison of series, by their names there."""
 
 

@@ -89,5 +89,5 @@ def volume(
     finish(output, result, as_json)
 
 
-OF_SLICES, WHOLE = {"mol-2d": "mol-ridge-universal"}, "mol-3d"
+OF_SLICES, WHOLE = {"mol-2d": "mol-guided-universal"}, "mol-3d"
 """The usual model of a slice, and the name of that of a volume in tables, where it always is."""

@@ -19,6 +19,7 @@ from equipoise.formats.replacing import make_folder
 from equipoise.methods.method import PLANE, SERIES, Method
 from equipoise.methods.temporal import PRIORS, TemporalPrior, minimise_series
 from equipoise.outcome import BadInputError, Solution
+from equipoise.physics.dynamic import DynamicSenseOp, shared_views
 from equipoise.recon.device import seconds_since
 from equipoise.vectors import per_sample
 
@@ -26,8 +27,9 @@ log = logging.getLogger(__name__)
 
 FILES = ("cine.md", "cine.csv", "cine.json")
 
-ZERO_FILLED, FRAMES = "zero-filled", "mol-2d"
-"""Names in tables: no reconstruction, and the model of one frame."""
+ZERO_FILLED, VIEW_SHARING, FRAMES = "zero-filled", "view-sharing", "mol-2d"
+"""Names in tables: no reconstruction, that of samples of other frames, and the model of one frame.
+"""
 
 WEIGHTS = tuple(10 ** (k / 2) for k in range(8, 0, -1))
 """Grid of lam from 10 000 to 3, two to a decade; the solves of a grid start from each other."""
@@ -59,7 +61,7 @@ def solvers(models: dict[str, Method]) -> dict[str, Solver]:
     found = by_axes(models, SERIES, _by_frame, "a series needs one of (y, x), frame by frame")
     for name, prior in PRIORS.items():
         found[name] = partial(_tuned, prior)
-    found[ZERO_FILLED] = zero_filled
+    found[ZERO_FILLED], found[VIEW_SHARING] = zero_filled, view_sharing
     return found
 
 
@@ -130,6 +132,16 @@ def zero_filled(case: Any) -> Result:
     return Result(*measured(lambda: case.operator.adjoint(case.kspace), case.kspace.device))
 
 
+def view_sharing(case: SeriesCase) -> Result:
+    """``A^H b`` of all samples that :func:`shared_views` gives to each frame."""
+
+    def shared() -> Tensor:
+        kspace, filled = shared_views(case.kspace, case.operator.mask)
+        return DynamicSenseOp(case.operator.csm[:, :, 0], filled).adjoint(kspace)
+
+    return Result(*measured(shared, case.kspace.device))
+
+
 def _tuned(prior: TemporalPrior, case: SeriesCase) -> Result:
     """At the lam of a grid that is best for the target, which no real scan has.
 
@@ -193,7 +205,7 @@ def compared(
     return rows
 
 
-SPREAD = ("psnr", "psnr_moving")
+SPREAD = ("psnr", "psnr_moving", "temporal_sharpness")
 """Entries of a row of which mean and standard deviation are given."""
 
 MINUS_FRAMES = "minus_frame_by_frame"
@@ -248,7 +260,8 @@ def write_study(
     """Write ``cine.{md,csv,json}``; return the JSON."""
     note = (
         f"{', '.join(PRIORS)} are at the lam of a grid that is best for the target, which no real "
-        "scan has. Nothing bounds their distance to a minimum."
+        "scan has. Nothing bounds their distance to a minimum. Sharpness is the share of the true "
+        "change from frame to frame that an image shows, along the line that changes most."
     )
     return write_compared(folder, FILES, rows, MINUS_FRAMES, settings, [note], seen)
 
@@ -276,12 +289,13 @@ def write_compared(
 
 def _printed(name: str, entry: Row, minus: str) -> Row:
     bound, difference = entry["worst_bound"], entry[minus]
-    moving = entry.get("psnr_moving")
+    moving, sharpness = entry.get("psnr_moving"), entry.get("temporal_sharpness")
     return {
         "method": name,
         "PSNR (dB)": f"{entry['psnr'][0]:.2f} +- {entry['psnr'][1]:.2f}",
         **({} if moving is None else {"where it moves": f"{moving[0]:.2f}"}),
         "SSIM": f"{entry['ssim'][0]:.4f}",
+        **({} if sharpness is None else {"sharpness": f"{sharpness[0]:.3f}"}),
         f"minus {FRAMES}": "" if difference is None else f"{difference['mean']:+.2f}",
         "seconds": f"{entry['seconds']:.1f}",
         "peak (MB)": "" if entry["peak_mb"] is None else f"{entry['peak_mb']:.0f}",

@@ -150,7 +150,7 @@ def _simulated(
 
 
 def quality(image: Tensor, case: SeriesCase) -> dict[str, float]:
-    """PSNR of the series, PSNR where it moves, and the mean SSIM of its frames.
+    """PSNR of the series, PSNR where it moves, mean SSIM of its frames, and temporal sharpness.
 
     Both PSNR have the range of the whole series.
     """
@@ -162,4 +162,21 @@ def quality(image: Tensor, case: SeriesCase) -> dict[str, float]:
         "psnr": float(10 * torch.log10(peak / error.mean())),
         "psnr_moving": float(10 * torch.log10(peak / error[:, :, moving].mean())),
         "ssim": float(ssim(image[0], case.target[0], float(target.max())).mean()),
+        "temporal_sharpness": temporal_sharpness(image[0].abs(), case.target[0].abs()),
     }
+
+
+def temporal_sharpness(magnitude: Tensor, true: Tensor) -> float:
+    """``<D p, D q> / ||D q||^2``, p and q the x-t profiles, D the change from frame to frame.
+
+    1 for the true series, 0 for its mean over time; noise alone does not raise it. The profile is
+    that of the line across x, at the y where the true series changes most. NaN if nothing changes.
+
+    Parameters
+    ----------
+    magnitude, true
+        (time, y, x).
+    """
+    row = int(true.std(0).sum(1).argmax())
+    change, real = (one[:, row].double().diff(dim=0) for one in (magnitude, true))
+    return float((change * real).sum() / real.square().sum())

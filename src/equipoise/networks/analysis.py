@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.networks.proved import filtered_norm_squared
+from equipoise.networks.proved import filtered_norm_squared, one_input_norm_squared
 from equipoise.shapes import Image
 
 
@@ -71,6 +71,43 @@ def norm_squared(of: Factors) -> Tensor:
     """Proved bound on ``||U||^2``; a term without kernels has at most the norm of its size."""
     sizes = torch.cat([of.spectral, of.low_rank])
     return filtered_norm_squared(of.within, of.across, of.taps) + sizes.square().sum()
+
+
+def norms_squared(of: Factors, still: bool) -> tuple[Tensor, Tensor]:
+    """Proved bounds on ``||S_0 T_0||^2`` and of the rest, the larger of which is one on
+    ``||U||^2``.
+
+    T_0 of what does not move is zero where the others are not, at all temporal frequencies but
+    zero. Where T_0 is the identity, both bounds are that on ``||U||^2``.
+    """
+    if not still:
+        found = norm_squared(of)
+        return found, found
+    own = one_input_norm_squared(of.within).clamp(min=torch.finfo(torch.float64).tiny ** 0.5)
+    return own, norm_squared(of._replace(within=torch.zeros_like(of.within)))
+
+
+def absolute_norm(of: Factors, frames: int) -> float:
+    """Bound on the norm of U with absolute values of all entries.
+
+    Its square is at most ``sum_g || |T_g| ||_1^2 sum_f || |S_gf| ||_1^2``. For what does not move
+    ``|| |T_0| ||`` is 1; the Fourier transform of n frames has entries of the modulus ``n^(-1/2)``,
+    so ``n^(1/2)`` stands for its norm.
+    """
+    planes = of.within.abs().sum((1, 2, 3)).square().sum()
+    others = of.across.abs().sum((2, 3, 4)).square().sum(1) * of.taps.abs().sum(1).square()
+    rest = frames * of.spectral.square().sum() + of.low_rank.square().sum()
+    return float((planes + others.sum() + rest).sqrt())
+
+
+def still_of(image: Image) -> Tensor:
+    """``T_0 x = n^(1/2) mean_t x``, what does not move in n frames, (batch, y, x)."""
+    return image.mean(1) * math.sqrt(image.shape[1])
+
+
+def repeated(image: Tensor, frames: int) -> Image:
+    """The transpose of :func:`still_of`, (batch, time, y, x)."""
+    return (image / math.sqrt(frames))[:, None].expand(-1, frames, -1, -1)
 
 
 def size_of(kernels: Tensor) -> Tensor:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from equipoise.networks.analysis import (
     Factors,
     VolumeUsed,
+    absolute_norm,
     applied,
     as_matrices,
     differences,
-    norm_squared,
+    norms_squared,
+    repeated,
     size_of,
+    still_of,
 )
 from equipoise.networks.blocks import (
     KERNEL,
@@ -73,17 +76,17 @@ class RidgeVolumeConfig(NetworkConfig):
     taps: int = Field(5, ge=2, le=MOST_TAPS, description="frames that a filter combines")
     spectral: bool = Field(False, description="a term of the temporal frequencies of every pixel")
     low_rank: bool = Field(False, description="a term of blocks of pixels that change alike")
+    still: bool = Field(False, description="kernels of the mean over time, not of every frame")
     clips: int = Field(2, ge=1, le=MOST_CLIPS, description="terms of the shrinkage")
     channels: Literal[1, 2] = Field(2, description="1 for real images")
 
     @model_validator(mode="after")
     def _terms_of_a_series(self) -> "RidgeVolumeConfig":
-        terms = {"spectral": "temporal frequencies", "low_rank": "blocks that change alike"}
-        for name, content in terms.items():
+        for name in ("spectral", "low_rank", "still"):
             if getattr(self, name) and (self.axis != "time" or self.channels == 1):
                 raise ValueError(
-                    f"{name} is set, the axis is {self.axis} and channels is {self.channels}: only "
-                    f"complex images in time have a term of {content}"
+                    f"{name} is set, the axis is {self.axis} and channels is {self.channels}: it "
+                    "is for complex images in time"
                 )
         return self
 
@@ -120,11 +123,13 @@ class RidgeVolume(ConditionedNetwork):
     what repeats with the heartbeat has few harmonics, and high ones are small (compare Jung et al.,
     MRM 61:103-116, 2009). With ``low_rank``, another has what changes in time, ``x - mean_t x``,
     times a learned size, in blocks of 8 x 8 pixels whose singular values are shrunk: pixels that
-    are close to each other change alike (compare Zhang et al., MRM 73:655-661, 2015). s is that of
-    the ridge, with slopes in [0, 1], or :mod:`~equipoise.networks.low_rank`: F is m-strongly
+    are close to each other change alike (compare Zhang et al., MRM 73:655-661, 2015). With
+    ``still``, T_0 is ``n^(1/2)`` times the mean over n frames, an isometry of what does not move,
+    which no other term sees: S_0 is then the ridge of one image, with a norm of its own. s is that
+    of the ridge, with slopes in [0, 1], or :mod:`~equipoise.networks.low_rank`: F is m-strongly
     monotone for any U, and the gradient of a convex function. U is normalised by its symbol in
     three dimensions, ``sup sum_g |T_g|^2 sum_f |S_gf|^2`` and the squares of those sizes, to
-    ``||U||^2 <= 2 (1 - m)``, hence ``Lip(H) <= 1 - m``.
+    ``||U||^2 <= 2 (1 - m)``, hence ``Lip(H) <= 1 - m``; with ``still``, S_0 and the rest each.
 
     Time is periodic, as the heartbeat of a cine is. A jump between the last and the first frame of
     a series that is not periodic costs one coefficient, as an edge does. Along z, y and x the image
@@ -152,6 +157,8 @@ class RidgeVolume(ConditionedNetwork):
         Whether there is a term of temporal frequencies.
     low_rank
         Whether there is a term of blocks of pixels that change alike.
+    still
+        Whether the kernels of S_0 act on the mean over time.
     """
 
     symmetric = True
@@ -171,14 +178,15 @@ class RidgeVolume(ConditionedNetwork):
         seed: int = 0,
         spectral: bool = False,
         low_rank: bool = False,
+        still: bool = False,
     ):
         super().__init__()
         shape = {"features": features, "basis": basis, "filters": filters, "across": across}
         content = {"axis": axis, "m": m, "taps": taps, "clips": clips, "channels": channels}
-        content |= {"spectral": spectral, "low_rank": low_rank}
+        content |= {"spectral": spectral, "low_rank": low_rank, "still": still}
         self.config = checked(RidgeVolumeConfig, "ridge in three dimensions", {**content, **shape})
         self.axis, self.m, self.channels = axis, m, channels
-        self.features, self.across = features, across
+        self.features, self.across, self.still = features, across, still
         generator = torch.Generator().manual_seed(seed)
         planes = Ridge(m, features, basis, clips, channels, seed)
         self.first, self.second = planes.first, planes.second
@@ -243,9 +251,9 @@ class RidgeVolume(ConditionedNetwork):
         taps = self.taps.double()
         taps = taps - taps.mean(1, keepdim=True)
         spectral, low_rank = (v.double().exp() for v in (self.log_spectral, self.log_low_rank))
-        bound = norm_squared(Factors(taps, within, across, spectral, low_rank))
-        scale = torch.sqrt(2 * (1 - self.m) / bound) * BELOW
-        return Factors(taps, within * scale, across * scale, spectral * scale, low_rank * scale)
+        squares = norms_squared(Factors(taps, within, across, spectral, low_rank), self.still)
+        own, rest = (torch.sqrt(2 * (1 - self.m) / v) * BELOW for v in squares)
+        return Factors(taps, within * own, across * rest, spectral * rest, low_rank * rest)
 
     def used(self) -> VolumeUsed:
         """What an evaluation uses, differentiable in the weights."""
@@ -274,7 +282,7 @@ class RidgeVolume(ConditionedNetwork):
         _, _, across, spectral, low_rank, thresholds, shares = used
         scale = scale.expand(len(image))
         of_frames = scale.repeat_interleave(image.shape[1])
-        scales = [of_frames] * (len(across) + 1)
+        scales = [scale if self.still else of_frames] + [of_frames] * len(across)
         scales += [of_frames * harmonics(image).repeat(len(image))] * len(spectral)
         counts = [self.features] + [self.across] * len(across) + [1] * len(spectral)
         begin, coefficients = 0, self._coefficients(image, used)
@@ -303,7 +311,7 @@ class RidgeVolume(ConditionedNetwork):
         """``S_g T_g x`` of every g, (batch and frame, part, feature, ...), or matrices at last."""
         taps, within, across, spectral, low_rank, *_ = used
         x = image.to(self.dtype.to_complex())
-        yield analysed(x.flatten(0, 1), within, self.channels)
+        yield analysed(still_of(x) if self.still else x.flatten(0, 1), within, self.channels)
         for matrix, kernel in zip(as_matrices(taps, x, self.axis == "time"), across):
             yield analysed(applied(matrix, x).flatten(0, 1), kernel, self.channels)
         for size in spectral:
@@ -317,7 +325,10 @@ class RidgeVolume(ConditionedNetwork):
         taps, within, across, spectral, low_rank, *_ = used
         x = image.to(self.dtype.to_complex())
         frames = x.flatten(0, 1)
-        total = synthesised(next(values), frames, within).reshape(x.shape)
+        if self.still:
+            total = repeated(synthesised(next(values), x[:, 0], within), x.shape[1])
+        else:
+            total = synthesised(next(values), frames, within).reshape(x.shape)
         for matrix, kernel in zip(as_matrices(taps, x, self.axis == "time"), across):
             of_filter = synthesised(next(values), frames, kernel).reshape(x.shape)
             total = total + applied(matrix.mT, of_filter)
@@ -334,7 +345,7 @@ class RidgeVolume(ConditionedNetwork):
     def _rounded_norm_squared(self) -> float:
         """Proved bound on ``||U||^2`` for the rounded kernels."""
         rounded = Factors(*(v.to(self.dtype).double() for v in self.factors()))
-        return float(norm_squared(rounded)) * (1 + ROUNDING)
+        return max(map(float, norms_squared(rounded, self.still))) * (1 + ROUNDING)
 
     def lipschitz_upper(self) -> float:
         """Proved bound on Lip(H), as of a ridge; infinite for NaN or Inf."""
@@ -356,23 +367,21 @@ class RidgeVolume(ConditionedNetwork):
     def rounding(self, image: Image) -> PerSample:
         """A proved bound on the rounding of one evaluation, for every threshold scale.
 
-        As for a ridge, with ``|| |U| ||^2 <= sum_g || |T_g| ||_1^2 sum_f || |S_gf| ||_1^2`` and the
-        products of a filter added to those of a kernel. The Fourier transform of n frames has
-        entries of the modulus ``n^(-1/2)``, so ``n^(1/2)`` stands for its norm. A change in time is
-        a mean over n frames and a difference, of at most twice the norm of the image;
+        As for a ridge, with :func:`~equipoise.networks.analysis.absolute_norm` and the products of
+        a filter added to those of a kernel. A change in time is a mean over n frames and a
+        difference, of at most twice the norm of the image;
         :func:`~equipoise.networks.low_rank.clipping_rounding` bounds the rest of that term, and
         its factor 2 the rounding of what it is given.
         """
         rounded = (v.to(self.dtype).double() for v in self.factors())
-        taps, within, across, spectral, low_rank = rounded
-        planes = within.abs().sum((1, 2, 3)).square().sum()
-        others = across.abs().sum((2, 3, 4)).square().sum(1) * taps.abs().sum(1).square()
-        frames = image.shape[1] * len(spectral)
-        rest = others.sum() + frames * spectral.square().sum() + low_rank.square().sum()
-        absolute = float((planes + rest).sqrt()) * (1 + ROUNDING)
+        factors = Factors(*rounded)
+        spectral, low_rank = factors.spectral, factors.low_rank
+        absolute = absolute_norm(factors, image.shape[1]) * (1 + ROUNDING)
         norms = AnalysisNorms(math.sqrt(self._rounded_norm_squared()), absolute)
-        filters, count = taps.shape
-        count = max(count, OF_A_COMPLEX_SUM * frames, 2 * (image.shape[1] + 3) * len(low_rank))
+        frames = image.shape[1] * len(spectral)
+        filters, count = factors.taps.shape
+        means = max(2 * len(low_rank), int(self.still))
+        count = max(count, OF_A_COMPLEX_SUM * frames, means * (image.shape[1] + 3))
         of_frame = PRODUCTS + count + 1
         without = len(spectral) + len(low_rank)
         back = PRODUCTS * max(self.features, self.across) + count + filters + without + 1

@@ -215,6 +215,31 @@ def temporal_mean(kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return (kspace * mask).sum(1) / count.clamp(min=1), count > 0
 
 
+def shared_views(kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples that a frame lacks, from the frame nearest in time that has them.
+
+    Of two frames that are equally near, from the earlier one (view sharing, Markl and Hennig, Magn.
+    Reson. Imaging 19:669-676, 2001).
+
+    Parameters
+    ----------
+    kspace, mask
+        (batch, coil, time, y, x) and (batch, time, y, x), bool.
+
+    Returns
+    -------
+    The filled k-space, and where it is filled.
+    """
+    shared, filled = (kspace * mask[:, None]).clone(), mask.clone()
+    for step in range(1, mask.shape[1]):
+        before, after = slice(None, -step), slice(step, None)
+        for frames, source in ((after, before), (before, after)):
+            new = mask[:, source] & ~filled[:, frames]
+            shared[:, :, frames] += kspace[:, :, source] * new[:, None]
+            filled[:, frames] |= new
+    return shared, filled
+
+
 def dynamic_csm(kspace: Array, mask: Array, kernel: int = KERNEL) -> Tensor:
     """ESPIRiT maps (1, coil, y, x) of a series, from the mean of its samples over time.
 
