@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from equipoise.physics.sampling.left_out import FEWEST, PROTECTED, leave_out
+from equipoise.physics.sampling.dynamic import kt_mask
+from equipoise.physics.sampling.left_out import (
+    FEWEST,
+    PROTECTED,
+    density_weights_of_series,
+    leave_out,
+)
 from equipoise.physics.sampling.masks import calibration_region, centre_block, make_mask
 
 KINDS = ("variable-density-2d", "poisson-disc", "variable-density-1d", "uniform")
@@ -63,3 +69,31 @@ def test_the_seed_decides_the_draw():
     first, again, other = (leave_out(mask, 0.1, seed).left_out for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_lines_of_a_series_are_left_out_of_single_frames_but_not_those_of_every_frame():
+    mask = kt_mask((12, 40, 48), 6.0, 4, seed=0)[0]
+    found = leave_out(mask, 0.1, seed=0)
+    assert found.along == 1
+    assert found.unit == "line"
+    assert torch.equal(found.kept | found.left_out, mask)
+    assert not bool((found.kept & found.left_out).any())
+    lines = found.left_out.any(1)
+    assert bool((found.left_out == (lines[:, None] & mask)).all())
+    assert not bool(lines[:, mask.all(0).any(0)].any())
+    # Of several frames, and no more of them than asked for.
+    assert int(lines.any(1).sum()) > 3
+    assert int(lines.sum()) == pytest.approx(0.1 * int(mask.any(1).sum()), abs=6)
+    power = torch.rand(mask.shape)
+    assert float(found.by_unit(power).sum()) == pytest.approx(float(power[found.left_out].sum()))
+
+
+def test_the_weights_of_a_series_are_one_over_the_density_of_all_frames():
+    """Eight frames, each with half of the left columns and one in eight of the right ones."""
+    t, x = torch.arange(8)[:, None], torch.arange(64)
+    columns = torch.where(x < 32, (x + t) % 2 == 0, (x + t) % 8 == 0)
+    mask = columns[:, None].expand(8, 64, 64)
+    weights = density_weights_of_series(mask, mask)
+    assert float(weights.sum()) == pytest.approx(1)
+    left, right = (weights[..., part][mask[..., part]].mean() for part in (x < 28, x >= 36))
+    assert float(right / left) == pytest.approx(4, rel=0.05)

@@ -17,9 +17,12 @@ from equipoise.experiments.series import SeriesCase, quality
 from equipoise.experiments.subjects import about_subjects, interval
 from equipoise.formats.replacing import make_folder
 from equipoise.methods.method import PLANE, SERIES, Method
+from equipoise.methods.prediction import weights_for
+from equipoise.methods.solving import solve_slice
 from equipoise.methods.temporal import PRIORS, TemporalPrior, minimise_series
 from equipoise.outcome import BadInputError, Solution
 from equipoise.physics.dynamic import DynamicSenseOp, shared_views
+from equipoise.physics.problem import Problem
 from equipoise.recon.device import seconds_since
 from equipoise.vectors import per_sample
 
@@ -106,11 +109,13 @@ def measured(solve: Callable[[], Any], device: torch.device) -> tuple[Any, Row]:
 
 
 def _whole(model: Method, case: Any) -> Result:
-    """The whole series or volume at once."""
-    solution, row = measured(
-        lambda: model.solve(case.operator, case.kspace, noise_level=case.noise_level),
-        case.kspace.device,
-    )
+    """The whole series or volume at once, with the weights that a reconstruction chooses."""
+
+    def solved() -> Solution:
+        problem = Problem(case.operator, case.kspace, noise_level=case.noise_level)
+        return solve_slice(problem, model, weights_for(problem, model, None))
+
+    solution, row = measured(solved, case.kspace.device)
     return Result(solution.value, row | certified(solution))
 
 

@@ -14,6 +14,7 @@ from equipoise.methods.method import Method
 from equipoise.methods.predictor import Predictor
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.dynamic import DynamicSenseOp
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.left_out import leave_out
 
@@ -61,6 +62,9 @@ class Axis(NamedTuple):
 ALIKE_THEN_LAM = (Axis((1, 1), SIGNIFICANT), Axis((1, 0), VERY_SIGNIFICANT))
 """Lam and thresholds together, which keeps the penalty of large coefficients, that of their ratio;
 then lam alone, which changes it."""
+
+LAM_ALONE = (Axis((1, 0), SIGNIFICANT),)
+"""For a series: how much its change in time is smoothed. Both weights together hardly move it."""
 
 LamSetting = float | str
 """A data weight; ``auto`` for the weights that predict best; ``rule`` for those of the learned
@@ -200,8 +204,9 @@ def choose_weights(
     two must predict better than the rule with the part of the image that is in phase, see
     :class:`Predictor`. A second pass with a limit is tried itself instead, as it pulls to the first
     image: lam and thresholds move together, then lam alone, by factors of ``FINE_STEP``, and the
-    part of the image that is in phase predicts. The trials cost at most ``BUDGET`` times the first
-    one; a search that is not at its end by then takes the best so far.
+    part of the image that is in phase predicts. Of a series lam moves alone, and the same part
+    predicts. The trials cost at most ``BUDGET`` times the first one; a search that is not at its
+    end by then takes the best so far.
 
     Parameters
     ----------
@@ -224,8 +229,10 @@ def choose_weights(
     if not isinstance(operator, SenseOp):
         reason = f"samples can be left out of a SenseOp, not of a {type(operator).__name__}"
         return Choice(rule, "rule", reason)
-    if operator.mask.ndim > MASK_OF_A_PLANE:
-        reason = f"samples are left out of images (y, x), not ({', '.join(operator.image_axes)})"
+    series = isinstance(operator, DynamicSenseOp)
+    if operator.mask.ndim > MASK_OF_A_PLANE and not series:
+        axes = ", ".join(operator.image_axes)
+        reason = f"samples are left out of images (y, x) and series (time, y, x), not ({axes})"
         return Choice(rule, "rule", f"{reason}: the rule is followed")
     if not bool(scale > 0):
         return Choice(rule, "rule", "the data are zero: any weights give the same image")
@@ -235,9 +242,12 @@ def choose_weights(
         reason = "too few samples outside the calibration region to predict: the rule is followed"
         return Choice(rule, "rule", reason)
     whole, settings = model.tried_whole, options or model.options
-    predict = Predictor(problem, model.predictor, parts, scale, settings, in_phase=whole)
+    in_phase = whole or series
+    predict = Predictor(problem, model.predictor, parts, scale, settings, in_phase=in_phase)
     if whole:
         search = _Search(predict, rule, FINE_BUDGET, FINE_STEP, ALIKE_THEN_LAM)
+    elif series:
+        search = _Search(predict, rule, FINE_BUDGET, FINE_STEP, LAM_ALONE)
     else:
         budget = BUDGET if model.predictor is model else BUDGET_OF_FIRST_PASS
         search = _Search(predict, rule, budget)

@@ -32,7 +32,8 @@ class LeftOut(NamedTuple):
     Attributes
     ----------
     kept, left_out
-        (y, x) each; they do not overlap, and together they are the mask.
+        (y, x), or (time, y, x) of a series, each; they do not overlap, and together they are the
+        mask.
     along
         The axis of the lines that were left out as a whole; None if single samples were left out.
     """
@@ -47,7 +48,7 @@ class LeftOut(NamedTuple):
         return "sample" if self.along is None else "line"
 
     def by_unit(self, power: Tensor) -> Tensor:
-        """Sums of a map (y, x) over each line, or each sample, that was left out, (units,)."""
+        """Sums of a map over each line, or each sample, that was left out, (units,)."""
         power = power * self.left_out
         if self.along is None:
             return power[self.left_out]
@@ -57,33 +58,36 @@ class LeftOut(NamedTuple):
 def leave_out(mask: Tensor, share: float, seed: int) -> LeftOut | None:
     """Leave out a share of the measured samples, or of the lines if whole lines were measured.
 
-    The centre of the calibration region is kept. The result is None if too few samples are left.
+    The centre of the calibration region is kept, of a series that which every frame measured. The
+    result is None if too few samples are left.
 
     Parameters
     ----------
     mask
-        (y, x), True where measured.
+        (y, x) or (time, y, x), True where measured.
     share
         Share of the samples, or lines, outside the calibration region.
     seed
         Seed of the draw.
     """
-    region = zip(calibration_region(mask), mask.shape)
+    y, x = mask.shape[-2:]
+    region = zip(calibration_region(mask.reshape(-1, y, x).all(0)), (y, x))
     size = tuple(min(n, round(PROTECTED * whole)) for n, whole in region)
-    free = mask.numpy() & ~centre_block((mask.shape[0], mask.shape[1]), (size[0], size[1]))
-    along = next((axis for axis in (0, 1) if _constant(mask, axis)), None)
+    free = mask.numpy() & ~centre_block((y, x), (size[0], size[1]))
+    along = next((k for k in (mask.ndim - 2, mask.ndim - 1) if _constant(mask, k)), None)
     # A line may be left out only if none of its samples lies in the calibration region.
     units = free.ravel() if along is None else (free == mask.numpy()).all(along) & free.any(along)
     candidates = np.flatnonzero(units)
     count = max(round(share * len(candidates)), min(FEWEST, len(candidates) // 3))
     if count < FEWEST:
         return None
-    chosen = np.zeros(units.shape, bool)
+    chosen = np.zeros(units.size, bool)
     chosen[np.random.default_rng(seed).choice(candidates, count, replace=False)] = True
     if along is None:
         left_out = torch.from_numpy(chosen.reshape(mask.shape))
     else:
-        left_out = torch.from_numpy(np.expand_dims(chosen, along)) & mask
+        lines = np.expand_dims(chosen.reshape(units.shape), along)
+        left_out = torch.from_numpy(lines) & mask
     return LeftOut(mask & ~left_out, left_out, along)
 
 
@@ -97,13 +101,24 @@ def density_weights(measured: Tensor, held: Tensor) -> Tensor:
 
     The density at a sample is the measured share of the block around it.
     """
+    weights = held / _density(measured.double())
+    return weights / weights.flatten(1).sum(1)[:, None, None]
+
+
+def density_weights_of_series(measured: Tensor, held: Tensor) -> Tensor:
+    """The same of a series, (time, y, x), of sum 1; the density is that of all frames."""
+    weights = held / _density(measured.double().mean(0, keepdim=True))
+    return weights / weights.sum()
+
+
+def _density(measured: Tensor) -> Tensor:
+    """The measured share of the block around each sample, (batch, y, x), not below the least."""
     sides = [2 * round(n * NEIGHBOURS / 2) + 1 for n in measured.shape[1:]]
-    density = F.avg_pool2d(
-        measured[:, None].double(),
+    found = F.avg_pool2d(
+        measured[:, None],
         sides,
         stride=1,
         padding=[side // 2 for side in sides],
         count_include_pad=False,
     )[:, 0]
-    weights = held / density.clamp(min=LEAST_DENSITY)
-    return weights / weights.flatten(1).sum(1)[:, None, None]
+    return found.clamp(min=LEAST_DENSITY)
