@@ -462,6 +462,7 @@ class TestMemory:
         model = of_time(axis)
         one = memory.estimate(alone, model)
         assert one == memory.estimate(alone, model, keep_maps=False)
+        assert (memory.estimate(alone, model, lam="rule") < one) == (axis == "time")
         whole = memory.estimate(scan, model)
         bare = memory.estimate(scan, model, keep_maps=False)
         tiled = memory.estimate(scan, model, keep_maps=False, tile=4)

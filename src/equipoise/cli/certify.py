@@ -120,7 +120,8 @@ def certify(
             axes=network.axes,
         )
         # As for a reconstruction: a volume must be tiled or refused, not killed by the system.
-        tile = fit_memory(experiment.acquisition, network).tile
+        lam = "rule" if quick and how.lam is None else how.lam
+        tile = fit_memory(experiment.acquisition, network, lam).tile
         if tile is not None:
             note = f"note: memory is short: H is evaluated in tiles of {tile}"
             console.print(note, style="yellow", markup=False)
@@ -130,7 +131,7 @@ def certify(
         results = _Results(folder, str(scan), model)
         settings: dict[str, Any] = {
             # Weights by prediction alone cost as much as the rest of a quick certificate.
-            "lam": "rule" if quick and how.lam is None else how.lam,
+            "lam": lam,
             "options": None if usual else replace(network.options, rtol=rtol, tile=tile),
             "noise_map": noise_map,
             "noise_probes": probes,

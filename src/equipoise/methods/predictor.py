@@ -71,7 +71,7 @@ class Predictor:
             csm = csm[:, :, 0]
         kind = DynamicSenseOp if self.series else SenseOp
         self.kept, self.out = kind(csm, kept[None]), kind(csm, left_out[None])
-        self.data, self.target = problem.data * kept, problem.data * left_out
+        self.all_data, self.data = problem.data, problem.data * kept
         loose = LOOSE_WHOLE if model.tried_whole else LOOSE_SERIES if self.series else LOOSE
         self.options = replace(options, rtol=max(loose, options.rtol), exact=False)
         self.max_iter = options.max_iter
@@ -103,8 +103,12 @@ class Predictor:
         )
         # Neighbouring weights have neighbouring images, so this start saves evaluations.
         self.image = solution.value
-        difference = self.out.forward(self._predicting(solution.value)) - self.target
-        power = difference.abs().double().square().sum(1)[0].cpu() * self.weights
+        predicted = self.out.forward(self._predicting(solution.value))[0]
+        power = torch.zeros_like(self.weights)
+        # Coil by coil, because all coils of a series in double precision are larger than the solve.
+        for coil, data in zip(predicted, self.all_data[0]):
+            error = (coil - data * self.out.mask[0]).abs()
+            power += error.double().square().cpu() * self.weights
         evaluations = int(solution.network_evaluations[0])
         # Without a network the iterations are the cost.
         cost = evaluations if self.model.learned else int(solution.iterations[0])

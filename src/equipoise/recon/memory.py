@@ -11,6 +11,7 @@ from equipoise.formats.limits import available_memory, size_text
 from equipoise.formats.slices import stack_shape
 from equipoise.methods.method import PLANE, SERIES, VOLUME, Method
 from equipoise.methods.mol import MOL
+from equipoise.methods.prediction import LamSetting
 from equipoise.methods.variational import Variational
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_planes import PlanarRidge, planes_at_once
@@ -64,6 +65,10 @@ BESIDE_PLANES, GAPS = 360, 110
 """Bytes of a pixel beside history and factors where some planes are evaluated at a time, and of
 gaps on the heap as long as an image lies there."""
 
+TRIALS = 250
+"""Bytes of a pixel of a series that trials of lam add: a copy of the samples, and gaps between one
+solve and the next."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -86,7 +91,12 @@ class Plan:
 
 
 def estimate(
-    acquisition: Acquisition, model: Method, *, keep_maps: bool = True, tile: int | None = None
+    acquisition: Acquisition,
+    model: Method,
+    *,
+    keep_maps: bool = True,
+    tile: int | None = None,
+    lam: LamSetting | None = None,
 ) -> int:
     """Estimated bytes by which the process grows, at its peak, while a scan is reconstructed.
 
@@ -105,7 +115,8 @@ def estimate(
     # Either of the two is in memory at a time, so the larger one counts below.
     calibration = 0 if acquisition.csm is not None else ESPIRIT_COPIES * COMPLEX * coils * pixels
     if model.axes != PLANE:
-        return kept + max(calibration, solve_of_three_axes(acquisition, model, tile))
+        solve = solve_of_three_axes(acquisition, model, tile, lam)
+        return kept + max(calibration, solve)
     at_once = pixels if tile is None else min(pixels, tile**2)
     solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + evaluation_of(model, at_once)
     transformed = acquisition.samples.nbytes if acquisition.samples.ndim > len(STACK) else 0
@@ -119,7 +130,9 @@ def _kept_sets(acquisition: Acquisition, axes: tuple[str, ...], slices: int) -> 
     return slices - (acquisition.samples.shape[2] if axes == VOLUME else 0)
 
 
-def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | None) -> int:
+def solve_of_three_axes(
+    acquisition: Acquisition, model: Method, tile: int | None, lam: LamSetting | None
+) -> int:
     """Bytes of the solve of a series or a volume; its last evaluation is in double precision."""
     _, coils, y, x = shape_of(acquisition, model.axes)
     depth = acquisition.samples.shape[2]
@@ -138,6 +151,8 @@ def solve_of_three_axes(acquisition: Acquisition, model: Method, tile: int | Non
         beside += GAPS if PARTS * DOUBLE * pixels < HEAP else 0
     else:
         evaluation = evaluation_of(model, pixels)
+    if model.axes == SERIES and (model.usual_lam if lam is None else lam) == "auto":
+        beside += TRIALS
     # Anderson keeps two images for each iterate.
     history = 2 * COMPLEX * model.options.window if isinstance(model, MOL) else 0
     step = (beside + history) * pixels + evaluation
@@ -184,8 +199,10 @@ def evaluation_of(model: Method, pixels: int) -> int:
     return round(max(on_heap, alone + LEFT * on_heap))
 
 
-def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
+def fit_memory(acquisition: Acquisition, model: Method, lam: LamSetting | None = None) -> Plan:
     """The first plan that fits: everything at once, without keeping maps, or in tiles.
+
+    ``lam`` is the setting of the reconstruction; that of the model if not given.
 
     In tiles the maps are kept if they fit, as those of a single series or volume do, which the
     solve needs anyway.
@@ -200,7 +217,7 @@ def fit_memory(acquisition: Acquisition, model: Method) -> Plan:
     tiles = (TILE,) if model.axes == PLANE else SMALL_TILES
     cut = ((keep, tile) for tile in tiles for keep in (True, False))
     for keep_maps, tile in ((True, None), (False, None), *cut):
-        needed = estimate(acquisition, model, keep_maps=keep_maps, tile=tile)
+        needed = estimate(acquisition, model, keep_maps=keep_maps, tile=tile, lam=lam)
         # Where the free memory is unknown, the scan is tried.
         if free is None or needed <= free:
             return Plan(needed, keep_maps, tile)

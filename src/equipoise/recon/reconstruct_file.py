@@ -183,7 +183,7 @@ def prepare(scan: Path, settings: ReconSettings, model: Method) -> Prepared:
         seed=settings.seed,
         axes=model.axes,
     )
-    plan = fit_memory(experiment.acquisition, model)
+    plan = fit_memory(experiment.acquisition, model, settings.lam)
     rtol = model.options.rtol if settings.rtol is None else settings.rtol
     options = replace(model.options, rtol=rtol, tile=plan.tile)
     return Prepared(experiment, plan, options, model.axes)
