@@ -288,3 +288,14 @@ def test_a_plane_without_its_readout_is_read(undersampled, tmp_path):
     (tmp_path / "s.hdr").write_bytes(text)
     (tmp_path / "s.cfl").write_bytes(data)
     assert np.allclose(read(tmp_path / "s.cfl").kspace.numpy(), kspace[None])
+
+
+@pytest.mark.parametrize(("lines", "judged"), [(4, False), (6, False), (8, True), (16, True)])
+def test_a_centre_of_few_lines_does_not_judge_maps(square, lines, judged):
+    """Correct maps vary over its pixels, and would be warned about, as those of a cine."""
+    _, csm, kspace = square
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[..., 32 - lines // 2 : 32 + lines // 2] = True
+    left = misfit(torch.as_tensor(kspace), mask, normalize_csm(torch.as_tensor(csm)))
+    assert (left is not None) == judged
+    assert left is None or left < DOUBTFUL

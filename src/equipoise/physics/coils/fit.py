@@ -12,8 +12,9 @@ from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling.masks import calibration_region
 from equipoise.shapes import CoilMaps, KSpace, Mask
 
-SMALLEST_REGION = 4
-"""Smallest size of the calibration region, along each axis, on which a fit can be measured."""
+SMALLEST_REGION = 8
+"""Side of the smallest centre that judges maps. They vary over the pixels of fewer samples, so that
+correct maps leave 0.29 of 4 lines unexplained, 0.16 of 6 and 0.10 of 8."""
 
 
 def misfit(kspace: KSpace, mask: Mask, csm: CoilMaps) -> float | None:
