@@ -119,8 +119,9 @@ def certify(
             seed=how.seed,
             axes=network.axes,
         )
-        # As for a reconstruction: a volume must be tiled or refused, not killed by the system.
+        # Weights by prediction alone cost as much as the rest of a quick certificate.
         lam = "rule" if quick and how.lam is None else how.lam
+        # As for a reconstruction: a volume must be tiled or refused, not killed by the system.
         tile = fit_memory(experiment.acquisition, network, lam).tile
         if tile is not None:
             note = f"note: memory is short: H is evaluated in tiles of {tile}"
@@ -130,7 +131,6 @@ def certify(
         make_folder(folder)
         results = _Results(folder, str(scan), model)
         settings: dict[str, Any] = {
-            # Weights by prediction alone cost as much as the rest of a quick certificate.
             "lam": lam,
             "options": None if usual else replace(network.options, rtol=rtol, tile=tile),
             "noise_map": noise_map,

@@ -342,16 +342,16 @@ class RidgeVolume(ConditionedNetwork):
         return total.to(image.dtype)
 
     @torch.no_grad()
-    def _rounded_norm_squared(self) -> float:
-        """Proved bound on ``||U||^2`` for the rounded kernels."""
+    def _rounded(self) -> tuple[Factors, float]:
+        """The factors as they are rounded, and a proved bound on ``||U||^2`` for them."""
         rounded = Factors(*(v.to(self.dtype).double() for v in self.factors()))
-        return max(map(float, norms_squared(rounded, self.still))) * (1 + ROUNDING)
+        return rounded, max(map(float, norms_squared(rounded, self.still))) * (1 + ROUNDING)
 
     def lipschitz_upper(self) -> float:
         """Proved bound on Lip(H), as of a ridge; infinite for NaN or Inf."""
         if not self.finite():
             return math.inf
-        norm, above = self._rounded_norm_squared(), 1 - self.m
+        (_, norm), above = self._rounded(), 1 - self.m
         return max(above, norm - above) if math.isfinite(norm) else math.inf
 
     def monotonicity(self) -> Monotonicity:
@@ -373,11 +373,10 @@ class RidgeVolume(ConditionedNetwork):
         :func:`~equipoise.networks.low_rank.clipping_rounding` bounds the rest of that term, and
         its factor 2 the rounding of what it is given.
         """
-        rounded = (v.to(self.dtype).double() for v in self.factors())
-        factors = Factors(*rounded)
+        factors, norm_squared = self._rounded()
         spectral, low_rank = factors.spectral, factors.low_rank
         absolute = absolute_norm(factors, image.shape[1]) * (1 + ROUNDING)
-        norms = AnalysisNorms(math.sqrt(self._rounded_norm_squared()), absolute)
+        norms = AnalysisNorms(math.sqrt(norm_squared), absolute)
         frames = image.shape[1] * len(spectral)
         filters, count = factors.taps.shape
         means = max(2 * len(low_rank), int(self.still))

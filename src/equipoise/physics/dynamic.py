@@ -230,7 +230,7 @@ def shared_views(kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     -------
     The filled k-space, and where it is filled.
     """
-    shared, filled = (kspace * mask[:, None]).clone(), mask.clone()
+    shared, filled = kspace * mask[:, None], mask.clone()
     for step in range(1, mask.shape[1]):
         before, after = slice(None, -step), slice(step, None)
         for frames, source in ((after, before), (before, after)):
