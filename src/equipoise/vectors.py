@@ -1,5 +1,6 @@
-"""A batch of images in real coordinates: inner product, norm, two channels."""
+"""A batch of images in real coordinates: inner product, norm, two channels; what does not move."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -73,3 +74,13 @@ def as_channels(image: Tensor) -> Tensor:
 def as_image(channels: Tensor) -> Tensor:
     """(batch, 2, ...) real to (batch, ...) complex."""
     return torch.view_as_complex(channels.movedim(1, -1).contiguous())
+
+
+def still_of(series: Tensor) -> Tensor:
+    """``E^H x = n^(-1/2) sum_t x``, what does not move in n frames, (batch, y, x)."""
+    return series.sum(1) / math.sqrt(series.shape[1])
+
+
+def repeated(image: Tensor, frames: int) -> Tensor:
+    """``E s``, an image in all n frames, divided by ``n^(1/2)``, (batch, time, y, x)."""
+    return (image / math.sqrt(frames))[:, None].expand(-1, frames, -1, -1)

@@ -100,16 +100,6 @@ def absolute_norm(of: Factors, frames: int) -> float:
     return float((planes + others.sum() + rest).sqrt())
 
 
-def still_of(image: Image) -> Tensor:
-    """``T_0 x = n^(1/2) mean_t x``, what does not move in n frames, (batch, y, x)."""
-    return image.mean(1) * math.sqrt(image.shape[1])
-
-
-def repeated(image: Tensor, frames: int) -> Image:
-    """The transpose of :func:`still_of`, (batch, time, y, x)."""
-    return (image / math.sqrt(frames))[:, None].expand(-1, frames, -1, -1)
-
-
 def size_of(kernels: Tensor) -> Tensor:
     """The norm of each kernel (..., 1, 9, 9)."""
     return kernels.square().sum((-3, -2, -1)).sqrt()

@@ -17,9 +17,7 @@ from equipoise.networks.analysis import (
     as_matrices,
     differences,
     norms_squared,
-    repeated,
     size_of,
-    still_of,
 )
 from equipoise.networks.blocks import (
     KERNEL,
@@ -52,7 +50,7 @@ from equipoise.networks.shrinkage import Layer, shrunk, start_of_thresholds
 from equipoise.networks.spectrum import frequencies, harmonics
 from equipoise.settings import checked
 from equipoise.shapes import Image, PerSample
-from equipoise.vectors import norm
+from equipoise.vectors import norm, repeated, still_of
 
 MOST_FILTERS, MOST_TAPS = 16, 31
 """Largest sizes that a file or a configuration may ask for."""

@@ -1,6 +1,5 @@
 """Parallel MRI of a series in time: a mask for each frame, and coil maps shared by all frames."""
 
-import math
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from equipoise.physics.coils.espirit import KERNEL, estimate_csm
 from equipoise.physics.least_squares import conjugate_gradient
 from equipoise.physics.noise_level import noise_level
 from equipoise.shapes import Data, Image, PerSample
+from equipoise.vectors import repeated, still_of
 
 MATRIX_AXES, MAP_AXES = 2, 4
 """Axes of the matrix (y, x), and of maps with their batch and coil axes."""
@@ -129,12 +129,11 @@ class StaticOp(SenseOp):
 
     def still(self, image: Tensor) -> Tensor:
         """``E s``, (batch, time, y, x)."""
-        frames = self._series.mask.shape[1]
-        return (image / math.sqrt(frames))[:, None].expand(-1, frames, -1, -1)
+        return repeated(image, self._series.mask.shape[1])
 
     def summed(self, series: Tensor) -> Tensor:
         """``E^H x``, (batch, y, x)."""
-        return series.sum(1) / math.sqrt(series.shape[1])
+        return still_of(series)
 
     def forward(self, image: Image) -> Data:
         """``A E s``."""
