@@ -71,6 +71,13 @@ class TestCase:
         noisy = true + 0.02 * float(true.max()) * noise
         assert temporal_sharpness(noisy, true) == pytest.approx(1, abs=0.1)
 
+    def test_in_a_still_series_nothing_moves_and_nothing_is_sharp(self, case):
+        still = replace(case, target=case.target[:, :1].expand_as(case.target))
+        found = quality(0.9 * still.target, still)
+        assert found["psnr"] > 10
+        assert found["psnr_moving"] is None
+        assert found["temporal_sharpness"] is None
+
     def test_one_frame_is_no_series(self, tmp_path):
         with h5py.File(tmp_path / "one.h5", "w") as file:
             file["magnitude"] = np.ones((1, 24, 24), np.uint8)
@@ -116,6 +123,18 @@ def test_the_command_prints_every_number_of_every_method(clip, tmp_path, monkeyp
     assert bounds["tv-t"] is None
     assert result["seen"] == ["NOT UNSEEN DATA: heart.h5 was training data of mol-2d."]
     assert (tmp_path / "out" / "cine.md").read_text().count("\n| ") == 7
+
+
+def test_a_value_that_no_series_has_is_null_in_the_files(case, tmp_path):
+    still = replace(case, target=case.target[:, :1].expand_as(case.target))
+    methods = {"zero-filled": experiment.zero_filled}
+    rows = experiment.compared(methods, [still], quality, print)
+    experiment.write_study(tmp_path, rows, {})
+    found = json.loads((tmp_path / "cine.json").read_text())["methods"]["zero-filled"]
+    assert found["psnr_moving"] is None
+    assert found["temporal_sharpness"] is None
+    assert found["psnr"][0] > 10
+    assert "|  |" in (tmp_path / "cine.md").read_text()
 
 
 def test_view_sharing_is_exact_where_nothing_moves(case):

@@ -238,9 +238,10 @@ def summary(rows: Sequence[Row], minus: str = MINUS_FRAMES) -> dict[str, Row]:
     return found
 
 
-def _spread(rows: Sequence[Row], key: str) -> list[float]:
-    values = [row[key] for row in rows]
-    return [float(np.mean(values)), float(np.std(values))]
+def _spread(rows: Sequence[Row], key: str) -> list[float] | None:
+    """Mean and standard deviation of the rows that have a value."""
+    values = [row[key] for row in rows if row[key] is not None]
+    return [float(np.mean(values)), float(np.std(values))] if values else None
 
 
 def _against(rows: Sequence[Row], name: str) -> Row | None:
@@ -294,16 +295,22 @@ def write_compared(
 
 def _printed(name: str, entry: Row, minus: str) -> Row:
     bound, difference = entry["worst_bound"], entry[minus]
-    moving, sharpness = entry.get("psnr_moving"), entry.get("temporal_sharpness")
     return {
         "method": name,
         "PSNR (dB)": f"{entry['psnr'][0]:.2f} +- {entry['psnr'][1]:.2f}",
-        **({} if moving is None else {"where it moves": f"{moving[0]:.2f}"}),
+        **_mean_of(entry, "psnr_moving", "where it moves", "{:.2f}"),
         "SSIM": f"{entry['ssim'][0]:.4f}",
-        **({} if sharpness is None else {"sharpness": f"{sharpness[0]:.3f}"}),
+        **_mean_of(entry, "temporal_sharpness", "sharpness", "{:.3f}"),
         f"minus {FRAMES}": "" if difference is None else f"{difference['mean']:+.2f}",
         "seconds": f"{entry['seconds']:.1f}",
         "peak (MB)": "" if entry["peak_mb"] is None else f"{entry['peak_mb']:.0f}",
         "worst bound": "" if bound is None else f"{bound:.1e}",
         "n": entry["n"],
     }
+
+
+def _mean_of(entry: Row, key: str, heading: str, form: str) -> Row:
+    """A cell with a mean, empty where no row has a value; none if the study has no such key."""
+    if key not in entry:
+        return {}
+    return {heading: "" if entry[key] is None else form.format(entry[key][0])}

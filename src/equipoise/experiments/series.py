@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise.experiments.cases import N_COILS, expanded, fully_sampled, raw_scan
+from equipoise.experiments.results import Row
 from equipoise.formats import as_slices
 from equipoise.formats.acquisition import Acquisition
 from equipoise.metrics import ssim
@@ -149,28 +150,29 @@ def _simulated(
     return SeriesCase(path.stem, str(path), seed, operator, kspace, target, level)
 
 
-def quality(image: Tensor, case: SeriesCase) -> dict[str, float]:
+def quality(image: Tensor, case: SeriesCase) -> Row:
     """PSNR of the series, PSNR where it moves, mean SSIM of its frames, and temporal sharpness.
 
-    Both PSNR have the range of the whole series.
+    Both PSNR have the range of the whole series. In a series in which nothing changes, nothing
+    moves and no change is sharp: both are None.
     """
     target = case.target.abs().double()
     error = (image.abs().double() - target).square()
     peak = float(target.max()) ** 2
-    moving = case.moving
+    moving = error[:, :, case.moving]
     return {
         "psnr": float(10 * torch.log10(peak / error.mean())),
-        "psnr_moving": float(10 * torch.log10(peak / error[:, :, moving].mean())),
+        "psnr_moving": float(10 * torch.log10(peak / moving.mean())) if moving.numel() else None,
         "ssim": float(ssim(image[0], case.target[0], float(target.max())).mean()),
         "temporal_sharpness": temporal_sharpness(image[0].abs(), case.target[0].abs()),
     }
 
 
-def temporal_sharpness(magnitude: Tensor, true: Tensor) -> float:
+def temporal_sharpness(magnitude: Tensor, true: Tensor) -> float | None:
     """``<D p, D q> / ||D q||^2``, p and q the x-t profiles, D the change from frame to frame.
 
     1 for the true series, 0 for its mean over time; noise alone does not raise it. The profile is
-    that of the line across x, at the y where the true series changes most. NaN if nothing changes.
+    that of the line across x, at the y where the true series changes most. None if nothing changes.
 
     Parameters
     ----------
@@ -179,4 +181,5 @@ def temporal_sharpness(magnitude: Tensor, true: Tensor) -> float:
     """
     row = int(true.std(0).sum(1).argmax())
     change, real = (one[:, row].double().diff(dim=0) for one in (magnitude, true))
-    return float((change * real).sum() / real.square().sum())
+    energy = float(real.square().sum())
+    return float((change * real).sum()) / energy if energy > 0 else None
