@@ -26,6 +26,7 @@ def random_volume(seed, **given):
     settings = {"spectral": complex_series, "low_rank": complex_series, **settings}
     # Of every second network what does not move has the kernels, where there can be some.
     settings = {"still": complex_series and seed % 2 == 0, **settings}
+    settings = {"grids": 1 + seed % 3 if complex_series else 1, **settings}
     return scrambled(RidgeVolume(seed=seed, **settings), seed)
 
 
@@ -170,7 +171,7 @@ class TestEvaluation:
 
     def test_blocks_that_change_alike_are_those_of_the_change_in_time(self):
         """Alone in F; the whole image is one block, filled with zeros."""
-        volume = without_kernels(random_volume(5, clips=1, spectral=False))
+        volume = without_kernels(random_volume(5, clips=1, spectral=False, grids=1))
         x = 30 * random_complex((1, 5, 8, 7), 6)
         size = volume.factors().low_rank
         change = size * (x - x.mean(1, keepdim=True))
@@ -181,6 +182,23 @@ class TestEvaluation:
         assert float(norm(volume(x) - expected)) < 1e-10
         assert float(norm(shrunk)) > 0.1
         assert float((s - tau).clamp(min=0).max()) > 0.1
+
+    def test_of_several_grids_it_is_the_mean_over_shifted_blocks(self):
+        """Zeros beside an image move it within the blocks of one grid."""
+        settings = {"clips": 1, "spectral": False, "still": False}
+        several, one = (
+            without_kernels(random_volume(5, grids=grids, **settings)) for grids in (4, 1)
+        )
+        x = 30 * random_complex((1, 5, 11, 13), 6)
+        y = torch.zeros(1, 5, 24, 24, dtype=x.dtype)
+        found = []
+        for down, right in ((0, 0), (4, 4), (4, 0), (0, 4)):
+            inside = (..., slice(down, down + 11), slice(right, right + 13))
+            moved = y.clone()
+            moved[inside] = x
+            found.append(one(moved)[inside])
+        assert float(norm(several(x) - torch.stack(found).mean(0))) < 1e-10
+        assert float(norm(found[0] - found[1])) > 0.1
 
     def test_a_ridge_of_one_frame_starts_it_and_is_it_where_nothing_is_across(self):
         ridge = scrambled(Ridge(m=0.02, features=4, basis=2), 7)
@@ -239,7 +257,7 @@ class TestEvaluation:
 
     @pytest.mark.parametrize("tile", [4, 7])
     def test_tiles_are_exact(self, tile):
-        at = random_volume(7).at(torch.ones(1).double())
+        at = random_volume(7, grids=4).at(torch.ones(1).double())
         x = random_complex((1, 4, 21, 18))
         assert float(norm(Tiled(at, tile)(x) - at(x))) < 1e-11
 

@@ -24,21 +24,30 @@ BLOCK = 8
 """Side of a block in pixels."""
 
 
-def matrices_of(image: Image, side: int = BLOCK) -> Tensor:
+SHIFTS = ((0, 0), (4, 4), (4, 0), (0, 4))
+"""Distances, in y and x, of the first pixel from the corner of its block, for up to four grids."""
+
+
+def matrices_of(image: Image, side: int = BLOCK, shift: tuple[int, int] = (0, 0)) -> Tensor:
     """Blocks of an image (batch, time, y, x) as matrices (batch, row, column, time, pixel).
 
-    Blocks at the right and at the lower border are filled with zeros.
+    Blocks at the border are filled with zeros. ``shift`` is the distance of the first pixel from
+    the corner of its block.
     """
-    y, x = image.shape[-2:]
-    padded = pad(image, (0, -x % side, 0, -y % side))
+    (y, x), (down, right) = image.shape[-2:], shift
+    padded = pad(image, (right, -(x + right) % side, down, -(y + down) % side))
     blocks = padded.unfold(2, side, side).unfold(3, side, side)
     return blocks.permute(0, 2, 3, 1, 4, 5).flatten(4)
 
 
-def image_of(matrices: Tensor, shape: torch.Size, side: int = BLOCK) -> Image:
+def image_of(
+    matrices: Tensor, shape: torch.Size, side: int = BLOCK, shift: tuple[int, int] = (0, 0)
+) -> Image:
     """The image (batch, time, y, x) of a shape whose blocks are these matrices: the transpose."""
     blocks = matrices.reshape(*matrices.shape[:4], side, side).permute(0, 3, 1, 4, 2, 5)
-    return blocks.flatten(4).flatten(2, 3)[..., : shape[-2], : shape[-1]]
+    down, right = shift
+    whole = blocks.flatten(4).flatten(2, 3)
+    return whole[..., down : down + shape[-2], right : right + shape[-1]]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from equipoise.networks.blocks import (
 from equipoise.networks.conditioned import ConditionedNetwork, Used, kept
 from equipoise.networks.low_rank import (
     BLOCK,
+    SHIFTS,
     clipped,
     clipping_rounding,
     image_of,
@@ -74,6 +75,7 @@ class RidgeVolumeConfig(NetworkConfig):
     taps: int = Field(5, ge=2, le=MOST_TAPS, description="frames that a filter combines")
     spectral: bool = Field(False, description="a term of the temporal frequencies of every pixel")
     low_rank: bool = Field(False, description="a term of blocks of pixels that change alike")
+    grids: int = Field(1, ge=1, le=len(SHIFTS), description="shifted grids of these blocks")
     still: bool = Field(False, description="kernels of the mean over time, not of every frame")
     clips: int = Field(2, ge=1, le=MOST_CLIPS, description="terms of the shrinkage")
     channels: Literal[1, 2] = Field(2, description="1 for real images")
@@ -151,12 +153,11 @@ class RidgeVolume(ConditionedNetwork):
         2 for complex images, 1 for real ones.
     seed
         Seed of the kernels.
-    spectral
-        Whether there is a term of temporal frequencies.
-    low_rank
-        Whether there is a term of blocks of pixels that change alike.
-    still
-        Whether the kernels of S_0 act on the mean over time.
+    spectral, low_rank, still
+        Whether there are terms of temporal frequencies and of blocks of pixels that change alike,
+        and whether the kernels of S_0 act on the mean over time.
+    grids
+        Number of grids of these blocks, shifted by half a block, so that their edges are seen less.
     """
 
     symmetric = True
@@ -176,14 +177,15 @@ class RidgeVolume(ConditionedNetwork):
         seed: int = 0,
         spectral: bool = False,
         low_rank: bool = False,
+        grids: int = 1,
         still: bool = False,
     ):
         super().__init__()
         shape = {"features": features, "basis": basis, "filters": filters, "across": across}
         content = {"axis": axis, "m": m, "taps": taps, "clips": clips, "channels": channels}
-        content |= {"spectral": spectral, "low_rank": low_rank, "still": still}
+        content |= {"spectral": spectral, "low_rank": low_rank, "grids": grids, "still": still}
         self.config = checked(RidgeVolumeConfig, "ridge in three dimensions", {**content, **shape})
-        self.axis, self.m, self.channels = axis, m, channels
+        self.axis, self.m, self.channels, self.grids = axis, m, channels, grids
         self.features, self.across, self.still = features, across, still
         generator = torch.Generator().manual_seed(seed)
         planes = Ridge(m, features, basis, clips, channels, seed)
@@ -203,7 +205,7 @@ class RidgeVolume(ConditionedNetwork):
     @property
     def axes(self) -> tuple[str, str, str]:
         """The names of the axes of an image after the batch."""
-        return (self.axis, "y", "x")
+        return self.axis, "y", "x"
 
     @property
     def reach(self) -> int:
@@ -248,7 +250,8 @@ class RidgeVolume(ConditionedNetwork):
         across = torch.stack([composed_kernels(first, second) for first, second in pairs])
         taps = self.taps.double()
         taps = taps - taps.mean(1, keepdim=True)
-        spectral, low_rank = (v.double().exp() for v in (self.log_spectral, self.log_low_rank))
+        spectral, one = (v.double().exp() for v in (self.log_spectral, self.log_low_rank))
+        low_rank = one.repeat(self.grids) / math.sqrt(self.grids)
         squares = norms_squared(Factors(taps, within, across, spectral, low_rank), self.still)
         own, rest = (torch.sqrt(2 * (1 - self.m) / v) * BELOW for v in squares)
         return Factors(taps, within * own, across * rest, spectral * rest, low_rank * rest)
@@ -258,7 +261,7 @@ class RidgeVolume(ConditionedNetwork):
         taps, within, across, spectral, low_rank = self.factors()
         # In units of the norm of the kernel, in which white noise has one size in every channel.
         of_filters = (size_of(across) * taps.norm(dim=1, keepdim=True)).flatten()
-        sizes = [size_of(within), of_filters, spectral, low_rank]
+        sizes = [size_of(within), of_filters, spectral, low_rank[: len(self.log_low_rank)]]
         thresholds = self.log_threshold.exp() * torch.cat(sizes).to(self.dtype)
         kind = self.dtype
         return VolumeUsed(
@@ -289,7 +292,7 @@ class RidgeVolume(ConditionedNetwork):
             # Without a name, because it would keep them while the next ones are made.
             yield shrunk(next(coefficients), thresholds[:, own], shares[:, own], of_rows)
             begin = own.stop
-        if len(low_rank):
+        for _ in low_rank:
             # The largest singular value of white noise grows so (Marchenko and Pastur).
             edge = scale * (BLOCK + math.sqrt(image.shape[1]))
             yield clipped(next(coefficients), thresholds[:, -1], shares[:, -1], edge)
@@ -315,8 +318,10 @@ class RidgeVolume(ConditionedNetwork):
         for size in spectral:
             z = size * applied(frequencies(x), x).flatten(0, 1)
             yield torch.view_as_real(z).movedim(-1, 1)[:, :, None]
-        for size in low_rank:
-            yield matrices_of(size * (x - x.mean(1, keepdim=True)))
+        if len(low_rank):
+            change = x - x.mean(1, keepdim=True)
+            for size, shift in zip(low_rank, SHIFTS):
+                yield matrices_of(size * change, shift=shift)
 
     def _back(self, values: Iterator[Tensor], image: Image, used: Used) -> Image:
         """``U^T`` of coefficients: ``sum_g T_g^T S_g^T z_g``."""
@@ -334,9 +339,9 @@ class RidgeVolume(ConditionedNetwork):
             of_rows = next(values)[:, :, 0].movedim(1, -1)
             z = torch.view_as_complex(of_rows.contiguous()).reshape(x.shape)
             total = total + size * applied(frequencies(x).mH, z)
-        for size in low_rank:
+        for size, shift in zip(low_rank, SHIFTS):
             # Their mean over time is zero as that of the matrices is, so none is taken off again.
-            total = total + size * image_of(next(values), x.shape)
+            total = total + size * image_of(next(values), x.shape, shift=shift)
         return total.to(image.dtype)
 
     @torch.no_grad()
@@ -377,7 +382,7 @@ class RidgeVolume(ConditionedNetwork):
         norms = AnalysisNorms(math.sqrt(norm_squared), absolute)
         frames = image.shape[1] * len(spectral)
         filters, count = factors.taps.shape
-        means = max(2 * len(low_rank), int(self.still))
+        means = max(2 * len(self.log_low_rank), int(self.still))
         count = max(count, OF_A_COMPLEX_SUM * frames, means * (image.shape[1] + 3))
         of_frame = PRODUCTS + count + 1
         without = len(spectral) + len(low_rank)
