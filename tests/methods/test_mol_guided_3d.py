@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from equipoise.certificate.linear_response import LinearResponse
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.mol_guided import MolGuided
 from equipoise.methods.mol_guided_3d import MolGuided3D
@@ -105,7 +106,31 @@ def test_the_distance_is_certified_and_no_change_of_the_data_breaks_the_bounds(l
         assert 0 < float(change) <= model._first_lipschitz(before)
 
 
-def test_the_gradient_goes_through_the_first_pass(monkeypatch):
+@pytest.mark.parametrize("voxels", [1, 60, 10_000])
+def test_23_the_linear_response_of_slabs_is_the_derivative_and_its_transpose(voxels, monkeypatch):
+    """Slabs of one plane, of two, and of all: of both passes and of what lies between them."""
+    monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
+    monkeypatch.setattr("equipoise.networks.ridge_planes.KEPT", voxels)
+    monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", TIGHT.rtol)
+    operator, data = volume_problem((6, 5, 5))
+    model = MolGuided3D.of_planes(of_one_plane()).double()
+    model.guide.options = TIGHT
+    change = random_complex(data.shape, 6) * operator.mask[:, None]
+    held = {"noise_level": NOISE, "scale": 1.0, "options": TIGHT}
+    with torch.no_grad():
+        solution = model.solve(operator, data, **held)
+        ahead, behind = (model.solve(operator, data + e * change, **held) for e in (1e-5, -1e-5))
+    expected = (ahead.value - behind.value) / 2e-5
+    response = LinearResponse(model, operator, solution, rtol=1e-7)
+    assert float(norm(response(change) - expected) / norm(expected)) < 1e-4
+    image = random_complex(expected.shape, 8)
+    left, right = inner(image, expected), inner(response.transposed(image), change)
+    assert float(right) == pytest.approx(float(left), rel=1e-3)
+
+
+@pytest.mark.parametrize("voxels", [1, 60, 10_000])
+def test_the_gradient_goes_through_the_first_pass(voxels, monkeypatch):
+    monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
     operator, data = volume_problem((6, 5, 3))
     options = SolverOptions(rtol=1e-10, max_iter=200, window=10, exact=False)
     monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", 1e-10)

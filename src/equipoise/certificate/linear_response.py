@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from equipoise.equilibrium.equation import MonotoneEquation
 from equipoise.equilibrium.fixed_point import SolverOptions, solve_fixed_point
 from equipoise.equilibrium.tf32 import without_tf32
 from equipoise.methods.mol import MOL
-from equipoise.networks.jacobian import Jacobian
+from equipoise.networks.jacobian import BY_AUTOGRAD, Jacobian, linearised_by_autograd
+from equipoise.networks.ridge_planes import planes_at_once
+from equipoise.networks.tiles import Cut, cuts
 from equipoise.outcome import Solution
 from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Data, Image
@@ -214,13 +217,67 @@ def _of_first(
 ) -> Callable[[Tensor], Tensor]:
     """``y -> H(x*; y)``: how the second pass sees the first image."""
     point, network_of = in_units_of_the_network(solution), model.of_first(solution)
+    support = operator.support()
 
-    def seen(first: Tensor) -> Tensor:
-        network = model.network_on(operator.support(), options, network_of(first))
-        found: Tensor = network(point.expand(len(first), *point.shape[1:]))
+    def seen(first: Tensor, x: slice = slice(None)) -> Tensor:
+        own = None if support is None else support[..., x]
+        network = model.network_on(own, options, network_of(first))
+        found: Tensor = network(point[..., x].expand(len(first), *first.shape[1:]))
         return found
 
-    return seen
+    planes = getattr(model, "neighbours", None)
+    return seen if planes is None else _BySlabs(seen, planes)
+
+
+class _BySlabs:
+    """``y -> H(x*; y)`` of a volume, whose products take some planes along x at a time.
+
+    The graph of each slab is made again for every product, because that of a volume is many times
+    as large as the volume in a solve.
+
+    Parameters
+    ----------
+    seen
+        The function of a slab and of its place.
+    neighbours
+        Planes at each side of a slab from which its outermost planes follow.
+    """
+
+    cost = BY_AUTOGRAD
+
+    def __init__(self, seen: Callable[..., Tensor], neighbours: int):
+        self._seen, self._neighbours = seen, neighbours
+
+    def __call__(self, first: Tensor) -> Tensor:
+        return self._seen(first)
+
+    def linearised(self, image: Image) -> Callable[[Image], Image]:
+        """The Jacobian at an image as ``d -> J d``."""
+
+        def of_a_slab(slab: Cut, change: Tensor) -> Tensor:
+            seen = partial(self._seen, x=slab.outer)
+            product = linearised_by_autograd(seen, image[..., slab.outer])
+            return product(change[..., slab.outer])[..., slab.inner]
+
+        slabs = self._slabs(image)
+        return lambda change: torch.cat([of_a_slab(slab, change) for slab in slabs], -1)
+
+    @torch.enable_grad()
+    def transposed(self, image: Image, change: Image) -> Image:
+        """``J^T v``, the sum over slabs, which overlap."""
+        total = torch.zeros_like(image)
+        for slab in self._slabs(image):
+            point = image[..., slab.outer].detach().clone().requires_grad_()
+            value = self._seen(point, slab.outer)[..., slab.inner]
+            begin = slab.outer.start
+            own = change[..., begin + slab.inner.start : begin + slab.inner.stop]
+            (product,) = torch.autograd.grad(value, point, own)
+            total[..., slab.outer] += product
+        return total
+
+    def _slabs(self, image: Image) -> list[Cut]:
+        some = planes_at_once(image.shape[-3] * image.shape[-2])
+        return cuts(image.shape[-1], some, self._neighbours)
 
 
 def _missing(solution: Solution, rules: SolverOptions) -> float:

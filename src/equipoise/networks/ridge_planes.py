@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from equipoise.networks.ridge import Ridge, RidgeAt, RidgeConfig, scale_of_pixels
 from equipoise.shapes import Image, PerSample
@@ -56,18 +57,43 @@ class PlanarAt(RidgeAt):
         return self.factors[:, x, ..., y]
 
     def moved(self, image: Image) -> Image:
-        """``H(x)``; without a gradient some planes at a time, so that memory does not grow."""
-        some = planes_at_once(image.shape[-3] * image.shape[-2])
-        if torch.is_grad_enabled() or some >= image.shape[-1]:
+        """``H(x)``, some planes at a time, so that memory does not grow with their number.
+
+        With a gradient these planes are evaluated again for it.
+        """
+        parts = self._parts(image, planes_at_once(image.shape[-3] * image.shape[-2]))
+        if len(parts) == 1:
             return volumes_of(super().moved(planes_of(image)), len(image))
-        all_y = slice(None)
-        parts = [slice(k, k + some) for k in range(0, image.shape[-1], some)]
-        return torch.cat([self.part(all_y, x).moved(image[..., x]) for x in parts], -1)
+
+        def of_a_part(x: slice) -> Tensor:
+            part, piece = self.part(slice(None), x), image[..., x]
+            if torch.is_grad_enabled():
+                found: Tensor = checkpoint(part.moved, piece, use_reentrant=False)
+                return found
+            return part.moved(piece)
+
+        return torch.cat([of_a_part(x) for x in parts], -1)
 
     def linearised(self, image: Image) -> Callable[[Image], Image]:
-        """The Jacobian at an image as ``d -> J d``; a product costs one evaluation."""
-        product = super().linearised(planes_of(image))
-        return lambda change: volumes_of(product(planes_of(change)), len(change))
+        """The Jacobian at an image as ``d -> J d``; a product costs one evaluation.
+
+        Of an image larger than ``KEPT`` the planes are evaluated again for every product.
+        """
+        whole = image.numel() <= KEPT
+        some = image.shape[-1] if whole else planes_at_once(image.shape[-3] * image.shape[-2])
+        parts = self._parts(image, some)
+        if len(parts) == 1:
+            product = super().linearised(planes_of(image))
+            return lambda change: volumes_of(product(planes_of(change)), len(change))
+
+        def of_a_part(x: slice, change: Tensor) -> Tensor:
+            return self.part(slice(None), x).linearised(image[..., x])(change[..., x])
+
+        return lambda change: torch.cat([of_a_part(x, change) for x in parts], -1)
+
+    def _parts(self, image: Image, some: int) -> list[slice]:
+        """The planes of an image, some at a time."""
+        return [slice(k, k + some) for k in range(0, image.shape[-1], some)]
 
     def scale(self, image: Image) -> Tensor:
         """The threshold scale of planes (batch x, z, y), with the factors where there are some."""
@@ -81,6 +107,9 @@ class PlanarAt(RidgeAt):
 
 AT_ONCE = 2**15
 """Voxels whose coefficients are in memory at once, at least those of a plane."""
+
+KEPT = 2**16
+"""Voxels up to which a Jacobian keeps all coefficients, which are 80 bytes of a feature each."""
 
 
 def planes_at_once(pixels: int) -> int:

@@ -93,7 +93,7 @@ class Tiled(nn.Module):
     def _cuts_of(self, image: Tensor) -> list[list["Cut"]]:
         assert self.tile is not None
         grid = getattr(self.network, "grid", 1)
-        return [_cuts(n, self.tile, self.network.reach, grid) for n in image.shape[-2:]]
+        return [cuts(n, self.tile, self.network.reach, grid) for n in image.shape[-2:]]
 
     def _evaluate(self, network: Any, image: Tensor) -> Tensor:
         # Without a gradient nothing is kept, and the checkpoint would only cost time.
@@ -115,7 +115,7 @@ class Cut(NamedTuple):
     inner: slice
 
 
-def _cuts(n: int, tile: int, halo: int, grid: int = 1) -> list[Cut]:
+def cuts(n: int, tile: int, halo: int, grid: int = 1) -> list[Cut]:
     """``0 .. n`` in pieces of nearly equal length, none longer than a tile, with clipped halos.
 
     Pieces with their halos begin at multiples of ``grid``.
