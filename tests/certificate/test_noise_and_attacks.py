@@ -128,15 +128,16 @@ def test_16_the_map_of_a_volume_is_that_of_all_its_probes_plane_by_plane():
         assert torch.allclose(whole.error[z], plane.error, rtol=1e-12)
 
 
-def test_probes_of_a_volume_are_solved_one_at_a_time():
+@pytest.mark.parametrize(("device", "expected"), [("cpu", [1, 1, 1]), ("meta", [4, 1, 1])])
+def test_only_an_accelerator_solves_several_small_probes_at_once(device, expected):
     batches = []
     for n in (64, 1024, 2048):
         problem = object.__new__(Problem)
-        data = torch.zeros(1, dtype=torch.complex64).expand(1, 8, n, n)
+        data = torch.zeros(1, dtype=torch.complex64, device=device).expand(1, 8, n, n)
         object.__setattr__(problem, "data", data)
         batches.append(batch_of(problem, 16))
         assert batch_of(problem, 1) == 1
-    assert batches == [4, 1, 1]
+    assert batches == expected
 
 
 def test_16_the_noise_map_of_unregularised_sense_is_the_g_factor():

@@ -463,6 +463,10 @@ class TestMemory:
         one = memory.estimate(alone, model)
         assert one == memory.estimate(alone, model, keep_maps=False)
         assert (memory.estimate(alone, model, lam="rule") < one) == (axis == "time")
+        certified, attacked = (
+            memory.estimate(alone, model, certificate=one) for one in ("plain", "attack")
+        )
+        assert one <= certified < attacked
         whole = memory.estimate(scan, model)
         bare = memory.estimate(scan, model, keep_maps=False)
         tiled = memory.estimate(scan, model, keep_maps=False, tile=4)
@@ -486,6 +490,8 @@ class TestMemory:
         monkeypatch.setattr(memory, "available_memory", lambda: tiled - 1)
         with pytest.raises(BadInputError, match="in tiles of 4 pixels"):
             memory.fit_memory(scan, model)
+        with pytest.raises(BadInputError, match="leave out --worst-case"):
+            memory.fit_memory(scan, model, certificate="attack")
         assert memory.resident_memory() > 2**20
         options = replace(model.options, tile=4)
         exact, cut = reconstruct(alone, model), reconstruct(alone, model, options=options)

@@ -19,14 +19,16 @@ from equipoise.physics.problem import Problem
 from equipoise.vectors import norm
 
 BATCH = 4
-"""Probes that are solved at once, if their data are small."""
+"""Probes that an accelerator solves at once, if their data are small."""
 
 AT_ONCE = 2**26
 """Bytes of data of the probes that are solved at once: one probe of a volume, four of a slice."""
 
 
 def batch_of(problem: Problem[Any], probes: int) -> int:
-    """Probes that are solved at once."""
+    """Probes that are solved at once; a processor is no faster with several, and holds them all."""
+    if problem.data.device.type == "cpu":
+        return 1
     return max(1, min(BATCH, probes, AT_ONCE // problem.data.nbytes))
 
 

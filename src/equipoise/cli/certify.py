@@ -97,7 +97,7 @@ def certify(
         from equipoise.formats.writers.target import check_files, check_new_folder, input_files
         from equipoise.recon.device import on_device, pick_device
         from equipoise.recon.experiment import load_experiment
-        from equipoise.recon.memory import fit_memory
+        from equipoise.recon.memory import Certified, fit_memory
         from equipoise.recon.problems import problems
         from equipoise.recon.stack import kind_of
         from equipoise.zoo.find import chosen_model
@@ -122,7 +122,8 @@ def certify(
         # Weights by prediction alone cost as much as the rest of a quick certificate.
         lam = "rule" if quick and how.lam is None else how.lam
         # As for a reconstruction: a volume must be tiled or refused, not killed by the system.
-        tile = fit_memory(experiment.acquisition, network, lam).tile
+        certificate: Certified = "plain" if worst_case is None else "attack"
+        tile = fit_memory(experiment.acquisition, network, lam, certificate).tile
         if tile is not None:
             note = f"note: memory is short: H is evaluated in tiles of {tile}"
             console.print(note, style="yellow", markup=False)

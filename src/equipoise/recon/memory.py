@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from equipoise.formats.acquisition import STACK, Acquisition
 from equipoise.formats.encoding import CartesianEncoding
@@ -65,9 +66,22 @@ BESIDE_PLANES, GAPS = 360, 110
 """Bytes of a pixel beside history and factors where some planes are evaluated at a time, and of
 gaps on the heap as long as an image lies there."""
 
+LINEARISED, ATTACKED = (900, 7500), (2300, 9200)
+"""Bytes of a pixel of a slice that its certificate adds to its solve, and that an attack adds to
+these, of one pass and of two."""
+
+SLAB, HELD, ATTACKED_VOXEL = 9700, 0.6, 1500
+"""Bytes of a voxel of the slab whose graph is in memory while two passes for a volume are
+differentiated; the share of the solve that is held then; and what an attack adds for each pixel of
+an image of three axes."""
+
 TRIALS = 250
 """Bytes of a pixel of a series that trials of lam add: a copy of the samples, and gaps between one
 solve and the next."""
+
+
+Certified = Literal["plain", "attack"] | None
+"""Whether an image is certified, and attacked."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,7 @@ def estimate(
     keep_maps: bool = True,
     tile: int | None = None,
     lam: LamSetting | None = None,
+    certificate: Certified = None,
 ) -> int:
     """Estimated bytes by which the process grows, at its peak, while a scan is reconstructed.
 
@@ -106,7 +121,7 @@ def estimate(
     series or volume at a time is calibrated and solved, with :func:`evaluation_of` for the pixels
     of the tile. A volume that is cut is first transformed along its readout into a stack of slices,
     of the size of its samples. A solve that ends before Anderson has a full history of iterates
-    takes less.
+    takes less. A ``certificate`` without or with an attack takes more.
     """
     slices, coils, y, x = shape_of(acquisition, model.axes)
     pixels = y * x
@@ -116,9 +131,13 @@ def estimate(
     calibration = 0 if acquisition.csm is not None else ESPIRIT_COPIES * COMPLEX * coils * pixels
     if model.axes != PLANE:
         solve = solve_of_three_axes(acquisition, model, tile, lam)
+        solve += _certificate_of_three_axes(acquisition, model, solve, certificate)
         return kept + max(calibration, solve)
     at_once = pixels if tile is None else min(pixels, tile**2)
     solve = pixels * COMPLEX * (SOLVER_IMAGES + 6 * coils) + evaluation_of(model, at_once)
+    passes = int(getattr(model, "guide", None) is not None)
+    solve += LINEARISED[passes] * pixels if certificate else 0
+    solve += ATTACKED[passes] * pixels if certificate == "attack" else 0
     transformed = acquisition.samples.nbytes if acquisition.samples.ndim > len(STACK) else 0
     return kept + transformed + max(calibration, solve)
 
@@ -135,10 +154,8 @@ def solve_of_three_axes(
 ) -> int:
     """Bytes of the solve of a series or a volume; its last evaluation is in double precision."""
     _, coils, y, x = shape_of(acquisition, model.axes)
-    depth = acquisition.samples.shape[2]
-    if model.axes != VOLUME:
-        depth = max(len(images) for images in series_of(acquisition.labels))
-    pixels, network = depth * y * x, model.network
+    depth, network = _depth(acquisition, model), model.network
+    pixels = depth * y * x
     beside = BESIDE
     if isinstance(network, RidgeVolume):
         size = DOUBLE if isinstance(model, MOL) and model.options.exact else SINGLE
@@ -157,6 +174,26 @@ def solve_of_three_axes(
     history = 2 * COMPLEX * model.options.window if isinstance(model, MOL) else 0
     step = (beside + history) * pixels + evaluation
     return LOADED + max(OF_A_COIL * coils * pixels + step, COMBINING * coils * pixels)
+
+
+def _certificate_of_three_axes(
+    acquisition: Acquisition, model: Method, solve: int, certificate: Certified
+) -> int:
+    """What the certificate of a series or volume adds to its solve."""
+    _, _, y, x = shape_of(acquisition, model.axes)
+    plane = _depth(acquisition, model) * y
+    added = 0
+    if certificate and isinstance(model.network, PlanarRidge):
+        slab = SLAB * plane * min(planes_at_once(plane) + 2, x)
+        added = max(0, slab - round((1 - HELD) * solve))
+    return added + (ATTACKED_VOXEL * plane * x if certificate == "attack" else 0)
+
+
+def _depth(acquisition: Acquisition, model: Method) -> int:
+    """The frames of the longest series, or the slices along z of a volume."""
+    if model.axes == VOLUME:
+        return acquisition.samples.shape[2]
+    return max(len(images) for images in series_of(acquisition.labels))
 
 
 def _of_some_planes(network: PlanarRidge, z: int, y: int, x: int) -> int:
@@ -199,10 +236,16 @@ def evaluation_of(model: Method, pixels: int) -> int:
     return round(max(on_heap, alone + LEFT * on_heap))
 
 
-def fit_memory(acquisition: Acquisition, model: Method, lam: LamSetting | None = None) -> Plan:
+def fit_memory(
+    acquisition: Acquisition,
+    model: Method,
+    lam: LamSetting | None = None,
+    certificate: Certified = None,
+) -> Plan:
     """The first plan that fits: everything at once, without keeping maps, or in tiles.
 
-    ``lam`` is the setting of the reconstruction; that of the model if not given.
+    ``lam`` is the setting of the reconstruction; that of the model if not given. ``certificate``
+    says whether the images are certified too, without or with an attack.
 
     In tiles the maps are kept if they fit, as those of a single series or volume do, which the
     solve needs anyway.
@@ -217,22 +260,26 @@ def fit_memory(acquisition: Acquisition, model: Method, lam: LamSetting | None =
     tiles = (TILE,) if model.axes == PLANE else SMALL_TILES
     cut = ((keep, tile) for tile in tiles for keep in (True, False))
     for keep_maps, tile in ((True, None), (False, None), *cut):
-        needed = estimate(acquisition, model, keep_maps=keep_maps, tile=tile, lam=lam)
+        needed = estimate(
+            acquisition, model, keep_maps=keep_maps, tile=tile, lam=lam, certificate=certificate
+        )
         # Where the free memory is unknown, the scan is tried.
         if free is None or needed <= free:
             return Plan(needed, keep_maps, tile)
+    without = "" if certificate != "attack" else "leave out --worst-case, "
     if model.axes != PLANE:
         raise BadInputError(
             f"{acquisition.source}: {slices} images of {y} x {x} with {coils} coils, solved as "
             f"({', '.join(model.axes)}), need about {size_text(needed)} of memory in tiles of "
-            f"{tiles[-1]} pixels, and {size_text(free or 0)} are free: choose a model of (y, x), "
-            "which takes one image at a time, compress the coils (`equipoise maps --coils`), or "
-            "use a machine with more memory"
+            f"{tiles[-1]} pixels, and {size_text(free or 0)} are free: {without}choose a model of "
+            "(y, x), which takes one image at a time, compress the coils (`equipoise maps "
+            "--coils`), or use a machine with more memory"
         )
     raise BadInputError(
         f"{acquisition.source}: {slices} slices of {y} x {x} with {coils} coils need about "
-        f"{size_text(needed)} of memory, and {size_text(free or 0)} are free: split the file by "
-        "slices, compress its coils (`equipoise maps --coils`), or use a machine with more memory"
+        f"{size_text(needed)} of memory, and {size_text(free or 0)} are free: {without}split "
+        "the file by slices, compress its coils (`equipoise maps --coils`), or use a machine with "
+        "more memory"
     )
 
 
