@@ -490,6 +490,9 @@ class TestMemory:
         monkeypatch.setattr(memory, "available_memory", lambda: tiled - 1)
         with pytest.raises(BadInputError, match="in tiles of 4 pixels"):
             memory.fit_memory(scan, model)
+        bare = memory.estimate(scan, model, keep_maps=False, tile=4, certificate="plain")
+        monkeypatch.setattr(memory, "available_memory", lambda: bare)
+        assert memory.fit_memory(scan, model, certificate="plain").tile == 4
         with pytest.raises(BadInputError, match="leave out --worst-case"):
             memory.fit_memory(scan, model, certificate="attack")
         assert memory.resident_memory() > 2**20

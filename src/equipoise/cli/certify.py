@@ -95,9 +95,10 @@ def certify(
         from equipoise.certificate.effort import QUICK, Effort
         from equipoise.formats.replacing import make_folder
         from equipoise.formats.writers.target import check_files, check_new_folder, input_files
+        from equipoise.methods.method import PLANE
         from equipoise.recon.device import on_device, pick_device
         from equipoise.recon.experiment import load_experiment
-        from equipoise.recon.memory import Certified, fit_memory
+        from equipoise.recon.memory import Certified, fit_memory, memory_text
         from equipoise.recon.problems import problems
         from equipoise.recon.stack import kind_of
         from equipoise.zoo.find import chosen_model
@@ -123,7 +124,10 @@ def certify(
         lam = "rule" if quick and how.lam is None else how.lam
         # As for a reconstruction: a volume must be tiled or refused, not killed by the system.
         certificate: Certified = "plain" if worst_case is None else "attack"
-        tile = fit_memory(experiment.acquisition, network, lam, certificate).tile
+        plan = fit_memory(experiment.acquisition, network, lam, certificate)
+        if len(network.axes) > len(PLANE):
+            console.print(memory_text(plan.needed), style="dim")
+        tile = plan.tile
         if tile is not None:
             note = f"note: memory is short: H is evaluated in tiles of {tile}"
             console.print(note, style="yellow", markup=False)

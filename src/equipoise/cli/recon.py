@@ -167,19 +167,14 @@ def recon_one(
 
 def say_what_is_assumed(prepared: "Prepared", device: "torch.device") -> None:
     """Print the notes of the reader, and what is done differently because memory is short."""
-    from equipoise.formats.limits import size_text
     from equipoise.methods.method import PLANE
-    from equipoise.recon.memory import resident_memory
+    from equipoise.recon.memory import memory_text
 
     acquisition = prepared.experiment.acquisition
     if verbosity.verbose:
         say_more(prepared.plan.needed, device)
     elif len(prepared.axes) > len(PLANE):
-        needed = size_text(prepared.plan.needed)
-        text = f"{prepared.size}: about {needed} of memory beside the scan"
-        held = resident_memory()
-        in_all = f", {size_text(held + prepared.plan.needed)} in all" if held else ""
-        console.print(text + in_all, style="dim")
+        console.print(f"{prepared.size}: {memory_text(prepared.plan.needed)}", style="dim")
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
     if prepared.plan.note:

@@ -318,10 +318,8 @@ class RidgeVolume(ConditionedNetwork):
         for size in spectral:
             z = size * applied(frequencies(x), x).flatten(0, 1)
             yield torch.view_as_real(z).movedim(-1, 1)[:, :, None]
-        if len(low_rank):
-            change = x - x.mean(1, keepdim=True)
-            for size, shift in zip(low_rank, SHIFTS):
-                yield matrices_of(size * change, shift=shift)
+        for size, shift in zip(low_rank, SHIFTS):
+            yield matrices_of(size * (x - x.mean(1, keepdim=True)), shift=shift)
 
     def _back(self, values: Iterator[Tensor], image: Image, used: Used) -> Image:
         """``U^T`` of coefficients: ``sum_g T_g^T S_g^T z_g``."""

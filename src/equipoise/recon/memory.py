@@ -266,7 +266,11 @@ def fit_memory(
         # Where the free memory is unknown, the scan is tried.
         if free is None or needed <= free:
             return Plan(needed, keep_maps, tile)
-    without = "" if certificate != "attack" else "leave out --worst-case, "
+    bare = estimate(
+        acquisition, model, keep_maps=False, tile=tiles[-1], lam=lam, certificate="plain"
+    )
+    attacked = certificate == "attack" and bare <= (free or 0)
+    without = "leave out --worst-case, " if attacked else ""
     if model.axes != PLANE:
         raise BadInputError(
             f"{acquisition.source}: {slices} images of {y} x {x} with {coils} coils, solved as "
@@ -281,6 +285,13 @@ def fit_memory(
         "the file by slices, compress its coils (`equipoise maps --coils`), or use a machine with "
         "more memory"
     )
+
+
+def memory_text(needed: int) -> str:
+    """An estimate in words, with what the process holds already."""
+    held = resident_memory()
+    in_all = f", {size_text(held + needed)} in all" if held else ""
+    return f"about {size_text(needed)} of memory beside the scan{in_all}"
 
 
 def resident_memory() -> int:
