@@ -131,6 +131,7 @@ def test_23_the_linear_response_of_slabs_is_the_derivative_and_its_transpose(vox
 @pytest.mark.parametrize("voxels", [1, 60, 10_000])
 def test_the_gradient_goes_through_the_first_pass(voxels, monkeypatch):
     monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
+    monkeypatch.setattr("equipoise.networks.ridge_planes.KEPT", voxels)
     operator, data = volume_problem((6, 5, 3))
     options = SolverOptions(rtol=1e-10, max_iter=200, window=10, exact=False)
     monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", 1e-10)

@@ -59,9 +59,9 @@ class PlanarAt(RidgeAt):
     def moved(self, image: Image) -> Image:
         """``H(x)``, some planes at a time, so that memory does not grow with their number.
 
-        With a gradient these planes are evaluated again for it.
+        For a gradient of an image larger than ``KEPT`` these planes are evaluated again.
         """
-        parts = self._parts(image, planes_at_once(image.shape[-3] * image.shape[-2]))
+        parts = self._parts(image, torch.is_grad_enabled())
         if len(parts) == 1:
             return volumes_of(super().moved(planes_of(image)), len(image))
 
@@ -79,9 +79,7 @@ class PlanarAt(RidgeAt):
 
         Of an image larger than ``KEPT`` the planes are evaluated again for every product.
         """
-        whole = image.numel() <= KEPT
-        some = image.shape[-1] if whole else planes_at_once(image.shape[-3] * image.shape[-2])
-        parts = self._parts(image, some)
+        parts = self._parts(image, True)
         if len(parts) == 1:
             product = super().linearised(planes_of(image))
             return lambda change: volumes_of(product(planes_of(change)), len(change))
@@ -91,8 +89,10 @@ class PlanarAt(RidgeAt):
 
         return lambda change: torch.cat([of_a_part(x, change) for x in parts], -1)
 
-    def _parts(self, image: Image, some: int) -> list[slice]:
-        """The planes of an image, some at a time."""
+    def _parts(self, image: Image, keep: bool) -> list[slice]:
+        """The planes of an image, some at a time; all of them to keep what a small one needs."""
+        whole = keep and image.numel() <= KEPT
+        some = image.shape[-1] if whole else planes_at_once(image.shape[-3] * image.shape[-2])
         return [slice(k, k + some) for k in range(0, image.shape[-1], some)]
 
     def scale(self, image: Image) -> Tensor:
@@ -109,7 +109,7 @@ AT_ONCE = 2**15
 """Voxels whose coefficients are in memory at once, at least those of a plane."""
 
 KEPT = 2**16
-"""Voxels up to which a Jacobian keeps all coefficients, which are 80 bytes of a feature each."""
+"""Voxels up to which all coefficients are kept for derivatives, 80 bytes for each feature."""
 
 
 def planes_at_once(pixels: int) -> int:
