@@ -209,7 +209,7 @@ def test_a_search_that_its_budget_ends_takes_the_best_so_far(monkeypatch):
 
 def test_universal_models_choose_by_prediction_unless_asked_otherwise(model):
     assert load_model("mol-guided-sharp").usual_lam == model.usual_lam == "auto"
-    assert load_model("mol-guided-universal").usual_lam == "rule"
+    assert load_model("mol-guided-universal").usual_lam == "auto"
     assert load_model("mol-ridge-cine").usual_lam == "auto"
     assert load_model("mol-guided-volume").usual_lam == "rule"
     problem, _ = head_problem()

@@ -66,7 +66,7 @@ def compare(
                 "ssim": float(ssim(image, case.target)),
             }
             place = {"slice": case.name, "subject": case.subject, "seed": case.seed}
-            unknown = {"lam": None, "objective_gap": None}
+            unknown = {"lam": None, "objective_gap": None, "trials": 0}
             rows.append({**place, "method": name, **quality, **unknown, **row})
             if case is first:
                 images[name] = image.cpu()
@@ -136,7 +136,8 @@ def summary(rows: list[Row]) -> dict[str, Any]:
         own = [row for row in rows if row["method"] == name]
         methods[name] = {
             key: [float(np.mean([r[key] for r in own])), float(np.std([r[key] for r in own]))]
-            for key in ("psnr", "ssim", "seconds", "evaluations")
+            for key in ("psnr", "ssim", "seconds", "evaluations", "trials")
+            if key in own[0]
         }
         methods[name]["n"] = len(own)
         methods[name]["guarantee"] = own[0].get("guarantee", "none")
@@ -187,6 +188,7 @@ def table_row(name: str, result: dict[str, Any]) -> Row:
         "SSIM": "{:.4f} ± {:.4f}".format(*m["ssim"]),
         "seconds": "{:.2f} ± {:.2f}".format(*m["seconds"]),
         "evaluations": f"{m['evaluations'][0]:.1f}",
+        **({"in trials of lam": f"{m['trials'][0]:.1f}"} if "trials" in m else {}),
         "n": m["n"],
         "guarantee": m["guarantee"],
         f"{REFERENCE} minus method (dB), 95 %": difference,
