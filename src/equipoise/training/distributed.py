@@ -127,6 +127,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
         ) from error
     yield Processes(dist.get_rank(), dist.get_world_size())
     # Not after an error: the others would be waited for, and the end of the process tells them.
+    # Together, because a connection that is closed while the other is in use ends in an abort.
+    dist.barrier()
     dist.destroy_process_group()
 
 
