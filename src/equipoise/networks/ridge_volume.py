@@ -263,13 +263,12 @@ class RidgeVolume(ConditionedNetwork):
         of_filters = (size_of(across) * taps.norm(dim=1, keepdim=True)).flatten()
         sizes = [size_of(within), of_filters, spectral, low_rank[: len(self.log_low_rank)]]
         thresholds = self.log_threshold.exp() * torch.cat(sizes).to(self.dtype)
-        kind = self.dtype
         return VolumeUsed(
-            taps.to(kind),
-            between_blocks(within.to(kind)),
-            torch.stack([between_blocks(kernel) for kernel in across.to(kind)]),
-            spectral.to(kind),
-            low_rank.to(kind),
+            taps.to(self.dtype),
+            between_blocks(within.to(self.dtype)),
+            torch.stack([between_blocks(kernel) for kernel in across.to(self.dtype)]),
+            spectral.to(self.dtype),
+            low_rank.to(self.dtype),
             thresholds,
             torch.softmax(self.share, 0),
         )
@@ -318,8 +317,9 @@ class RidgeVolume(ConditionedNetwork):
         for size in spectral:
             z = size * applied(frequencies(x), x).flatten(0, 1)
             yield torch.view_as_real(z).movedim(-1, 1)[:, :, None]
+        change = x - x.mean(1, keepdim=True) if len(low_rank) else x
         for size, shift in zip(low_rank, SHIFTS):
-            yield matrices_of(size * (x - x.mean(1, keepdim=True)), shift=shift)
+            yield matrices_of(size * change, shift=shift)
 
     def _back(self, values: Iterator[Tensor], image: Image, used: Used) -> Image:
         """``U^T`` of coefficients: ``sum_g T_g^T S_g^T z_g``."""
