@@ -27,10 +27,12 @@ from equipoise.networks.ridge_volume import RidgeVolume
 from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
+from equipoise.physics.coils.fit import SMALLEST_REGION
 from equipoise.physics.coils.volume import volume_csm
 from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.sampling.dynamic import kt_mask, volume_mask
+from equipoise.physics.sampling.masks import calibration_region
 from equipoise.recon import memory
 from equipoise.recon.experiment import load_experiment
 from equipoise.recon.problems import problems
@@ -64,6 +66,11 @@ def kspace():
     draws = np.random.default_rng(0).standard_normal((2, SLICES, COILS, FRAMES, N, N))
     noise = torch.from_numpy(1e-3 * (draws[0] + 1j * draws[1])) * mask
     return (torch.stack(each) + noise).permute(2, 0, 1, 3, 4).numpy().astype(np.complex64)
+
+
+def masks_of(kspace):
+    """(time, y, x) of k-space (time, slice, coil, y, x)."""
+    return torch.from_numpy(kspace[:, 0].any(1))
 
 
 def of_time(axis="time"):
@@ -364,6 +371,21 @@ class TestInput:
         scan = read(tmp_path / "s.npz")
         assert torch.equal(scan.mask, torch.from_numpy(kspace.reshape(-1, COILS, N, N).any(1)))
         assert torch.equal(scan.csm[0], torch.from_numpy(maps))
+
+    @pytest.mark.parametrize(("coils", "right"), [((0, 1, 2, 3), True), ((1, 0, 2, 3), False)])
+    def test_the_mean_over_time_judges_given_maps(self, coils, right, kspace, tmp_path):
+        """No frame holds more than the four lines of its centre, which judge nothing."""
+        one = kspace[:, :1]
+        assert all(min(calibration_region(frame)) < SMALLEST_REGION for frame in masks_of(one))
+        write_npz(tmp_path / "s.npz", one)
+        csm = biot_savart_maps((N, N), COILS, 0)[0].to(torch.complex64)
+        np.save(tmp_path / "m.npy", csm[list(coils)].numpy())
+        if right:
+            load_experiment(tmp_path / "s.npz", csm=tmp_path / "m.npy", axes=SERIES)
+            return
+        says = r"of the mean of 6 frames unexplained .* coil order 1, 0, 2, 3"
+        with pytest.raises(BadInputError, match=says):
+            load_experiment(tmp_path / "s.npz", csm=tmp_path / "m.npy", axes=SERIES)
 
     def test_a_volume_of_one_slice_is_a_slice(self, kspace, tmp_path):
         np.savez(tmp_path / "v.npz", kspace=kspace[0, 0][:, None], axes="coil z y x")
