@@ -242,46 +242,17 @@ def test_lams_whose_image_is_lost_in_rounding_are_refused(lam):
     assert checked_lam(1e12) == 1e12
 
 
-def test_two_passes_take_the_multiples_that_the_first_one_wants():
+TWO_PASSES = ("mol-guided-universal", "mol-guided-sharp")
+
+
+@pytest.mark.parametrize("name", TWO_PASSES)
+def test_a_second_pass_is_tried_itself(name):
     problem, image = head_problem()
-    model = load_model("mol-guided-sharp")
-    for part in (model, model.guide):
-        part.data_weight.coefficients[0] -= math.log(30)
-    scan = (problem.operator, noise_of(problem))
-    rules = [{k: float(v) for k, v in part.rule(*scan).items()} for part in (model, model.guide)]
-    choices = [choose_weights(problem, part) for part in (model, model.guide)]
-    multiples = [{k: c.weights[k] / rule[k] for k in rule} for c, rule in zip(choices, rules)]
-    assert multiples[0] == pytest.approx(multiples[1])
-    assert multiples[0]["lam"] > 5
-    chosen, by_rule = (quality(problem, model, image, w) for w in (choices[0].weights, rules[0]))
-    assert chosen > by_rule + 1
-
-
-def test_two_passes_keep_the_rule_where_the_first_one_misleads():
-    problem, image = head_problem()
-    model = load_model("mol-guided-sharp")
-    model.guide.data_weight.coefficients[0] -= math.log(30)
-    choice = choose_weights(problem, model)
-    by_rule, by_first, together = choice.confirmation
-    assert by_first.weights["lam"] > 5 * by_rule.weights["lam"]
-    assert by_rule.error < by_first.error
-    assert choice.follows_rule
-    first, second, _ = (quality(problem, model, image, t.weights) for t in choice.confirmation)
-    assert first > second
-    multiples = [together.weights[name] / by_rule.weights[name] for name in by_rule.weights]
-    assert multiples == pytest.approx([by_first.weights["lam"] / by_rule.weights["lam"]] * 2)
-    trials = sum(trial.evaluations for trial in choice.trials)
-    assert choice.evaluations == trials + sum(t.evaluations for t in choice.confirmation)
-
-
-def test_a_limited_second_pass_is_tried_itself():
-    problem, image = head_problem()
-    model = load_model("mol-guided-universal")
+    model = load_model(name)
     for rule in (model.data_weight, model.threshold_rule):
         rule.coefficients[0] += math.log(10)
     choice = choose_weights(problem, model)
     by_rule = choice.trials[0].weights
-    assert choice.confirmation == ()
     assert [t.weights["lam"] / t.weights["threshold"] for t in choice.trials[:3]] == pytest.approx(
         [by_rule["lam"] / by_rule["threshold"]] * 3
     )
@@ -292,9 +263,10 @@ def test_a_limited_second_pass_is_tried_itself():
     assert choice.evaluations <= 5 * first
 
 
-def test_neighbouring_trials_of_a_limited_second_pass_differ():
+@pytest.mark.parametrize("name", TWO_PASSES)
+def test_neighbouring_trials_of_a_second_pass_differ(name):
     problem, _ = head_problem()
-    choice = choose_weights(problem, load_model("mol-guided-universal"))
+    choice = choose_weights(problem, load_model(name))
     errors = [trial.error for trial in choice.trials]
     assert len({*errors}) == len(errors) >= 3
 

@@ -97,8 +97,6 @@ class Method(nn.Module, ABC):
     """Whether weights were trained; without them the rule for lam is fixed."""
     usual_lam: Literal["auto", "rule"] = "rule"
     """How the weights of a scan are chosen by default."""
-    tried_whole: bool = False
-    """Whether prediction tries both of its passes, in fine steps, instead of the first one."""
 
     def __init__(
         self, network: nn.Module, data_weight: nn.Module, options: SolverOptions | None = None
@@ -194,9 +192,9 @@ class Method(nn.Module, ABC):
         return {"lam": self.lam_for(operator, relative_noise)}
 
     @property
-    def predictor(self) -> "Method":
-        """The method whose trials choose the weights, see :func:`equipoise.choose_weights`."""
-        return self
+    def passes(self) -> tuple["Method", ...]:
+        """This method, and the one that gives its first image, if there is one."""
+        return (self,)
 
     def forward(
         self,

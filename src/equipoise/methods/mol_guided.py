@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import ScanRule
-from equipoise.methods.method import MethodConfig, ParameterGroup
+from equipoise.methods.method import Method, MethodConfig, ParameterGroup
 from equipoise.methods.mol import Amplification, Conditioned
 from equipoise.methods.mol_ridge import MolRidge, MolRidgeConfig, RidgeLikeConfig
 from equipoise.networks.adaptation import AdaptationConfig, FactorNetwork, Units
@@ -111,9 +111,6 @@ class MolGuided(MolRidge):
         # A guide that changed would change F for all scans, and the calibration with it.
         self.guide, self.adaptation = guide.requires_grad_(False), adaptation
         self.robust = adaptation.config.limit is not None
-        if self.robust:
-            # It pulls strongly to the first image, which keeps its weights.
-            self.tried_whole = True
 
     @classmethod
     def after(cls, guide: MolRidge, config: MolGuidedConfig, seed: int = 0) -> "MolGuided":
@@ -135,9 +132,9 @@ class MolGuided(MolRidge):
         return cls(network, guide, config.adaptation.build(), *rules, options=config.solver)
 
     @property
-    def predictor(self) -> MolRidge:
-        """The first pass, which costs half; with a limit both, whose best weights are others."""
-        return self if self.tried_whole else self.guide
+    def passes(self) -> tuple[Method, ...]:
+        """Both, the second one first."""
+        return self, self.guide
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The groups of the second pass; the first pass is trained before and stays fixed."""

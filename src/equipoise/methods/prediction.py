@@ -1,17 +1,16 @@
 """The weights of a scan, chosen by how well they predict samples that were left out (25)."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import LARGEST_LAM, SMALLEST_LAM
 from equipoise.methods.method import Method
-from equipoise.methods.predictor import Predictor
+from equipoise.methods.predictor import Prediction, Predictor
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.dynamic import DynamicSenseOp
@@ -34,15 +33,12 @@ BUDGET = 6
 """All trials together cost at most this many times the first one. A certified reconstruction costs
 at least one and a half times the first trial, so all trials cost at most four of it."""
 
-BUDGET_OF_FIRST_PASS = 5
-"""The same for the first of two passes, because the trials of both together come after it."""
-
 SIGNIFICANT = 2.0
 """Standard errors by which the error must fall. With one, four lines overruled the rule by
 chance."""
 
 FINE_STEP, FINE_BUDGET, VERY_SIGNIFICANT = STEP**0.5, 5, 4.0
-"""Of a method that is tried whole: the ratio of neighbouring trials, what they may cost, and the
+"""Of a method with two passes: the ratio of neighbouring trials, what they may cost, and the
 standard errors by which lam must win alone. With two of them a noisy knee lost 0.4 dB against its
 noisy target."""
 
@@ -84,11 +80,15 @@ class Trial:
         is known; 1 is a perfect prediction.
     evaluations
         Number of network evaluations of the trial.
+    full_scan
+        The same error of what all samples would show, with the noise of all; None where it does not
+        decide.
     """
 
     weights: dict[str, float]
     error: float
     evaluations: int
+    full_scan: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,6 @@ class Choice:
         The trials in their order, the first with the weights of the rule.
     setting
         What was asked for: ``auto``, ``rule``, or ``given`` with a number.
-    confirmation
-        Of a method with two passes: trials of both passes together, with the weights of the rule,
-        with those that the trials of the first pass led to, and with all moved like lam. Their
-        errors are those of the part of the image that is in phase.
     """
 
     weights: dict[str, float]
@@ -118,7 +114,6 @@ class Choice:
     reason: str
     trials: tuple[Trial, ...] = ()
     setting: Literal["auto", "rule", "given"] = "auto"
-    confirmation: tuple[Trial, ...] = ()
 
     @property
     def follows_rule(self) -> bool:
@@ -139,7 +134,7 @@ class Choice:
     @property
     def evaluations(self) -> int:
         """Network evaluations of all trials."""
-        return sum(trial.evaluations for trial in (*self.trials, *self.confirmation))
+        return sum(trial.evaluations for trial in self.trials)
 
 
 def weights_for(
@@ -198,15 +193,14 @@ def choose_weights(
     as long as the squared error falls by more than two standard errors of the paired difference
     over the samples or lines. The expected error is that of the image plus the variance of the
     noise. The latter is the same for all candidates, so differences are those of the images.
-    If a method has two passes, only the first is used for the trials, because the best weights of
-    both are mostly the same multiples of their rules. If they are to change, both passes together
-    are tried with these weights, and with lam and thresholds moved alike, and the better of the
-    two must predict better than the rule with the part of the image that is in phase, see
-    :class:`Predictor`. A second pass with a limit is tried itself instead, as it pulls to the first
-    image: lam and thresholds move together, then lam alone, by factors of ``FINE_STEP``, and the
-    part of the image that is in phase predicts. Of a series lam moves alone, and the same part
-    predicts. The trials cost at most ``BUDGET`` times the first one; a search that is not at its
-    end by then takes the best so far.
+    Of two passes the first keeps the weights of its rule, because the second pulls to its image,
+    and the second is tried: lam and thresholds move together, then lam alone, by factors of
+    ``FINE_STEP``, and the part of the image that is in phase predicts, see :class:`Predictor`. Its
+    distance to the image of a full scan, which has noise of its own, must not grow: what predicts
+    the true image best keeps less of the noise than a full scan has. Of a series lam moves alone,
+    and the same part predicts. The trials cost at most ``BUDGET``, or
+    ``FINE_BUDGET``, times the first one; a search that is not at its end by then takes the best so
+    far.
 
     Parameters
     ----------
@@ -241,41 +235,18 @@ def choose_weights(
     if parts is None:
         reason = "too few samples outside the calibration region to predict: the rule is followed"
         return Choice(rule, "rule", reason)
-    whole, settings = model.tried_whole, options or model.options
-    in_phase = whole or series
-    predict = Predictor(problem, model.predictor, parts, scale, settings, in_phase=in_phase)
-    if whole:
-        search = _Search(predict, rule, FINE_BUDGET, FINE_STEP, ALIKE_THEN_LAM)
-    elif series:
-        search = _Search(predict, rule, FINE_BUDGET, FINE_STEP, LAM_ALONE)
+    fine = series or len(model.passes) > 1
+    settings = options or model.options
+    predict = Predictor(problem, model, parts, scale, settings, in_phase=fine)
+    if fine:
+        along = LAM_ALONE if series else ALIKE_THEN_LAM
+        search = _Search(predict, rule, FINE_BUDGET, FINE_STEP, along)
     else:
-        budget = BUDGET if model.predictor is model else BUDGET_OF_FIRST_PASS
-        search = _Search(predict, rule, budget)
+        search = _Search(predict, rule, BUDGET, STEP)
     best = search.run()
-    confirmation: tuple[Trial, ...] = ()
-    if best != search.origin and model.predictor is not model:
-        both = Predictor(problem, model, parts, scale, settings, in_phase=True)
-        best, confirmation = _confirmed(_Search(both, rule), best)
     moved = "kept the weights of the rule" if best == search.origin else "changed them"
     reason = f"{len(search.trials)} trials on {search.units} {parts.unit}s left out {moved}"
-    return Choice(
-        search.weights_at(best),
-        "prediction",
-        reason,
-        tuple(search.trials),
-        confirmation=confirmation,
-    )
-
-
-def _confirmed(search: "_Search", best: Position) -> tuple[Position, tuple[Trial, ...]]:
-    """The best of a position and its neighbour, if it beats the rule too; and all trials.
-
-    The neighbour moves all weights like the first one. If lam and thresholds move together, the
-    penalty of a large coefficient, which is that of their ratio, stays as it is.
-    """
-    together = (best[0],) * len(best)
-    found = search.best_of(dict.fromkeys((search.origin, best, together)))
-    return found, tuple(search.trials)
+    return Choice(search.weights_at(best), "prediction", reason, tuple(search.trials))
 
 
 class _Search:
@@ -283,16 +254,16 @@ class _Search:
 
     def __init__(
         self,
-        predict: Callable[[Sequence[float], int | None], tuple[Tensor, int, int]],
+        predict: Callable[[Sequence[float], int | None], Prediction],
         rule: dict[str, float],
-        budget: int = BUDGET,
-        step: float = STEP,
+        budget: int,
+        step: float,
         axes: Sequence[Axis] | None = None,
     ) -> None:
         self.predict, self.rule, self.budget, self.step = predict, rule, budget, step
         alone = (tuple(int(i == k) for i in range(len(rule))) for k in range(len(rule)))
         self.axes = axes or [Axis(steps, SIGNIFICANT) for steps in alone]
-        self.errors: dict[Position, Tensor] = {}
+        self.found: dict[Position, Prediction] = {}
         self.trials: list[Trial] = []
         self.cost: list[int] = []
 
@@ -315,7 +286,7 @@ class _Search:
     @property
     def units(self) -> int:
         """Number of samples or lines over which the errors are compared."""
-        return len(self.errors[self.origin])
+        return len(self.found[self.origin].errors)
 
     def weights_at(self, position: Position) -> dict[str, float]:
         """The weights at a number of steps from those of the rule."""
@@ -340,12 +311,6 @@ class _Search:
                     here = following
         return here
 
-    def best_of(self, positions: Iterable[Position]) -> Position:
-        """The one with the smallest error of those that beat the rule by more than chance."""
-        tried = [position for position in positions if self._try(position)]
-        better = [there for there in tried if self._better(there, self.origin)]
-        return min(better, key=lambda there: float(self.errors[there].sum()), default=self.origin)
-
     def _along(self, here: Position, axis: Axis, direction: int) -> Position:
         """The last position along an axis up to which the error falls."""
         while True:
@@ -358,16 +323,18 @@ class _Search:
 
     def _try(self, position: Position) -> bool:
         """Whether the error at a position is known, computing it if trials are left."""
-        if position not in self.errors and not self.spent:
-            factors = self._factors(position)
-            self.errors[position], evaluations, cost = self.predict(factors, self.left)
-            self.cost.append(cost)
-            error = float(self.errors[position].sum())
-            self.trials.append(Trial(self.weights_at(position), error, evaluations))
-        return position in self.errors
+        if position not in self.found and not self.spent:
+            new = self.found[position] = self.predict(self._factors(position), self.left)
+            self.cost.append(new.cost)
+            weights, error = self.weights_at(position), float(new.errors.sum())
+            self.trials.append(Trial(weights, error, new.evaluations, new.full_scan))
+        return position in self.found
 
     def _better(self, there: Position, here: Position, significant: float = SIGNIFICANT) -> bool:
-        """Whether the error fell by more than chance."""
+        """Whether the error fell by more than chance, and that of the full scan did not grow."""
+        before, after = self.found[here], self.found[there]
+        if (after.full_scan or 0.0) > (before.full_scan or 0.0):
+            return False
         # Paired, because the noise of the samples is common to both and cancels in the difference.
-        gain = self.errors[here] - self.errors[there]
+        gain = before.errors - after.errors
         return float(gain.mean()) > significant * float(gain.std() / len(gain) ** 0.5)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from equipoise.physics.sampling.left_out import (
     LeftOut,
     density_weights,
     density_weights_of_series,
+    weights_of_full_scan,
 )
 from equipoise.shapes import Image
 
@@ -25,9 +26,9 @@ LOOSE = 0.1
 within 1 % of those at a bound of 0.03, which led to the same choices with a third more
 evaluations."""
 
-LOOSE_WHOLE = 0.01
-"""The same for a method that is tried whole: its m is larger, so the bound is close to the
-distance, and at 0.1 trials ended where they started."""
+LOOSE_TWO = 0.01
+"""The same for a method with two passes: its m is larger, so the bound is close to the distance,
+and at 0.1 trials ended where they started."""
 
 LOOSE_SERIES = 0.02
 """The same for a series."""
@@ -42,13 +43,36 @@ PHASE_REGION = 0.3
 and 0.6 the comparisons were much the same."""
 
 
+class Prediction(NamedTuple):
+    """How well an image predicts.
+
+    Attributes
+    ----------
+    errors
+        Squared errors of the samples or lines left out, (units,), which sum to a mean in units of
+        the noise of the coils.
+    full_scan
+        The mean squared error, in the same units, of what all samples would show, with their noise;
+        None where it is not computed.
+    evaluations, cost
+        Network evaluations, and what counts towards a budget.
+    """
+
+    errors: Tensor
+    full_scan: float | None
+    evaluations: int
+    cost: int
+
+
 class Predictor:
     """From weights to the errors of the samples left out, warm-started by the last image.
 
     ``e_k = sum_c |(E x - b)_kc|^2``, with E the coil maps and the Fourier transform. In phase it is
     ``e_k = w_k sum_c |(E (u Re (conj(u) x)) - b)_kc|^2``, with u the phase of the first trial at
     low resolution and w inversely proportional to the density of the sampling, as it is for a
-    series, whose samples are mostly near the centre.
+    series, whose samples are mostly near the centre. Of an image in phase the error of the full
+    scan is computed too, see :func:`~equipoise.physics.sampling.left_out.weights_of_full_scan`:
+    measured samples are a part of it, with the noise that they have.
     """
 
     def __init__(
@@ -70,9 +94,9 @@ class Predictor:
         if self.series:
             csm = csm[:, :, 0]
         kind = DynamicSenseOp if self.series else SenseOp
-        self.kept, self.out = kind(csm, kept[None]), kind(csm, left_out[None])
+        self.kept, self.all = kind(csm, kept[None]), kind(csm, (kept | left_out)[None])
         self.all_data, self.data = problem.data, problem.data * kept
-        loose = LOOSE_WHOLE if model.tried_whole else LOOSE_SERIES if self.series else LOOSE
+        loose = LOOSE_SERIES if self.series else LOOSE if len(model.passes) == 1 else LOOSE_TWO
         self.options = replace(options, rtol=max(loose, options.rtol), exact=False)
         self.max_iter = options.max_iter
         variance = float(problem.noise_level[0]) ** 2
@@ -80,17 +104,12 @@ class Predictor:
         self.unit = variance * self.data.shape[1] if variance > 0 else 1.0
         self.in_phase = in_phase
         self.weights = self._weights() / self.unit
+        self.of_full_scan = self._of_full_scan()
         self.image: Image | None = None
         self.phase: Image | None = None
 
-    def __call__(
-        self, factors: Sequence[float], left: int | None = None
-    ) -> tuple[Tensor, int, int]:
-        """Squared errors (units,), evaluations, and cost.
-
-        The errors sum to a mean in units of the noise of the coils. ``left`` is the most that the
-        trial may cost.
-        """
+    def __call__(self, factors: Sequence[float], left: int | None = None) -> Prediction:
+        """The prediction of multiples of the rule; ``left`` is the most that it may cost."""
         weights = {name: value * f for (name, value), f in zip(self.rule.items(), factors)}
         given: dict[str, Any] = {"start": self.image, **weights}
         solution = self.model.solve(
@@ -103,16 +122,17 @@ class Predictor:
         )
         # Neighbouring weights have neighbouring images, so this start saves evaluations.
         self.image = solution.value
-        predicted = self.out.forward(self._predicting(solution.value))[0]
+        predicted = self.all.forward(self._predicting(solution.value))[0]
         power = torch.zeros_like(self.weights)
         # Coil by coil, because all coils of a series in double precision are larger than the solve.
         for coil, data in zip(predicted, self.all_data[0]):
-            error = (coil - data * self.out.mask[0]).abs()
-            power += error.double().square().cpu() * self.weights
+            power += (coil - data).abs().double().square().cpu()
         evaluations = int(solution.network_evaluations[0])
         # Without a network the iterations are the cost.
         cost = evaluations if self.model.learned else int(solution.iterations[0])
-        return self.parts.by_unit(power), evaluations, cost
+        whole = self.of_full_scan
+        full_scan = None if whole is None else float((power * whole).sum())
+        return Prediction(self.parts.by_unit(power * self.weights), full_scan, evaluations, cost)
 
     def _weights(self) -> Tensor:
         """w, in the shape of the mask."""
@@ -123,6 +143,13 @@ class Predictor:
         if self.in_phase:
             return density_weights(measured[None], out[None])[0]
         return out.double() / out.sum()
+
+    def _of_full_scan(self) -> Tensor | None:
+        """The weights of the full scan, in the shape of the mask; None if it does not decide."""
+        if self.series or not self.in_phase:
+            return None
+        out = self.parts.left_out
+        return weights_of_full_scan((self.parts.kept | out)[None], out[None])[0] / self.unit
 
     def _predicting(self, image: Image) -> Image:
         """The part of an image that predicts; in phase its error is that of the magnitude.

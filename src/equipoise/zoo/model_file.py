@@ -213,8 +213,7 @@ def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
 
 def _check_proof(path: Path, model: Method) -> None:
     """Refuse weights that break what their method promises of all weights."""
-    # The first of two passes is a method of its own.
-    for part in dict.fromkeys((model, model.predictor)):
+    for part in model.passes:
         if part.by_construction and part.m_evidence != "proved":
             found = monotonicity_of(part.network).reason
             raise BadInputError(

@@ -105,6 +105,20 @@ def density_weights(measured: Tensor, held: Tensor) -> Tensor:
     return weights / weights.flatten(1).sum(1)[:, None, None]
 
 
+def weights_of_full_scan(measured: Tensor, held: Tensor) -> Tensor:
+    """Weights (batch, y, x) whose sum over errors is the mean error of all samples of k-space.
+
+    One over their number for the samples that were seen. Those held back stand for what was not
+    measured, in proportion to the ratio of what was not to what was in the block around each.
+    """
+    density = _density(measured.double())
+    unmeasured = held * (1 / density - 1)
+    total = unmeasured.flatten(1).sum(1)[:, None, None]
+    share = (~measured).double().flatten(1).mean(1)[:, None, None]
+    seen = (measured & ~held).double() / measured[0].numel()
+    return seen + unmeasured * share / total.clamp(min=torch.finfo(torch.float64).tiny)
+
+
 def density_weights_of_series(measured: Tensor, held: Tensor) -> Tensor:
     """The same of a series, (time, y, x), of sum 1; the density is that of all frames."""
     weights = held / _density(measured.double().mean(0, keepdim=True))
