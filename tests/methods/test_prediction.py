@@ -19,7 +19,7 @@ from equipoise.methods.prediction import (
     choose_weights,
     weights_for,
 )
-from equipoise.methods.predictor import Predictor, smooth_phase
+from equipoise.methods.predictor import Prediction, Predictor, smooth_phase
 from equipoise.methods.solving import solve_slice
 from equipoise.methods.variational import TV, TVConfig
 from equipoise.metrics import psnr
@@ -28,7 +28,11 @@ from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.generic import FunctionOp
 from equipoise.physics.problem import Problem
-from equipoise.physics.sampling.left_out import density_weights, leave_out
+from equipoise.physics.sampling.left_out import (
+    density_weights,
+    leave_out,
+    weights_of_full_scan,
+)
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.vectors import norm
 from equipoise.zoo.model_file import load_model
@@ -269,6 +273,59 @@ def test_neighbouring_trials_of_a_second_pass_differ(name):
     choice = choose_weights(problem, load_model(name))
     errors = [trial.error for trial in choice.trials]
     assert len({*errors}) == len(errors) >= 3
+
+
+def predictions(errors, full_scans):
+    """A prediction of a scan for each factor of lam; eight units whose errors are hardly spread."""
+    spread = torch.linspace(-1e-3, 1e-3, 8)
+
+    def predict(factors, left):
+        k = round(math.log2(factors[0]))
+        return Prediction(errors[k] * (1 + spread * k), full_scans and full_scans[k], 1, 1)
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("full_scans", "found"),
+    [
+        (None, -2),
+        ({0: 3.0, 1: 2.0, -1: 2.9, -2: 2.8}, -2),
+        ({0: 3.0, 1: 2.0, -1: 2.9, -2: 2.95}, -1),
+        ({0: 3.0, 1: 2.0, -1: 3.1, -2: 2.0}, 0),
+    ],
+)
+def test_a_step_must_not_lead_away_from_a_full_scan(full_scans, found):
+    predict = predictions({0: 3.0, 1: 4.0, -1: 2.0, -2: 1.0, -3: 5.0}, full_scans)
+    if full_scans:
+        full_scans[-3] = 0.0
+    search = prediction._Search(predict, {"lam": 1.0}, 100, 2.0, [prediction.Axis((1,), 2.0)])
+    assert search.run() == (found,)
+    assert all(trial.full_scan is None for trial in search.trials) == (full_scans is None)
+
+
+def test_the_error_of_a_full_scan_is_estimated_from_what_was_measured():
+    """Errors that follow the density, of which the unmeasured ones are not known."""
+    mask = make_mask("variable-density-2d", (96, 96), 4.0, 16, seed=0)
+    parts = leave_out(mask[0], 0.1, 0)
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 96)] * 2, indexing="ij")
+    errors = (0.2 + torch.exp(-4 * (y**2 + x**2))).double()
+    weights = weights_of_full_scan(mask, parts.left_out[None])[0]
+    share = float(parts.left_out.double().mean())
+    assert float(weights.sum()) == pytest.approx(1 - share)
+    estimated = float((weights * errors).sum())
+    true = float((errors * ~parts.left_out).mean())
+    assert estimated == pytest.approx(true, rel=0.1)
+    # The samples that were measured lie where the errors are large.
+    assert float(errors[mask[0]].mean()) > 1.3 * true
+
+
+def test_of_a_full_scan_nothing_is_unmeasured():
+    measured = torch.ones(1, 16, 16, dtype=torch.bool)
+    held = torch.zeros_like(measured)
+    held[..., 3] = True
+    weights = weights_of_full_scan(measured, held)
+    assert torch.equal(weights, (~held).double() / 256)
 
 
 class OfImages(TV):

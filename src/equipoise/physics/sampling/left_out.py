@@ -106,10 +106,11 @@ def density_weights(measured: Tensor, held: Tensor) -> Tensor:
 
 
 def weights_of_full_scan(measured: Tensor, held: Tensor) -> Tensor:
-    """Weights (batch, y, x) whose sum over errors is the mean error of all samples of k-space.
+    """Weights (batch, y, x) of errors whose sum estimates the mean error of a full scan.
 
-    One over their number for the samples that were seen. Those held back stand for what was not
-    measured, in proportion to the ratio of what was not to what was in the block around each.
+    One over the size of the matrix for the samples that were seen. Those held back stand for what
+    was not measured, in proportion to the ratio of what was not to what was in the block around
+    each, and are not counted themselves: the sum is one less their share of the matrix.
     """
     density = _density(measured.double())
     unmeasured = held * (1 / density - 1)
