@@ -184,7 +184,9 @@ def _certificate_of_three_axes(
     plane = _depth(acquisition, model) * y
     added = 0
     if certificate and isinstance(model.network, PlanarRidge):
-        slab = SLAB * plane * min(planes_at_once(plane) + 2, x)
+        # Of one pass no plane depends on another.
+        beside = 2 * getattr(model, "neighbours", 0)
+        slab = SLAB * plane * min(planes_at_once(plane) + beside, x)
         added = max(0, slab - round((1 - HELD) * solve))
     return added + (ATTACKED_VOXEL * plane * x if certificate == "attack" else 0)
 
@@ -230,8 +232,9 @@ def evaluation_of(model: Method, pixels: int) -> int:
     if not isinstance(getattr(model, "network", None), Ridge):
         return round(BUFFERS * width * (DOUBLE if last else SINGLE) * pixels)
     layers = [size * PARTS * width * pixels for size in (SINGLE, DOUBLE)[: 1 + last]]
-    passes = 1 if getattr(model, "guide", None) is None else 2
-    on_heap = max((passes * ON_HEAP * layer for layer in layers if layer < HEAP), default=0)
+    on_heap = max(
+        (len(model.passes) * ON_HEAP * layer for layer in layers if layer < HEAP), default=0
+    )
     alone = max((BUFFERS * layer for layer in layers if layer >= HEAP), default=0)
     return round(max(on_heap, alone + LEFT * on_heap))
 
