@@ -261,6 +261,22 @@ class TestInTheBox:
             assert torch.equal(ours, theirs)
 
 
+@LIMITS
+def test_a_first_image_that_is_known_is_not_solved_for_again(limit):
+    operator, data = sense_problem()
+    model = guided(limit=limit)
+    with torch.no_grad():
+        whole = model.solve(operator, data, noise_level=NOISE, options=TIGHT)
+        again = model.after_first(whole)
+        found = again.solve(operator, data, noise_level=NOISE, options=TIGHT, lam=3 * whole.lam)
+        expected = model.solve(operator, data, noise_level=NOISE, options=TIGHT, lam=3 * whole.lam)
+    assert torch.equal(found.first.value, whole.first.value)
+    spared = expected.network_evaluations - expected.first.network_evaluations
+    assert torch.equal(found.network_evaluations, spared)
+    assert float((norm(found.value - expected.value) / norm(expected.value)).max()) < 1e-6
+    assert model.first is None
+
+
 def test_the_default_bounds_a_change_of_the_data_for_every_scan():
     model = load_model()
     assert isinstance(model, MolGuided)

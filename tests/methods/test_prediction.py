@@ -338,6 +338,9 @@ class OfImages(TV):
     def rule(self, operator, noise):
         return {"lam": 1.0}
 
+    def after_first(self, solution):
+        return self
+
     def solve(self, operator, data, **given):
         one = torch.ones(1)
         return SimpleNamespace(value=next(self.images), network_evaluations=one, iterations=one)

@@ -196,6 +196,10 @@ class Method(nn.Module, ABC):
         """This method, and the one that gives its first image, if there is one."""
         return (self,)
 
+    def after_first(self, solution: Solution) -> "Method":
+        """This method for the data of a solution, whose first image it does not solve for again."""
+        return self
+
     def forward(
         self,
         data: Array | LinearOperator,

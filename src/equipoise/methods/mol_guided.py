@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -96,6 +97,8 @@ class MolGuided(MolRidge):
     name = "mol-guided"
     Config: ClassVar[type[MethodConfig]] = MolGuidedConfig
     frozen = True
+    first: Solution | None = None
+    """The solution of the first pass, where it is known."""
 
     def __init__(
         self,
@@ -136,6 +139,14 @@ class MolGuided(MolRidge):
         """Both, the second one first."""
         return self, self.guide
 
+    def after_first(self, solution: Solution) -> "MolGuided":
+        """This method, with the first image of a solution for the same data, A and noise level."""
+        assert solution.first is not None
+        none = torch.zeros_like(solution.first.network_evaluations)
+        model = copy(self)
+        model.first = replace(solution.first, network_evaluations=none)
+        return model
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """The groups of the second pass; the first pass is trained before and stays fixed."""
         return [*super().parameter_groups(), ParameterGroup(list(self.adaptation.parameters()))]
@@ -155,7 +166,7 @@ class MolGuided(MolRidge):
         """
         ridge = super().conditioned(operator, data, relative_noise, threshold, options)
         scale = torch.ones_like(relative_noise)
-        first = self.guide.solve(
+        first = self.first or self.guide.solve(
             operator,
             data,
             noise_level=relative_noise,

@@ -120,6 +120,9 @@ class Predictor:
             options=replace(self.options, max_iter=self._iterations(left)),
             **given,
         )
+        if self.image is None:
+            # A first pass has the weights of its rule in every trial, and so the same image.
+            self.model = self.model.after_first(solution)
         # Neighbouring weights have neighbouring images, so this start saves evaluations.
         self.image = solution.value
         predicted = self.all.forward(self._predicting(solution.value))[0]
