@@ -198,9 +198,8 @@ def choose_weights(
     ``FINE_STEP``, and the part of the image that is in phase predicts, see :class:`Predictor`. Its
     distance to the image of a full scan, which has noise of its own, must not grow: what predicts
     the true image best keeps less of the noise than a full scan has. Of a series lam moves alone,
-    and the same part predicts. The trials cost at most ``BUDGET``, or
-    ``FINE_BUDGET``, times the first one; a search that is not at its end by then takes the best so
-    far.
+    and the same part predicts. The trials cost at most ``BUDGET``, or ``FINE_BUDGET``, times the
+    first one; a search that is not at its end by then takes the best so far.
 
     Parameters
     ----------
