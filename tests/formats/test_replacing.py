@@ -155,6 +155,24 @@ def test_a_killed_process_leaves_the_old_file_and_the_next_writer_removes_its_re
     assert names(tmp_path) == ["another.bin", "image.bin"]
 
 
+KILLED_WHILE_IT_TRIES = """
+import os, signal, sys
+from pathlib import Path
+from equipoise.formats.writers.target import check_new_folder
+
+Path.rmdir = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+check_new_folder(Path(sys.argv[1]))
+"""
+
+
+def test_a_process_killed_while_it_tries_a_folder_leaves_what_the_next_writer_removes(tmp_path):
+    command = [sys.executable, "-c", KILLED_WHILE_IT_TRIES, str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 1
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_only_what_is_left_is_removed_whatever_the_target_is_called(tmp_path):
     own, foreign = temporary_of(tmp_path / "a.h5").name, "0" * 8
     of_others = own.replace(module._machine(), foreign)

@@ -1,6 +1,8 @@
 """The HTML report: complete, self-contained, and working in a real browser."""
 
 import html
+import json
+import math
 import re
 import shutil
 import subprocess
@@ -84,15 +86,18 @@ def test_twenty_slices_stay_small_and_load_nothing(shape):
 def test_recon_writes_one(full_scan, tmp_path):
     page = tmp_path / "r.html"
     options = ("--acceleration", 3, "--lam", "auto", "-o", tmp_path / "i.h5", "--report", page)
-    done = run("recon", full_scan, *options)
+    done = run("recon", full_scan, *options, "--json")
     assert done.exit_code == 0, done.output
     text = html.unescape(page.read_text())
     for wanted in ("scan.h5", "PSNR, SSIM", "error of SENSE", "ESPIRiT", "Pramanik", "torch"):
         assert wanted in text, wanted
     assert "best predict those that are left out" in text
-    # Residual and bound by iteration, and prediction errors of lam and thresholds that move alike
-    # and of lam alone.
-    assert text.count("<polyline") == 4
+    # Residual and bound by iteration, and prediction errors: a line for each ratio of thresholds to
+    # lam, that of lam and thresholds that move alike, and those of lam alone.
+    trials = json.loads(done.stdout)["slices"][0]["choice"]["trials"]
+    ratios = {round(math.log(t["weights"]["threshold"] / t["weights"]["lam"]), 4) for t in trials}
+    assert len(trials) > len(ratios) > 1
+    assert text.count("<polyline") == 2 + len(ratios)
     assert "at the chosen ratio of thresholds to lam" in text
     again = run("recon", full_scan, *options)
     assert again.exit_code == 1

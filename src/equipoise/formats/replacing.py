@@ -62,7 +62,7 @@ def replacing_set(paths: Sequence[Path]) -> Iterator[list[Path]]:
     A companion of an older set that the block does not write is removed.
     """
     folder = paths[0].parent
-    temporaries = [_temporary(path) for path in paths]
+    temporaries = [temporary_name(path) for path in paths]
     remove_leftovers(folder)
     try:
         yield temporaries
@@ -140,7 +140,8 @@ def make_folder(folder: Path) -> None:
         raise BadInputError(f"the folder {folder} cannot be created: {error.strerror}") from error
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
+    """A name beside a path that no other process uses, and that tells the owner."""
     own = f".equipoise-{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp."
     return path.with_name(own + path.name[-LONGEST_TAIL:])
 
@@ -195,7 +196,7 @@ def _finish(path: Path) -> None:
 def _usual_permissions(path: Path) -> int:
     """The permissions of a new file in the folder of the path."""
     # The umask can only be read by changing it, which other threads would notice.
-    probe = _temporary(path)
+    probe = temporary_name(path)
     try:
         probe.touch(exist_ok=False)
         return stat.S_IMODE(probe.stat().st_mode)

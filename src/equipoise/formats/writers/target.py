@@ -7,9 +7,9 @@ whatever name leads to it (a link, the ``.cfl`` of a ``.hdr``, maps, masks, mode
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
+from equipoise.formats.replacing import temporary_name
 from equipoise.formats.writers import dicom
 from equipoise.formats.writers.film import FILMS, encoder_of_mp4
 from equipoise.optional import need
@@ -211,8 +211,9 @@ def _check_folder(folder: Path) -> None:
         raise BadInputError(f"{folder} is not a folder: create it first, or use another with -o")
     # Only an attempt tells: the administrator may write everywhere, but not on every file system.
     try:
-        with TemporaryDirectory(prefix=".equipoise-", dir=folder):
-            pass
+        temporary = temporary_name(folder / "try")
+        temporary.mkdir()
+        temporary.rmdir()
     except OSError as error:
         raise BadInputError(
             f"{folder} cannot be written to ({error.strerror}): use another folder with -o"
