@@ -166,8 +166,7 @@ class Acquisition:
             lines = self.calibration.lines(frame, tuple(mask.shape[1:]))
         if lines is not None:
             return lines
-        chosen = slice(frame, frame + 1)
-        return self.samples[chosen], mask if len(mask) == 1 else mask[chosen]
+        return self.samples[frame : frame + 1], of_frame(mask, frame)
 
     def of(self, frames: list[int]) -> "Acquisition":
         """Some of the frames, with the calibration lines that belong to them."""
@@ -208,6 +207,11 @@ class Acquisition:
         """The same scan with other samples, and another mask if given."""
         encoding = self.encoding if mask is None else CartesianEncoding(mask)
         return replace(self, samples=kspace, encoding=encoding)
+
+
+def of_frame(array: Tensor, frame: int) -> Tensor:
+    """What belongs to one frame, with its batch axis, of an array of all frames or for all."""
+    return array if len(array) == 1 else array[frame : frame + 1]
 
 
 def _numpy(array: Tensor) -> np.ndarray:

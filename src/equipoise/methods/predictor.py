@@ -86,7 +86,7 @@ class Predictor:
         in_phase: bool = False,
     ) -> None:
         csm = problem.operator.csm
-        kept, left_out = parts.kept.to(csm.device), parts.left_out.to(csm.device)
+        kept, measured = parts.kept.to(csm.device), parts.measured.to(csm.device)
         self.parts, self.model, self.scale = parts, model, scale
         self.noise_level = problem.noise_level
         self.rule = model.rule(problem.operator, self.noise_level.double() / scale)
@@ -94,7 +94,7 @@ class Predictor:
         if self.series:
             csm = csm[:, :, 0]
         kind = DynamicSenseOp if self.series else SenseOp
-        self.kept, self.all = kind(csm, kept[None]), kind(csm, (kept | left_out)[None])
+        self.kept, self.all = kind(csm, kept[None]), kind(csm, measured[None])
         self.all_data, self.data = problem.data, problem.data * kept
         loose = LOOSE_SERIES if self.series else LOOSE if len(model.passes) == 1 else LOOSE_TWO
         self.options = replace(options, rtol=max(loose, options.rtol), exact=False)
@@ -139,8 +139,7 @@ class Predictor:
 
     def _weights(self) -> Tensor:
         """w, in the shape of the mask."""
-        out = self.parts.left_out
-        measured = self.parts.kept | out
+        out, measured = self.parts.left_out, self.parts.measured
         if self.series:
             return density_weights_of_series(measured, out)
         if self.in_phase:
@@ -151,8 +150,8 @@ class Predictor:
         """The weights of the full scan, in the shape of the mask; None if it does not decide."""
         if self.series or not self.in_phase:
             return None
-        out = self.parts.left_out
-        return weights_of_full_scan((self.parts.kept | out)[None], out[None])[0] / self.unit
+        measured, out = self.parts.measured, self.parts.left_out
+        return weights_of_full_scan(measured[None], out[None])[0] / self.unit
 
     def _predicting(self, image: Image) -> Image:
         """The part of an image that predicts; in phase its error is that of the magnitude.

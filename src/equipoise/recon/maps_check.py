@@ -8,10 +8,10 @@ from torch import Tensor
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.outcome import BadInputError, InputWarning
-from equipoise.physics.coils.espirit import normalize_csm
 from equipoise.physics.coils.fit import fitting_order, fitting_turn, misfit
 from equipoise.physics.dynamic import temporal_mean
-from equipoise.recon.series import series_of
+from equipoise.recon.problems import slice_maps
+from equipoise.recon.series import frames_of, series_of
 
 DOUBTFUL, WRONG = 0.12, 0.35
 """Shares of the calibration region that maps leave unexplained beyond its noise
@@ -90,18 +90,12 @@ def _judges(scan: Acquisition) -> Iterator[_Judge]:
 
 
 def _mean(scan: Acquisition, images: list[int]) -> Centre:
-    masks = scan.mask.expand(len(scan.kspace), -1, -1)[images]
-    mean, measured = temporal_mean(scan.kspace[images].movedim(0, 1), masks)
-    return mean[None], measured[None], _maps(scan, images[0])
+    mean, measured = temporal_mean(*frames_of(scan, images))
+    return mean[None], measured[None], slice_maps(scan, images[0])
 
 
 def _slice(scan: Acquisition, index: int) -> Centre:
-    return *scan.calibration_lines(index), _maps(scan, index)
-
-
-def _maps(scan: Acquisition, index: int) -> Tensor:
-    assert scan.csm is not None
-    return normalize_csm(scan.csm if len(scan.csm) == 1 else scan.csm[index : index + 1])
+    return *scan.calibration_lines(index), slice_maps(scan, index)
 
 
 def _advice(kspace: Tensor, mask: Tensor, csm: Tensor) -> str:

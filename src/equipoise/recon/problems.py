@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.acquisition import Acquisition, of_frame
 from equipoise.formats.header import TIMES, Header
 from equipoise.formats.slices import as_slices
 from equipoise.methods.method import PLANE, SERIES, VOLUME
@@ -103,7 +103,7 @@ def slice_problem(acquisition: Acquisition, index: int, csm: Tensor | None = Non
     kspace = acquisition.kspace[index : index + 1]
     # Raw data come at any scale; the unit keeps single precision away from its limits.
     unit = float(kspace.abs().max()) or 1.0
-    kspace, mask = kspace / unit, _of_slice(acquisition.mask, index)
+    kspace, mask = kspace / unit, of_frame(acquisition.mask, index)
     csm = slice_maps(acquisition, index) if csm is None else csm
     label = acquisition.labels[index] if index < len(acquisition.labels) else {}
     operator, level = SenseOp(csm, mask), noise_level(kspace, mask)
@@ -113,14 +113,10 @@ def slice_problem(acquisition: Acquisition, index: int, csm: Tensor | None = Non
 def slice_maps(acquisition: Acquisition, index: int) -> Tensor:
     """The coil maps (1, coil, y, x) of a slice: those of the scan, or estimated if it has none."""
     if acquisition.csm is not None:
-        return normalize_csm(_of_slice(acquisition.csm, index))
+        return normalize_csm(of_frame(acquisition.csm, index))
     lines, measured = acquisition.calibration_lines(index)
     # A separate calibration scan has its own scale, which maps do not depend on.
     return estimate_csm(lines / (float(lines.abs().max()) or 1.0), measured)
-
-
-def _of_slice(array: Tensor, index: int) -> Tensor:
-    return array if len(array) == 1 else array[index : index + 1]
 
 
 def target_of(

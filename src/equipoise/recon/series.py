@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.acquisition import Acquisition, of_frame
 from equipoise.formats.header import TIMES, moment
 from equipoise.outcome import InputWarning
 from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
@@ -30,14 +30,19 @@ def series_problem(
     scan: Acquisition, images: list[int], csm: Tensor | None = None
 ) -> Problem[DynamicSenseOp]:
     """The series of some images of a stack; ``csm`` are its maps if they were computed before."""
-    frames = scan.kspace[images].movedim(0, 1)
+    frames, mask = frames_of(scan, images)
     unit = float(frames.abs().max()) or 1.0
     kspace = frames / unit
-    mask = scan.mask.expand(len(scan.kspace), -1, -1)[images]
     _warn_of_slices(scan, images, kspace, mask)
     maps = series_maps(scan, images, kspace, mask) if csm is None else csm
     operator = DynamicSenseOp(maps, mask)
     return Problem(operator, kspace[None], dynamic_noise_level(kspace, mask), unit)
+
+
+def frames_of(scan: Acquisition, images: list[int]) -> tuple[Tensor, Tensor]:
+    """K-space (coil, time, y, x) and mask (time, y, x) of some images of a stack."""
+    masks = scan.mask.expand(len(scan.kspace), -1, -1)
+    return scan.kspace[images].movedim(0, 1), masks[images]
 
 
 def smallest_likeness(kspace: Tensor, mask: Tensor) -> float:
@@ -85,7 +90,7 @@ def series_maps(scan: Acquisition, images: list[int], kspace: Tensor, mask: Tens
     These are the mean of the frames over time, unless the scan has larger ones of its own.
     """
     if scan.csm is not None:
-        return normalize_csm(scan.csm if len(scan.csm) == 1 else scan.csm[images[:1]])
+        return normalize_csm(of_frame(scan.csm, images[0]))
     mean, measured = temporal_mean(kspace, mask)
     lines, block = scan.calibration_lines(images[0])
     if min(calibration_region(block[0])) > min(calibration_region(measured)):

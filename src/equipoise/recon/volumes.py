@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.acquisition import Acquisition, of_frame
 from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.header import Header
 from equipoise.formats.slices import header_along
@@ -53,7 +53,7 @@ def volume_problem(scan: Acquisition, index: int, csm: Tensor | None = None) -> 
     samples, mask = scan.samples[index : index + 1], scan.encoding.mask
     # The real parts, because the moduli would be a further copy of the samples.
     unit = float(torch.view_as_real(samples).abs().max()) or 1.0
-    kspace, mask = samples / unit, mask if len(mask) == 1 else mask[index : index + 1]
+    kspace, mask = samples / unit, of_frame(mask, index)
     maps = volume_maps(scan, index, kspace, mask) if csm is None else csm
     return Problem(SenseOp(maps, mask), kspace, noise_level(kspace, mask), unit)
 
@@ -61,7 +61,7 @@ def volume_problem(scan: Acquisition, index: int, csm: Tensor | None = None) -> 
 def volume_maps(scan: Acquisition, index: int, kspace: Tensor, mask: Tensor) -> Tensor:
     """The maps (1, coil, z, y, x) of a volume: those of the scan, or from its calibration lines."""
     if scan.csm is not None:
-        return normalize_csm(scan.csm if len(scan.csm) == 1 else scan.csm[index : index + 1])
+        return normalize_csm(of_frame(scan.csm, index))
     lines = None
     if scan.calibration is not None:
         lines = scan.calibration.lines(index, tuple(mask.shape[1:]))

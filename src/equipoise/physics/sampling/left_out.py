@@ -43,6 +43,11 @@ class LeftOut(NamedTuple):
     along: int | None
 
     @property
+    def measured(self) -> Tensor:
+        """The mask."""
+        return self.kept | self.left_out
+
+    @property
     def unit(self) -> str:
         """The unit that was left out: ``line`` or ``sample``."""
         return "sample" if self.along is None else "line"
