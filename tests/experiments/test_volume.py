@@ -13,11 +13,14 @@ from equipoise.experiments import volume as experiment
 from equipoise.experiments.volumes import volume_cases
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
+from equipoise.methods.prediction import weights_for
+from equipoise.methods.solving import solve_slice
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_volume import RidgeVolume
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.readout import slices_along_readout
+from equipoise.physics.problem import Problem
 from equipoise.zoo.model_file import save_model
 
 SMALL = {"features": 4, "basis": 2, "filters": 1, "across": 2, "taps": 3}
@@ -65,8 +68,9 @@ class TestMethods:
         assert 0 < found.row["bound"] <= 1e-3
         operator = SenseOp(case.operator.csm[..., 4], case.operator.mask[..., 4])
         data = slices_along_readout(case.kspace[0])[4:5]
+        problem = Problem(operator, data, case.noise_level)
         with torch.no_grad():
-            alone = model.solve(operator, data, noise_level=case.noise_level).value
+            alone = solve_slice(problem, model, weights_for(problem, model, None)).value
         difference = (found.image[..., 4] - alone).norm() / alone.norm()
         assert float(difference) <= 2 * found.row["bound"]
 

@@ -1,6 +1,7 @@
 """Series in time: frame by frame, with time, temporal total variation, low rank, zero-filled."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -17,10 +18,11 @@ from equipoise.experiments.series import SeriesCase, quality
 from equipoise.experiments.subjects import about_subjects, interval
 from equipoise.formats.replacing import make_folder
 from equipoise.methods.method import PLANE, SERIES, Method
-from equipoise.methods.prediction import weights_for
+from equipoise.methods.prediction import LamSetting, weights_for
 from equipoise.methods.solving import solve_slice
 from equipoise.methods.temporal import PRIORS, TemporalPrior, minimise_series
 from equipoise.outcome import BadInputError, Solution
+from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.dynamic import DynamicSenseOp, shared_views
 from equipoise.physics.problem import Problem
 from equipoise.recon.device import seconds_since
@@ -122,9 +124,31 @@ def _whole(model: Method, case: Any) -> Result:
 def _by_frame(model: Method, case: SeriesCase) -> Result:
     """Every frame alone."""
     frames, data = case.operator.frames(), case.kspace[0].movedim(1, 0)
-    level = case.noise_level.expand(len(data))
-    solution, row = measured(lambda: model.solve(frames, data, noise_level=level), data.device)
-    return Result(solution.value[None], row | certified(solution))
+    problems = (
+        Problem(SenseOp(frames.csm, frames.mask[k : k + 1]), data[k : k + 1], case.noise_level)
+        for k in range(len(data))
+    )
+    (images, found), row = measured(lambda: each_alone(model, problems), data.device)
+    return Result(images[None], row | found)
+
+
+def each_alone(
+    model: Method, problems: Iterable[Problem[SenseOp]], lam: LamSetting | None = None
+) -> tuple[Tensor, Row]:
+    """The images of some frames or slices, (n, y, x), their worst bound and mean lam.
+
+    Each has the weights that a reconstruction chooses for it, or those that ``lam`` sets.
+    """
+    images, found = [], []
+    for problem in problems:
+        solution = solve_slice(problem, model, weights_for(problem, model, lam))
+        images.append(solution.value[0])
+        found.append(certified(solution))
+    bound = max(row["bound"] for row in found)
+    return torch.stack(images), {
+        "bound": bound if math.isfinite(bound) else None,
+        "lam": float(np.mean([row["lam"] for row in found])),
+    }
 
 
 def certified(solution: Solution) -> Row:

@@ -1,7 +1,6 @@
 """Volumes: slice by slice along the readout, whole, and what is not trained."""
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,8 @@ from equipoise.experiments.cine import (
     ZERO_FILLED,
     Result,
     by_axes,
-    certified,
     compared,
+    each_alone,
     measured,
     write_compared,
     zero_filled,
@@ -24,9 +23,11 @@ from equipoise.experiments.cine import (
 from equipoise.experiments.results import Row
 from equipoise.experiments.volumes import VolumeCase, quality
 from equipoise.methods.method import VOLUME, Method
+from equipoise.methods.prediction import LamSetting
 from equipoise.methods.variational import TV, Variational, Wavelet
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.readout import plane_of, slices_along_readout
+from equipoise.physics.problem import Problem
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,6 @@ FILES = ("volume.md", "volume.csv", "volume.json")
 MINUS_SLICES = "minus_slice_by_slice"
 REFERENCES: tuple[type[Variational], ...] = (Wavelet, TV)
 """Not trained, of one slice."""
-
-AT_ONCE = 4
-"""Slices that are solved together, so that memory does not grow with their number."""
 
 Solver = Callable[[VolumeCase], Result]
 
@@ -54,32 +52,30 @@ def solvers(models: dict[str, Method]) -> dict[str, Solver]:
     """
     found = by_axes(models, VOLUME, _by_slice, "a volume needs one of (y, x), slice by slice")
     for kind in REFERENCES:
-        found[kind.name] = partial(_by_slice, kind())
+        found[kind.name] = partial(_by_slice, kind(), lam="rule")
     found[ZERO_FILLED] = zero_filled
     return found
 
 
-def _by_slice(model: Method, case: VolumeCase) -> Result:
+def _by_slice(model: Method, case: VolumeCase, lam: LamSetting | None = None) -> Result:
     """Every slice alone, after a Fourier transform along the readout."""
-    (image, found), row = measured(lambda: _slices_solved(model, case), case.kspace.device)
-    bounds = [f["bound"] for f in found]
-    known = bool(bounds) and all(map(math.isfinite, bounds))
-    return Result(image, row | {"bound": max(bounds) if known else None})
+    solved = partial(_slices_solved, model, case, lam)
+    (image, found), row = measured(solved, case.kspace.device)
+    return Result(image, row | found)
 
 
-def _slices_solved(model: Method, case: VolumeCase) -> tuple[Tensor, list[Row]]:
+def _slices_solved(model: Method, case: VolumeCase, lam: LamSetting | None) -> tuple[Tensor, Row]:
     data, plane = slices_along_readout(case.kspace[0]), plane_of(case.operator.mask[0])
     maps = case.operator.csm[0].movedim(-1, 0)
     image = torch.zeros_like(case.target[0]).movedim(-1, 0)
     # No coil sees anything in a slice of air, and its image is zero.
-    seen = (maps != 0).flatten(1).any(1).nonzero()[:, 0]
-    found = []
-    for own in torch.split(seen, AT_ONCE):
-        operator = SenseOp(maps[own], plane[None])
-        level = case.noise_level.expand(len(own))
-        solution = model.solve(operator, data[own], noise_level=level)
-        image[own] = solution.value.to(image.dtype)
-        found.append(certified(solution))
+    seen = (maps != 0).flatten(1).any(1).nonzero()[:, 0].tolist()
+    problems = (
+        Problem(SenseOp(maps[k : k + 1], plane[None]), data[k : k + 1], case.noise_level)
+        for k in seen
+    )
+    images, found = each_alone(model, problems, lam)
+    image[seen] = images.to(image.dtype)
     return image.movedim(0, -1)[None], found
 
 
