@@ -19,7 +19,7 @@ from equipoise.methods.prediction import (
     choose_weights,
     weights_for,
 )
-from equipoise.methods.predictor import Prediction, Predictor, smooth_phase
+from equipoise.methods.predictor import FullScan, Prediction, Predictor, smooth_phase
 from equipoise.methods.solving import solve_slice
 from equipoise.methods.variational import TV, TVConfig
 from equipoise.metrics import psnr
@@ -275,33 +275,61 @@ def test_neighbouring_trials_of_a_second_pass_differ(name):
     assert len({*errors}) == len(errors) >= 3
 
 
-def predictions(errors, full_scans):
-    """A prediction of a scan for each factor of lam; eight units whose errors are hardly spread."""
-    spread = torch.linspace(-1e-3, 1e-3, 8)
+UNITS = torch.linspace(-1e-3, 1e-3, 8, dtype=torch.float64)
+"""How the errors of eight units differ in a trial one step away."""
+
+
+def predictions(errors, full_scans=None, unsure=1.0):
+    """A prediction of a scan for each number of steps of lam."""
 
     def predict(factors, left):
         k = round(math.log2(factors[0]))
-        return Prediction(errors[k] * (1 + spread * k), full_scans and full_scans[k], 1, 1)
+        full_scan = None
+        if full_scans:
+            unmeasured = UNITS * k * unsure
+            full_scan = FullScan(full_scans[k] - float(unmeasured.sum()), unmeasured)
+        return Prediction(errors[k] / 8 + UNITS * k, full_scan, 1, 1)
 
     return predict
+
+
+def best_of(predict, steps=(1,), rule=None, follows_full_scan=True):
+    axes = [prediction.Axis(steps, 2.0, follows_full_scan)]
+    search = prediction._Search(predict, rule or {"lam": 1.0}, 100, 2.0, axes)
+    return search.run(), search.trials
 
 
 @pytest.mark.parametrize(
     ("full_scans", "found"),
     [
         (None, -2),
-        ({0: 3.0, 1: 2.0, -1: 2.9, -2: 2.8}, -2),
-        ({0: 3.0, 1: 2.0, -1: 2.9, -2: 2.95}, -1),
-        ({0: 3.0, 1: 2.0, -1: 3.1, -2: 2.0}, 0),
+        ({0: 3.0, 1: 4.0, -1: 2.9, -2: 2.8}, -2),
+        ({0: 3.0, 1: 4.0, -1: 2.9, -2: 2.95}, -1),
+        ({0: 3.0, 1: 4.0, -1: 3.1, -2: 2.0}, 0),
     ],
 )
 def test_a_step_must_not_lead_away_from_a_full_scan(full_scans, found):
-    predict = predictions({0: 3.0, 1: 4.0, -1: 2.0, -2: 1.0, -3: 5.0}, full_scans)
+    errors = {0: 3.0, 1: 4.0, -1: 2.0, -2: 1.0, -3: 5.0}
     if full_scans:
         full_scans[-3] = 0.0
-    search = prediction._Search(predict, {"lam": 1.0}, 100, 2.0, [prediction.Axis((1,), 2.0)])
-    assert search.run() == (found,)
-    assert all(trial.full_scan is None for trial in search.trials) == (full_scans is None)
+    best, trials = best_of(predictions(errors, full_scans))
+    assert best == (found,)
+    assert all(trial.full_scan is None for trial in trials) == (full_scans is None)
+
+
+@pytest.mark.parametrize(("unsure", "found"), [(1.0, 1), (100.0, 0)])
+def test_lam_alone_takes_one_step_to_a_full_scan_where_that_is_significant(unsure, found):
+    errors = {0: 1.0, 1: 1.1, 2: 1.2, 3: 1.3, -1: 1.1}
+    full_scans = {0: 3.0, 1: 2.9, 2: 2.8, 3: 2.9, -1: 2.0}
+    predict = predictions(errors, full_scans, unsure)
+    assert best_of(predict)[0] == (found,)
+    assert best_of(predict, follows_full_scan=False)[0] == (0,)
+
+
+def test_no_other_step_follows_a_full_scan_alone():
+    errors, full_scans = {k: 1.0 + abs(k) for k in (-1, 0, 1)}, {-1: 1.0, 0: 3.0, 1: 2.0}
+    rule = {"lam": 1.0, "threshold": 1.0}
+    assert best_of(predictions(errors, full_scans), (1, 1), rule)[0] == (0, 0)
 
 
 def test_the_error_of_a_full_scan_is_estimated_from_what_was_measured():
@@ -318,6 +346,22 @@ def test_the_error_of_a_full_scan_is_estimated_from_what_was_measured():
     assert estimated == pytest.approx(true, rel=0.1)
     # The samples that were measured lie where the errors are large.
     assert float(errors[mask[0]].mean()) > 1.3 * true
+
+
+@pytest.mark.parametrize(
+    ("n_coils", "acceleration", "follows"), [(1, 4.0, True), (1, 1.5, False), (4, 4.0, False)]
+)
+def test_one_coil_that_measured_little_follows_the_full_scan(
+    n_coils, acceleration, follows, monkeypatch
+):
+    problem, _ = head_problem(acceleration=acceleration, n_coils=n_coils)
+    axes = []
+    monkeypatch.setattr(
+        prediction._Search, "run", lambda search: axes.extend(search.axes) or (0, 0)
+    )
+    monkeypatch.setattr(prediction._Search, "units", 8)
+    choose_weights(problem, load_model("mol-guided-universal"))
+    assert [axis.follows_full_scan for axis in axes] == [False, follows]
 
 
 def test_of_a_full_scan_nothing_is_unmeasured():

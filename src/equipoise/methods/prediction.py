@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import LARGEST_LAM, SMALLEST_LAM
@@ -42,6 +43,11 @@ FINE_STEP, FINE_BUDGET, VERY_SIGNIFICANT = STEP**0.5, 5, 4.0
 standard errors by which lam must win alone. With two of them a noisy knee lost 0.4 dB against its
 noisy target."""
 
+SIGNIFICANT_NOISE, MOST_MEASURED = 3.0, 0.5
+"""Standard errors by which the error of a full scan must fall for lam alone to grow, and the share
+of the samples above which it does not: the noise would be that of the data, which the
+reconstruction is to remove. With two standard errors, eight lines decided by chance."""
+
 MASK_OF_A_PLANE = 3
 """Axes of the mask of a batch of images (y, x)."""
 
@@ -49,13 +55,15 @@ Position = tuple[int, ...]
 
 
 class Axis(NamedTuple):
-    """A direction of the search: steps of every weight, and by how much a step must win."""
+    """A direction of the search: steps of every weight, by how much a step must win, and whether
+    the first one up may follow the full scan."""
 
     steps: Position
     significant: float
+    follows_full_scan: bool = False
 
 
-ALIKE_THEN_LAM = (Axis((1, 1), SIGNIFICANT), Axis((1, 0), VERY_SIGNIFICANT))
+ALIKE, LAM = Axis((1, 1), SIGNIFICANT), Axis((1, 0), VERY_SIGNIFICANT)
 """Lam and thresholds together, which keeps the penalty of large coefficients, that of their ratio;
 then lam alone, which changes it."""
 
@@ -197,9 +205,13 @@ def choose_weights(
     and the second is tried: lam and thresholds move together, then lam alone, by factors of
     ``FINE_STEP``, and the part of the image that is in phase predicts, see :class:`Predictor`. Its
     distance to the image of a full scan, which has noise of its own, must not grow: what predicts
-    the true image best keeps less of the noise than a full scan has. Of a series lam moves alone,
-    and the same part predicts. The trials cost at most ``BUDGET``, or ``FINE_BUDGET``, times the
-    first one; a search that is not at its end by then takes the best so far.
+    the true image best keeps less of the noise than a full scan has. For the same reason lam alone
+    of one coil grows by one step if this distance falls significantly, whatever is predicted: it
+    gives to a noisy full scan about as much as it takes from the true image. With several coils it
+    would take more, because a large lam lets their noise grow where they hardly differ. Of a series
+    lam moves alone, and the same part predicts. The trials cost at most ``BUDGET``, or
+    ``FINE_BUDGET``, times the first one; a search that is not at its end by then takes the best so
+    far.
 
     Parameters
     ----------
@@ -238,7 +250,8 @@ def choose_weights(
     settings = options or model.options
     predict = Predictor(problem, model, parts, scale, settings, in_phase=fine)
     if fine:
-        along = LAM_ALONE if series else ALIKE_THEN_LAM
+        noisy = operator.csm.shape[1] == 1 and float(operator.mask.double().mean()) <= MOST_MEASURED
+        along = LAM_ALONE if series else (ALIKE, LAM._replace(follows_full_scan=noisy))
         search = _Search(predict, rule, FINE_BUDGET, FINE_STEP, along)
     else:
         search = _Search(predict, rule, BUDGET, STEP)
@@ -316,7 +329,7 @@ class _Search:
             there = tuple(k + direction * steps for k, steps in zip(here, axis.steps))
             if max(map(abs, there)) > FARTHEST or not self._try(there):
                 return here
-            if not self._better(there, here, axis.significant):
+            if not self._better(there, here, axis):
                 return here
             here = there
 
@@ -326,14 +339,29 @@ class _Search:
             new = self.found[position] = self.predict(self._factors(position), self.left)
             self.cost.append(new.cost)
             weights, error = self.weights_at(position), float(new.errors.sum())
-            self.trials.append(Trial(weights, error, new.evaluations, new.full_scan))
+            full_scan = None if new.full_scan is None else new.full_scan.error
+            self.trials.append(Trial(weights, error, new.evaluations, full_scan))
         return position in self.found
 
-    def _better(self, there: Position, here: Position, significant: float = SIGNIFICANT) -> bool:
-        """Whether the error fell by more than chance, and that of the full scan did not grow."""
+    def _better(self, there: Position, here: Position, axis: Axis) -> bool:
+        """Whether a step wins, see :func:`choose_weights`."""
         before, after = self.found[here], self.found[there]
-        if (after.full_scan or 0.0) > (before.full_scan or 0.0):
-            return False
-        # Paired, because the noise of the samples is common to both and cancels in the difference.
-        gain = before.errors - after.errors
-        return float(gain.mean()) > significant * float(gain.std() / len(gain) ** 0.5)
+        fell = _fell(before.errors, after.errors, axis.significant)
+        if before.full_scan is None or after.full_scan is None:
+            return fell
+        if fell or not axis.follows_full_scan:
+            return fell and after.full_scan.error <= before.full_scan.error
+        # Noise that was measured is a part of a full scan, and a larger lam keeps it.
+        lam_alone = [place[0] - sum(place[1:]) for place in (here, there)]
+        unmeasured = before.full_scan.unmeasured, after.full_scan.unmeasured
+        seen = before.full_scan.seen - after.full_scan.seen
+        return lam_alone[0] < lam_alone[1] <= 1 and _fell(*unmeasured, SIGNIFICANT_NOISE, seen)
+
+
+def _fell(before: Tensor, after: Tensor, significant: float, known: float = 0.0) -> bool:
+    """Whether a sum over units, and what is known to be gained besides, fell by more than chance.
+
+    Paired, because the noise of the samples is common to both and cancels in the difference.
+    """
+    gain = before - after
+    return known + float(gain.sum()) > significant * float(gain.std()) * len(gain) ** 0.5

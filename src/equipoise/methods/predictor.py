@@ -43,6 +43,26 @@ PHASE_REGION = 0.3
 and 0.6 the comparisons were much the same."""
 
 
+class FullScan(NamedTuple):
+    """What an image is expected to differ from that of a full scan, with the noise of all samples.
+
+    Attributes
+    ----------
+    seen
+        The part of what the image was made from, which is known.
+    unmeasured
+        The part that the samples or lines left out stand for, (units,).
+    """
+
+    seen: float
+    unmeasured: Tensor
+
+    @property
+    def error(self) -> float:
+        """The mean squared error."""
+        return self.seen + float(self.unmeasured.sum())
+
+
 class Prediction(NamedTuple):
     """How well an image predicts.
 
@@ -52,14 +72,13 @@ class Prediction(NamedTuple):
         Squared errors of the samples or lines left out, (units,), which sum to a mean in units of
         the noise of the coils.
     full_scan
-        The mean squared error, in the same units, of what all samples would show, with their noise;
-        None where it is not computed.
+        The error of what all samples would show, in the same units; None where it is not computed.
     evaluations, cost
         Network evaluations, and what counts towards a budget.
     """
 
     errors: Tensor
-    full_scan: float | None
+    full_scan: FullScan | None
     evaluations: int
     cost: int
 
@@ -133,9 +152,14 @@ class Predictor:
         evaluations = int(solution.network_evaluations[0])
         # Without a network the iterations are the cost.
         cost = evaluations if self.model.learned else int(solution.iterations[0])
-        whole = self.of_full_scan
-        full_scan = None if whole is None else float((power * whole).sum())
-        return Prediction(self.parts.by_unit(power * self.weights), full_scan, evaluations, cost)
+        errors = self.parts.by_unit(power * self.weights)
+        return Prediction(errors, self._full_scan(power), evaluations, cost)
+
+    def _full_scan(self, power: Tensor) -> FullScan | None:
+        if self.of_full_scan is None:
+            return None
+        power = power * self.of_full_scan
+        return FullScan(float(power[~self.parts.left_out].sum()), self.parts.by_unit(power))
 
     def _weights(self) -> Tensor:
         """w, in the shape of the mask."""
