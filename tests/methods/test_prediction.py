@@ -356,9 +356,12 @@ def test_one_coil_that_measured_little_follows_the_full_scan(
 ):
     problem, _ = head_problem(acceleration=acceleration, n_coils=n_coils)
     axes = []
-    monkeypatch.setattr(
-        prediction._Search, "run", lambda search: axes.extend(search.axes) or (0, 0)
-    )
+
+    def run(search):
+        axes.extend(search.axes)
+        return search.origin
+
+    monkeypatch.setattr(prediction._Search, "run", run)
     monkeypatch.setattr(prediction._Search, "units", 8)
     choose_weights(problem, load_model("mol-guided-universal"))
     assert [axis.follows_full_scan for axis in axes] == [False, follows]
