@@ -83,6 +83,12 @@ class TestMasks:
         gaps = (~columns.any(0)).float()
         assert float(gaps[40:56].sum()) == 0
 
+    @pytest.mark.parametrize(("frames", "width"), [(15, 100), (21, 95), (30, 256)])
+    def test_all_frames_together_leave_no_gap_about_the_centre(self, frames, width):
+        for seed in range(8):
+            columns = kt_mask((frames, 1, width), 12.0, 4, seed)[0].any(0)
+            assert calibration_region(columns)[1] >= 24
+
     def test_the_density_falls_towards_the_edge(self):
         columns = kt_mask((64, 1, 96), 6.0, 4, seed=0)[0, :, 0].double().mean(0)
         assert columns[30:66].mean() > 2 * columns[:18].mean()

@@ -9,6 +9,7 @@ from equipoise.arguments import Array, as_maps, as_mask, as_tensor
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import CACHE_BYTES, SenseOp
 from equipoise.physics.coils.espirit import KERNEL, estimate_csm
+from equipoise.physics.coils.wide import wide_csm
 from equipoise.physics.least_squares import conjugate_gradient
 from equipoise.physics.noise_level import noise_level
 from equipoise.shapes import Data, Image, PerSample
@@ -242,6 +243,10 @@ def shared_views(kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def dynamic_csm(kspace: Array, mask: Array, kernel: int = KERNEL) -> Tensor:
     """ESPIRiT maps (1, coil, y, x) of a series, from the mean of its samples over time.
 
+    All frames together measure far more than the centre of k-space: where that is so, maps are
+    those of :mod:`equipoise.physics.coils.wide`, which hold up to a border that cuts through
+    tissue.
+
     Parameters
     ----------
     kspace
@@ -258,7 +263,8 @@ def dynamic_csm(kspace: Array, mask: Array, kernel: int = KERNEL) -> Tensor:
     """
     samples, measured = as_tensor(kspace, "the k-space"), as_tensor(mask, "the sampling mask") != 0
     mean, somewhere = temporal_mean(samples, measured)
-    return estimate_csm(mean[None], somewhere[None], kernel)
+    found = wide_csm(mean, somewhere, kernel)
+    return estimate_csm(mean[None], somewhere[None], kernel) if found is None else found[None]
 
 
 def dynamic_noise_level(kspace: Tensor, mask: Tensor) -> PerSample:

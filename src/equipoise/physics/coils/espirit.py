@@ -7,6 +7,7 @@ eigenvector of the operator is the map, and its eigenvalue is close to 1 exactly
 explain the data. Pixels are independent, so only a few rows are held at a time.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -150,10 +151,15 @@ def _espirit(
     calibration = _calibration_data(kspace, mask)
     width = min(kernel, (min(calibration.shape[1:]) + 1) // 2)
     lowres = kspace_to_image(kspace * hann_window(mask.shape, calibration.shape[1:], kspace.device))
-    vectors, eigenvalue = _dominant_eigenvectors(_projector_kernel(calibration, width), lowres)
-    vectors = vectors * _reference_phase(calibration, vectors)
+    vectors, eigenvalue = dominant_eigenvectors(_projector_kernel(calibration, width), lowres)
+    vectors = vectors * reference_phase(calibration, vectors)
+    return on_support(vectors, eigenvalue, crop).to(kspace.dtype), eigenvalue
+
+
+def on_support(vectors: Tensor, eigenvalue: Tensor, crop: float | None = None) -> Tensor:
+    """Maps (coil, y, x), 0 where the eigenvalue (y, x) is below a number that it chooses itself."""
     support = eigenvalue > (_otsu(eigenvalue, *SUPPORT_RANGE) if crop is None else crop)
-    return torch.where(support, vectors, 0).to(kspace.dtype), eigenvalue
+    return torch.where(support, vectors, 0)
 
 
 def _calibration_data(kspace: Tensor, mask: Tensor) -> Tensor:
@@ -171,12 +177,26 @@ def _calibration_data(kspace: Tensor, mask: Tensor) -> Tensor:
 
 
 def _projector_kernel(calibration: Tensor, width: int) -> Tensor:
-    """The row-space projector as a kernel between coils, (2 k - 1, 2 k - 1, coil, coil)."""
-    n_coils = calibration.shape[0]
-    windows = calibration.unfold(1, width, 1).unfold(2, width, 1)
-    matrix = windows.permute(1, 2, 0, 3, 4).reshape(-1, n_coils * width**2)
+    """The row-space projector of the calibration matrix, see :func:`projector`."""
+    matrix = rows_of(calibration.unfold(1, width, 1).unfold(2, width, 1))
     values, vectors = torch.linalg.eigh(matrix.mH @ matrix)
-    signal = vectors[:, values > values[-1] * SINGULAR_THRESHOLD**2]
+    return projector(vectors[:, values > values[-1] * SINGULAR_THRESHOLD**2], len(calibration))
+
+
+def rows_of(windows: Tensor) -> Tensor:
+    """The calibration matrix, a row for each of the windows (coil, y, x, ., .)."""
+    return windows.permute(1, 2, 0, 3, 4).reshape(-1, len(windows) * windows[0, 0, 0].numel())
+
+
+def projector(signal: Tensor, n_coils: int) -> Tensor:
+    """The projector onto some rows as a kernel between coils, (2 k - 1, 2 k - 1, coil, coil).
+
+    Parameters
+    ----------
+    signal
+        An orthonormal basis of the rows, (coil k^2, count).
+    """
+    width = math.isqrt(len(signal) // n_coils)
     # (kernel, coil, y, x): together the kernels leave the calibration data unchanged, k_a[q] = mean
     # over windows of sum_b,s h_ab[s] k_b[q - s], with h the correlation of the kernels.
     kernels = signal.T.conj().reshape(-1, n_coils, width, width)
@@ -186,20 +206,31 @@ def _projector_kernel(calibration: Tensor, width: int) -> Tensor:
     return (correlation / width**2).permute(2, 3, 0, 1).to(torch.complex64)
 
 
-def _fourier_sum(n: int, size: int, device: torch.device) -> Tensor:
-    """``exp(2 pi i k (r - n // 2) / n)`` for pixels r and the ``size`` frequencies k about 0."""
+def _fourier_sum(n: int, size: int, extent: int, device: torch.device) -> Tensor:
+    """``exp(2 pi i k (r - n // 2) / (extent n))`` for pixels r, the ``size`` frequencies k about 0."""
     pixels = torch.arange(n, device=device) - n // 2
     frequencies = torch.arange(size, device=device) - size // 2
-    angle = 2 * torch.pi * torch.outer(pixels, frequencies).double() / n
+    angle = 2 * torch.pi * torch.outer(pixels, frequencies).double() / (extent * n)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
-def _dominant_eigenvectors(kernel: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors (coil, y, x) and eigenvalues (y, x) of the operator of every pixel."""
+def dominant_eigenvectors(kernel: Tensor, start: Tensor, extent: int = 1) -> tuple[Tensor, Tensor]:
+    """Unit vectors (coil, y, x) and eigenvalues (y, x) of the operator of every pixel.
+
+    Parameters
+    ----------
+    kernel
+        See :func:`projector`.
+    start
+        Coil images (coil, y, x), close to the vectors.
+    extent
+        Field of view whose k-space the kernel combines, in fields of view of the image.
+    """
     size, n_coils = kernel.shape[0], kernel.shape[2]
     y, x = start.shape[1:]
-    along_y = _fourier_sum(y, size, kernel.device)
-    partial = torch.einsum("xq,pqab->pxab", _fourier_sum(x, size, kernel.device), kernel).flatten(1)
+    along_y = _fourier_sum(y, size, extent, kernel.device)
+    along_x = _fourier_sum(x, size, extent, kernel.device)
+    partial = torch.einsum("xq,pqab->pxab", along_x, kernel).flatten(1)
     begin = start.to(torch.complex64).permute(1, 2, 0)
     # The offset keeps the iteration from starting at zero in pixels without signal.
     begin = begin / begin.abs().max() + 1e-6
@@ -227,7 +258,7 @@ def _power_iteration(operators: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor
     return vectors[..., 0], magnitude[..., 0, 0]
 
 
-def _reference_phase(calibration: Tensor, vectors: Tensor) -> Tensor:
+def reference_phase(calibration: Tensor, vectors: Tensor) -> Tensor:
     """The phase that makes the first principal virtual coil real, (y, x)."""
     # An eigenvector has an arbitrary phase in every pixel; without a reference the maps are not
     # smooth.

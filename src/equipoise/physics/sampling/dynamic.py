@@ -16,8 +16,7 @@ from equipoise.physics.sampling.masks import (
 from equipoise.shapes import Mask
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-"""The golden ratio: the offsets of successive frames, multiples of it modulo 1, spread evenly for
-every number of frames."""
+"""The golden ratio: multiples of it modulo 1 put successive frames far from each other."""
 
 TIME_POWER = 1.0
 """Sampling density ``(1 - |k| / k_max)^power`` of a frame. It falls more slowly than that of
@@ -38,11 +37,13 @@ def kt_mask(
 
     Every frame holds the central ``calibration`` columns. Of the others, each is measured with a
     probability that falls towards the edge of k-space, by systematic sampling: where the cumulative
-    probability passes ``u_t, u_t + 1, ...``. The offsets ``u_t = u_0 + t g`` modulo 1, with the
-    golden ratio g, interleave successive frames, as in golden-ratio-offset sampling (Joshi et al.,
-    arXiv:2206.03630) and VISTA (Ahmad et al., Magn. Reson. Med. 74:1266-1278, 2015). All frames
-    have the same number of columns, so the acceleration is the requested one up to the rounding of
-    one column.
+    probability passes ``u_t, u_t + 1, ...``. The offsets of n frames are ``u_0 + k / n`` modulo 1,
+    in the order of the multiples of the golden ratio, which interleave successive frames, as in
+    golden-ratio-offset sampling (Joshi et al., arXiv:2206.03630) and VISTA (Ahmad et al., Magn.
+    Reson. Med. 74:1266-1278, 2015). A column whose probability is at least 1 / n is measured in
+    some frame: all frames together leave no gap about the centre, so that their mean calibrates.
+    All frames have the same number of columns, so the acceleration is the requested one up to the
+    rounding of one column.
 
     Parameters
     ----------
@@ -86,9 +87,10 @@ def kt_mask(
     chances = _inclusion((1 - 0.999 * distance) ** TIME_POWER, count)
     passed = np.concatenate([[0.0], np.cumsum(chances)])
     first = np.random.default_rng(seed).random()
+    places = np.argsort(np.argsort(np.arange(frames) * GOLDEN % 1)) / frames
     mask = np.zeros((frames, width), bool)
     for t in range(frames):
-        offset = (first + t * GOLDEN) % 1
+        offset = (first + places[t]) % 1
         # The number of thresholds below each end; an interval that holds one is chosen.
         below = np.ceil(np.maximum(passed - offset, 0)).astype(int)
         mask[t] = centre
