@@ -207,7 +207,7 @@ def projector(signal: Tensor, n_coils: int) -> Tensor:
 
 
 def _fourier_sum(n: int, size: int, extent: int, device: torch.device) -> Tensor:
-    """``exp(2 pi i k (r - n // 2) / (extent n))`` for pixels r and ``size`` frequencies k about 0."""
+    """``exp(2 pi i k (r - n // 2) / (extent n))`` of pixels r and ``size`` frequencies k."""
     pixels = torch.arange(n, device=device) - n // 2
     frequencies = torch.arange(size, device=device) - size // 2
     angle = 2 * torch.pi * torch.outer(pixels, frequencies).double() / (extent * n)
