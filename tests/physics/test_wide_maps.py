@@ -79,3 +79,8 @@ def test_what_it_is_not_for_is_left_to_others():
     assert wide_csm(kspace * narrow, narrow) is None
     assert wide_csm(kspace[:1], whole) is None
     assert wide_csm(0 * kspace, whole) is None
+    inside = coil_images()
+    inside[:, :12] = inside[:, -12:] = 0
+    assert wide_csm(image_to_kspace(inside), whole) is not None
+    inside[..., :12] = inside[..., -12:] = 0
+    assert wide_csm(image_to_kspace(inside), whole) is None

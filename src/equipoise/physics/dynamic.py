@@ -243,9 +243,8 @@ def shared_views(kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def dynamic_csm(kspace: Array, mask: Array, kernel: int = KERNEL) -> Tensor:
     """ESPIRiT maps (1, coil, y, x) of a series, from the mean of its samples over time.
 
-    All frames together measure far more than the centre of k-space: where that is so, maps are
-    those of :mod:`equipoise.physics.coils.wide`, which hold up to a border that cuts through
-    tissue.
+    Where tissue reaches the border they are those of :mod:`equipoise.physics.coils.wide`, for which
+    all frames together measure enough.
 
     Parameters
     ----------
