@@ -6,9 +6,11 @@ import torch
 
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.espirit import estimate_csm, unexplained
+from equipoise.physics.coils.fit import misfit
 from equipoise.physics.coils.wide import SMALLEST_WIDE, wide_csm
 from equipoise.physics.fourier import image_to_kspace
 from equipoise.physics.noise_level import complex_noise
+from equipoise.recon.maps_check import DOUBTFUL
 
 SHAPE, COILS = (60, 64), 5
 
@@ -71,6 +73,18 @@ def test_the_phase_is_that_of_a_virtual_coil():
     assert found is not None
     turns = (found[:, :, 1:] * found[:, :, :-1].conj()).sum(0).angle().abs()
     assert float(turns.median()) < 0.1
+
+
+def test_right_maps_are_not_doubted_at_such_a_border():
+    images, mask = coil_images(), central(24)
+    csm = images / images.abs().square().sum(0).sqrt()
+    kspace = image_to_kspace(images) * mask
+    left = misfit(kspace[None], mask[None], csm[None])
+    swapped = misfit(kspace[None], mask[None], csm[None, [1, 0, *range(2, COILS)]])
+    assert left is not None
+    assert left < DOUBTFUL / 2
+    assert swapped is not None
+    assert swapped > DOUBTFUL
 
 
 def test_what_it_is_not_for_is_left_to_others():

@@ -1,6 +1,7 @@
 """Whether coil maps belong to a scan, measured on its calibration region."""
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -39,8 +40,11 @@ def misfit(kspace: KSpace, mask: Mask, csm: CoilMaps) -> float | None:
     Between 0 and 1; None if there is no fully sampled centre, or no signal where there are maps.
     """
     window = _window(mask)
+    if window is None:
+        return None
+    csm = csm * _away_from_border(mask)
     inside = (csm != 0).any(1, keepdim=True)
-    if window is None or not bool(inside.any()):
+    if not bool(inside.any()):
         return None
     images = kspace_to_image(kspace * window * mask[:, None])
     energy = float((images * inside).abs().square().sum())
@@ -52,11 +56,23 @@ def misfit(kspace: KSpace, mask: Mask, csm: CoilMaps) -> float | None:
     return max(left, 0.0) ** 0.5
 
 
+def _region(mask: Mask) -> tuple[int, ...]:
+    return tuple(min(n, MAX_CALIBRATION) for n in calibration_region(mask[0]))
+
+
 def _window(mask: Mask) -> Tensor | None:
-    region = tuple(min(n, MAX_CALIBRATION) for n in calibration_region(mask[0]))
+    region = _region(mask)
     return (
         None if min(region) < SMALLEST_REGION else hann_window(mask.shape[1:], region, mask.device)
     )
+
+
+def _away_from_border(mask: Mask) -> Tensor:
+    """Where a pixel is farther from the border than the low-resolution images resolve, (y, x)."""
+    inner = torch.zeros(mask.shape[1:], dtype=torch.bool, device=mask.device)
+    y, x = (math.ceil(n / size) for n, size in zip(inner.shape, _region(mask)))
+    inner[y:-y, x:-x] = True
+    return inner
 
 
 def fitting_order(kspace: KSpace, mask: Mask, csm: CoilMaps) -> list[int] | None:
