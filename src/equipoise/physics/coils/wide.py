@@ -40,7 +40,7 @@ TAPER = 0.25
 """Share of the region, at its ends, over which samples fall to zero where it does not fill an axis;
 a jump would ring across the border."""
 
-WINDOWS_BYTES = 2**26
+WINDOWS_BYTES = 2**24
 """Bytes of windows that are held at a time."""
 
 
