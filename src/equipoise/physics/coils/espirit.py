@@ -214,7 +214,9 @@ def _fourier_sum(n: int, size: int, extent: int, device: torch.device) -> Tensor
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
-def dominant_eigenvectors(kernel: Tensor, start: Tensor, extent: int = 1) -> tuple[Tensor, Tensor]:
+def dominant_eigenvectors(
+    kernel: Tensor, start: Tensor, extents: tuple[int, int] = (1, 1)
+) -> tuple[Tensor, Tensor]:
     """Unit vectors (coil, y, x) and eigenvalues (y, x) of the operator of every pixel.
 
     Parameters
@@ -223,13 +225,14 @@ def dominant_eigenvectors(kernel: Tensor, start: Tensor, extent: int = 1) -> tup
         See :func:`projector`.
     start
         Coil images (coil, y, x), close to the vectors.
-    extent
-        Field of view whose k-space the kernel combines, in fields of view of the image.
+    extents
+        Field of view along y and x whose k-space the kernel combines, in fields of view of the
+        image.
     """
     size, n_coils = kernel.shape[0], kernel.shape[2]
     y, x = start.shape[1:]
-    along_y = _fourier_sum(y, size, extent, kernel.device)
-    along_x = _fourier_sum(x, size, extent, kernel.device)
+    along_y = _fourier_sum(y, size, extents[0], kernel.device)
+    along_x = _fourier_sum(x, size, extents[1], kernel.device)
     partial = torch.einsum("xq,pqab->pxab", along_x, kernel).flatten(1)
     begin = start.to(torch.complex64).permute(1, 2, 0)
     # The offset keeps the iteration from starting at zero in pixels without signal.

@@ -26,11 +26,14 @@ from equipoise.physics.noise_level import noise_level
 from equipoise.physics.sampling.masks import calibration_region
 
 EXTENT = 2
-"""Size of the field of view of the calibration, in fields of view of the image."""
+"""Size of the field of view of the calibration, in fields of view of the image, along an axis."""
 
-SMALLEST_WIDE = 12
-"""Side of the smallest calibration region. The borders of the low-resolution images of fewer lines
-are so blurred that the usual calibration is better."""
+SHARE = 0.25
+"""Share of an axis that the calibration region must fill for this. The border of a low-resolution
+image is so blurred that the usual maps, which reproduce the blur, are better there."""
+
+SMALLEST = 12
+"""Side of the smallest calibration region: fewer lines hold no kernels of usual width."""
 
 BORDER = 0.05
 """Energy of the outermost line of the low-resolution images, on any side, relative to that of all:
@@ -47,10 +50,10 @@ WINDOWS_BYTES = 2**24
 def wide_csm(kspace: Tensor, mask: Tensor, kernel: int = KERNEL) -> Tensor | None:
     """Maps (coil, y, x) with sum of squares 1 on the support and 0 outside.
 
-    Everything that is measured about DC calibrates, not only its centre: maps of a border are as
-    sharp as the images that they come from. None where nothing reaches the border, because the
-    usual ones are as good then; of one coil; and of a region with a side below
-    :data:`SMALLEST_WIDE`.
+    Along the larger field of view everything that is measured about DC calibrates, not only its
+    centre: maps of a border are as sharp as the images that they come from. None where nothing
+    reaches the border, because the usual maps are as good then; of one coil; and of a calibration
+    region that fills less than :data:`SHARE` of both axes, or has a side below :data:`SMALLEST`.
 
     Parameters
     ----------
@@ -60,24 +63,55 @@ def wide_csm(kspace: Tensor, mask: Tensor, kernel: int = KERNEL) -> Tensor | Non
         Width of the kernel, in samples of the larger field of view.
     """
     region = calibration_region(mask)
-    if min(region) < SMALLEST_WIDE or len(kspace) == 1:
+    axes = [_Axis(n, size) for n, size in zip(mask.shape, region)]
+    if len(kspace) == 1 or min(region) < SMALLEST or not any(axis.extent > 1 for axis in axes):
         return None
-    few = tuple(min(w, MAX_CALIBRATION) for w in region)
+    few = tuple(min(size, MAX_CALIBRATION) for size in region)
     lowres = kspace_to_image(kspace * hann_window(mask.shape, few, kspace.device))
     if not _reaches_border(lowres):
         return None
-    cut = tuple(slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(mask.shape, region))
-    whole = [w == n for w, n in zip(region, mask.shape)]
-    taper = _taper(region[0], whole[0])[:, None] * _taper(region[1], whole[1])
-    taper = taper.to(kspace.device)
+    cut = tuple(axis.cut for axis in axes)
+    taper = (axes[0].taper[:, None] * axes[1].taper).to(kspace.device)
     # Coil by coil, because the larger field of view of all in double precision takes much memory.
-    samples = torch.stack([_wide(coil[cut] * taper, whole) for coil in kspace])
+    samples = torch.stack([_wide(coil[cut] * taper, axes) for coil in kspace])
     scale = samples.abs().max()
     level = (noise_level(kspace, mask) / scale) ** 2 * taper.square().mean()
-    signal = _signal(samples / scale, kernel, float(level))
-    vectors, eigenvalue = dominant_eigenvectors(projector(signal, len(kspace)), lowres, EXTENT)
+    extents = axes[0].extent, axes[1].extent
+    signal = _signal(samples / scale, kernel, extents, float(level))
+    vectors, eigenvalue = dominant_eigenvectors(projector(signal, len(kspace)), lowres, extents)
     vectors = vectors * reference_phase(samples, vectors)
     return on_support(vectors, eigenvalue).to(kspace.dtype)
+
+
+class _Axis:
+    """An axis of n samples, the central ``size`` of which were measured in all lines."""
+
+    def __init__(self, n: int, size: int):
+        self.extent = EXTENT if size >= SHARE * n else 1
+        self.size = size if self.extent > 1 else min(size, MAX_CALIBRATION)
+        self.cut = slice(n // 2 - self.size // 2, n // 2 - self.size // 2 + self.size)
+        self.tapered = self.extent > 1 and self.size < n
+
+    @property
+    def taper(self) -> Tensor:
+        """The weights of the samples: 1, falling as a cosine at the ends of a part."""
+        if not self.tapered:
+            return torch.ones(self.size, dtype=torch.float64)
+        distance = (torch.arange(self.size) - self.size // 2).abs().double() / (self.size / 2)
+        beyond = ((distance - 1 + TAPER) / TAPER).clamp(min=0)
+        return 0.5 * (1 + torch.cos(torch.pi * beyond))
+
+    @property
+    def place(self) -> slice:
+        """Of the image in the larger field of view: its centre comes to the centre of that."""
+        first = self.extent * self.size // 2 - self.size // 2
+        return slice(first, first + self.size)
+
+    @property
+    def kept(self) -> int:
+        """The samples of the larger field of view without the ends that are tapered."""
+        n = self.extent * self.size
+        return int(n * (1 - TAPER / 2)) if self.tapered else n
 
 
 def _reaches_border(images: Tensor) -> bool:
@@ -86,40 +120,26 @@ def _reaches_border(images: Tensor) -> bool:
     return bool(torch.stack([side.mean() for side in sides]).max() > BORDER * energy.mean())
 
 
-def _taper(size: int, whole: bool) -> Tensor:
-    """The weights of samples along an axis: 1, and falling as a cosine at the ends of a part."""
-    if whole:
-        return torch.ones(size, dtype=torch.float64)
-    distance = (torch.arange(size) - size // 2).abs().double() / (size / 2)
-    beyond = ((distance - 1 + TAPER) / TAPER).clamp(min=0)
-    return 0.5 * (1 + torch.cos(torch.pi * beyond))
-
-
-def _wide(samples: Tensor, whole: list[bool]) -> Tensor:
-    """K-space (y, x) of the larger field of view, without the ends of a part that is tapered."""
-    padded = samples.new_zeros([EXTENT * n for n in samples.shape])
-    # The centre n // 2 of the image comes to the centre n of the larger one.
-    place = tuple(slice(n - n // 2, 2 * n - n // 2) for n in samples.shape)
-    padded[place] = kspace_to_image(samples)
+def _wide(samples: Tensor, axes: list[_Axis]) -> Tensor:
+    """K-space (y, x) of the larger field of view."""
+    padded = samples.new_zeros([axis.extent * axis.size for axis in axes])
+    padded[axes[0].place, axes[1].place] = kspace_to_image(samples)
     found = image_to_kspace(padded)
-    for axis, complete in enumerate(whole):
-        n = found.shape[axis]
-        kept = n if complete else int(n * (1 - TAPER / 2))
-        found = found.narrow(axis, n // 2 - kept // 2, kept)
+    for number, axis in enumerate(axes):
+        found = found.narrow(number, padded.shape[number] // 2 - axis.kept // 2, axis.kept)
     return found.to(torch.complex64)
 
 
-def _signal(samples: Tensor, width: int, level: float) -> Tensor:
+def _signal(samples: Tensor, width: int, extents: tuple[int, int], level: float) -> Tensor:
     """The rows of the calibration matrix that hold signal: an orthonormal basis of them.
 
-    ``level`` is the mean variance of the samples before they were interpolated. Interpolated noise
-    has 1 / ``EXTENT``^2 of it, in 1 / ``EXTENT``^2 of the spectrum, so that its mean outer product
-    over windows has no eigenvalue above the level.
+    ``level`` is the mean variance of the samples before they were interpolated. Noise that is
+    interpolated by a factor e has 1 / e of it, in 1 / e of the spectrum, so that its mean outer
+    product over windows has no eigenvalue above the level.
     """
-    # Neighbours of the interpolated samples say the same, so windows are as far apart as samples
-    # were.
     width = min(width, (min(samples.shape[1:]) + 1) // 2)
-    windows = samples.unfold(1, width, EXTENT).unfold(2, width, EXTENT)
+    # Neighbours of interpolated samples say the same: windows are as far apart as samples were.
+    windows = samples.unfold(1, width, extents[0]).unfold(2, width, extents[1])
     n = len(samples) * width**2
     gram = samples.new_zeros((n, n), dtype=torch.complex128)
     for some in torch.split(windows, _rows_at_once(windows, n), 1):
