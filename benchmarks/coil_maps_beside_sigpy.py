@@ -1,11 +1,13 @@
 """ESPIRiT maps: error and processor time beside sigpy, and beside BART if it is installed.
 
     pip install 'equipoise[sigpy]'; apt install bart
-    OMP_NUM_THREADS=1 python benchmarks/coil_maps_beside_sigpy.py [--scan scan.h5]
+    OMP_NUM_THREADS=1 python benchmarks/coil_maps_beside_sigpy.py [--scan FILE | --series FILE]
 
 The error is the null-space projection error ``||(I - S S^H) c|| / ||c||`` over the object, on the
 same pixels for all. For simulated coils, c are the true coil images, which no estimate has seen.
 For a scan, they are the coil images of all its samples, of which the calibration uses the centre.
+For a series (time, y, x), an 8-fold scan is simulated with 8 coils; its mean over time calibrates,
+and c is the mean of the true coil images.
 """
 
 import argparse
@@ -25,15 +27,20 @@ from equipoise.formats.cfl import cfl_bytes, read_cfl
 from equipoise.formats.sample_head import head_slice
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
+from equipoise.physics.coils.wide import wide_csm
+from equipoise.physics.dynamic import DynamicSenseOp, temporal_mean
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
+from equipoise.physics.sampling.dynamic import kt_mask
+from equipoise.training.sources.cine import load_clips
 from equipoise.vectors import norm
 
-CALIBRATION, OBJECT, NOISE = 24, 0.1, 0.005
+CALIBRATION, OBJECT, NOISE, ACCELERATION = 24, 0.1, 0.005, 8.0
 
 
 def ours(kspace: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Maps of this package, (1, coil, y, x)."""
-    return estimate_csm(kspace, mask)
+    """Maps of this package, (1, coil, y, x): those of a series, if tissue reaches the border."""
+    found = wide_csm(kspace[0], mask[0])
+    return estimate_csm(kspace, mask) if found is None else found[None]
 
 
 def of_sigpy(kspace: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -64,32 +71,56 @@ def cpu_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def cases(scan: Path | None) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Name, k-space, and the coil images that maps should explain."""
+Case = tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Name, k-space, its mask, and the coil images that maps should explain."""
+
+
+def cases(scan: Path | None, series: Path | None) -> list[Case]:
+    """What maps are estimated of."""
+    if series is not None:
+        return [series_case(series)]
     if scan is not None:
         kspace = read(scan).kspace[:1]
-        return [(scan.name, kspace, kspace_to_image(kspace))]
+        return [(scan.name, kspace, everywhere(kspace), kspace_to_image(kspace))]
     found = []
     for coils in (8, 16):
         image = head_slice()
         csm = biot_savart_maps((image.shape[1], image.shape[2]), coils, seed=0)
         images = csm * image[:, None]
         noise = torch.randn(csm.shape, dtype=torch.complex64) * NOISE * image.abs().max()
-        found.append((f"head, {coils} coils", image_to_kspace(images) + noise, images))
+        kspace = image_to_kspace(images) + noise
+        found.append((f"head, {coils} coils", kspace, everywhere(kspace), images))
     return found
+
+
+def everywhere(kspace: torch.Tensor) -> torch.Tensor:
+    """The mask of a full scan."""
+    return torch.ones((1, *kspace.shape[2:]), dtype=torch.bool)
+
+
+def series_case(path: Path) -> Case:
+    """The mean over time of a simulated scan."""
+    frames = load_clips([path])[0].image
+    csm = biot_savart_maps((frames.shape[1], frames.shape[2]), 8, seed=0)
+    mask = kt_mask(frames.shape, ACCELERATION, seed=0)
+    kspace = DynamicSenseOp(csm, mask).forward(frames[None])
+    noise = torch.randn(kspace.shape, dtype=torch.complex64) * NOISE * frames.abs().max()
+    mean, measured = temporal_mean((kspace + noise)[0], mask[0])
+    return path.name, mean[None], measured[None], csm * frames.mean(0)
 
 
 def main() -> None:
     """Print error, processor seconds, and the ratio to sigpy."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scan", type=Path)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--scan", type=Path)
+    which.add_argument("--series", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
     methods: dict[str, Callable[..., torch.Tensor]] = {"equipoise": ours, "sigpy": of_sigpy}
     if shutil.which("bart"):
         methods["bart"] = of_bart
-    for name, kspace, images in cases(options.scan):
-        mask = torch.ones((1, *kspace.shape[2:]), dtype=torch.bool)
+    for name, kspace, mask, images in cases(options.scan, options.series):
         support = ours(kspace, mask).abs().sum(1, keepdim=True) > 0
         brightness = images.abs().square().sum(1, keepdim=True).sqrt()
         inside = support & (brightness > OBJECT * brightness.max())
