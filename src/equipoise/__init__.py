@@ -38,6 +38,7 @@ _PUBLIC = {
     "as_slices": "equipoise.formats",
     "certificate_schema": "equipoise.report.certificate_file",
     "certify_slice": "equipoise.certificate.certify",
+    "dynamic_csm": "equipoise.physics.dynamic",
     "enlarge": "equipoise.recon.enlarge",
     "espirit": "equipoise.physics.coils.espirit",
     "estimate_csm": "equipoise.physics.coils.espirit",
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
     )
     from equipoise.physics.cartesian import SenseOp
     from equipoise.physics.coils.espirit import espirit, estimate_csm, normalize_csm
-    from equipoise.physics.dynamic import DynamicSenseOp
+    from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm
     from equipoise.physics.generic import FunctionOp
     from equipoise.physics.linop import LinearOperator, adjoint_error, operator_norm
     from equipoise.physics.noise_level import noise_level

@@ -259,6 +259,17 @@ def dynamic_csm(kspace: Array, mask: Array, kernel: int = KERNEL) -> Tensor:
     ------
     BadInputError
         If all frames together hold less than 4 x 4 samples about DC, or no signal there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import equipoise as eq
+    >>> mask = eq.kt_mask((6, 48, 48), 4.0, seed=0)[0]
+    >>> smooth = np.hanning(48)[:, None] * np.hanning(48)  # the k-space of two equal coils
+    >>> kspace = np.stack([smooth, 1j * smooth])[:, None] * mask.numpy()
+    >>> maps = eq.dynamic_csm(kspace, mask)
+    >>> maps.shape, round(float(maps.abs().max()), 3)
+    (torch.Size([1, 2, 48, 48]), 0.707)
     """
     samples, measured = as_tensor(kspace, "the k-space"), as_tensor(mask, "the sampling mask") != 0
     mean, somewhere = temporal_mean(samples, measured)
