@@ -215,7 +215,7 @@ def test_universal_models_choose_by_prediction_unless_asked_otherwise(model):
     assert load_model("mol-guided-sharp").usual_lam == model.usual_lam == "auto"
     assert load_model("mol-guided-universal").usual_lam == "auto"
     assert load_model("mol-ridge-cine").usual_lam == "auto"
-    assert load_model("mol-guided-volume").usual_lam == "rule"
+    assert load_model("mol-guided-volume").usual_lam == "auto"
     problem, _ = head_problem()
     choices = [weights_for(problem, model, lam) for lam in (None, "rule", 4)]
     assert [choice.setting for choice in choices] == ["auto", "rule", "given"]

@@ -43,8 +43,6 @@ class MolGuided3D(MolGuided):
     """
 
     name = "mol-guided-3d"
-    # Samples are left out of images (y, x) only.
-    usual_lam = "rule"
     neighbours = 1
     """Planes along x, at each side of a plane, from whose first image its factors follow."""
     Config: ClassVar[type[MethodConfig]] = MolGuided3DConfig

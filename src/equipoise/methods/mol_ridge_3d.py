@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.methods.data_weight import ScanRule
 from equipoise.methods.method import MethodConfig
 from equipoise.methods.mol import Amplification, Conditioned
 from equipoise.methods.mol_ridge import ConditionedConfig, MolRidge
@@ -71,18 +70,6 @@ class MolRidge3D(MolRidge):
     Config: ClassVar[type[MethodConfig]] = MolRidge3DConfig
     network: Any
     reference: float | None = None
-
-    def __init__(
-        self,
-        network: Any,
-        data_weight: ScanRule | None = None,
-        threshold_rule: ScanRule | None = None,
-        *,
-        options: SolverOptions | None = None,
-    ):
-        super().__init__(network, data_weight, threshold_rule, options=options)
-        # Samples are left out of images and series, not of volumes.
-        self.usual_lam = "auto" if network.axis == "time" else "rule"
 
     @classmethod
     def around(cls, network: Any, config: Any) -> "MolRidge3D":

@@ -14,6 +14,7 @@ from equipoise.methods.method import Method
 from equipoise.methods.predictor import Prediction, Predictor
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.coils.readout import slab_of
 from equipoise.physics.dynamic import DynamicSenseOp
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.left_out import leave_out
@@ -50,6 +51,9 @@ reconstruction is to remove. With two standard errors, eight lines decided by ch
 
 MASK_OF_A_PLANE = 3
 """Axes of the mask of a batch of images (y, x)."""
+
+PLANES = 16
+"""Planes along x of the slab on which the weights of a volume are tried."""
 
 Position = tuple[int, ...]
 
@@ -235,13 +239,15 @@ def choose_weights(
         reason = f"samples can be left out of a SenseOp, not of a {type(operator).__name__}"
         return Choice(rule, "rule", reason)
     series = isinstance(operator, DynamicSenseOp)
-    if operator.mask.ndim > MASK_OF_A_PLANE and not series:
-        axes = ", ".join(operator.image_axes)
-        reason = f"samples are left out of images (y, x) and series (time, y, x), not ({axes})"
-        return Choice(rule, "rule", f"{reason}: the rule is followed")
     if not bool(scale > 0):
         return Choice(rule, "rule", "the data are zero: any weights give the same image")
-    parts = leave_out(operator.mask[0].cpu(), SHARE, seed)
+    mask = operator.mask[0]
+    if operator.mask.ndim > MASK_OF_A_PLANE and not series:
+        if not bool((mask == mask[..., :1]).all()):
+            reason = "lines along x were not measured as a whole, so none can be left out"
+            return Choice(rule, "rule", f"{reason}: the rule is followed")
+        problem, mask = slab_of(problem, PLANES), mask[..., 0]
+    parts = leave_out(mask.cpu(), SHARE, seed)
     # Without samples outside the calibration region there is nothing to compare predictions with.
     if parts is None:
         reason = "too few samples outside the calibration region to predict: the rule is followed"

@@ -30,8 +30,11 @@ LOOSE_TWO = 0.01
 """The same for a method with two passes: its m is larger, so the bound is close to the distance,
 and at 0.1 trials ended where they started."""
 
-LOOSE_SERIES = 0.02
-"""The same for a series."""
+LOOSE_SERIES, LOOSE_VOLUME = 0.02, 0.003
+"""The same for a series, and for two passes of a volume."""
+
+MAPS_OF_A_PLANE = 4
+"""Axes of the maps of a batch of images (y, x)."""
 
 TRIAL_ITERATIONS, FIRST_ITERATIONS = 10, 30
 """Most iterations of a trial of a method without a network, which starts from the last one, and of
@@ -110,17 +113,22 @@ class Predictor:
         self.noise_level = problem.noise_level
         self.rule = model.rule(problem.operator, self.noise_level.double() / scale)
         self.series = isinstance(problem.operator, DynamicSenseOp)
+        self.planes = 0 if self.series or csm.ndim == MAPS_OF_A_PLANE else csm.shape[-1]
         if self.series:
             csm = csm[:, :, 0]
+        if self.planes:
+            kept, measured = (m[..., None].expand(-1, -1, self.planes) for m in (kept, measured))
         kind = DynamicSenseOp if self.series else SenseOp
         self.kept, self.all = kind(csm, kept[None]), kind(csm, measured[None])
         self.all_data, self.data = problem.data, problem.data * kept
         loose = LOOSE_SERIES if self.series else LOOSE if len(model.passes) == 1 else LOOSE_TWO
+        if self.planes and loose == LOOSE_TWO:
+            loose = LOOSE_VOLUME
         self.options = replace(options, rtol=max(loose, options.rtol), exact=False)
         self.max_iter = options.max_iter
         variance = float(problem.noise_level[0]) ** 2
         # Without a noise level errors keep the unit of the data; their order is the same.
-        self.unit = variance * self.data.shape[1] if variance > 0 else 1.0
+        self.unit = variance * self.data.shape[1] * (self.planes or 1) if variance > 0 else 1.0
         self.in_phase = in_phase
         self.weights = self._weights() / self.unit
         self.of_full_scan = self._of_full_scan()
@@ -148,7 +156,9 @@ class Predictor:
         power = torch.zeros_like(self.weights)
         # Coil by coil, because all coils of a series in double precision are larger than the solve.
         for coil, data in zip(predicted, self.all_data[0]):
-            power += (coil - data).abs().double().square().cpu()
+            squares = (coil - data).abs().double().square().cpu()
+            # A line along x is left out as a whole.
+            power += squares.sum(-1) if self.planes else squares
         evaluations = int(solution.network_evaluations[0])
         # Without a network the iterations are the cost.
         cost = evaluations if self.model.learned else int(solution.iterations[0])
@@ -187,7 +197,7 @@ class Predictor:
             return image
         if self.phase is None:
             # Of the first trial, so that all trials are compared in the same part.
-            self.phase = smooth_phase(image)
+            self.phase = smooth_phase(image, of_volume=bool(self.planes))
         return self.phase * (self.phase.conj() * image).real
 
     def _iterations(self, left: int | None) -> int:
@@ -197,8 +207,13 @@ class Predictor:
         return min(most, FIRST_ITERATIONS if self.image is None else TRIAL_ITERATIONS)
 
 
-def smooth_phase(image: Image) -> Image:
-    """``u / |u|`` with u the image of the centre of k-space, see :data:`PHASE_REGION`."""
+def smooth_phase(image: Image, *, of_volume: bool = False) -> Image:
+    """``u / |u|`` with u the image of the centre of k-space, see :data:`PHASE_REGION`.
+
+    Of a volume (z, y, x) it is that of every plane (z, y).
+    """
+    if of_volume:
+        return smooth_phase(image.movedim(-1, 1)).movedim(1, -1)
     shape = image.shape[-2:]
     region = tuple(max(1, round(PHASE_REGION * n)) for n in shape)
     window = hann_window(shape, region, image.device).to(image.real.dtype)

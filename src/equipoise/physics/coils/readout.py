@@ -1,9 +1,12 @@
 """A volume cut along its fully sampled readout."""
 
+import torch
 from torch import Tensor
 
 from equipoise.outcome import BadInputError
-from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.cartesian import SenseOp
+from equipoise.physics.fourier import image_to_kspace, kspace_to_image
+from equipoise.physics.problem import Problem
 
 
 def slices_along_readout(kspace: Tensor) -> Tensor:
@@ -28,3 +31,23 @@ def plane_of(mask: Tensor) -> Tensor:
             "along a fully sampled axis, so move that axis last, or solve the volume whole"
         )
     return mask[..., 0]
+
+
+def slab_of(problem: Problem[SenseOp], planes: int) -> Problem[SenseOp]:
+    """The central planes along x of what the coils of a volume see, or all if it has fewer.
+
+    Raises
+    ------
+    BadInputError
+        If whole lines along x were not measured.
+    """
+    csm, mask = problem.operator.csm, problem.operator.mask
+    plane_of(mask[0])
+    # Coil by coil, because the transform of all would be a further copy of the data.
+    seen = torch.stack([(maps != 0).any(0).any(0) for maps in csm[0]]).any(0).nonzero()
+    middle = int(seen.double().mean()) if len(seen) else csm.shape[-1] // 2
+    first = min(max(middle - planes // 2, 0), max(csm.shape[-1] - planes, 0))
+    cut = slice(first, first + planes)
+    coils = [image_to_kspace(kspace_to_image(k, 1)[..., cut], 1) for k in problem.data[0]]
+    operator = SenseOp(csm[..., cut], mask[..., cut])
+    return Problem(operator, torch.stack(coils)[None], problem.noise_level, problem.unit)
