@@ -12,7 +12,7 @@ from equipoise.formats.limits import available_memory, size_text
 from equipoise.formats.slices import stack_shape
 from equipoise.methods.method import PLANE, SERIES, VOLUME, Method
 from equipoise.methods.mol import MOL
-from equipoise.methods.prediction import LamSetting
+from equipoise.methods.prediction import PLANES, LamSetting
 from equipoise.methods.variational import Variational
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_planes import PlanarRidge, planes_at_once
@@ -76,8 +76,8 @@ differentiated; the share of the solve that is held then; and what an attack add
 an image of three axes."""
 
 TRIALS = 250
-"""Bytes of a pixel of a series that trials of lam add: a copy of the samples, and gaps between one
-solve and the next."""
+"""Bytes of a pixel of a series, or of the planes of a volume, that trials of lam add: a copy of the
+samples, and gaps between one solve and the next."""
 
 
 Certified = Literal["plain", "attack"] | None
@@ -168,11 +168,12 @@ def solve_of_three_axes(
         beside += GAPS if PARTS * DOUBLE * pixels < HEAP else 0
     else:
         evaluation = evaluation_of(model, pixels)
-    if model.axes == SERIES and (model.usual_lam if lam is None else lam) == "auto":
-        beside += TRIALS
     # Anderson keeps two images for each iterate.
     history = 2 * COMPLEX * model.options.window if isinstance(model, MOL) else 0
     step = (beside + history) * pixels + evaluation
+    if (model.usual_lam if lam is None else lam) == "auto":
+        # Of a volume lam is tried on some planes.
+        step += TRIALS * (pixels if model.axes == SERIES else depth * y * min(x, PLANES))
     return LOADED + max(OF_A_COIL * coils * pixels + step, COMBINING * coils * pixels)
 
 
