@@ -90,12 +90,11 @@ def test_prediction_loses_at_most_a_fifth_of_a_decibel_and_costs_a_few_trials():
     assert choice.evaluations <= 3 * int(rule.network_evaluations[0])
 
 
-def test_a_volume_follows_the_rule_whose_weights_are_asked_for():
+def test_a_volume_has_its_weights_by_prediction_too():
     model = MolRidge3D(RidgeVolume("z", 0.05, features=4, basis=2, filters=1, across=2, taps=3))
     csm = biot_savart_maps((16, 16), 2)[:, :, None].expand(-1, -1, 4, -1, -1)
     operator = SenseOp(csm, torch.ones(1, 4, 16, 16, dtype=torch.bool))
     problem = Problem(operator, operator.forward(torch.ones(1, 4, 16, 16) + 0j), SIGMA)
-    assert weights_for(problem, model, None).setting == "rule"
-    choice = weights_for(problem, model, "auto")
-    assert choice.fell_back
-    assert "not (z, y, x)" in choice.reason
+    choice = weights_for(problem, model, None)
+    assert choice.setting == "auto"
+    assert choice.basis == "prediction"

@@ -163,7 +163,7 @@ def test_that_of_the_package_has_the_weights_of_one_plane_and_their_proof():
     assert isinstance(volume, MolGuided3D)
     assert volume.m_evidence == "proved"
     assert volume.m == plane.m
-    assert volume.usual_lam == "rule"
+    assert volume.usual_lam == "auto"
     assert plane.calibration is not None
     assert volume.calibration is None
     lowered = {"data_weight.coefficients", "threshold_rule.coefficients"}

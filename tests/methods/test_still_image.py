@@ -167,9 +167,10 @@ class TestMethod:
         assert float(inner(found, image)) == pytest.approx(float(inner(move, back)), rel=1e-5)
         attackable = Attackable(operator, model, solution, replace(EXACT), noise_level=None)
         b = data.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(inner(attackable(b), image).sum(), b)
+        # Along the response itself, because the product with a random image is close to zero.
+        (gradient,) = torch.autograd.grad(inner(attackable(b), found).sum(), b)
         slope = float(inner(gradient, move))
-        assert slope == pytest.approx(float(inner(expected, image)), rel=0.05)
+        assert slope == pytest.approx(float(inner(expected, found)), rel=0.01)
 
     def test_a_file_keeps_its_weight_and_a_volume_has_no_still_image(self, tmp_path):
         save_model(tmp_path / "a.safetensors", model_of(), {"data": "none"})

@@ -71,7 +71,8 @@ def wide_csm(kspace: Tensor, mask: Tensor, kernel: int = KERNEL) -> Tensor | Non
     if not _reaches_border(lowres):
         return None
     cut = tuple(axis.cut for axis in axes)
-    taper = (axes[0].taper[:, None] * axes[1].taper).to(kspace.device)
+    along_y, along_x = (axis.taper(kspace.device) for axis in axes)
+    taper = along_y[:, None] * along_x
     # Coil by coil, because the larger field of view of all in double precision takes much memory.
     samples = torch.stack([_wide(coil[cut] * taper, axes) for coil in kspace])
     scale = samples.abs().max()
@@ -92,12 +93,12 @@ class _Axis:
         self.cut = slice(n // 2 - self.size // 2, n // 2 - self.size // 2 + self.size)
         self.tapered = self.extent > 1 and self.size < n
 
-    @property
-    def taper(self) -> Tensor:
+    def taper(self, device: torch.device) -> Tensor:
         """The weights of the samples: 1, falling as a cosine at the ends of a part."""
         if not self.tapered:
-            return torch.ones(self.size, dtype=torch.float64)
-        distance = (torch.arange(self.size) - self.size // 2).abs().double() / (self.size / 2)
+            return torch.ones(self.size, dtype=torch.float64, device=device)
+        place = torch.arange(self.size, device=device) - self.size // 2
+        distance = place.abs().double() / (self.size / 2)
         beyond = ((distance - 1 + TAPER) / TAPER).clamp(min=0)
         return 0.5 * (1 + torch.cos(torch.pi * beyond))
 
