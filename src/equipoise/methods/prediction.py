@@ -213,9 +213,9 @@ def choose_weights(
     of one coil grows by one step if this distance falls significantly, whatever is predicted: it
     gives to a noisy full scan about as much as it takes from the true image. With several coils it
     would take more, because a large lam lets their noise grow where they hardly differ. Of a series
-    lam moves alone, and the same part predicts. The trials cost at most ``BUDGET``, or
-    ``FINE_BUDGET``, times the first one; a search that is not at its end by then takes the best so
-    far.
+    lam moves alone, and the same part predicts. Of a volume whole lines along x are left out of its
+    ``PLANES`` central planes. The trials cost at most ``BUDGET``, or ``FINE_BUDGET``, times the
+    first one; a search that is not at its end by then takes the best so far.
 
     Parameters
     ----------
