@@ -26,9 +26,8 @@ from equipoise.formats import read
 from equipoise.formats.cfl import cfl_bytes, read_cfl
 from equipoise.formats.sample_head import head_slice
 from equipoise.physics.coils.biot_savart import biot_savart_maps
-from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
-from equipoise.physics.coils.wide import wide_csm
-from equipoise.physics.dynamic import DynamicSenseOp, temporal_mean
+from equipoise.physics.coils.espirit import normalize_csm
+from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, temporal_mean
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.sampling.dynamic import kt_mask
 from equipoise.training.sources.cine import load_clips
@@ -38,9 +37,8 @@ CALIBRATION, OBJECT, NOISE, ACCELERATION = 24, 0.1, 0.005, 8.0
 
 
 def ours(kspace: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Maps of this package, (1, coil, y, x): those of a series, if tissue reaches the border."""
-    found = wide_csm(kspace[0], mask[0])
-    return estimate_csm(kspace, mask) if found is None else found[None]
+    """Maps of this package, (1, coil, y, x): those of a series, here of one frame."""
+    return dynamic_csm(kspace[0, :, None], mask)
 
 
 def of_sigpy(kspace: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -73,10 +73,9 @@ def test_weights_that_are_far_off_are_corrected(planes, monkeypatch):
     assert choice.setting == "auto"
     assert choice.basis == "prediction"
     assert not choice.follows_rule
-    reached, by_rule = (
-        float(
-            psnr(model.solve(problem.operator, problem.data, noise_level=NOISE, **w).value, image)
-        )
-        for w in (choice.weights, {})
+    solutions = (
+        model.solve(problem.operator, problem.data, noise_level=NOISE, **weights)
+        for weights in (choice.weights, {})
     )
+    reached, by_rule = (float(psnr(solution.value, image)) for solution in solutions)
     assert reached > by_rule + 0.3

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.data_weight import LARGEST_LAM, SMALLEST_LAM
-from equipoise.methods.method import Method
+from equipoise.methods.method import VOLUME, Method
 from equipoise.methods.predictor import Prediction, Predictor
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
-from equipoise.physics.coils.readout import slab_of
+from equipoise.physics.coils.readout import lines_are_whole, plane_of, slab_of
 from equipoise.physics.dynamic import DynamicSenseOp
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.left_out import leave_out
@@ -48,9 +48,6 @@ SIGNIFICANT_NOISE, MOST_MEASURED = 3.0, 0.5
 """Standard errors by which the error of a full scan must fall for lam alone to grow, and the share
 of the samples above which it does not: the noise would be that of the data, which the
 reconstruction is to remove. With two standard errors, eight lines decided by chance."""
-
-MASK_OF_A_PLANE = 3
-"""Axes of the mask of a batch of images (y, x)."""
 
 PLANES = 16
 """Planes along x of the slab on which the weights of a volume are tried."""
@@ -242,11 +239,11 @@ def choose_weights(
     if not bool(scale > 0):
         return Choice(rule, "rule", "the data are zero: any weights give the same image")
     mask = operator.mask[0]
-    if operator.mask.ndim > MASK_OF_A_PLANE and not series:
-        if not bool((mask == mask[..., :1]).all()):
+    if operator.image_axes == VOLUME:
+        if not lines_are_whole(mask):
             reason = "lines along x were not measured as a whole, so none can be left out"
             return Choice(rule, "rule", f"{reason}: the rule is followed")
-        problem, mask = slab_of(problem, PLANES), mask[..., 0]
+        problem, mask = slab_of(problem, PLANES), plane_of(mask)
     parts = leave_out(mask.cpu(), SHARE, seed)
     # Without samples outside the calibration region there is nothing to compare predictions with.
     if parts is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equipoise.equilibrium.fixed_point import SolverOptions
-from equipoise.methods.method import Method
+from equipoise.methods.method import VOLUME, Method
 from equipoise.physics.cartesian import SenseOp, hann_window
 from equipoise.physics.dynamic import DynamicSenseOp
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
@@ -32,9 +32,6 @@ and at 0.1 trials ended where they started."""
 
 LOOSE_SERIES, LOOSE_VOLUME = 0.02, 0.003
 """The same for a series, and for two passes of a volume."""
-
-MAPS_OF_A_PLANE = 4
-"""Axes of the maps of a batch of images (y, x)."""
 
 TRIAL_ITERATIONS, FIRST_ITERATIONS = 10, 30
 """Most iterations of a trial of a method without a network, which starts from the last one, and of
@@ -113,7 +110,7 @@ class Predictor:
         self.noise_level = problem.noise_level
         self.rule = model.rule(problem.operator, self.noise_level.double() / scale)
         self.series = isinstance(problem.operator, DynamicSenseOp)
-        self.planes = 0 if self.series or csm.ndim == MAPS_OF_A_PLANE else csm.shape[-1]
+        self.planes = csm.shape[-1] if problem.operator.image_axes == VOLUME else 0
         if self.series:
             csm = csm[:, :, 0]
         if self.planes:
@@ -121,9 +118,8 @@ class Predictor:
         kind = DynamicSenseOp if self.series else SenseOp
         self.kept, self.all = kind(csm, kept[None]), kind(csm, measured[None])
         self.all_data, self.data = problem.data, problem.data * kept
-        loose = LOOSE_SERIES if self.series else LOOSE if len(model.passes) == 1 else LOOSE_TWO
-        if self.planes and loose == LOOSE_TWO:
-            loose = LOOSE_VOLUME
+        of_two = LOOSE_VOLUME if self.planes else LOOSE_TWO
+        loose = LOOSE_SERIES if self.series else LOOSE if len(model.passes) == 1 else of_two
         self.options = replace(options, rtol=max(loose, options.rtol), exact=False)
         self.max_iter = options.max_iter
         variance = float(problem.noise_level[0]) ** 2

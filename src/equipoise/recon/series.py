@@ -9,12 +9,7 @@ from equipoise.formats.acquisition import Acquisition, of_frame
 from equipoise.formats.header import TIMES, moment
 from equipoise.outcome import InputWarning
 from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
-from equipoise.physics.dynamic import (
-    DynamicSenseOp,
-    dynamic_csm,
-    dynamic_noise_level,
-    temporal_mean,
-)
+from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.masks import calibration_region
 
@@ -96,8 +91,7 @@ def series_maps(scan: Acquisition, images: list[int], kspace: Tensor, mask: Tens
     """
     if scan.csm is not None:
         return normalize_csm(of_frame(scan.csm, images[0]))
-    _, measured = temporal_mean(kspace, mask)
     lines, block = scan.calibration_lines(images[0])
-    if min(calibration_region(block[0])) > min(calibration_region(measured)):
+    if min(calibration_region(block[0])) > min(calibration_region(mask.any(0))):
         return estimate_csm(lines / (float(lines.abs().max()) or 1.0), block)
     return dynamic_csm(kspace, mask)

@@ -162,14 +162,25 @@ def on_support(vectors: Tensor, eigenvalue: Tensor, crop: float | None = None) -
     return torch.where(support, vectors, 0)
 
 
+def usual_region(mask: Tensor) -> tuple[int, ...]:
+    """The sides of the fully sampled centre of a mask (y, x), as far as it calibrates."""
+    return tuple(min(n, MAX_CALIBRATION) for n in calibration_region(mask))
+
+
+def central(n: int, size: int) -> slice:
+    """The ``size`` indices about the centre ``n // 2`` of n."""
+    first = n // 2 - size // 2
+    return slice(first, first + size)
+
+
 def _calibration_data(kspace: Tensor, mask: Tensor) -> Tensor:
-    size = [min(n, MAX_CALIBRATION) for n in calibration_region(mask)]
+    size = usual_region(mask)
     if min(size) < 4:
         raise BadInputError(
             f"the fully sampled centre of k-space is {size[0]} x {size[1]} samples, too small to "
             "estimate coil maps (at least 4 x 4): give coil maps with --csm"
         )
-    cut = tuple(slice(n // 2 - w // 2, n // 2 - w // 2 + w) for n, w in zip(mask.shape, size))
+    cut = tuple(central(n, w) for n, w in zip(mask.shape, size))
     data = kspace[(slice(None), *cut)].to(torch.complex128)
     if not bool((data != 0).any()):
         raise BadInputError("the centre of k-space is zero: there is no signal to calibrate on")

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from equipoise.physics.cartesian import hann_window
-from equipoise.physics.coils.espirit import MAX_CALIBRATION, unexplained
+from equipoise.physics.coils.espirit import unexplained, usual_region
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.noise_level import noise_level
-from equipoise.physics.sampling.masks import calibration_region
 from equipoise.shapes import CoilMaps, KSpace, Mask
 
 SMALLEST_REGION = 8
@@ -56,12 +55,8 @@ def misfit(kspace: KSpace, mask: Mask, csm: CoilMaps) -> float | None:
     return max(left, 0.0) ** 0.5
 
 
-def _region(mask: Mask) -> tuple[int, ...]:
-    return tuple(min(n, MAX_CALIBRATION) for n in calibration_region(mask[0]))
-
-
 def _window(mask: Mask) -> Tensor | None:
-    region = _region(mask)
+    region = usual_region(mask[0])
     return (
         None if min(region) < SMALLEST_REGION else hann_window(mask.shape[1:], region, mask.device)
     )
@@ -70,7 +65,7 @@ def _window(mask: Mask) -> Tensor | None:
 def _away_from_border(mask: Mask) -> Tensor:
     """Where a pixel is farther from the border than the low-resolution images resolve, (y, x)."""
     inner = torch.zeros(mask.shape[1:], dtype=torch.bool, device=mask.device)
-    y, x = (math.ceil(n / size) for n, size in zip(inner.shape, _region(mask)))
+    y, x = (math.ceil(n / size) for n, size in zip(inner.shape, usual_region(mask[0])))
     inner[y:-y, x:-x] = True
     return inner
 

@@ -17,6 +17,11 @@ def slices_along_readout(kspace: Tensor) -> Tensor:
     return kspace_to_image(kspace, 1).movedim(-1, 0)
 
 
+def lines_are_whole(mask: Tensor) -> bool:
+    """Whether every line along x of a mask (z, y, x) was measured as a whole, or not at all."""
+    return bool((mask == mask[..., :1]).all())
+
+
 def plane_of(mask: Tensor) -> Tensor:
     """The mask (z, y) of every slice of a mask (z, y, x).
 
@@ -25,7 +30,7 @@ def plane_of(mask: Tensor) -> Tensor:
     BadInputError
         If whole lines along x were not measured, so that the slices are not separate problems.
     """
-    if not bool((mask == mask[..., :1]).all()):
+    if not lines_are_whole(mask):
         raise BadInputError(
             "the mask varies along x, the readout of a volume: a volume is cut into slices only "
             "along a fully sampled axis, so move that axis last, or solve the volume whole"

@@ -15,11 +15,13 @@ from equipoise.physics.coils.espirit import (
     KERNEL,
     MAX_CALIBRATION,
     SINGULAR_THRESHOLD,
+    central,
     dominant_eigenvectors,
     on_support,
     projector,
     reference_phase,
     rows_of,
+    usual_region,
 )
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.noise_level import noise_level
@@ -66,8 +68,7 @@ def wide_csm(kspace: Tensor, mask: Tensor, kernel: int = KERNEL) -> Tensor | Non
     axes = [_Axis(n, size) for n, size in zip(mask.shape, region)]
     if len(kspace) == 1 or min(region) < SMALLEST or not any(axis.extent > 1 for axis in axes):
         return None
-    few = tuple(min(size, MAX_CALIBRATION) for size in region)
-    lowres = kspace_to_image(kspace * hann_window(mask.shape, few, kspace.device))
+    lowres = kspace_to_image(kspace * hann_window(mask.shape, usual_region(mask), kspace.device))
     if not _reaches_border(lowres):
         return None
     cut = tuple(axis.cut for axis in axes)
@@ -90,7 +91,7 @@ class _Axis:
     def __init__(self, n: int, size: int):
         self.extent = EXTENT if size >= SHARE * n else 1
         self.size = size if self.extent > 1 else min(size, MAX_CALIBRATION)
-        self.cut = slice(n // 2 - self.size // 2, n // 2 - self.size // 2 + self.size)
+        self.cut = central(n, self.size)
         self.tapered = self.extent > 1 and self.size < n
 
     def taper(self, device: torch.device) -> Tensor:
@@ -105,14 +106,13 @@ class _Axis:
     @property
     def place(self) -> slice:
         """Of the image in the larger field of view: its centre comes to the centre of that."""
-        first = self.extent * self.size // 2 - self.size // 2
-        return slice(first, first + self.size)
+        return central(self.extent * self.size, self.size)
 
     @property
-    def kept(self) -> int:
+    def kept(self) -> slice:
         """The samples of the larger field of view without the ends that are tapered."""
         n = self.extent * self.size
-        return int(n * (1 - TAPER / 2)) if self.tapered else n
+        return central(n, int(n * (1 - TAPER / 2)) if self.tapered else n)
 
 
 def _reaches_border(images: Tensor) -> bool:
@@ -125,10 +125,7 @@ def _wide(samples: Tensor, axes: list[_Axis]) -> Tensor:
     """K-space (y, x) of the larger field of view."""
     padded = samples.new_zeros([axis.extent * axis.size for axis in axes])
     padded[axes[0].place, axes[1].place] = kspace_to_image(samples)
-    found = image_to_kspace(padded)
-    for number, axis in enumerate(axes):
-        found = found.narrow(number, padded.shape[number] // 2 - axis.kept // 2, axis.kept)
-    return found.to(torch.complex64)
+    return image_to_kspace(padded)[axes[0].kept, axes[1].kept].to(torch.complex64)
 
 
 def _signal(samples: Tensor, width: int, extents: tuple[int, int], level: float) -> Tensor:
