@@ -5,18 +5,21 @@ import math
 import pytest
 import torch
 
+from equipoise.certificate.certify import certify_slice
 from equipoise.certificate.linear_response import LinearResponse
 from equipoise.equilibrium.fixed_point import SolverOptions
 from equipoise.methods.mol_guided import MolGuided
 from equipoise.methods.mol_guided_3d import MolGuided3D
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.networks.adaptation import AdaptationConfig, Units
+from equipoise.networks.refinement import RefinementConfig
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_planes import planes_of
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.readout import plane_of, slices_along_readout
+from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.vectors import inner, norm
 from equipoise.zoo.model_file import load_model
@@ -43,6 +46,16 @@ def of_one_plane(m=0.2, seed=0, limit=None):
     with torch.no_grad():
         adaptation.last.copy_(torch.randn(adaptation.last.shape, generator=generator))
     return MolGuided(ridges[1], MolRidge(ridges[0]), adaptation).double()
+
+
+def of_volumes(refined=False, **settings):
+    model = MolGuided3D.of_planes(of_one_plane(**settings))
+    if refined:
+        model.refinement = RefinementConfig(features=2).build(seed=3)
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            model.refinement.last.weight.copy_(torch.randn((2, 2, 1, 1), generator=generator))
+    return model.double()
 
 
 def alike(monkeypatch):
@@ -106,14 +119,17 @@ def test_the_distance_is_certified_and_no_change_of_the_data_breaks_the_bounds(l
         assert 0 < float(change) <= model._first_lipschitz(before)
 
 
+@pytest.mark.parametrize("refined", [False, True])
 @pytest.mark.parametrize("voxels", [1, 60, 10_000])
-def test_23_the_linear_response_of_slabs_is_the_derivative_and_its_transpose(voxels, monkeypatch):
+def test_23_the_linear_response_of_slabs_is_the_derivative_and_its_transpose(
+    voxels, refined, monkeypatch
+):
     """Slabs of one plane, of two, and of all: of both passes and of what lies between them."""
     monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
     monkeypatch.setattr("equipoise.networks.ridge_planes.KEPT", voxels)
     monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", TIGHT.rtol)
     operator, data = volume_problem((6, 5, 5))
-    model = MolGuided3D.of_planes(of_one_plane()).double()
+    model = of_volumes(refined)
     model.guide.options = TIGHT
     change = random_complex(data.shape, 6) * operator.mask[:, None]
     held = {"noise_level": NOISE, "scale": 1.0, "options": TIGHT}
@@ -128,14 +144,15 @@ def test_23_the_linear_response_of_slabs_is_the_derivative_and_its_transpose(vox
     assert float(right) == pytest.approx(float(left), rel=1e-3)
 
 
+@pytest.mark.parametrize("refined", [False, True])
 @pytest.mark.parametrize("voxels", [1, 60, 10_000])
-def test_the_gradient_goes_through_the_first_pass(voxels, monkeypatch):
+def test_the_gradient_goes_through_the_first_pass(voxels, refined, monkeypatch):
     monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
     monkeypatch.setattr("equipoise.networks.ridge_planes.KEPT", voxels)
     operator, data = volume_problem((6, 5, 3))
     options = SolverOptions(rtol=1e-10, max_iter=200, window=10, exact=False)
     monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", 1e-10)
-    model = MolGuided3D.of_planes(of_one_plane()).double()
+    model = of_volumes(refined)
     model.guide.options = options
     weight = random_complex((1, 6, 5, 3), 5)
     change = random_complex(data.shape, 6) * operator.mask[:, None]
@@ -149,6 +166,50 @@ def test_the_gradient_goes_through_the_first_pass(voxels, monkeypatch):
         ahead, behind = (image(data + step * change) for step in (1e-5, -1e-5))
     expected = float(inner(ahead - behind, weight).sum()) / 2e-5
     assert abs(float(inner(gradient, change).sum()) - expected) < 1e-4 * abs(expected)
+
+
+def test_a_refinement_before_any_training_changes_nothing():
+    operator, data = volume_problem()
+    model = of_volumes()
+    held = {"noise_level": NOISE, "options": TIGHT}
+    with torch.no_grad():
+        before = model.solve(operator, data, **held)
+        model.refinement = RefinementConfig(features=3).build().double()
+        after = model.solve(operator, data, **held)
+    assert torch.equal(before.value, after.value)
+    assert model.neighbours == 2
+
+
+def test_with_a_refinement_an_image_follows_its_scale_and_phase_and_its_distance_is_certified():
+    operator, data = volume_problem()
+    model = of_volumes(refined=True)
+    turn = 3 * torch.polar(torch.ones(1), torch.tensor([1.2])).to(DOUBLE)
+    with torch.no_grad():
+        plain = of_volumes()
+        without = plain.solve(operator, data, noise_level=NOISE, options=TIGHT)
+        found = model.solve(operator, data, noise_level=NOISE, options=TIGHT)
+        turned = model.solve(operator, turn * data, noise_level=3 * NOISE, options=TIGHT)
+        other = model.solve(operator, data, noise_level=NOISE, options=SolverOptions(rtol=0.01))
+        distance = norm(other.value - found.value) / norm(other.value)
+    assert float(norm(turned.value - turn * found.value) / norm(turned.value)) < 1e-6
+    assert float(norm(without.value - found.value) / norm(found.value)) > 1e-3
+    assert model.m_evidence == "proved"
+    # Both start from the same first image, and F is the same.
+    assert 1e-6 < float(distance) < float(other.distance_bound) < 0.01
+    bound = model.amplification(found)
+    assert math.isinf(bound.end_to_end)
+    assert bound.first_held == pytest.approx(plain.amplification(without).first_held)
+
+
+def test_a_certificate_says_that_nothing_bounds_what_moves_through_a_refinement():
+    operator, data = volume_problem()
+    found = certify_slice(Problem(operator, data, NOISE), of_volumes(refined=True)).certificate
+    assert found.statements["distance_bound"].evidence == "proved"
+    for name in ("perturbation_bound", "noise_bound"):
+        statement = found.statements[name]
+        assert (statement.value, statement.evidence) == (None, "not available")
+        assert "because a network refined it" in statement.meaning
+        assert f"{found.second_pass_bound:.3g} ||d||" in statement.meaning
 
 
 def test_an_image_of_one_plane_is_refused():

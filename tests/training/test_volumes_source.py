@@ -59,6 +59,12 @@ class TestSource:
         assert 0.005 < share / float(sample.target.abs().quantile(0.99)) < 0.03
         assert 0.85 < float(sample.noise_level) / share < 1.5
 
+    def test_planes_are_whole_with_a_thickness(self):
+        for crop in (8, None):
+            z, y, x = drawn(crop=crop, thickness=3, deformed=0.0).target.shape[1:]
+            assert x == 3
+            assert z * y in (20 * 24, 20 * 28, 24 * 28)
+
     def test_the_maps_are_those_of_the_place_of_the_crop(self):
         field = torch.linspace(-1, 1, 9)[:, None, None].expand(9, 9, 9)[None] + 0j
         cut = (slice(6, 12), slice(0, 3), slice(0, 3))
@@ -113,7 +119,10 @@ class TestRun:
         assert (model.network.axis, model.axes[0], model.m_evidence) == ("z", "z", "proved")
         assert not torch.equal(model.network.first, frame.network.first)
 
-    def test_the_second_of_two_passes_is_trained_and_the_first_one_stays(self, file, tmp_path):
+    @pytest.mark.parametrize("refined", [False, True])
+    def test_the_second_of_two_passes_is_trained_and_the_first_one_stays(
+        self, file, tmp_path, refined
+    ):
         model = {
             "method": "mol-guided-3d",
             "network": {"features": 4, "basis": 2},
@@ -123,6 +132,8 @@ class TestRun:
         before = new_method(MolGuided3DConfig.model_validate(model), seed=3)
         save_model(tmp_path / "both.safetensors", before, {"by": "test"})
         changes = {"model": {"method": "mol-guided-3d"}, "start": "both.safetensors"}
+        if refined:
+            changes["model"]["refinement"] = {"features": 2}
         config = load_config(configuration(tmp_path, file, **changes))
         after = load_model(train(config, tmp_path / "run"))
         assert isinstance(after, MolGuided3D)
@@ -130,6 +141,14 @@ class TestRun:
         assert not torch.equal(after.network.first, before.network.first)
         assert not torch.equal(after.adaptation.last, before.adaptation.last)
         assert torch.equal(after.guide.network.first, before.guide.network.first)
+        assert (after.refinement is not None) == refined
+        if refined:
+            assert bool(after.refinement.last.weight.any())
+            held = {"method": "mol-guided-3d", "refinement": {"features": 3}}
+            again = {"model": held, "start": "run/tiny.safetensors"}
+            wrong = load_config(configuration(tmp_path, file, **again))
+            with pytest.raises(BadInputError, match=r"model.refinement.features is 3 .* holds 2"):
+                train(wrong, tmp_path / "again")
 
     def test_what_does_not_belong_together_is_refused(self, file, tmp_path):
         with pytest.raises(BadInputError, match=r"volumes needs a network of \(z, y, x\)"):

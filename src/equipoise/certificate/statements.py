@@ -116,6 +116,17 @@ class Constants:
             "nothing can be promised here."
         )
 
+    @property
+    def unbounded(self) -> str:
+        """The reason, if what is promised of an equilibrium is no number."""
+        if not self.frozen or self.first_held is None:
+            return self.reason
+        return (
+            "Nothing bounds how the image that F was read off moves with the data, because a "
+            f"network refined it. With that image held fixed no change d moves the equilibrium by "
+            f"more than {self.first_held:.3g} ||d||, which promises nothing of an attack."
+        )
+
     def slack(self, distance: float) -> float | None:
         """``(e + e') / ||x||`` for this image and another one of the same tolerance."""
         if self.frozen or self.rtol is None:
@@ -234,9 +245,11 @@ def _promise(
 ) -> Statement:
     """A statement; it is vacuous if a bound ``relative`` to the image is above 1."""
     evidence = constants.evidence
-    # An infinite bound is no promise, and JSON has no number for it.
-    if evidence == "not available" or value is None or not math.isfinite(value):
+    if evidence == "not available" or value is None:
         return Statement(None, formula, "not available", constants.reason)
+    # An infinite bound is no promise, and JSON has no number for it.
+    if not math.isfinite(value):
+        return Statement(None, formula, "not available", constants.unbounded)
     # The zero image would satisfy such a bound, so it says nothing about this one.
     if relative and value > 1:
         text = f"The bound is {value:.0%} of the norm of the image: vacuous, it promises nothing."

@@ -47,7 +47,7 @@ class MethodConfig(Settings, ABC):
         The name of the method: a literal that is its own default.
     network, data_weight
         The trained parts. The fields that ``PARTS`` names have weights, and the method has a module
-        with a ``config`` under each of these names.
+        with a ``config`` under each of these names, or None.
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ("network", "data_weight")
@@ -61,6 +61,7 @@ class MethodConfig(Settings, ABC):
         return {
             f"{part}.{name}": shape
             for part in self.PARTS
+            if getattr(self, part) is not None
             for name, shape in getattr(self, part).shapes().items()
         }
 
@@ -140,6 +141,8 @@ class Method(nn.Module, ABC):
         parts = {}
         for part in self.Config.PARTS:
             module = getattr(self, part)
+            if module is None:
+                continue
             # Code cannot be stored as settings; the user passes the module again to load the
             # weights.
             if isinstance(module, OwnNetwork):

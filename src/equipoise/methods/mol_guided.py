@@ -176,12 +176,17 @@ class MolGuided(MolRidge):
         )
         scales = ridge.inputs[0]
         first_scales = self.guide.threshold_for(operator, relative_noise)
-        factors = self._factors(first.value, first_scales, self._units(scales, first_scales))
+        guide = self._refined(first.value)
+        factors = self._factors(guide, first_scales, self._units(scales, first_scales))
         # A copy, so that a gradient reaches y once as the reference and once through the factors;
         # and rounded once, so that the equation is the same in double precision.
-        y = first.value.to(self.network.dtype.to_complex(), copy=True)
+        y = guide.to(self.network.dtype.to_complex(), copy=True)
         network = self.network.at(scales, factors, reference=y)
-        return Conditioned(network, (scales, factors, y), first.value, first, scales)
+        return Conditioned(network, (scales, factors, y), guide, first, scales)
+
+    def _refined(self, first: Image) -> Image:
+        """y of a first image: that image itself."""
+        return first
 
     def _first_options(self, options: SolverOptions) -> SolverOptions:
         """Those of the guide, at the accuracy of a guide and in the tiles of the second pass."""
@@ -202,11 +207,11 @@ class MolGuided(MolRidge):
         units, first = self._units_of(solution)
 
         def network(y: Image) -> Any:
-            scale = first.expand(len(y))
+            scale, guide = first.expand(len(y)), self._refined(y)
             each = units._replace(ratio=units.ratio.expand(len(y)))
-            factors = self._factors(y, scale, each)
+            factors = self._factors(guide, scale, each)
             second = solution.network.threshold.expand(len(y))
-            return self.network.at(second, factors, reference=y)
+            return self.network.at(second, factors, reference=guide)
 
         return network
 

@@ -1,16 +1,22 @@
 """MOL in two passes for volumes whose lines along the readout x are fully measured."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from equipoise.methods.method import MethodConfig
+from equipoise.methods.method import MethodConfig, ParameterGroup
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
 from equipoise.methods.mol_ridge import MolRidgeConfig
+from equipoise.methods.predictor import smooth_phase
 from equipoise.networks.adaptation import Units
+from equipoise.networks.refinement import BESIDE as SEEN_BESIDE
+from equipoise.networks.refinement import Refinement, RefinementConfig
 from equipoise.networks.ridge_planes import PlanarRidgeConfig, planes_at_once
+from equipoise.outcome import Solution
 from equipoise.shapes import Image, PerSample
 
 CENTRE, BESIDE = 0.5, 0.25
@@ -26,9 +32,14 @@ class PlanarGuideConfig(MolRidgeConfig):
 class MolGuided3DConfig(MolGuidedConfig):
     """See :class:`MolGuided3D`."""
 
+    PARTS: ClassVar[tuple[str, ...]] = (*MolGuidedConfig.PARTS, "refinement")
+
     method: Literal["mol-guided-3d"] = "mol-guided-3d"  # type: ignore[assignment]
     network: PlanarRidgeConfig = PlanarRidgeConfig()
     guide: PlanarGuideConfig = PlanarGuideConfig()
+    refinement: RefinementConfig | None = Field(
+        None, description="a network that refines the first image; none if null"
+    )
 
 
 class MolGuided3D(MolGuided):
@@ -40,12 +51,47 @@ class MolGuided3D(MolGuided):
     coefficients in the first image and from those of its neighbours along x, ``1/4, 1/2, 1/4``,
     which see the same tissue with other errors. This mean does not expand, so everything that is
     proved of :class:`MolGuided` is proved of it, with the same numbers.
+
+    With a refinement N, y is N of the first image: the factors follow from it, and F pulls to it.
+    The second equilibrium is unique, and the distance to it certified, whatever N returns, and the
+    data have their say after it. How far the image moves with the data through N is not bounded:
+    then :meth:`amplification` is finite with the first image held, and infinite end to end.
+
+    Parameters
+    ----------
+    network, guide, adaptation, data_weight, threshold_rule, options
+        See :class:`MolGuided`.
+    refinement
+        N, if there is one.
     """
 
     name = "mol-guided-3d"
-    neighbours = 1
-    """Planes along x, at each side of a plane, from whose first image its factors follow."""
     Config: ClassVar[type[MethodConfig]] = MolGuided3DConfig
+
+    def __init__(self, *args: Any, refinement: Refinement | None = None, **settings: Any):
+        super().__init__(*args, **settings)
+        self.refinement = refinement
+
+    @classmethod
+    def around(cls, network: Any, config: Any) -> "MolGuided3D":
+        """The model of a configuration with a network that was built."""
+        model = super().around(network, config)
+        assert isinstance(model, MolGuided3D)
+        if config.refinement is not None:
+            model.refinement = config.refinement.build()
+        return model
+
+    @property
+    def neighbours(self) -> int:
+        """Planes along x, at each side of a plane, from whose first image its F follows."""
+        return 1 if self.refinement is None else 1 + SEEN_BESIDE
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The groups of two passes, and the refinement."""
+        groups = super().parameter_groups()
+        if self.refinement is not None:
+            groups.append(ParameterGroup(list(self.refinement.parameters())))
+        return groups
 
     @classmethod
     def of_planes(cls, frame: MolGuided) -> "MolGuided3D":
@@ -56,6 +102,17 @@ class MolGuided3D(MolGuided):
         model.load_state_dict(frame.state_dict())
         assert isinstance(model, MolGuided3D)
         return model
+
+    def _refined(self, first: Image) -> Image:
+        """N of a first image."""
+        if self.refinement is None:
+            return first
+        found: Image = self.refinement(first, smooth_phase(first, of_volume=True))
+        return found
+
+    def _first_lipschitz(self, solution: Solution) -> float:
+        """As of two passes; infinite with a refinement."""
+        return math.inf if self.refinement is not None else super()._first_lipschitz(solution)
 
     def _factors(self, image: Image, threshold: PerSample, units: Units) -> Tensor:
         """The factors of every plane, (batch, x, features, z, y)."""

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -22,6 +23,9 @@ LARGEST_WIDTH = 128
 
 class UNetworkConfig(NetworkConfig):
     """See :class:`ResidualUNet`."""
+
+    INPUTS: ClassVar[int] = 2
+    """Channels that the network sees."""
 
     features: int = Field(32, ge=1, le=LARGEST_WIDTH, description="channels at full resolution")
 
@@ -44,7 +48,7 @@ class UNetworkConfig(NetworkConfig):
 
     def down(self) -> list[tuple[int, int]]:
         """Channels in and out of each block on the way to the coarsest level."""
-        return list(itertools.pairwise([2, *self.widths()]))
+        return list(itertools.pairwise([self.INPUTS, *self.widths()]))
 
     def up(self) -> list[tuple[int, int]]:
         """Channels in and out of each block on the way back."""
@@ -76,15 +80,19 @@ class ResidualUNet(nn.Module):
         Seed of the weights.
     """
 
+    Config: ClassVar[type[UNetworkConfig]] = UNetworkConfig
+
     def __init__(self, features: int = 32, seed: int = 0):
         super().__init__()
-        self.config = checked(UNetworkConfig, "U-Net", {"features": features})
+        self.config = checked(self.Config, "U-Net", {"features": features})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.down = nn.ModuleList(_block(i, o) for i, o in self.config.down())
             self.up = nn.ModuleList(_block(i, o) for i, o in self.config.up())
             self.last = nn.Conv2d(features, 2, 1)
         nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -117,14 +125,14 @@ class ResidualUNet(nn.Module):
         """``x + U(x)``."""
         complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
         x = torch.view_as_real(image.to(complex_dtype)).permute(0, 3, 1, 2)
-        y, x_size = image.shape[-2:]
-        multiple = 2**POOLINGS
-        h = F.pad(x, (0, -x_size % multiple, 0, -y % multiple))
-        correction = self._correction(h)[..., :y, :x_size]
-        out = (x + correction).permute(0, 2, 3, 1).contiguous()
+        out = (x + self.correction(x)).permute(0, 2, 3, 1).contiguous()
         return torch.view_as_complex(out).to(image.dtype)
 
-    def _correction(self, h: Tensor) -> Tensor:
+    def correction(self, channels: Tensor) -> Tensor:
+        """U of channels (batch, channel, y, x): real and imaginary part, (batch, 2, y, x)."""
+        y, x = channels.shape[-2:]
+        multiple = 2**POOLINGS
+        h = F.pad(channels, (0, -x % multiple, 0, -y % multiple))
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             h = block(F.max_pool2d(h, 2) if level else h)
@@ -133,7 +141,8 @@ class ResidualUNet(nn.Module):
         for block in self.up:
             h = F.interpolate(h, scale_factor=2.0, mode="bilinear", align_corners=False)
             h = block(torch.cat([h, skips.pop()], 1))
-        return self.last(h)
+        found: Tensor = self.last(h)
+        return found[..., :y, :x]
 
 
 def _block(channels_in: int, channels_out: int) -> nn.Sequential:

@@ -252,7 +252,10 @@ def continued(config: TrainConfig) -> TrainConfig:
             "continue with the same method"
         )
     for part in config.model.PARTS:
-        for key, value in asked.pop(part, {}).items():
+        # A part that the file does not have begins untrained.
+        if there.get(part) is None:
+            continue
+        for key, value in (asked.pop(part, None) or {}).items():
             held = there[part].get(key)
             if not _agrees(key, value, held):
                 raise BadInputError(

@@ -124,3 +124,6 @@ class VolumesConfig(Settings):
     partial_fourier: ShareRange = Field(
         (1.0, 1.0), description="range of the shares of k-space along z and y that are measured"
     )
+    thickness: int | None = Field(
+        None, ge=1, le=4096, description="voxels along the readout of whole planes; null: crops"
+    )

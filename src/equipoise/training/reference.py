@@ -103,6 +103,7 @@ SECTIONS = {
     "solver": "how the equilibrium is found",
     "guide": "the first pass",
     "adaptation": "what adapts the second pass to the first image",
+    "refinement": "a network that refines the first image; none if null",
 }
 
 

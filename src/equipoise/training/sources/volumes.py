@@ -52,6 +52,9 @@ class Volumes(Source):
         planes (z, y), as those of a scan are. lam and the thresholds must work with their errors.
     partial_fourier
         Range of the shares of k-space along z and y that are measured.
+    thickness
+        Voxels along the readout of samples with whole planes (z, y), instead of crops. Air around a
+        head is a part of what a model has to know.
     """
 
     acceleration: tuple[float, float] = (4.0, 14.0)
@@ -64,16 +67,19 @@ class Volumes(Source):
     deformed: float = 0.5
     estimated: float = 0.0
     partial_fourier: tuple[float, float] = (1.0, 1.0)
+    thickness: int | None = None
 
     def sample(self, image: Tensor, rng: np.random.Generator, crop: int | None = None) -> Sample:
         """Draw one acquisition of a volume (z, y, x), or of a crop of it.
 
         A crop has ``crop`` voxels along the readout x and twice as many along z and y, where
-        aliases need room.
+        aliases need room; with ``thickness`` its planes are whole.
         """
         volume = _oriented(image.abs(), rng)
         whole = _shape_of(volume)
         sides = whole if crop is None else (PHASE_ENCODES * crop, PHASE_ENCODES * crop, crop)
+        if self.thickness is not None:
+            sides = (whole[0], whole[1], self.thickness)
         cut = _crop_with_content(volume, sides, rng)
         slab = volume[:, :, cut[2]] ** float(rng.uniform(*self.contrast))
         if rng.random() < self.deformed:
