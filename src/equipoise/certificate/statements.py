@@ -58,8 +58,8 @@ class Constants:
     diverged
         Whether the iteration ended without an image.
     amplification, first_held
-        The most that ``||dx*|| / ||db||`` can be, and the same with the first image held fixed; (8)
-        with m if not given.
+        The most that ``||dx*|| / ||db||`` can be, and the same with the first image held fixed. If
+        the first is not given it is (8) with m, and unknown of a frozen F.
     frozen
         Whether F was read off the data by a first pass, so that a change of the data moves F (23).
     norm
@@ -169,7 +169,7 @@ def statements(
     m, lam = constants.m or math.inf, constants.lam
     amplification = constants.amplification
     if amplification is None:
-        amplification = 0.5 * (lam / m) ** 0.5
+        amplification = math.inf if constants.frozen else 0.5 * (lam / m) ** 0.5
     slack = constants.slack(distance)
     found = {
         "distance_bound": _distance(constants, distance),

@@ -55,11 +55,12 @@ class Conditioned(NamedTuple):
 class Amplification(NamedTuple):
     """The most that ``||dx*|| / ||db||`` can be: with a first image held fixed, and in all.
 
-    The same number twice where there is one pass.
+    The same number twice where there is one pass; None in all where nothing bounds how the first
+    image moves what follows it.
     """
 
     first_held: float
-    end_to_end: float
+    end_to_end: float | None
 
 
 class MolConfig(EquilibriumConfig):

@@ -223,8 +223,8 @@ class MolGuided(MolRidge):
         ``y -> F(x; y)``: m, and ``||U||`` times that of the thresholds.
         """
         assert solution.first is not None
-        second = super().amplification(solution).end_to_end
-        first = self.guide.amplification(solution.first).end_to_end
+        second = super().amplification(solution).first_held
+        first = self.guide.amplification(solution.first).first_held
         moved = self._first_lipschitz(solution) / self.m * first
         return Amplification(second, second + moved)
 

@@ -1,6 +1,5 @@
 """MOL in two passes for volumes whose lines along the readout x are fully measured."""
 
-import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from equipoise.methods.method import MethodConfig, ParameterGroup
+from equipoise.methods.mol import Amplification
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
 from equipoise.methods.mol_ridge import MolRidgeConfig
 from equipoise.methods.predictor import smooth_phase
@@ -55,7 +55,7 @@ class MolGuided3D(MolGuided):
     With a refinement N, y is N of the first image: the factors follow from it, and F pulls to it.
     The second equilibrium is unique, and the distance to it certified, whatever N returns, and the
     data have their say after it. How far the image moves with the data through N is not bounded:
-    then :meth:`amplification` is finite with the first image held, and infinite end to end.
+    :meth:`amplification` is known with the first image held, and not end to end.
 
     Parameters
     ----------
@@ -110,9 +110,10 @@ class MolGuided3D(MolGuided):
         found: Image = self.refinement(first, smooth_phase(first, of_volume=True))
         return found
 
-    def _first_lipschitz(self, solution: Solution) -> float:
-        """As of two passes; infinite with a refinement."""
-        return math.inf if self.refinement is not None else super()._first_lipschitz(solution)
+    def amplification(self, solution: Solution) -> Amplification:
+        """As of two passes; with a refinement, nothing is known end to end."""
+        found = super().amplification(solution)
+        return found if self.refinement is None else found._replace(end_to_end=None)
 
     def _factors(self, image: Image, threshold: PerSample, units: Units) -> Tensor:
         """The factors of every plane, (batch, x, features, z, y)."""

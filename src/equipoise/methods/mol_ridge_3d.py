@@ -113,7 +113,7 @@ class MolRidge3D(MolRidge):
 
     def amplification(self, solution: Solution) -> Amplification:
         """(8), and (23) with ``l = m``: ``sqrt(reference) / 2`` more, as the still image moves."""
-        held = super().amplification(solution).end_to_end
+        held = super().amplification(solution).first_held
         moved = 0.0 if self.reference is None else math.sqrt(self.reference) / 2
         return Amplification(held, held + moved)
 
