@@ -55,8 +55,7 @@ class Conditioned(NamedTuple):
 class Amplification(NamedTuple):
     """The most that ``||dx*|| / ||db||`` can be: with a first image held fixed, and in all.
 
-    The same number twice where there is one pass; None in all where nothing bounds how the first
-    image moves what follows it.
+    The same number twice for one pass; None in all if nothing bounds what a first image moves.
     """
 
     first_held: float
