@@ -123,7 +123,7 @@ class Constants:
             return self.reason
         return (
             "Nothing bounds how the image that F was read off moves with the data, because a "
-            f"network refined it. With that image held fixed no change d moves the equilibrium by "
+            "network refined it. With that image held fixed no change d moves the equilibrium by "
             f"more than {self.first_held:.3g} ||d||, which promises nothing of an attack."
         )
 

@@ -5,17 +5,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from equipoise.methods.method import MethodConfig, ParameterGroup
 from equipoise.methods.mol import Amplification
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
-from equipoise.methods.mol_ridge import MolRidgeConfig
+from equipoise.methods.mol_ridge import MolRidge, MolRidgeConfig
 from equipoise.methods.predictor import smooth_phase
 from equipoise.networks.adaptation import Units
-from equipoise.networks.refinement import BESIDE as SEEN_BESIDE
 from equipoise.networks.refinement import Refinement, RefinementConfig
-from equipoise.networks.ridge_planes import PlanarRidgeConfig, planes_at_once
+from equipoise.networks.ridge_planes import (
+    NEIGHBOURS,
+    PlanarRidgeConfig,
+    recomputed,
+    with_neighbours,
+)
 from equipoise.outcome import Solution
 from equipoise.shapes import Image, PerSample
 
@@ -84,7 +87,7 @@ class MolGuided3D(MolGuided):
     @property
     def neighbours(self) -> int:
         """Planes along x, at each side of a plane, from whose first image its F follows."""
-        return 1 if self.refinement is None else 1 + SEEN_BESIDE
+        return NEIGHBOURS if self.refinement is None else 2 * NEIGHBOURS
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The groups of two passes, and the refinement."""
@@ -112,16 +115,13 @@ class MolGuided3D(MolGuided):
 
     def amplification(self, solution: Solution) -> Amplification:
         """As of two passes; with a refinement, nothing is known end to end."""
-        found = super().amplification(solution)
-        return found if self.refinement is None else found._replace(end_to_end=None)
+        if self.refinement is None:
+            return super().amplification(solution)
+        return MolRidge.amplification(self, solution)._replace(end_to_end=None)
 
     def _factors(self, image: Image, threshold: PerSample, units: Units) -> Tensor:
         """The factors of every plane, (batch, x, features, z, y)."""
-        first = image[..., :1], image, image[..., -1:]
-        # The first and the last plane have one neighbour, and count twice.
-        wide = torch.cat(first, -1)
-        some = planes_at_once(image.shape[-3] * image.shape[-2])
-        parts = [wide[..., k : k + some + 2] for k in range(0, image.shape[-1], some)]
+        parts = with_neighbours(image)
         return torch.cat([self._of_planes(part, threshold, units) for part in parts], 1)
 
     def _of_planes(self, image: Image, threshold: PerSample, units: Units) -> Tensor:
@@ -134,8 +134,4 @@ class MolGuided3D(MolGuided):
             each = units._replace(ratio=units.ratio.repeat_interleave(c.shape[1]))
             return self.adaptation(c.flatten(0, 1), each).reshape(c.shape)
 
-        # The activations of all planes would take more than the solve.
-        if torch.is_grad_enabled():
-            found: Tensor = checkpoint(factors, image, threshold, use_reentrant=False)
-            return found
-        return factors(image, threshold)
+        return recomputed(factors, image, threshold)

@@ -67,10 +67,7 @@ class PlanarAt(RidgeAt):
 
         def of_a_part(x: slice) -> Tensor:
             part, piece = self.part(slice(None), x), image[..., x]
-            if torch.is_grad_enabled():
-                found: Tensor = checkpoint(part.moved, piece, use_reentrant=False)
-                return found
-            return part.moved(piece)
+            return recomputed(part.moved, piece)
 
         return torch.cat([of_a_part(x) for x in parts], -1)
 
@@ -115,6 +112,31 @@ KEPT = 2**16
 def planes_at_once(pixels: int) -> int:
     """How many planes of some pixels each are evaluated together."""
     return max(AT_ONCE // pixels, 1)
+
+
+NEIGHBOURS = 1
+"""Planes at each side that :func:`with_neighbours` adds."""
+
+
+def with_neighbours(volume: Tensor) -> list[Tensor]:
+    """Some planes along x of volumes (..., x) at a time, with a further one at both ends.
+
+    The first and the last plane of the volume stand for their neighbours outside.
+    """
+    wide = torch.cat([volume[..., :1], volume, volume[..., -1:]], -1)
+    some, x = planes_at_once(volume.shape[-3] * volume.shape[-2]), volume.shape[-1]
+    return [wide[..., k : k + some + 2 * NEIGHBOURS] for k in range(0, x, some)]
+
+
+def recomputed(function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    """A function of some planes, which is evaluated again for a gradient.
+
+    The activations of all planes would take more memory than the solve.
+    """
+    if torch.is_grad_enabled():
+        found: Tensor = checkpoint(function, *arguments, use_reentrant=False)
+        return found
+    return function(*arguments)
 
 
 def planes_of(volumes: Tensor) -> Tensor:
