@@ -116,6 +116,8 @@ class Solution:
     first
         The solution of the first pass that H was read off, at the intensity scale 1; None where
         there was none.
+    adjoint_image
+        Of a first pass, ``A^H b``, if H follows from it too; else None.
     """
 
     value: Tensor
@@ -136,6 +138,7 @@ class Solution:
     objective: Tensor | None = None
     objective_gap: Tensor | None = None
     first: "Solution | None" = field(default=None, repr=False)
+    adjoint_image: Tensor | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """How the solve ended and which bound holds, in two lines."""

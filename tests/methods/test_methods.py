@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.methods.feed_forward import data_consistency
 from equipoise.networks.proved import convolution_norm_upper, lipschitz_upper
 from equipoise.networks.spectral import NormEstimate, SpectralCNN
 from equipoise.outcome import Outcome
 from equipoise.physics.cartesian import SenseOp
+from equipoise.vectors import inner
 from equipoise.zoo.model_file import load_model, save_model
 from problems import (
     DOUBLE,
@@ -112,6 +114,23 @@ def test_modl_and_admm_net_are_their_written_iterations():
         assert torch.allclose(solution.value, x, atol=1e-10)
         assert solution.outcome == [Outcome.FEED_FORWARD]
         assert torch.isinf(solution.distance_bound).all()
+
+
+def test_a_gradient_of_data_consistency_has_a_gradient_itself():
+    operator, _ = sense_problem()
+    lam = torch.tensor([2.0, 5.0], dtype=torch.float64)
+    rhs, weight, change = (random_complex(operator.image_shape, seed) for seed in (1, 2, 3))
+
+    def gradient(at, create_graph=False):
+        at = at.clone().requires_grad_()
+        value = data_consistency(operator, at, lam).abs().pow(3).sum()
+        return torch.autograd.grad(value, at, create_graph=create_graph)[0], at
+
+    first, at = gradient(rhs, create_graph=True)
+    (second,) = torch.autograd.grad(inner(first, weight).sum(), at)
+    (ahead, _), (behind, _) = gradient(rhs + 1e-5 * change), gradient(rhs - 1e-5 * change)
+    expected = float(inner(ahead - behind, weight).sum()) / 2e-5
+    assert float(inner(second, change).sum()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_de_grad_reaches_by_its_own_step_what_the_resolvent_reaches():

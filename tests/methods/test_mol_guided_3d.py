@@ -46,13 +46,16 @@ def of_one_plane(m=0.2, seed=0, limit=None):
     return MolGuided(ridges[1], MolRidge(ridges[0]), adaptation).double()
 
 
-def of_volumes(refined=False, **settings):
+def of_volumes(blocks=0, **settings):
+    """A model, with a refinement of some blocks whose weights are random."""
     model = MolGuided3D.of_planes(of_one_plane(**settings))
-    if refined:
-        model.refinement = RefinementConfig(features=2).build(seed=3)
+    if blocks:
+        config = RefinementConfig(features=2, blocks=blocks, data_weight=0.7)
+        model.refinement = config.build(seed=3)
         generator = torch.Generator().manual_seed(3)
-        with torch.no_grad():
-            model.refinement.last.weight.copy_(torch.randn((2, 2, 1, 1), generator=generator))
+        for block in model.refinement.blocks:
+            with torch.no_grad():
+                block.last.weight.copy_(torch.randn((2, 2, 1, 1), generator=generator))
     return model.double()
 
 
@@ -117,17 +120,17 @@ def test_the_distance_is_certified_and_no_change_of_the_data_breaks_the_bounds(l
         assert 0 < float(change) <= model._first_lipschitz(before)
 
 
-@pytest.mark.parametrize("refined", [False, True])
+@pytest.mark.parametrize("blocks", [0, 1, 3])
 @pytest.mark.parametrize("voxels", [1, 60, 10_000])
 def test_23_the_linear_response_of_slabs_is_the_derivative_and_its_transpose(
-    voxels, refined, monkeypatch
+    voxels, blocks, monkeypatch
 ):
     """Slabs of one plane, of two, and of all: of both passes and of what lies between them."""
     monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
     monkeypatch.setattr("equipoise.networks.ridge_planes.KEPT", voxels)
     monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", TIGHT.rtol)
     operator, data = volume_problem((6, 5, 5))
-    model = of_volumes(refined)
+    model = of_volumes(blocks)
     model.guide.options = TIGHT
     change = random_complex(data.shape, 6) * operator.mask[:, None]
     held = {"noise_level": NOISE, "scale": 1.0, "options": TIGHT}
@@ -142,15 +145,15 @@ def test_23_the_linear_response_of_slabs_is_the_derivative_and_its_transpose(
     assert float(right) == pytest.approx(float(left), rel=1e-3)
 
 
-@pytest.mark.parametrize("refined", [False, True])
+@pytest.mark.parametrize("blocks", [0, 1, 3])
 @pytest.mark.parametrize("voxels", [1, 60, 10_000])
-def test_the_gradient_goes_through_the_first_pass(voxels, refined, monkeypatch):
+def test_the_gradient_goes_through_the_first_pass(voxels, blocks, monkeypatch):
     monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", voxels)
     monkeypatch.setattr("equipoise.networks.ridge_planes.KEPT", voxels)
     operator, data = volume_problem((6, 5, 3))
     options = SolverOptions(rtol=1e-10, max_iter=200, window=10, exact=False)
     monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", 1e-10)
-    model = of_volumes(refined)
+    model = of_volumes(blocks)
     model.guide.options = options
     weight = random_complex((1, 6, 5, 3), 5)
     change = random_complex(data.shape, 6) * operator.mask[:, None]
@@ -180,7 +183,7 @@ def test_a_refinement_before_any_training_changes_nothing():
 
 def test_with_a_refinement_an_image_follows_its_scale_and_phase_and_its_distance_is_certified():
     operator, data = volume_problem()
-    model = of_volumes(refined=True)
+    model = of_volumes(blocks=2)
     turn = 3 * torch.polar(torch.ones(1), torch.tensor([1.2])).to(DOUBLE)
     with torch.no_grad():
         plain = of_volumes()
@@ -201,13 +204,45 @@ def test_with_a_refinement_an_image_follows_its_scale_and_phase_and_its_distance
 
 def test_a_certificate_says_that_nothing_bounds_what_moves_through_a_refinement():
     operator, data = volume_problem()
-    found = certify_slice(Problem(operator, data, NOISE), of_volumes(refined=True)).certificate
+    found = certify_slice(Problem(operator, data, NOISE), of_volumes(blocks=2)).certificate
     assert found.statements["distance_bound"].evidence == "proved"
     for name in ("perturbation_bound", "noise_bound"):
         statement = found.statements[name]
         assert (statement.value, statement.evidence) == (None, "not available")
         assert "because a network refined it" in statement.meaning
         assert f"{found.second_pass_bound:.3g} ||d||" in statement.meaning
+
+
+def test_where_a_mixes_planes_the_response_of_a_refinement_is_the_derivative_too(monkeypatch):
+    monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", 60)
+    monkeypatch.setattr("equipoise.methods.mol_guided.FIRST_RTOL", TIGHT.rtol)
+    whole, data = volume_problem((6, 5, 5))
+    mask = whole.mask.clone()
+    mask[..., ::2, :, 3] = False
+    operator = SenseOp(whole.csm, mask)
+    data, model = data * mask[:, None], of_volumes(blocks=2)
+    model.guide.options = TIGHT
+    change = random_complex(data.shape, 6) * mask[:, None]
+    held = {"noise_level": NOISE, "scale": 1.0, "options": TIGHT}
+    with torch.no_grad():
+        solution = model.solve(operator, data, **held)
+        ahead, behind = (model.solve(operator, data + e * change, **held) for e in (1e-5, -1e-5))
+    expected = (ahead.value - behind.value) / 2e-5
+    response = LinearResponse(model, operator, solution, rtol=1e-7)
+    assert float(norm(response(change) - expected) / norm(expected)) < 1e-4
+
+
+def test_a_refined_image_that_is_known_is_not_refined_again(monkeypatch):
+    operator, data = volume_problem()
+    model = of_volumes(blocks=2)
+    held = {"noise_level": NOISE, "options": TIGHT}
+    with torch.no_grad():
+        whole = model.solve(operator, data, **held)
+        expected = model.solve(operator, data, **held, lam=3 * whole.lam)
+        again = model.after_first(whole)
+        monkeypatch.delattr(model.refinement, "blocks")
+        found = again.solve(operator, data, **held, lam=3 * whole.lam)
+    assert float(norm(found.value - expected.value) / norm(expected.value)) < 1e-6
 
 
 def test_an_image_of_one_plane_is_refused():
@@ -232,4 +267,4 @@ def test_that_of_the_package_has_the_passes_of_one_plane_their_proof_and_a_refin
         if name in lowered:
             assert float(own[0]) < float(weight[0])
             assert torch.equal(own[1:], weight[1:])
-    assert bool(volume.refinement.last.weight.any())
+    assert all(bool(block.last.weight.any()) for block in volume.refinement.blocks)

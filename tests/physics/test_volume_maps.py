@@ -10,6 +10,7 @@ from equipoise.physics.coils.readout import plane_of, slices_along_readout
 from equipoise.physics.coils.volume import volume_csm
 from equipoise.physics.fourier import image_to_kspace
 from equipoise.physics.sampling.dynamic import volume_mask
+from problems import random_complex
 
 SHAPE = (24, 28, 10)
 
@@ -67,3 +68,24 @@ def test_a_mask_that_varies_along_the_readout_is_refused(scan):
     broken[12, 14, 5] = False
     with pytest.raises(BadInputError, match="varies along x"):
         plane_of(broken)
+
+
+def test_the_planes_of_an_operator_have_its_part_of_the_normal_operator(scan):
+    operator = SenseOp(scan[0].to(torch.complex128), scan[3][None])
+    image = random_complex((1, *SHAPE))
+    expected, cut = operator.normal(image), slice(3, 7)
+    part = operator.planes(cut)
+    assert part.image_shape == (1, *SHAPE[:2], 4)
+    assert torch.allclose(part.normal(image[..., cut]), expected[..., cut])
+    support, known = part.support(), operator.support()
+    assert (support is None) == (known is None)
+    assert operator.image_shape == (1, *SHAPE)
+    # Planes of air have an operator too, which sees nothing.
+    operator.csm[..., :2] = 0
+    assert not bool(operator.planes(slice(0, 2)).normal(image[..., :2]).any())
+
+
+def test_where_lines_along_the_readout_are_not_whole_there_are_no_planes(scan):
+    mask = scan[3].clone()
+    mask[..., 0] = True
+    assert SenseOp(scan[0], mask[None]).planes(slice(0, 2)) is None

@@ -119,9 +119,9 @@ class TestRun:
         assert (model.network.axis, model.axes[0], model.m_evidence) == ("z", "z", "proved")
         assert not torch.equal(model.network.first, frame.network.first)
 
-    @pytest.mark.parametrize("refined", [False, True])
+    @pytest.mark.parametrize("blocks", [0, 1, 2])
     def test_the_second_of_two_passes_is_trained_and_the_first_one_stays(
-        self, file, tmp_path, refined
+        self, file, tmp_path, blocks
     ):
         model = {
             "method": "mol-guided-3d",
@@ -132,8 +132,8 @@ class TestRun:
         before = new_method(MolGuided3DConfig.model_validate(model), seed=3)
         save_model(tmp_path / "both.safetensors", before, {"by": "test"})
         changes = {"model": {"method": "mol-guided-3d"}, "start": "both.safetensors"}
-        if refined:
-            changes["model"]["refinement"] = {"features": 2}
+        if blocks:
+            changes["model"]["refinement"] = {"features": 2, "blocks": blocks}
         config = load_config(configuration(tmp_path, file, **changes))
         after = load_model(train(config, tmp_path / "run"))
         assert isinstance(after, MolGuided3D)
@@ -141,10 +141,10 @@ class TestRun:
         assert not torch.equal(after.network.first, before.network.first)
         assert not torch.equal(after.adaptation.last, before.adaptation.last)
         assert torch.equal(after.guide.network.first, before.guide.network.first)
-        assert (after.refinement is not None) == refined
-        if refined:
-            assert bool(after.refinement.last.weight.any())
-            held = {"method": "mol-guided-3d", "refinement": {"features": 3}}
+        assert (after.refinement is not None) == bool(blocks)
+        if after.refinement is not None:
+            assert all(bool(block.last.weight.any()) for block in after.refinement.blocks)
+            held = {"method": "mol-guided-3d", "refinement": {"features": 3, "blocks": blocks}}
             again = {"model": held, "start": "run/tiny.safetensors"}
             wrong = load_config(configuration(tmp_path, file, **again))
             with pytest.raises(BadInputError, match=r"model.refinement.features is 3 .* holds 2"):

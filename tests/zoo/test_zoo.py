@@ -38,7 +38,7 @@ OTHER = {
     "limit": 0.3,
 }
 
-OPTIONAL = {"mol-guided-3d": {"refinement": {"features": 4}}}
+OPTIONAL = {"mol-guided-3d": {"refinement": {"features": 4, "blocks": 2}}}
 """Parts that a method may lack."""
 
 

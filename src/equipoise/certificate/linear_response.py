@@ -28,6 +28,8 @@ LAST_STEP = SolverOptions(rule="step", rtol=0.02)
 a factor of about 2 a step, so that about 2 % are missing: below the Monte-Carlo error of a noise
 map, at a third of the evaluations that a certified 1 % takes."""
 
+ALL = slice(None)
+
 FIRST_LOOSER = 2
 """Factor of the last step of the response of a first pass."""
 
@@ -93,9 +95,11 @@ class LinearResponse:
             factor = FIRST_LOOSER if rules.rule == "step" else 1
             looser = replace(rules, rtol=factor * rules.rtol)
             self._first = _Pass(guide.guide, operator, first, batch, looser, options)
+            self._guide = guide
             # At one image: its graph is large, and a batch would hold it as many times.
             seen = _of_first(guide, operator, solution, options)
-            self._through = Jacobian(seen, self._first.point[:1])
+            handed = guide.handed(self._first.point[:1], first.adjoint_image)
+            self._through = Jacobian(seen, handed)
 
     @property
     def accuracy(self) -> float:
@@ -123,7 +127,8 @@ class LinearResponse:
         constant, moved = self.pass_.weighted(seen), None
         if self._first is not None:
             moved = self._first.forward(self._first.weighted(seen))
-            constant = constant + _each(self._through.forward, moved)
+            handed = self._guide.handed(moved, seen)
+            constant = constant + _each(self._through.forward, handed)
         if self._still is not None:
             constant = constant + self._pull * self._still.of(data)
         # The second image moves nearly as the first one does.
@@ -134,8 +139,10 @@ class LinearResponse:
         p = self.pass_.transposed(image)
         seen = self.pass_.weighted(p)
         if self._first is not None:
-            first = self._first.transposed(_each(self._through.transposed, p))
-            seen = seen + self._first.weighted(first)
+            of_image, of_data = self._guide.taken(_each(self._through.transposed, p))
+            seen = seen + self._first.weighted(self._first.transposed(of_image))
+            if of_data is not None:
+                seen = seen + of_data
         found = self.operator.forward(seen)
         if self._still is not None:
             found = found + self._pull * self._still.transposed(p)
@@ -200,7 +207,7 @@ class _Pass:
         return solution.value
 
 
-def _each(apply: Callable[[Image], Image], images: Image) -> Image:
+def _each(apply: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """A map of one image, of each image."""
     return torch.cat([apply(image[None]) for image in images])
 
@@ -215,18 +222,22 @@ def in_units_of_the_network(solution: Solution) -> Tensor:
 def _of_first(
     model: Any, operator: LinearOperator, solution: Solution, options: SolverOptions | None
 ) -> Callable[[Tensor], Tensor]:
-    """``y -> H(x*; y)``: how the second pass sees the first image."""
+    """``y -> H(x*; y)``: how the second pass sees what the first one hands on."""
     point, network_of = in_units_of_the_network(solution), model.of_first(solution)
     support = operator.support()
 
-    def seen(first: Tensor, x: slice = slice(None)) -> Tensor:
+    def seen(handed: Tensor, x: slice = ALL) -> Tensor:
         own = None if support is None else support[..., x]
-        network = model.network_on(own, options, network_of(first))
-        found: Tensor = network(point[..., x].expand(len(first), *first.shape[1:]))
+        part = operator if x == ALL else operator.planes(x)
+        network = model.network_on(own, options, network_of(handed, part))
+        found: Tensor = network(point[..., x].expand(len(handed), *point.shape[1:-1], -1))
         return found
 
     planes = getattr(model, "neighbours", None)
-    return seen if planes is None else _BySlabs(seen, planes)
+    # Where A mixes planes, a function that needs A cannot be cut.
+    if planes is None or (model.consistent and operator.planes(ALL) is None):
+        return seen
+    return _BySlabs(seen, planes)
 
 
 class _BySlabs:
@@ -248,10 +259,10 @@ class _BySlabs:
     def __init__(self, seen: Callable[..., Tensor], neighbours: int):
         self._seen, self._neighbours = seen, neighbours
 
-    def __call__(self, first: Tensor) -> Tensor:
-        return self._seen(first)
+    def __call__(self, handed: Tensor) -> Tensor:
+        return self._seen(handed)
 
-    def linearised(self, image: Image) -> Callable[[Image], Image]:
+    def linearised(self, image: Tensor) -> Callable[[Tensor], Image]:
         """The Jacobian at an image as ``d -> J d``."""
 
         def of_a_slab(slab: Cut, change: Tensor) -> Tensor:
@@ -263,7 +274,7 @@ class _BySlabs:
         return lambda change: torch.cat([of_a_slab(slab, change) for slab in slabs], -1)
 
     @torch.enable_grad()
-    def transposed(self, image: Image, change: Image) -> Image:
+    def transposed(self, image: Tensor, change: Image) -> Tensor:
         """``J^T v``, the sum over slabs, which overlap."""
         total = torch.zeros_like(image)
         for slab in self._slabs(image):
@@ -275,7 +286,7 @@ class _BySlabs:
             total[..., slab.outer] += product
         return total
 
-    def _slabs(self, image: Image) -> list[Cut]:
+    def _slabs(self, image: Tensor) -> list[Cut]:
         some = planes_at_once(image.shape[-3] * image.shape[-2])
         return cuts(image.shape[-1], some, self._neighbours)
 

@@ -40,12 +40,13 @@ class _DataConsistency(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        """Gradients for rhs and lam."""
+        """Gradients for rhs and lam, which have gradients themselves."""
         x, lam = ctx.saved_tensors
-        p = solve_regularized(
-            ctx.operator, gradients[0], lam, torch.ones_like(lam), rtol=CG_RTOL[x.dtype]
-        ).value
-        return None, p, -inner(p, ctx.operator.normal(x)).to(lam.dtype), None
+        p = data_consistency(ctx.operator, gradients[0], lam)
+        weight = None
+        if ctx.needs_input_grad[2]:
+            weight = -inner(p, ctx.operator.normal(x)).to(lam.dtype)
+        return None, p, weight, None
 
 
 def data_consistency(

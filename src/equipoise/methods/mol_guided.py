@@ -97,8 +97,14 @@ class MolGuided(MolRidge):
     name = "mol-guided"
     Config: ClassVar[type[MethodConfig]] = MolGuidedConfig
     frozen = True
+    consistent = False
+    """Whether the second pass follows from ``A^H b`` too, and not only from the first image."""
+
     first: Solution | None = None
     """The solution of the first pass, where it is known."""
+
+    reference: Image | None = None
+    """y, where it is known."""
 
     def __init__(
         self,
@@ -145,6 +151,7 @@ class MolGuided(MolRidge):
         none = torch.zeros_like(solution.first.network_evaluations)
         model = copy(self)
         model.first = replace(solution.first, network_evaluations=none)
+        model.reference = solution.network.reference
         return model
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -174,9 +181,14 @@ class MolGuided(MolRidge):
             start=start,
             options=self._first_options(options),
         )
+        if self.consistent and first.adjoint_image is None:
+            first.adjoint_image = operator.adjoint(data)
         scales = ridge.inputs[0]
         first_scales = self.guide.threshold_for(operator, relative_noise)
-        guide = self._refined(first.value)
+        guide = self.reference
+        if guide is None:
+            handed = self.handed(first.value, first.adjoint_image)
+            guide = self._refined(handed, operator, first.lam)
         factors = self._factors(guide, first_scales, self._units(scales, first_scales))
         # A copy, so that a gradient reaches y once as the reference and once through the factors;
         # and rounded once, so that the equation is the same in double precision.
@@ -184,9 +196,20 @@ class MolGuided(MolRidge):
         network = self.network.at(scales, factors, reference=y)
         return Conditioned(network, (scales, factors, y), guide, first, scales)
 
-    def _refined(self, first: Image) -> Image:
-        """y of a first image: that image itself."""
+    def handed(self, first: Image, seen: Image | None) -> Tensor:
+        """What y follows from, of a first image and of ``A^H b``: the image alone.
+
+        It is linear in both. ``seen`` is not used unless the method is ``consistent``.
+        """
         return first
+
+    def taken(self, handed: Tensor) -> tuple[Image, Image | None]:
+        """The adjoint of :meth:`handed`."""
+        return handed, None
+
+    def _refined(self, handed: Tensor, operator: LinearOperator | None, lam: PerSample) -> Image:
+        """y: the first image itself."""
+        return handed
 
     def _first_options(self, options: SolverOptions) -> SolverOptions:
         """Those of the guide, at the accuracy of a guide and in the tiles of the second pass."""
@@ -199,18 +222,22 @@ class MolGuided(MolRidge):
             recompute=options.recompute,
         )
 
-    def of_first(self, solution: Solution) -> Callable[[Image], Network]:
-        """``y -> H(.; y)``, the network of the second pass as a function of the first image.
+    def of_first(self, solution: Solution) -> Callable[[Tensor, LinearOperator | None], Network]:
+        """H of the second pass as a function of what is :meth:`handed` on, and of A.
 
-        At the thresholds of a solution; y in the units of the network.
+        At the thresholds of a solution; images in the units of the network. A may be left out
+        unless the method is ``consistent``.
         """
         units, first = self._units_of(solution)
+        assert solution.first is not None
+        lam = solution.first.lam.detach()
 
-        def network(y: Image) -> Any:
-            scale, guide = first.expand(len(y)), self._refined(y)
-            each = units._replace(ratio=units.ratio.expand(len(y)))
+        def network(handed: Tensor, operator: LinearOperator | None = None) -> Any:
+            count = len(handed)
+            scale, guide = first.expand(count), self._refined(handed, operator, lam.expand(count))
+            each = units._replace(ratio=units.ratio.expand(count))
             factors = self._factors(guide, scale, each)
-            second = solution.network.threshold.expand(len(y))
+            second = solution.network.threshold.expand(count)
             return self.network.at(second, factors, reference=guide)
 
         return network

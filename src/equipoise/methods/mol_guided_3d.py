@@ -1,11 +1,13 @@
 """MOL in two passes for volumes whose lines along the readout x are fully measured."""
 
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from equipoise.methods.feed_forward import data_consistency
 from equipoise.methods.method import MethodConfig, ParameterGroup
 from equipoise.methods.mol import Amplification
 from equipoise.methods.mol_guided import MolGuided, MolGuidedConfig
@@ -20,7 +22,11 @@ from equipoise.networks.ridge_planes import (
     with_neighbours,
 )
 from equipoise.outcome import Solution
+from equipoise.physics.linop import LinearOperator
 from equipoise.shapes import Image, PerSample
+from equipoise.vectors import times
+
+_phase_of = partial(smooth_phase, of_volume=True)
 
 CENTRE, BESIDE = 0.5, 0.25
 """Weights of a plane and of each of its neighbours in the coefficients that set its factors."""
@@ -57,8 +63,13 @@ class MolGuided3D(MolGuided):
 
     With a refinement N, y is N of the first image: the factors follow from it, and F pulls to it.
     The second equilibrium is unique, and the distance to it certified, whatever N returns, and the
-    data have their say after it. How far the image moves with the data through N is not bounded:
-    :meth:`amplification` is known with the first image held, and not end to end.
+    data have their say after it. It consists of blocks N_k, with the data between them::
+
+        z_1 = N_1(y_1),   x_k = (I + w A^H A)^-1 (z_k + w A^H b),   z_(k+1) = N_(k+1)(x_k, z_k)
+
+    y_1 is the first image, y the last z, and w a multiple of the lam of the first pass. How far the
+    image moves with the data through N is not bounded: :meth:`amplification` is known with y held,
+    and not end to end.
 
     Parameters
     ----------
@@ -87,7 +98,13 @@ class MolGuided3D(MolGuided):
     @property
     def neighbours(self) -> int:
         """Planes along x, at each side of a plane, from whose first image its F follows."""
-        return NEIGHBOURS if self.refinement is None else 2 * NEIGHBOURS
+        blocks = 0 if self.refinement is None else self.refinement.config.blocks
+        return (blocks + 1) * NEIGHBOURS
+
+    @property
+    def consistent(self) -> bool:  # type: ignore[override]
+        """Whether the refinement has more than one block."""
+        return self.refinement is not None and self.refinement.config.blocks > 1
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The groups of two passes, and the refinement."""
@@ -106,12 +123,34 @@ class MolGuided3D(MolGuided):
         assert isinstance(model, MolGuided3D)
         return model
 
-    def _refined(self, first: Image) -> Image:
-        """N of a first image."""
-        if self.refinement is None:
+    def handed(self, first: Image, seen: Image | None) -> Tensor:
+        """The image, or both of them, (batch, 2, z, y, x)."""
+        if not self.consistent:
             return first
-        found: Image = self.refinement(first, smooth_phase(first, of_volume=True))
-        return found
+        assert seen is not None
+        return torch.stack([first, seen], 1)
+
+    def taken(self, handed: Tensor) -> tuple[Image, Image | None]:
+        """The adjoint of :meth:`handed`."""
+        return (handed[:, 0], handed[:, 1]) if self.consistent else (handed, None)
+
+    def _refined(self, handed: Tensor, operator: LinearOperator | None, lam: PerSample) -> Image:
+        """N of a first image."""
+        x, seen = self.taken(handed)
+        if self.refinement is None:
+            return x
+        first, *later = self.refinement.blocks
+        z: Image = first(x, _phase_of(x))
+        if not later:
+            return z
+        assert operator is not None
+        assert seen is not None
+        weight = self.refinement.config.data_weight * lam
+        of_data = times(weight, seen)
+        for block in later:
+            x = data_consistency(operator, z + of_data, weight, z)
+            z = block(x, _phase_of(x), z)
+        return z
 
     def amplification(self, solution: Solution) -> Amplification:
         """As of two passes; with a refinement, nothing is known end to end."""

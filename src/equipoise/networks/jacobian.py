@@ -20,12 +20,13 @@ class Jacobian:
     Parameters
     ----------
     network
-        A map from image to image that treats each sample independently. If it has no method
-        ``linearised``, as :class:`~equipoise.networks.cnn.CNN` has, a product with J costs about
-        five evaluations; ``cost`` says how many a product by its own method costs, if not one.
-        ``transposed`` makes products with ``J^T`` in the same way, where it has one.
+        A map from image to image, or from a stack of images to one, that treats each sample
+        independently. If it has no method ``linearised``, as
+        :class:`~equipoise.networks.cnn.CNN` has, a product with J costs about five evaluations;
+        ``cost`` says how many a product by its own method costs, if not one. ``transposed`` makes
+        products with ``J^T`` in the same way, where it has one.
     image
-        The image at which the derivative is taken, (batch, y, x).
+        The image or stack at which the derivative is taken, (batch, ...).
 
     Attributes
     ----------
@@ -35,27 +36,27 @@ class Jacobian:
         Whether ``J^T = J`` is known of the network, so that products with J stand for both.
     """
 
-    def __init__(self, network: Callable[[Tensor], Tensor], image: Image):
+    def __init__(self, network: Callable[[Tensor], Tensor], image: Tensor):
         self._network, self._at = network, image.detach()
         self.evaluations = 0
         self.symmetric = bool(getattr(network, "symmetric", False))
         own = getattr(network, "linearised", None) is not None
         self._cost: int = getattr(network, "cost", 1) if own else BY_AUTOGRAD
 
-    def forward(self, direction: Image, create_graph: bool = False) -> Image:
+    def forward(self, direction: Tensor, create_graph: bool = False) -> Tensor:
         """``J d`` in the precision of d; with ``create_graph``, weights get gradients."""
         self.evaluations += len(direction) * self._cost
         with torch.set_grad_enabled(create_graph):
             return self._forward(direction.to(self._at.dtype)).to(direction.dtype)
 
-    def transposed(self, direction: Image) -> Image:
+    def transposed(self, direction: Tensor) -> Tensor:
         """``J^T d``, in the precision of d."""
         if self.symmetric:
             return self.forward(direction)
         own = getattr(self._network, "transposed", None)
         if own is not None:
             self.evaluations += len(direction) * self._cost
-            product: Image = own(self._at, direction.to(self._at.dtype))
+            product: Tensor = own(self._at, direction.to(self._at.dtype))
             return product.to(direction.dtype)
         self.evaluations += len(direction)
         point, image = self._graph

@@ -157,6 +157,15 @@ class SenseOp(LinearOperator):
         assert total is not None
         return total
 
+    def planes(self, x: slice) -> "SenseOp | None":
+        """Those of a readout x whose lines were measured as a whole."""
+        if -1 in self._axes:
+            return None
+        found = self._without_cache()
+        found.csm, found.mask = self.csm[..., x], self.mask[..., x]
+        found._weights = self._weights[..., x]
+        return found
+
     def _maps_for(self, array: torch.Tensor) -> torch.Tensor:
         """The maps in the precision of the array, so that single precision stays single."""
         return self._single_csm if array.dtype == torch.complex64 else self.csm

@@ -87,14 +87,19 @@ class LinearOperator(ABC):
 
     def to(self: Operator, device: torch.device) -> Operator:
         """The same operator with its arrays on another device."""
-        moved = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(getattr(type(self), name, None), cached_property):
-                # It is computed again on the new device when it is needed.
-                delattr(moved, name)
-            elif isinstance(value, Tensor):
+        moved = self._without_cache()
+        for name, value in vars(moved).items():
+            if isinstance(value, Tensor):
                 setattr(moved, name, value.to(device))
         return moved
+
+    def _without_cache(self: Operator) -> Operator:
+        """A copy that computes its cached properties again when they are needed."""
+        found = copy.copy(self)
+        for name in [*vars(self)]:
+            if isinstance(getattr(type(self), name, None), cached_property):
+                delattr(found, name)
+        return found
 
     def given_data(self, data: Array) -> Given:
         """The measurements of a user as a batch of complex tensors.
@@ -124,6 +129,13 @@ class LinearOperator(ABC):
 
     def regularized_inverse(self, rhs: Image, weight: PerSample, shift: PerSample) -> Image | None:
         """``(shift I + weight A^H A)^-1 rhs`` in closed form; None if there is none."""
+        return None
+
+    def planes(self: Operator, x: slice) -> Operator | None:
+        """An operator with the part of ``A^H A`` in some positions along the last axis.
+
+        None if ``A^H A`` mixes positions, or nothing is known of that.
+        """
         return None
 
     def norm_bound(self) -> NormBound | None:
