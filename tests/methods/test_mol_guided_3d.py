@@ -120,6 +120,16 @@ def test_the_distance_is_certified_and_no_change_of_the_data_breaks_the_bounds(l
         assert 0 < float(change) <= model._first_lipschitz(before)
 
 
+def solution_and_derivative(model, operator, data, change):
+    """The equilibrium, and how it moves along a change of the data, by differences."""
+    held = {"noise_level": NOISE, "scale": 1.0, "options": TIGHT}
+    with torch.no_grad():
+        solution = model.solve(operator, data, **held)
+        ahead, behind = (model.solve(operator, data + e * change, **held) for e in (1e-5, -1e-5))
+    expected = (ahead.value - behind.value) / 2e-5
+    return solution, expected
+
+
 @pytest.mark.parametrize("blocks", [0, 1, 3])
 @pytest.mark.parametrize("voxels", [1, 60, 10_000])
 def test_23_the_linear_response_of_slabs_is_the_derivative_and_its_transpose(
@@ -133,11 +143,7 @@ def test_23_the_linear_response_of_slabs_is_the_derivative_and_its_transpose(
     model = of_volumes(blocks)
     model.guide.options = TIGHT
     change = random_complex(data.shape, 6) * operator.mask[:, None]
-    held = {"noise_level": NOISE, "scale": 1.0, "options": TIGHT}
-    with torch.no_grad():
-        solution = model.solve(operator, data, **held)
-        ahead, behind = (model.solve(operator, data + e * change, **held) for e in (1e-5, -1e-5))
-    expected = (ahead.value - behind.value) / 2e-5
+    solution, expected = solution_and_derivative(model, operator, data, change)
     response = LinearResponse(model, operator, solution, rtol=1e-7)
     assert float(norm(response(change) - expected) / norm(expected)) < 1e-4
     image = random_complex(expected.shape, 8)
@@ -223,11 +229,7 @@ def test_where_a_mixes_planes_the_response_of_a_refinement_is_the_derivative_too
     data, model = data * mask[:, None], of_volumes(blocks=2)
     model.guide.options = TIGHT
     change = random_complex(data.shape, 6) * mask[:, None]
-    held = {"noise_level": NOISE, "scale": 1.0, "options": TIGHT}
-    with torch.no_grad():
-        solution = model.solve(operator, data, **held)
-        ahead, behind = (model.solve(operator, data + e * change, **held) for e in (1e-5, -1e-5))
-    expected = (ahead.value - behind.value) / 2e-5
+    solution, expected = solution_and_derivative(model, operator, data, change)
     response = LinearResponse(model, operator, solution, rtol=1e-7)
     assert float(norm(response(change) - expected) / norm(expected)) < 1e-4
 
