@@ -28,10 +28,11 @@ LAST_STEP = SolverOptions(rule="step", rtol=0.02)
 a factor of about 2 a step, so that about 2 % are missing: below the Monte-Carlo error of a noise
 map, at a third of the evaluations that a certified 1 % takes."""
 
-ALL = slice(None)
-
 FIRST_LOOSER = 2
 """Factor of the last step of the response of a first pass."""
+
+ALL = slice(None)
+"""Every position along x."""
 
 CG_RTOL = 0.1
 """Of the inner solves: at an accuracy of per cents more exact ones cost more than they save."""
