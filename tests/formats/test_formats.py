@@ -256,6 +256,17 @@ class TestBadInput:
         mask = np.zeros(scan_arrays["kspace"].shape[2:])
         self.fail(self.with_kspace(tmp_path, scan_arrays["kspace"], mask=mask), "mask is empty")
 
+    def test_a_mask_that_is_empty_for_one_frame(self, tmp_path, scan_arrays):
+        kspace = np.repeat(scan_arrays["kspace"], 2, 0)
+        mask = np.ones((len(kspace), *kspace.shape[2:]), bool)
+        mask[1] = False
+        path = self.with_kspace(tmp_path, kspace, mask=mask)
+        self.fail(path, r"empty for 1 frame of 2 that have samples, the first is frame 1 \(")
+        kspace[1] = 0
+        with pytest.warns(InputWarning, match="left out: slice 1 holds no sample"):
+            found = read(self.with_kspace(tmp_path, kspace, mask=mask))
+        assert len(found.kspace) == len(kspace) - 1
+
     def test_a_density_is_no_mask(self, tmp_path, scan_arrays, rng):
         density = rng.uniform(0.1, 1, scan_arrays["kspace"].shape[2:])
         self.fail(self.with_kspace(tmp_path, scan_arrays["kspace"], mask=density), "zeros and ones")

@@ -3,6 +3,7 @@
 import numpy as np
 
 from equipoise.outcome import BadInputError
+from equipoise.readable import counted
 
 
 def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
@@ -15,7 +16,7 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
     ------
     BadInputError
         If the mask does not fit the matrix of the k-space, is not finite, holds more than one value
-        besides zero, or selects nothing.
+        besides zero, or selects nothing, or nothing of a frame that has samples.
     """
     n_slices, _, *matrix = kspace.shape
     x = matrix[-1]
@@ -42,9 +43,16 @@ def as_mask(mask: np.ndarray, kspace: np.ndarray, source: str) -> np.ndarray:
             f"{(*matrix[:-1], 1)} for rows, {tuple(matrix)} or {(n_slices, *matrix)} for "
             "this k-space"
         )
-    # An empty mask of one slice would give an image of zeros that looks like a result.
-    if not selected.any(axis=matrix_axes(selected)).all():
+    seen = selected.any(axis=matrix_axes(selected))
+    if not seen.any():
         raise BadInputError(f"{source}: the sampling mask is empty: nothing was measured")
+    # It would give an image of zeros that looks like a result. Frames without samples are left out.
+    lost = [i for i in np.flatnonzero(~seen).tolist() if kspace[i].any()]
+    if lost:
+        raise BadInputError(
+            f"{source}: the mask is empty for {counted(len(lost), 'frame')} of {n_slices} that "
+            f"have samples, the first is frame {lost[0]} (from 0): correct the mask"
+        )
     return selected
 
 
