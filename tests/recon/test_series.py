@@ -12,14 +12,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import layouts
+from equipoise.cli.app import app
 from equipoise.experiments.memory import CLEAR_REFS, peak_since, reset_peak
 from equipoise.formats.acquisition import make_acquisition
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.header import Header
 from equipoise.formats.readers.registry import read
-from equipoise.methods.method import SERIES
+from equipoise.methods.method import PLANE, SERIES
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
 from equipoise.networks.ridge import Ridge
@@ -35,7 +37,7 @@ from equipoise.physics.sampling.dynamic import kt_mask, volume_mask
 from equipoise.physics.sampling.masks import calibration_region
 from equipoise.recon import memory
 from equipoise.recon.experiment import load_experiment
-from equipoise.recon.problems import problems
+from equipoise.recon.problems import measured_together, problems
 from equipoise.recon.reconstruct import reconstruct
 from equipoise.recon.reconstruct_file import reconstruct_file
 from equipoise.recon.series import smallest_likeness
@@ -330,6 +332,31 @@ class TestVolumes:
         scan = make_acquisition(kspace[0], "s", "test")
         with pytest.raises(BadInputError, match="measured one by one"):
             problems(scan, VOLUME)
+
+
+class TestModelNamed:
+    """A scan that a model could solve as one, and that is solved image by image."""
+
+    def said(self, folder, kspace, axes):
+        np.savez(folder / "s.npz", kspace=kspace, axes=axes)
+        words = ["recon", folder / "s.npz", "--model", "wavelet", "-o", folder / "s.npy"]
+        found = CliRunner().invoke(app, [*map(str, words), "--lam", "0.1"])
+        assert found.exit_code == 0, found.output
+        return " ".join(found.stderr.split())
+
+    def test_of_a_series(self, kspace, tmp_path):
+        said = self.said(tmp_path, kspace[:, 0], "time coil y x")
+        assert "image by image; --model mol-ridge-cine solves a series as one" in said
+
+    def test_of_a_volume(self, volume, tmp_path):
+        said = self.said(tmp_path, volume[0][0][..., ::6], "coil z y x")
+        assert "image by image; --model mol-guided-volume solves a volume as one" in said
+
+    def test_not_of_slices_or_of_another_readout(self, kspace, volume, tmp_path):
+        assert "--model" not in self.said(tmp_path, kspace[0], "slice coil y x")
+        turned = make_acquisition(volume[0].swapaxes(3, 4).copy(), "v", "test", volume=True)
+        assert turned.encoding.readout == "y"
+        assert measured_together(turned) == PLANE
 
 
 class TestInput:

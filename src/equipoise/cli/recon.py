@@ -169,6 +169,8 @@ def say_what_is_assumed(prepared: "Prepared", device: "torch.device") -> None:
     """Print the notes of the reader, and what is done differently because memory is short."""
     from equipoise.methods.method import PLANE
     from equipoise.recon.memory import memory_text
+    from equipoise.recon.stack import kind_of
+    from equipoise.zoo.find import MODELS_OF
 
     acquisition = prepared.experiment.acquisition
     if verbosity.verbose:
@@ -177,6 +179,10 @@ def say_what_is_assumed(prepared: "Prepared", device: "torch.device") -> None:
         console.print(f"{prepared.size}: {memory_text(prepared.plan.needed)}", style="dim")
     for note in acquisition.notes:
         console.print(f"{acquisition.layout}: {note}", style="dim", markup=False)
+    together = prepared.experiment.together
+    if prepared.axes == PLANE and together != PLANE:
+        text = f"image by image; --model {MODELS_OF[together]} solves a {kind_of(together)} as one"
+        console.print(text, style="dim", markup=False)
     if prepared.plan.note:
         console.print(f"note: {prepared.plan.note}", style="yellow", markup=False)
 

@@ -20,7 +20,7 @@ from equipoise.physics.sampling.dynamic import kt_mask
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.recon.coil_maps import transformed
 from equipoise.recon.maps_check import check_maps
-from equipoise.recon.problems import arranged_for
+from equipoise.recon.problems import arranged_for, measured_together
 from equipoise.recon.series import series_of
 
 FULLY_SAMPLED = 0.7
@@ -31,10 +31,14 @@ CALIBRATION = 24
 
 
 class Experiment(NamedTuple):
-    """A scan to reconstruct, and the fully sampled scan from which it was drawn, if any."""
+    """A scan to reconstruct, and the fully sampled scan from which it was drawn, if any.
+
+    ``together`` are the axes of a model that solves together what the scan measured together.
+    """
 
     acquisition: Acquisition
     full: Acquisition | None
+    together: tuple[str, ...] = PLANE
 
 
 def load_experiment(
@@ -73,13 +77,14 @@ def load_experiment(
         check_maps(as_slices(original), str(csm or scan))
     kspace = original.samples.numpy()
     full = original if is_fully_sampled(original) else None
+    together = measured_together(scanned)
     if acceleration is not None:
-        return Experiment(_undersampled(original, acceleration, seed, axes), full)
+        return Experiment(_undersampled(original, acceleration, seed, axes), full, together)
     if mask is not None:
         given = original.header.of_kept(read_array(mask, "mask"), kspace.ndim - 1)
         drawn = torch.from_numpy(np.array(as_mask(given, kspace, str(mask))))
-        return Experiment(apply_mask(original, drawn), full)
-    return Experiment(original, None)
+        return Experiment(apply_mask(original, drawn), full, together)
+    return Experiment(original, None, together)
 
 
 def _with_maps(slices: Acquisition, scanned: Acquisition, csm: Path) -> Acquisition:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from equipoise.formats.acquisition import Acquisition, of_frame
+from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.header import TIMES, Header
 from equipoise.formats.slices import as_slices
 from equipoise.methods.method import PLANE, SERIES, VOLUME
@@ -64,6 +65,17 @@ def arranged_for(acquisition: Acquisition, axes: tuple[str, ...]) -> Acquisition
         See :func:`problems`.
     """
     return volumes.checked(acquisition) if axes == VOLUME else as_slices(acquisition)
+
+
+def measured_together(scan: Acquisition) -> tuple[str, ...]:
+    """The axes of a model for all frames of a series, or for a volume with the readout x.
+
+    They are (y, x) for slices and for what no such model solves.
+    """
+    encoding = scan.encoding
+    if isinstance(encoding, CartesianEncoding) and encoding.axes == VOLUME:
+        return VOLUME if encoding.readout == "x" else PLANE
+    return SERIES if any(len(images) > 1 for images in series.series_of(scan.labels)) else PLANE
 
 
 def count_of(scan: Acquisition, axes: tuple[str, ...] = PLANE) -> int:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
+from equipoise.methods.method import SERIES, VOLUME
 from equipoise.methods.registry import METHODS
 from equipoise.methods.variational import UNTRAINED
 from equipoise.outcome import BadInputError
@@ -14,6 +15,8 @@ SUFFIX = ".safetensors"
 DEFAULT_MODEL = "mol-guided-universal"
 USUAL_MODELS = (DEFAULT_MODEL, "modl-brain-4x", "unet-brain-4x")
 """Of several models of a method, the one that is meant by its name."""
+MODELS_OF: dict[tuple[str, ...], str] = {SERIES: "mol-ridge-cine", VOLUME: "mol-guided-volume"}
+"""The models of the package for images of other axes than (y, x)."""
 
 
 def packaged_models() -> list[str]:
