@@ -558,8 +558,8 @@ class TestMemory:
         assert not done.returncode, done.stderr
         before, grown, needed = map(float, done.stdout.split())
         assert before + needed == pytest.approx(before + grown, rel=0.15)
-        # Libraries hold so much that no estimate at all must not pass.
-        assert grown > 0.2 * before
+        # Libraries may hold so much that no estimate at all would pass; gaps on the heap vary.
+        assert needed == pytest.approx(grown, rel=0.5)
 
 
 def measured_solve():
