@@ -6,6 +6,7 @@ import torch
 from equipoise.certificate.certify import certify_slice
 from equipoise.certificate.linear_response import LinearResponse
 from equipoise.equilibrium.fixed_point import SolverOptions
+from equipoise.formats.acquisition import make_acquisition
 from equipoise.methods.mol_guided import MolGuided
 from equipoise.methods.mol_guided_3d import MolGuided3D
 from equipoise.methods.mol_ridge import MolRidge
@@ -19,6 +20,7 @@ from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.readout import plane_of, slices_along_readout
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.masks import make_mask
+from equipoise.recon.memory import estimate
 from equipoise.vectors import inner, norm
 from equipoise.zoo.model_file import load_model
 from problems import DOUBLE, TIGHT, random_complex, sense_problem
@@ -245,6 +247,25 @@ def test_a_refined_image_that_is_known_is_not_refined_again(monkeypatch):
         monkeypatch.delattr(model.refinement, "blocks")
         found = again.solve(operator, data, **held, lam=3 * whole.lam)
     assert float(norm(found.value - expected.value) / norm(expected.value)) < 1e-6
+
+
+def test_a_certificate_is_planned_with_the_blocks_that_the_response_goes_through(monkeypatch):
+    monkeypatch.setattr("equipoise.networks.ridge_planes.AT_ONCE", 60)
+    operator, data = volume_problem((*SHAPE[:2], 12))
+    kspace = data.to(torch.complex64).numpy()
+    scan = make_acquisition(kspace, "v", "test", csm=operator.csm.numpy(), volume=True)
+    lost = kspace.copy()
+    lost[..., 0, -1] = 0
+    mixed = make_acquisition(lost, "v", "test", csm=operator.csm.numpy(), volume=True)
+
+    def added(model, scan=scan):
+        certified = estimate(scan, model, certificate="plain")
+        return certified - estimate(scan, model)
+
+    assert added(of_volumes()) < added(of_volumes(1)) < added(of_volumes(2))
+    # Where lines along x are not whole, all planes are one slab.
+    assert added(of_volumes(2), mixed) > added(of_volumes(2))
+    assert added(of_volumes(1), mixed) == added(of_volumes(1))
 
 
 def test_an_image_of_one_plane_is_refused():

@@ -102,6 +102,13 @@ class MolGuided3D(MolGuided):
         return (blocks + 1) * NEIGHBOURS
 
     @property
+    def refining_features(self) -> int:
+        """Features of all blocks of the refinement; 0 without one."""
+        if self.refinement is None:
+            return 0
+        return self.refinement.config.features * self.refinement.config.blocks
+
+    @property
     def consistent(self) -> bool:  # type: ignore[override]
         """Whether the refinement has more than one block."""
         return self.refinement is not None and self.refinement.config.blocks > 1

@@ -75,6 +75,10 @@ SLAB, HELD, ATTACKED_VOXEL = 9700, 0.6, 1500
 differentiated; the share of the solve that is held then; and what an attack adds for each pixel of
 an image of three axes."""
 
+BLOCK_OF_SLAB, BLOCK_OF_VOLUME = 84, 13
+"""Bytes of a feature of a block of a refinement: of a voxel of the slab, and of the volume, while
+the response of the data is taken through it. An attack takes the transposed, which needs less."""
+
 TRIALS = 250
 """Bytes of a pixel of a series, or of the planes of a volume, that trials of lam add: a copy of the
 samples, and gaps between one solve and the next."""
@@ -183,13 +187,26 @@ def _certificate_of_three_axes(
     """What the certificate of a series or volume adds to its solve."""
     _, _, y, x = shape_of(acquisition, model.axes)
     plane = _depth(acquisition, model) * y
-    added = 0
+    added = blocks = 0
     if certificate and isinstance(model.network, PlanarRidge):
         # Of one pass no plane depends on another.
         beside = 2 * getattr(model, "neighbours", 0)
-        slab = SLAB * plane * min(planes_at_once(plane) + beside, x)
-        added = max(0, slab - round((1 - HELD) * solve))
-    return added + (ATTACKED_VOXEL * plane * x if certificate == "attack" else 0)
+        some = planes_at_once(plane) + beside
+        slab = plane * (x if _is_one_slab(acquisition, model) else min(some, x))
+        added = max(0, SLAB * slab - round((1 - HELD) * solve))
+        features = getattr(model, "refining_features", 0)
+        blocks = features * (BLOCK_OF_SLAB * slab + BLOCK_OF_VOLUME * plane * x)
+    attack = ATTACKED_VOXEL * plane * x if certificate == "attack" else 0
+    return added + max(blocks, attack)
+
+
+def _is_one_slab(acquisition: Acquisition, model: Method) -> bool:
+    """Whether what the data are handed through cannot be cut, because A mixes planes along x."""
+    encoding = acquisition.encoding
+    if not getattr(model, "consistent", False) or not isinstance(encoding, CartesianEncoding):
+        return False
+    lines = encoding.lines("x")
+    return not bool((lines == lines[..., :1]).all())
 
 
 def _depth(acquisition: Acquisition, model: Method) -> int:
