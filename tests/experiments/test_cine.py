@@ -19,7 +19,7 @@ from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
 from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_volume import RidgeVolume
-from equipoise.outcome import BadInputError
+from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.dynamic import DynamicSenseOp
 from equipoise.training.sources.cine import moving
 from equipoise.zoo.model_file import save_model
@@ -77,6 +77,22 @@ class TestCase:
         assert found["psnr"] > 10
         assert found["psnr_moving"] is None
         assert found["temporal_sharpness"] is None
+
+    def test_files_are_read_before_the_first_solve(self, clip, tmp_path):
+        """One that was named must be of use; others of a folder are left out by name."""
+        (tmp_path / "a.txt").write_text("notes")
+        (tmp_path / "heart.h5").write_bytes(clip.read_bytes())
+        with pytest.raises(BadInputError, match=r"a\.txt is damaged"):
+            next(series_cases([clip, tmp_path / "a.txt"], 3.0, 1))
+        with pytest.warns(InputWarning, match=r"left out: .*a\.txt is damaged"):
+            assert len(list(series_cases([tmp_path], 3.0, 1))) == 1
+        assert len(list(series_cases([clip, clip], 3.0, 1))) == 1
+        (tmp_path / "heart.h5").unlink()
+        with (
+            pytest.warns(InputWarning, match="left out"),
+            pytest.raises(BadInputError, match=r"no file can be used: .*a\.txt is damaged"),
+        ):
+            next(series_cases([tmp_path], 3.0, 1))
 
     def test_one_frame_is_no_series(self, tmp_path):
         with h5py.File(tmp_path / "one.h5", "w") as file:

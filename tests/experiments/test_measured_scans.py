@@ -61,6 +61,17 @@ def test_a_scan_of_a_volume_is_undersampled_in_both_directions(volume):
     assert float(case.noise_level) > 0
 
 
+def test_a_crop_is_the_centre_of_a_scan_too(cine, volume):
+    (whole,), (part,) = (list(series_cases([cine], 2.0, 1, crop=n)) for n in (None, N - 8))
+    assert part.target.shape[-2:] == (N - 8, N - 8)
+    centre = whole.target.abs()[..., 4:-4, 4:-4]
+    ratio = (part.target.abs() * centre).sum() / centre.square().sum()
+    seen = (part.target != 0) & (whole.target[..., 4:-4, 4:-4] != 0)
+    assert torch.allclose(part.target.abs()[seen], (ratio * centre)[seen], rtol=0.05, atol=0.02)
+    (slab,) = volume_cases([volume], 2.0, 1, crop=4)
+    assert slab.target.shape[1:] == (16, N, 4)
+
+
 def test_an_undersampled_scan_has_no_truth(cine, tmp_path):
     kspace = np.load(cine)["kspace"]
     kspace[..., 1::2] = 0

@@ -53,6 +53,10 @@ class TestCase:
         assert bool((mask == mask[..., :1]).all())
         assert mask.numel() / int(mask.sum()) == pytest.approx(3, rel=0.01)
 
+    def test_without_acceleration_the_corners_are_measured_too(self, head):
+        (full,) = volume_cases([head], 1.0, 1, crop=4)
+        assert bool(full.operator.mask.all())
+
     def test_one_slice_is_not_a_volume(self, tmp_path):
         with h5py.File(tmp_path / "one.h5", "w") as file:
             file["magnitude"] = np.ones((1, 24, 24), np.uint8)

@@ -146,7 +146,7 @@ class TestVolumes:
         assert told["acceleration"] == pytest.approx(2.5, rel=0.05)
         with pytest.raises(BadInputError, match=r"no axis is fully sampled .* 40% along x"):
             problems(found)
-        with pytest.raises(BadInputError, match="bart pics"):
+        with pytest.raises(BadInputError, match="such as mol-guided-volume"):
             load_experiment(path)
 
     def test_a_partial_echo_is_filled_with_zeros_and_said(self, volume):

@@ -21,6 +21,8 @@ from equipoise.formats.acquisition import make_acquisition
 from equipoise.formats.cfl import cfl_bytes
 from equipoise.formats.header import Header
 from equipoise.formats.readers.registry import read
+from equipoise.formats.slices import as_slices
+from equipoise.formats.writers.kspace import write_kspace
 from equipoise.methods.method import PLANE, SERIES
 from equipoise.methods.mol_ridge import MolRidge
 from equipoise.methods.mol_ridge_3d import MolRidge3D
@@ -31,16 +33,18 @@ from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.fit import SMALLEST_REGION
 from equipoise.physics.coils.volume import volume_csm
+from equipoise.physics.coils.wide import SMALLEST
 from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
 from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.sampling.dynamic import kt_mask, volume_mask
 from equipoise.physics.sampling.masks import calibration_region
 from equipoise.recon import memory
+from equipoise.recon.coil_maps import calibrate_maps, save_maps
 from equipoise.recon.experiment import load_experiment
-from equipoise.recon.problems import measured_together, problems
+from equipoise.recon.problems import measured_together, problems, slice_maps
 from equipoise.recon.reconstruct import reconstruct
 from equipoise.recon.reconstruct_file import reconstruct_file
-from equipoise.recon.series import smallest_likeness
+from equipoise.recon.series import maps_of_frames, smallest_likeness
 from equipoise.recon.settings import ReconSettings
 from equipoise.recon.volumes import VOLUME
 
@@ -216,6 +220,7 @@ class TestSeries:
             np.square(ours - truth).sum((1, 2, 3)) < np.square(ours - opposite).sum((1, 2, 3))
         ).all()
 
+    @pytest.mark.filterwarnings("ignore:.*coil maps rest on 4 fully:UserWarning")
     def test_a_model_of_a_frame_solves_the_same_file_frame_by_frame(self, kspace, tmp_path):
         write_npz(tmp_path / "s.npz", kspace[:2])
         model = MolRidge(Ridge(0.2, features=4, basis=2))
@@ -310,6 +315,29 @@ class TestVolumes:
         assert len(found) == N
         assert found[3].operator.image_shape == (1, DEPTH, N)
 
+    @pytest.mark.parametrize("name", ["m.h5", "m.npy", "m.cfl", "own.h5", "few.h5"])
+    def test_maps_of_its_slices_are_those_of_the_volume(self, name, volume, tmp_path):
+        """Those of ``equipoise maps``, also of fewer virtual coils, and of a reconstruction."""
+        path = tmp_path / "v.npz"
+        np.savez(path, kspace=volume[0][0], axes="coil z y x")
+        model, settings = of_time("z"), ReconSettings()
+        expected = reconstruct_file(path, settings, target=tmp_path / "own.h5", model=model)
+        if name != "own.h5":
+            found = calibrate_maps(read(path), virtual=COILS - 1 if name == "few.h5" else None)
+            save_maps(tmp_path / name, found)
+        given = replace(settings, csm=str(tmp_path / name))
+        image = reconstruct_file(path, given, model=model).result.image
+        reference = expected.result.image
+        error = float((image.abs() - reference.abs()).norm() / reference.norm())
+        assert error < (0.1 if name == "few.h5" else 0.02)
+        scan = load_experiment(path, csm=tmp_path / name, axes=VOLUME).acquisition
+        (problem,) = problems(scan, VOLUME)
+        csm = problem.operator.csm[0]
+        steps = (csm[..., 1:].conj() * csm[..., :-1]).sum(0)
+        seen = steps.abs() > 0.9
+        assert bool(seen.any())
+        assert float(steps[seen].angle().abs().median()) < 0.2
+
     def test_a_mask_across_the_readout_and_the_target_of_all_samples(self, tmp_path):
         data = torch.from_numpy(ball())[None] + 0j
         csm = (
@@ -360,6 +388,7 @@ class TestModelNamed:
 
 
 class TestInput:
+    @pytest.mark.filterwarnings("ignore:.*coil maps rest on 4 fully:UserWarning")
     def test_a_series_of_one_frame_is_solved(self, kspace):
         scan = make_acquisition(kspace[0], "s", "test")
         found = reconstruct(scan.of([0]), of_time())
@@ -410,9 +439,55 @@ class TestInput:
         if right:
             load_experiment(tmp_path / "s.npz", csm=tmp_path / "m.npy", axes=SERIES)
             return
-        says = r"of the mean of 6 frames unexplained .* coil order 1, 0, 2, 3"
+        says = r"of the calibration region of slice 0 unexplained .* coil order 1, 0, 2, 3"
         with pytest.raises(BadInputError, match=says):
             load_experiment(tmp_path / "s.npz", csm=tmp_path / "m.npy", axes=SERIES)
+
+    def test_frame_by_frame_a_series_has_the_maps_of_all_its_frames(self, kspace, tmp_path):
+        """No frame holds more than the four lines of its centre; the mean holds all."""
+        write_npz(tmp_path / "s.npz", kspace)
+        scan = read(tmp_path / "s.npz")
+        of_series = [problem.operator.csm[:, :, 0] for problem in problems(scan, SERIES)]
+        for problem in problems(scan):
+            maps = of_series[problem.label["slice"]]
+            assert torch.allclose(problem.operator.csm, maps, atol=1e-4)
+        found = calibrate_maps(scan)
+        assert torch.equal(found.csm, torch.cat([p.operator.csm for p in problems(scan)]))
+        write_kspace(tmp_path / "again.npz", scan.of([0, 1]))
+        again = read(tmp_path / "again.npz")
+        assert torch.allclose(slice_maps(again, 0), slice_maps(scan, 0), atol=1e-6)
+
+    def test_slices_of_volumes_in_time_calibrate_on_what_their_mean_holds(self, volume):
+        first, second = volume[0][0].copy(), volume[0][0].copy()
+        # Whole lines along x, other ones in each volume, about a common centre of 4 x 4.
+        far = np.ones((DEPTH, N), bool)
+        far[DEPTH // 2 - 2 : DEPTH // 2 + 2, N // 2 - 2 : N // 2 + 2] = False
+        first[:, far & (np.arange(N) % 2 == 0)] = 0
+        second[:, far & (np.arange(N) % 2 == 1)] = 0
+        labels = Header(labels=[{"time": 0}, {"time": 1}])
+        scan = make_acquisition(np.stack([first, second]), "v", "test", header=labels, volume=True)
+        cut = as_slices(scan)
+        (lines, measured), n = cut.calibration_lines(N // 2), N // 2
+        both = cut.mask[n] | cut.mask[N + n]
+        assert torch.equal(measured[0], both)
+        assert not bool(both.all())
+        assert not bool(lines[0][:, ~both].any())
+
+    def test_lines_that_a_mask_leaves_out_calibrate_nothing(self, kspace, tmp_path):
+        write_npz(tmp_path / "s.npz", kspace)
+        np.save(tmp_path / "m.npy", np.abs(np.arange(N) - N // 2) < 3)
+        scan = load_experiment(tmp_path / "s.npz", mask=tmp_path / "m.npy").acquisition
+        assert scan.calibration is not None
+        assert min(scan.calibration.size(0, (N, N))) <= 6
+
+    def test_a_border_that_the_frames_cannot_map_is_named(self, kspace):
+        full = torch.from_numpy(kspace[:, 0]).movedim(1, 0).clone()
+        full[...] = image_to_kspace(kspace_to_image(full).roll(N // 2, -1))
+        mask = torch.zeros(FRAMES, N, N, dtype=torch.bool)
+        mask[..., N // 2 - 3 : N // 2 + 3] = True
+        says = f"rest on 6 fully sampled lines about DC along x, .* need {SMALLEST} where tissue"
+        with pytest.warns(InputWarning, match=says):
+            maps_of_frames(full * mask, mask, "s")
 
     def test_a_volume_of_one_slice_is_a_slice(self, kspace, tmp_path):
         np.savez(tmp_path / "v.npz", kspace=kspace[0, 0][:, None], axes="coil z y x")

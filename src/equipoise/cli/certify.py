@@ -261,8 +261,9 @@ def _print(c: "Certificate") -> None:
         )
     if c.measured_amplification is not None:
         console.print(
-            f"  attack: moves the image by {c.measured_amplification:.3g}{_error(c)} times its "
-            f"norm (measured), random noise of that norm by {c.random_amplification:.3g}"
+            f"  attack: moves the image by {c.measured_amplification:.3g}{_error(c)} times the "
+            f"norm of the attack (measured), random noise of that norm by "
+            f"{c.random_amplification:.3g} times"
         )
     if c.in_range is None:
         console.print(f"  in range: not known ({_why_unknown(c)})")

@@ -142,13 +142,19 @@ def _along(trajectory: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _solved(found: dict[str, Any]) -> str:
     """How ``recon`` solves the scan."""
+    from equipoise.methods.method import SERIES, VOLUME
+    from equipoise.zoo.find import MODELS_OF
+
     if found["not_solved"]:
-        return f"no: {found['not_solved']}"
+        whole = found["trajectory"] is None
+        return f"{'not slice by slice' if whole else 'no'}: {found['not_solved']}"
     if found["dimensions"] == 3:
-        return f"as {found['problems']} 2D problems along the readout {found['readout']}"
+        text = f"as {found['problems']} 2D problems along the readout {found['readout']}"
+        return text + f", or whole with {MODELS_OF[VOLUME]}" * (found["readout"] == "x")
     text = f"as {found['problems']} 2D problem{'s' * (found['problems'] != 1)}"
     n = found["frames_in_time"]
-    return text + (f": each of {n} points in time independently" if n > 1 else "")
+    alone = f": each of {n} points in time independently, or together with {MODELS_OF[SERIES]}"
+    return text + alone * (n > 1)
 
 
 def _by(numbers: list[int]) -> str:

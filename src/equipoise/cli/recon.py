@@ -167,7 +167,7 @@ def recon_one(
 
 def say_what_is_assumed(prepared: "Prepared", device: "torch.device") -> None:
     """Print the notes of the reader, and what is done differently because memory is short."""
-    from equipoise.methods.method import PLANE
+    from equipoise.methods.method import PLANE, SERIES
     from equipoise.recon.memory import memory_text
     from equipoise.recon.stack import kind_of
     from equipoise.zoo.find import MODELS_OF
@@ -183,6 +183,9 @@ def say_what_is_assumed(prepared: "Prepared", device: "torch.device") -> None:
     if prepared.axes == PLANE and together != PLANE:
         text = f"image by image; --model {MODELS_OF[together]} solves a {kind_of(together)} as one"
         console.print(text, style="dim", markup=False)
+    if prepared.axes == SERIES and together != SERIES:
+        text = "note: every series has one frame: name the axis of time, or use a model of (y, x)"
+        console.print(text, style="yellow", markup=False)
     if prepared.plan.note:
         console.print(f"note: {prepared.plan.note}", style="yellow", markup=False)
 

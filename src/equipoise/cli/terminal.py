@@ -208,12 +208,15 @@ def telling() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("always", ConvergenceWarning)
             warnings.simplefilter("always", InputWarning)
-            show = warnings.showwarning
+            show, said = warnings.showwarning, set[str]()
 
             # Only warnings that are meant for users; those of libraries take their usual way.
             def tell(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
                 if issubclass(category, ConvergenceWarning | InputWarning):
-                    errors.print(f"warning: {message}", style="yellow", markup=False)
+                    # Every slice of a scan may say the same.
+                    if str(message) not in said:
+                        said.add(str(message))
+                        errors.print(f"warning: {message}", style="yellow", markup=False)
                 else:
                     show(message, category, *place, **more)
 

@@ -1,6 +1,7 @@
 """The acquisitions of an experiment: from scans, from images, or from the package's sample head."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from equipoise.formats import as_slices, read
 from equipoise.formats.acquisition import Acquisition
 from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.sample_head import head_slice
-from equipoise.outcome import BadInputError
+from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
@@ -100,7 +101,40 @@ def expanded(data: list[Path]) -> list[Path]:
         files += sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     if data and not files:
         raise BadInputError(f"{', '.join(map(str, data))}: found no file")
-    return files
+    return list(dict.fromkeys(files))
+
+
+def usable_files(data: list[Path], check: Callable[[Path], object]) -> list[Path]:
+    """The files of :func:`expanded` that ``check`` reads, before anything is computed.
+
+    Raises
+    ------
+    BadInputError
+        That of a file that was named, or if no file of the folders can be used.
+
+    Warns
+    -----
+    InputWarning
+        Of every file of a folder that cannot be used.
+    """
+    why = {path: _why_not(path, check, named=path in data) for path in expanded(data)}
+    said = [text for text in why.values() if text is not None]
+    for text in said:
+        warnings.warn(f"left out: {text}", InputWarning, stacklevel=2)
+    if len(said) == len(why):
+        raise BadInputError(f"{', '.join(map(str, data))}: no file can be used: {said[0]}")
+    return [path for path, text in why.items() if text is None]
+
+
+def _why_not(path: Path, check: Callable[[Path], object], *, named: bool) -> str | None:
+    """Why a file of a folder cannot be used; None if it can. One that was named is an error."""
+    try:
+        check(path)
+    except BadInputError as error:
+        if named:
+            raise
+        return str(error)
+    return None
 
 
 def as_scan(path: Path) -> Acquisition | None:

@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.experiments.cases import N_COILS, expanded, fully_sampled, raw_scan
+from equipoise.experiments.cases import N_COILS, fully_sampled, raw_scan, usable_files
 from equipoise.experiments.results import Row
 from equipoise.formats import as_slices
-from equipoise.formats.acquisition import Acquisition
 from equipoise.metrics import ssim
 from equipoise.outcome import BadInputError
 from equipoise.physics.coils.biot_savart import biot_savart_maps
 from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
-from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.noise_level import complex_noise
 from equipoise.physics.sampling.dynamic import kt_mask
 from equipoise.recon.series import series_of
@@ -85,44 +84,62 @@ def series_cases(
     BadInputError
         If a file holds no series, a series of one frame, or an undersampled scan.
     """
-    for path in expanded(list(data)):
-        scan = raw_scan(path)
-        if scan is not None:
-            yield from _of_scan(path, scan, seeds, acceleration, partial)
-            continue
-        clip = load_clips([path])[0].image
-        if len(clip) < 2:
-            raise BadInputError(f"{path} holds one frame: a series in time needs two or more")
-        for index in range(seeds):
-            yield _simulated(path, _centre(clip, crop), index, acceleration, noise, partial)
+    for path in usable_files(list(data), _content):
+        found, measured = _content(path)
+        for number, whole in enumerate(found):
+            if measured:
+                yield from _of_scan(path, number, _cut(whole, crop), seeds, acceleration, partial)
+                continue
+            for index in range(seeds):
+                yield _simulated(path, _centre(whole, crop), index, acceleration, noise, partial)
+
+
+def _content(path: Path) -> tuple[list[Tensor], bool]:
+    """The series of a file: images (time, y, x), or measured k-space (coil, time, y, x).
+
+    Raises
+    ------
+    BadInputError
+        See :func:`series_cases`.
+    """
+    scan = raw_scan(path)
+    if scan is None:
+        found = [load_clips([path])[0].image]
+    else:
+        samples = fully_sampled(as_slices(scan))
+        found = [samples[images].movedim(0, 1) for images in series_of(scan.labels)]
+    if min(series.shape[-3] for series in found) < 2:
+        raise BadInputError(f"{path} holds one frame: a series in time needs two or more")
+    return found, scan is not None
+
+
+def _cut(kspace: Tensor, crop: int | None) -> Tensor:
+    """K-space of the central pixels, orthonormal, with its largest magnitude 1."""
+    if crop is not None:
+        kspace = image_to_kspace(_centre(kspace_to_image(kspace), crop))
+    return kspace / kspace.abs().max()
 
 
 def _of_scan(
-    path: Path, scan: Acquisition, seeds: int, acceleration: float, partial: float
+    path: Path, number: int, whole: Tensor, seeds: int, acceleration: float, partial: float
 ) -> Iterator[SeriesCase]:
-    """Every series of a fully sampled scan with every seed."""
-    samples = fully_sampled(as_slices(scan))
-    for number, images in enumerate(series_of(scan.labels)):
-        if len(images) < 2:
-            raise BadInputError(f"{path} holds one frame: a series in time needs two or more")
-        whole = samples[images].movedim(0, 1)
-        whole = whole / whole.abs().max()
-        for seed in range(seeds):
-            mask = kt_mask(whole.shape[1:], acceleration, CALIBRATION, seed, partial)
-            kspace = (mask * whole)[None]
-            maps = dynamic_csm(kspace[0], mask[0])
-            target = (maps.conj()[:, :, None] * kspace_to_image(whole)[None]).sum(1)
-            level = dynamic_noise_level(kspace[0], mask[0])
-            operator = DynamicSenseOp(maps, mask)
-            name = f"{path.stem}-{number}"
-            yield SeriesCase(name, str(path), seed, operator, kspace, target, level)
+    """A series of a fully sampled scan with every seed."""
+    for seed in range(seeds):
+        mask = kt_mask(whole.shape[1:], acceleration, CALIBRATION, seed, partial)
+        kspace = (mask * whole)[None]
+        maps = dynamic_csm(kspace[0], mask[0])
+        target = (maps.conj()[:, :, None] * kspace_to_image(whole)[None]).sum(1)
+        level = dynamic_noise_level(kspace[0], mask[0])
+        operator = DynamicSenseOp(maps, mask)
+        name = f"{path.stem}-{number}"
+        yield SeriesCase(name, str(path), seed, operator, kspace, target, level)
 
 
 def _centre(clip: Tensor, crop: int | None) -> Tensor:
     if crop is None:
         return clip
-    y, x = (max(n - crop, 0) // 2 for n in clip.shape[1:])
-    return clip[:, y : y + crop, x : x + crop]
+    y, x = (max(n - crop, 0) // 2 for n in clip.shape[-2:])
+    return clip[..., y : y + crop, x : x + crop]
 
 
 def _simulated(

@@ -8,23 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.experiments.cases import N_COILS, expanded, fully_sampled, raw_scan
+from equipoise.experiments.cases import N_COILS, fully_sampled, raw_scan, usable_files
 from equipoise.experiments.series import NOISE, PHASE
-from equipoise.formats.acquisition import Acquisition
 from equipoise.metrics import ssim
 from equipoise.outcome import BadInputError
 from equipoise.physics.cartesian import SenseOp
 from equipoise.physics.coils.biot_savart import biot_savart_volume, resize_volumes
 from equipoise.physics.coils.readout import plane_of, slices_along_readout
 from equipoise.physics.coils.volume import volume_csm
-from equipoise.physics.fourier import kspace_to_image
+from equipoise.physics.fourier import image_to_kspace, kspace_to_image
 from equipoise.physics.noise_level import complex_noise, noise_level
 from equipoise.physics.sampling.dynamic import volume_mask
+from equipoise.readable import matrix
 from equipoise.recon.volumes import checked
 from equipoise.training.sources.cine import load_clips
 
-CALIBRATION = 24
-"""Side of the fully sampled centre in z and y; a quarter of a shorter side, where that is less."""
+CALIBRATION, CORNERS = 24, 1.4
+"""Side of the fully sampled centre in z and y; a quarter of a shorter side, where that is less. Up
+to this acceleration the corners of k-space are measured too: the ellipse holds 1 / 1.27 of it."""
 
 PHASE_GRID = 4
 """Points per axis between which the simulated phase is interpolated."""
@@ -76,40 +77,69 @@ def volume_cases(
     BadInputError
         If a file holds no volume, a volume of one slice, or an undersampled scan.
     """
-    for path in expanded(list(data)):
-        scan = raw_scan(path)
-        if scan is not None:
-            yield from _of_scan(path, scan, seeds, acceleration, partial)
-            continue
-        volume = _centre(load_clips([path])[0].image, crop)
-        if min(volume.shape) < 2:
+    for path in usable_files(list(data), _content):
+        found, measured = _content(path)
+        for number, whole in enumerate(found):
+            if measured:
+                yield from _of_scan(path, number, _cut(whole, crop), seeds, acceleration, partial)
+                continue
+            for seed in range(seeds):
+                yield _simulated(path, _centre(whole, crop), seed, acceleration, noise, partial)
+
+
+def _content(path: Path) -> tuple[list[Tensor], bool]:
+    """The volumes of a file: images (z, y, x), or measured k-space (coil, z, y, x).
+
+    Raises
+    ------
+    BadInputError
+        See :func:`volume_cases`.
+    """
+    scan = raw_scan(path)
+    found = [*fully_sampled(checked(scan))] if scan else [load_clips([path])[0].image]
+    for volume in found:
+        if min(volume.shape[-3:]) < 2:
             raise BadInputError(
-                f"{path} holds {' x '.join(map(str, volume.shape))} voxels: a volume needs two or "
-                "more along each axis, and one slice is for `equipoise experiment table1`"
+                f"{path} holds {matrix(volume.shape[-3:])} voxels: a volume needs two or more "
+                "along each axis, and one slice is for `equipoise experiment table1`"
             )
-        for seed in range(seeds):
-            yield _simulated(path, volume, seed, acceleration, noise, partial)
+    return found, scan is not None
+
+
+def _cut(kspace: Tensor, crop: int | None) -> Tensor:
+    """K-space of the central slices along x, orthonormal, with its largest magnitude 1."""
+    if crop is not None:
+        kspace = image_to_kspace(_centre(kspace_to_image(kspace, 1), crop), 1)
+    return kspace / kspace.abs().max()
+
+
+def _mask(
+    shape: tuple[int, int, int], acceleration: float, seed: int, partial: tuple[float, float]
+) -> Tensor:
+    """A mask without the corners of k-space, where the acceleration leaves enough beside them."""
+    elliptical = acceleration > CORNERS
+    return volume_mask(shape, acceleration, _calibration(shape), seed, elliptical, partial)
 
 
 def _of_scan(
     path: Path,
-    scan: Acquisition,
+    number: int,
+    samples: Tensor,
     seeds: int,
     acceleration: float,
     partial: tuple[float, float],
 ) -> Iterator[VolumeCase]:
-    """Every volume of a fully sampled scan with every seed."""
-    for number, samples in enumerate(fully_sampled(checked(scan))):
-        whole = (samples / samples.abs().max())[None]
-        shape = (whole.shape[2], whole.shape[3], whole.shape[4])
-        for seed in range(seeds):
-            mask = volume_mask(shape, acceleration, _calibration(shape), seed, partial=partial)
-            kspace = mask[:, None] * whole
-            maps = volume_csm(kspace, mask)
-            target = (maps.conj() * kspace_to_image(whole, 3)).sum(1)
-            name = f"{path.stem}-{number}"
-            level = _level(kspace, mask)
-            yield VolumeCase(name, str(path), seed, SenseOp(maps, mask), kspace, target, level)
+    """A volume of a fully sampled scan with every seed."""
+    whole = samples[None]
+    shape = (whole.shape[2], whole.shape[3], whole.shape[4])
+    for seed in range(seeds):
+        mask = _mask(shape, acceleration, seed, partial)
+        kspace = mask[:, None] * whole
+        maps = volume_csm(kspace, mask)
+        target = (maps.conj() * kspace_to_image(whole, 3)).sum(1)
+        name = f"{path.stem}-{number}"
+        level = _level(kspace, mask)
+        yield VolumeCase(name, str(path), seed, SenseOp(maps, mask), kspace, target, level)
 
 
 def _calibration(shape: tuple[int, int, int]) -> int:
@@ -140,7 +170,7 @@ def _simulated(
     shape = (volume.shape[0], volume.shape[1], volume.shape[2])
     image = volume.abs() * _smooth_phase(shape, rng)
     csm = biot_savart_volume(shape, N_COILS, int(rng.integers(2**31)))
-    mask = volume_mask(shape, acceleration, _calibration(shape), seed, partial=partial)
+    mask = _mask(shape, acceleration, seed, partial)
     # Of the object: more than half of a head's volume is air, which moves a quantile of all.
     seen = volume.abs()[volume != 0].numpy()
     sigma = float(np.exp(rng.uniform(*np.log(noise)))) * float(np.quantile(seen, 0.99))

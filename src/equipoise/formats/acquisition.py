@@ -200,7 +200,7 @@ class Acquisition:
         """The scan with its coils combined by a matrix (channel, coil)."""
         shared = self.calibration
         if shared is not None:
-            shared = replace(shared, blocks=combine(matrix, shared.blocks))
+            shared = replace(shared, blocks=combine(matrix, shared.blocks), maps={})
         return replace(self.with_kspace(combine(matrix, self.samples)), calibration=shared)
 
     def with_kspace(self, kspace: Tensor, mask: Tensor | None = None) -> "Acquisition":

@@ -5,7 +5,7 @@ different lines hold the calibration region together.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import EllipsisType
 
 import numpy as np
@@ -15,8 +15,11 @@ from torch import Tensor
 from equipoise.outcome import BadInputError
 from equipoise.physics.sampling.masks import calibration_region
 
-SMALLEST = 4
-"""Fewest samples along each axis from which coil maps can be estimated."""
+SMALLEST, ENOUGH = 4, 16
+"""Fewest samples along each axis from which coil maps can be estimated; and from which a frame of a
+series has as good maps of its own as the mean of the series gives. Of one cine, frame by frame, own
+maps had 6 dB less than those of the mean with 4 lines, 0.7 dB less with 12, and 0.05 dB more with
+16."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,16 @@ class Calibration:
         samples lie as far apart in k-space as those of the scan.
     of_frame
         The number of the block of each frame; None if the frame itself holds a calibration region.
+    of_frames
+        Whether the blocks are whole frames, zero where nothing was measured.
+    maps
+        Coil maps of the blocks that were estimated so far.
     """
 
     blocks: Tensor
     of_frame: tuple[int | None, ...]
+    of_frames: bool = False
+    maps: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def lines(self, frame: int, matrix: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
         """K-space (1, coil, matrix) that is zero outside the block of a frame, and its mask.
@@ -43,30 +52,38 @@ class Calibration:
         block = self.of_frame[frame]
         if block is None:
             return None
-        kspace = embedded(self.blocks[block : block + 1], matrix)
-        mask = embedded(torch.ones_like(self.blocks[:1, 0], dtype=torch.bool), matrix)
-        return kspace, mask
+        own = self.blocks[block : block + 1]
+        kspace = embedded(own, matrix)
+        held = (own != 0).any(1) if self.of_frames else torch.ones_like(own[:, 0], dtype=torch.bool)
+        return kspace, embedded(held, matrix)
 
     def of(self, frames: list[int]) -> "Calibration":
         """The calibration of some of the frames."""
-        return Calibration(self.blocks, tuple(self.of_frame[i] for i in frames))
+        return replace(self, of_frame=tuple(self.of_frame[i] for i in frames))
 
     def size(self, frame: int, matrix: tuple[int, ...]) -> tuple[int, ...] | None:
         """The size of the block of a frame in samples along each axis of the matrix."""
-        if self.of_frame[frame] is None:
+        block = self.of_frame[frame]
+        if block is None:
             return None
+        if self.of_frames:
+            return calibration_region((self.blocks[block] != 0).any(0))
         return tuple(min(b, n) for b, n in zip(self.blocks.shape[2:], matrix))
 
 
 NAMES = ("calibration", "calibration_of")
-"""Arrays of files: the blocks, and for each frame the number of its block or -1."""
+TAKEN = "calibration_of_frames"
+"""Arrays of files: the blocks, for each frame the number of its block or -1, and whether the blocks
+were taken from frames, which they were not if it is missing."""
 
 
 def as_arrays(found: Calibration) -> dict[str, Tensor]:
-    """The arrays that a file holds, under ``NAMES``."""
+    """The arrays that a file holds, under ``NAMES`` and ``TAKEN``."""
     found_in = [-1 if block is None else block for block in found.of_frame]
-    numbers = torch.tensor(found_in, device=found.blocks.device)
-    return dict(zip(NAMES, (found.blocks, numbers)))
+    numbers, taken = (
+        torch.tensor(value, device=found.blocks.device) for value in (found_in, found.of_frames)
+    )
+    return dict(zip((*NAMES, TAKEN), (found.blocks, numbers, taken)))
 
 
 def stored_calibration(
@@ -100,7 +117,8 @@ def stored_calibration(
             "the number of its block or -1"
         )
     tensor = torch.from_numpy(np.require(blocks, np.complex64, ["C", "W"]))
-    return Calibration(tensor, tuple(None if n < 0 else int(n) for n in numbers))
+    of_frame = tuple(None if n < 0 else int(n) for n in numbers)
+    return Calibration(tensor, of_frame, of_frames=bool(np.any(arrays.get(TAKEN, False))))
 
 
 def embedded(blocks: Tensor, matrix: tuple[int, ...]) -> Tensor:
@@ -132,11 +150,11 @@ def centre_of(kspace: Tensor, mask: Tensor) -> Tensor | None:
     return kspace[(slice(None), *cut)]
 
 
-def holds_centre(mask: Tensor) -> Tensor:
-    """Whether each mask (frame, matrix) holds the smallest calibration region, (frame,)."""
-    half = SMALLEST // 2
+def holds_centre(mask: Tensor, size: int = SMALLEST) -> Tensor:
+    """Whether each mask (frame, matrix) holds a calibration region of a size, (frame,)."""
+    half = size // 2
     cut = tuple(slice(max(n // 2 - half, 0), n // 2 + half) for n in mask.shape[1:])
-    large = all(n >= SMALLEST for n in mask.shape[1:])
+    large = all(n >= size for n in mask.shape[1:])
     return mask[(slice(None), *cut)].flatten(1).all(1) & large
 
 
@@ -145,9 +163,9 @@ def shared_calibration(
 ) -> Calibration | None:
     """The calibration that frames without a calibration region take from other frames.
 
-    It is that of the frame of the same slice with the largest region. If no frame has one, it is
-    the mean of the frames of one slice and contrast, if together they hold a region, as in a series
-    whose lines alternate.
+    It is that of the frame of the same slice with the largest region. Where none has
+    :data:`ENOUGH` samples, it is the mean of the frames of one slice and contrast, if together they
+    hold more, as in a series whose lines alternate.
 
     Parameters
     ----------
@@ -161,23 +179,24 @@ def shared_calibration(
     None if all frames hold their own region, or none can take one from others.
     """
     frames = len(samples)
-    own = holds_centre(mask).expand(frames).tolist()
-    if all(own):
+    complete = holds_centre(mask).expand(frames).tolist()
+    enough = holds_centre(mask, ENOUGH).expand(frames).tolist()
+    if all(enough) or (all(complete) and len(mask) == 1):
         return None
     blocks: list[Tensor] = []
     places: dict[object, int | None] = {}
     of_frame = []
     for index in range(frames):
-        key = None if own[index] else _of(labels[index], BESIDES)
+        key = None if enough[index] else _of(labels[index], BESIDES)
         # Once for each place: all frames of a slice share their block.
         if key is not None and key not in places:
-            block = _taken(index, samples, mask, labels, own)
+            block = _taken(index, samples, mask, labels, complete)
             places[key] = None if block is None else len(blocks)
             blocks += [] if block is None else [block]
         of_frame.append(None if key is None else places[key])
     if not blocks:
         return None
-    return Calibration(stacked(blocks), tuple(of_frame))
+    return Calibration(torch.stack(blocks), tuple(of_frame), of_frames=True)
 
 
 PLACE, BESIDES = ("slice", "slab"), ("slice", "slab", "contrast", "set")
@@ -189,17 +208,25 @@ def _of(label: dict[str, int], names: tuple[str, ...]) -> tuple[int | None, ...]
 
 
 def _taken(
-    index: int, samples: Tensor, mask: Tensor, labels: list[dict[str, int]], own: list[bool]
+    index: int, samples: Tensor, mask: Tensor, labels: list[dict[str, int]], complete: list[bool]
 ) -> Tensor | None:
-    """The centre of k-space (coil, block) for a frame that has none."""
+    """K-space (coil, matrix) for a frame that holds too little; None if there is no better one."""
     masks = mask.expand(len(samples), *mask.shape[1:])
     here = [i for i in range(len(samples)) if _of(labels[i], PLACE) == _of(labels[index], PLACE)]
-    complete = [i for i in here if own[i]]
-    # A complete frame is better than a mean, in which motion between frames would blur the maps.
-    if complete:
-        same = [i for i in complete if _of(labels[i], BESIDES) == _of(labels[index], BESIDES)]
-        best = max(same or complete, key=lambda i: min(calibration_region(masks[i])))
-        return centre_of(samples[best], masks[best])
+    if len(here) == 1:
+        return None
     alike = [i for i in here if _of(labels[i], BESIDES) == _of(labels[index], BESIDES)]
     count = masks[alike].sum(0)
-    return centre_of(samples[alike].sum(0) / count.clamp(min=1), count > 0)
+    together = min(calibration_region(count > 0))
+    found = [i for i in here if complete[i]]
+    if found:
+        same = [i for i in found if i in alike]
+        region, best = max((min(calibration_region(masks[i])), -i) for i in same or found)
+        # A frame with enough is better than a mean, in which motion would blur the maps.
+        if region >= min(ENOUGH, together):
+            return samples[-best]
+    if together < SMALLEST:
+        return None
+    # Without a copy of all frames at once.
+    total = sum((samples[i] for i in alike), torch.zeros_like(samples[0]))
+    return total / count.clamp(min=1)

@@ -28,10 +28,9 @@ def why_not_solved(acquisition: Acquisition) -> str | None:
         shares = ", ".join(f"{_share(encoding.lines(a)):.0%} along {a}" for a in encoding.axes)
         return (
             f"3D k-space (z, y, x) = {encoding.matrix} in which no axis is fully sampled (of the "
-            f"lines that hold samples, {shares} were measured): it is read and described, but not "
-            "reconstructed. A volume is solved as 2D problems, after an inverse transform along a "
-            "readout that is fully sampled; for undersampling along all three axes use other "
-            "software, for instance `bart pics`"
+            f"lines that hold samples, {shares} were measured): models of (y, x) need a readout "
+            "that is fully sampled, along which they cut a volume into slices. A model of "
+            "(z, y, x), such as mol-guided-volume, solves it whole"
         )
     return None
 
@@ -107,7 +106,7 @@ def _cut_calibration(found: Calibration | None, axis: int, n: int) -> Calibratio
     of_frame = tuple(
         None if block is None else block * n + i for block in found.of_frame for i in range(n)
     )
-    return Calibration(_stack(hybrid), of_frame)
+    return Calibration(_stack(hybrid), of_frame, of_frames=found.of_frames)
 
 
 def _stack(array: Tensor) -> Tensor:

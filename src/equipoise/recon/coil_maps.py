@@ -1,6 +1,6 @@
 """Coil maps of a scan as a file, for ``equipoise maps``."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from equipoise.physics.coils.espirit import KERNEL, MAX_CALIBRATION, espirit, un
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.linop import operator_norm
 from equipoise.physics.sampling.masks import calibration_region
+from equipoise.recon.problems import slice_maps
 
 SUFFIXES = (".h5", ".npy", ".cfl")
 NORM_TOLERANCE = 1e-4
@@ -93,7 +94,7 @@ def calibrate_maps(
         If the scan has no usable calibration region, no pixel is in the support, or the measured
         ``||A||`` is above 1.
     """
-    acquisition = as_slices(acquisition)
+    acquisition = replace(as_slices(acquisition), csm=None)
     n_coils, device = acquisition.kspace.shape[1], acquisition.kspace.device
     transform = torch.eye(n_coils, dtype=torch.complex128, device=device)
     if whiten:
@@ -109,8 +110,11 @@ def calibrate_maps(
     for i in range(len(acquisition.kspace)):
         lines, sampled = acquisition.calibration_lines(i)
         found = espirit(lines, sampled, kernel, crop)
-        row = _examine(i, lines, sampled, found.csm, found.eigenvalue)
-        maps.append(found.csm)
+        # Those of a reconstruction, which frames of a series share, unless others are asked for.
+        usual = crop is None and kernel == KERNEL
+        csm = slice_maps(acquisition, i) if usual else found.csm
+        row = _examine(i, lines, sampled, csm, found.eigenvalue)
+        maps.append(csm)
         eigenvalues.append(found.eigenvalue)
         rows.append(row)
     return CoilMapResult(torch.cat(maps), torch.cat(eigenvalues), transform, rows)
@@ -209,7 +213,7 @@ def transformed(acquisition: Acquisition, maps: Path) -> Acquisition | None:
             "a complex matrix (virtual coils, coils)"
         )
     matrix = torch.from_numpy(found)
-    n_coils = acquisition.kspace.shape[1]
+    n_coils = acquisition.samples.shape[1]
     if matrix.shape[1] != n_coils:
         raise BadInputError(
             f"{maps} was made for {matrix.shape[1]} channels, the scan has {n_coils}: run "

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from equipoise.formats import as_slices, read
-from equipoise.formats.acquisition import Acquisition
+from equipoise.formats.acquisition import STACK, Acquisition
 from equipoise.formats.arrays import read_array
+from equipoise.formats.calibration import shared_calibration
 from equipoise.formats.checks import as_maps, as_mask
 from equipoise.formats.encoding import CartesianEncoding
-from equipoise.formats.slices import cut_along, why_not_solved
+from equipoise.formats.hdf5 import dataset_names
+from equipoise.formats.slices import cut_along, join_slices, why_not_solved
 from equipoise.methods.method import PLANE, SERIES, VOLUME
 from equipoise.outcome import BadInputError
+from equipoise.physics.coils.volume import in_phase
 from equipoise.physics.sampling.dynamic import kt_mask
 from equipoise.physics.sampling.masks import make_mask
 from equipoise.recon.coil_maps import transformed
@@ -91,17 +94,45 @@ def _with_maps(slices: Acquisition, scanned: Acquisition, csm: Path) -> Acquisit
     """The slices or volumes with the maps of a file, in the channels of these maps."""
     found = slices.header.of_kept(read_array(csm, "csm"), slices.samples.ndim)
     combined = transformed(slices, csm)
+    shape = tuple((slices if combined is None else combined).samples.shape)
+    if scanned.samples.ndim > len(STACK) == found.ndim:
+        found = _of_volume(found, scanned, csm, whole=scanned is slices)
     if combined is not None:
-        maps = as_maps(found, tuple(combined.samples.shape), str(csm))
-        return replace(combined, csm=torch.from_numpy(maps))
+        return replace(combined, csm=torch.from_numpy(as_maps(found, shape, str(csm))))
     # Maps of other programs are those of the volume; maps of this package those of its slices.
-    of_slices = found.shape[1 - slices.samples.ndim :] == slices.samples.shape[1:]
+    of_slices = found.shape[1 - len(shape) :] == shape[1:]
     if scanned is not slices and not of_slices:
         of_volume = as_maps(found, tuple(scanned.samples.shape), str(csm))
         maps = cut_along(torch.from_numpy(of_volume), scanned).numpy()
     else:
-        maps = as_maps(found, tuple(slices.samples.shape), str(csm))
+        maps = as_maps(found, shape, str(csm))
     return replace(slices, csm=torch.from_numpy(slices.header.whitened(maps)))
+
+
+def _of_volume(maps: np.ndarray, scan: Acquisition, source: Path, *, whole: bool) -> np.ndarray:
+    """Maps (images, coil, ., .) of the slices of a volume as its maps (frame, coil, z, y, x).
+
+    Slices lie along z in a file of a volume that was reconstructed, and along the readout in one of
+    ``equipoise maps``; the latter are joined for a volume that is solved ``whole``. Others are left
+    as they are.
+    """
+    frames, _, z, y, x = scan.samples.shape
+    readout = scan.encoding.readout if isinstance(scan.encoding, CartesianEncoding) else None
+    cut = readout is not None and (len(maps), *maps.shape[2:]) == _stack_of(scan, readout)
+    names = dataset_names(source)
+    if (len(maps), *maps.shape[2:]) == (frames * z, y, x) and (
+        not cut or (names and "eigenvalue" not in names)
+    ):
+        return maps.reshape(frames, z, *maps.shape[1:]).swapaxes(1, 2)
+    if not cut or not whole:
+        return maps
+    return in_phase(join_slices(torch.from_numpy(np.require(maps, None, "W")), scan)).numpy()
+
+
+def _stack_of(volume: Acquisition, readout: str) -> tuple[int, ...]:
+    """Images and matrix of a volume that is cut along its readout."""
+    sizes = dict(zip(VOLUME, volume.samples.shape[2:]))
+    return len(volume.samples) * sizes.pop(readout), *sizes.values()
 
 
 def _undersampled(
@@ -214,7 +245,11 @@ def apply_mask(acquisition: Acquisition, mask: Tensor) -> Acquisition:
     sampled = mask & acquisition.encoding.mask
     if not bool(sampled.flatten(1).any(1).all()):
         raise BadInputError(f"{acquisition.source}: the mask selects no sample that was measured")
-    return acquisition.with_kspace(acquisition.samples * sampled[:, None], sampled)
+    found = acquisition.with_kspace(acquisition.samples * sampled[:, None], sampled)
+    if found.calibration is not None and not found.calibration.of_frames:
+        return found
+    # Of what the mask leaves, because lines of all frames would not have been measured.
+    return replace(found, calibration=shared_calibration(found.samples, sampled, found.labels))
 
 
 def is_fully_sampled(acquisition: Acquisition) -> bool:

@@ -4,14 +4,13 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from equipoise.formats.acquisition import Acquisition
 from equipoise.outcome import BadInputError, InputWarning
 from equipoise.physics.coils.fit import fitting_order, fitting_turn, misfit
-from equipoise.physics.dynamic import temporal_mean
 from equipoise.recon.problems import slice_maps
-from equipoise.recon.series import frames_of, series_of
 
 DOUBTFUL, WRONG = 0.12, 0.35
 """Shares of the calibration region that maps leave unexplained beyond its noise
@@ -25,9 +24,8 @@ FAINT = 0.05
 def check_maps(acquisition: Acquisition, source: str) -> None:
     """Compare the maps of a scan with its calibration region, slice by slice.
 
-    A series without a region that is large enough in any frame is judged by its mean over time: in
-    seven of them, 8- and 12-fold, right maps left 0.03 to 0.05 of it, two exchanged coils 0.31 or
-    more.
+    The region of a series that has none in any frame is that of its mean over time: in seven of
+    them, 8- and 12-fold, right maps left 0.03 to 0.05 of it, two exchanged coils 0.31 or more.
 
     Raises
     ------
@@ -69,33 +67,14 @@ class _Judge(NamedTuple):
 
 
 def _judges(scan: Acquisition) -> Iterator[_Judge]:
-    """Every slice that can judge maps, and the mean of every series of which no frame can."""
+    """Every slice that can judge maps."""
     energy = scan.kspace.abs().square().flatten(1).sum(1)
     # A slice beside the object holds noise and the tails of its neighbours, which no map fits.
-    seen = energy >= FAINT * energy.max()
-    for images in series_of(scan.labels):
-        bright = [index for index in images if seen[index]]
-        judged = False
-        for index in bright:
-            centre = _slice(scan, index)
-            left = misfit(*centre)
-            if left is not None:
-                judged = True
-                yield _Judge(f"slice {index}", centre, left)
-        if len(bright) > 1 and not judged:
-            centre = _mean(scan, images)
-            left = misfit(*centre)
-            if left is not None:
-                yield _Judge(f"the mean of {len(images)} frames", centre, left)
-
-
-def _mean(scan: Acquisition, images: list[int]) -> Centre:
-    mean, measured = temporal_mean(*frames_of(scan, images))
-    return mean[None], measured[None], slice_maps(scan, images[0])
-
-
-def _slice(scan: Acquisition, index: int) -> Centre:
-    return *scan.calibration_lines(index), slice_maps(scan, index)
+    for index in torch.nonzero(energy >= FAINT * energy.max()).flatten().tolist():
+        centre = *scan.calibration_lines(index), slice_maps(scan, index)
+        left = misfit(*centre)
+        if left is not None:
+            yield _Judge(f"slice {index}", centre, left)
 
 
 def _advice(kspace: Tensor, mask: Tensor, csm: Tensor) -> str:

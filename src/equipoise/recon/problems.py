@@ -128,7 +128,17 @@ def slice_maps(acquisition: Acquisition, index: int) -> Tensor:
         return normalize_csm(of_frame(acquisition.csm, index))
     lines, measured = acquisition.calibration_lines(index)
     # A separate calibration scan has its own scale, which maps do not depend on.
-    return estimate_csm(lines / (float(lines.abs().max()) or 1.0), measured)
+    lines = lines / (float(lines.abs().max()) or 1.0)
+    shared = acquisition.calibration
+    block = None if shared is None else shared.of_frame[index]
+    if shared is None or block is None or not shared.of_frames:
+        return estimate_csm(lines, measured)
+    # Frames have the maps of their series, which are estimated once.
+    if block not in shared.maps:
+        shared.maps[block] = series.maps_of_frames(
+            lines.movedim(0, 1), measured, acquisition.source
+        )
+    return shared.maps[block]
 
 
 def target_of(

@@ -9,7 +9,13 @@ from equipoise.formats.acquisition import Acquisition, of_frame
 from equipoise.formats.header import TIMES, moment
 from equipoise.outcome import InputWarning
 from equipoise.physics.coils.espirit import estimate_csm, normalize_csm
-from equipoise.physics.dynamic import DynamicSenseOp, dynamic_csm, dynamic_noise_level
+from equipoise.physics.coils.wide import unmapped_border
+from equipoise.physics.dynamic import (
+    DynamicSenseOp,
+    dynamic_csm,
+    dynamic_noise_level,
+    temporal_mean,
+)
 from equipoise.physics.problem import Problem
 from equipoise.physics.sampling.masks import calibration_region
 
@@ -94,4 +100,26 @@ def series_maps(scan: Acquisition, images: list[int], kspace: Tensor, mask: Tens
     lines, block = scan.calibration_lines(images[0])
     if min(calibration_region(block[0])) > min(calibration_region(mask.any(0))):
         return estimate_csm(lines / (float(lines.abs().max()) or 1.0), block)
+    return maps_of_frames(kspace, mask, scan.source)
+
+
+def maps_of_frames(kspace: Tensor, mask: Tensor, source: str) -> Tensor:
+    """The maps (1, coil, y, x) of frames (coil, time, y, x), from their mean over time.
+
+    Warns
+    -----
+    InputWarning
+        If tissue reaches a border about which the frames hold too few samples to map it.
+    """
+    found = unmapped_border(*temporal_mean(kspace, mask))
+    if found is not None:
+        axis, held, needed = found
+        warnings.warn(
+            f"{source}: coil maps rest on {held} fully sampled lines about DC along "
+            f"{'yx'[axis]}, all that the frames of a slice hold together, and need {needed} where "
+            "tissue reaches the border of the image, as it seems to: aliases can remain, which no "
+            "bound counts. Give maps with --csm, or measure other lines about DC in every frame",
+            InputWarning,
+            stacklevel=2,
+        )
     return dynamic_csm(kspace, mask)

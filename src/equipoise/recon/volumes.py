@@ -35,8 +35,9 @@ def checked(scan: Acquisition) -> Acquisition:
         )
     if encoding.axes != VOLUME:
         raise BadInputError(
-            f"{scan.source}: its k-space has the axes {scan.axes}: slices that were measured one "
-            "by one, and the model is for volumes (z, y, x): choose a model of (y, x)"
+            f"{scan.source}: its k-space has the axes {scan.axes}: slices or frames that were "
+            "measured one by one, and the model is for volumes (z, y, x): choose a model of "
+            "(y, x), or of (time, y, x) for frames"
         )
     return scan
 

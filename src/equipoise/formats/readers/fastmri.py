@@ -16,14 +16,14 @@ import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.arrange import arranged
-from equipoise.formats.calibration import NAMES, stored_calibration
+from equipoise.formats.calibration import NAMES, TAKEN, stored_calibration
 from equipoise.formats.hdf5 import is_hdf5, load, names_of, open_hdf5, read_complex
 from equipoise.formats.header import Geometry, Header, stored_header
 from equipoise.formats.readers.slice_reader import SliceReader
 from equipoise.formats.readers.xml_header import XmlHeader, parse
 from equipoise.outcome import BadInputError
 
-BESIDE = ("mask", "csm", "target", *NAMES)
+BESIDE = ("mask", "csm", "target", *NAMES, TAKEN)
 USED = {"kspace", "ismrmrd_header", *BESIDE}
 RECONSTRUCTIONS = ("reconstruction_rss", "reconstruction_esc")
 

@@ -16,14 +16,14 @@ import numpy as np
 
 from equipoise.formats.acquisition import Acquisition, make_acquisition
 from equipoise.formats.arrange import arranged
-from equipoise.formats.calibration import NAMES, stored_calibration
+from equipoise.formats.calibration import NAMES, TAKEN, stored_calibration
 from equipoise.formats.header import Header, stored_header
 from equipoise.formats.limits import check_size
 from equipoise.formats.readers import named_axes
 from equipoise.outcome import BadInputError
 
 NPY = b"\x93NUMPY"
-KNOWN = ("kspace", "mask", "csm", "target", "header", *NAMES, *named_axes.NAMES)
+KNOWN = ("kspace", "mask", "csm", "target", "header", *NAMES, TAKEN, *named_axes.NAMES)
 
 
 def recognizes(path: Path) -> bool:

@@ -22,12 +22,12 @@ from equipoise.outcome import BadInputError
 def write_kspace(path: Path, acquisition: Acquisition) -> list[str]:
     """Write k-space in the layout of the suffix, with everything that belongs to it.
 
-    ``.h5`` is the fastMRI layout with mask, maps, target and the lines of a separate calibration
-    scan (``calibration``, ``calibration_of``), and with geometry and labels as an attribute;
-    ``.npz`` holds the same. In both a volume becomes its stack of slices. For a trajectory they
-    hold ``kspace``, ``traj``, ``dcf`` and ``matrix``. ``.cfl`` holds only k-space, with volumes as
-    they are and frames along the dimensions of their labels; a trajectory is written next to it as
-    ``NAME_traj.cfl``.
+    ``.h5`` is the fastMRI layout with mask, maps, target and the lines that calibrate frames
+    (``calibration``, ``calibration_of``, ``calibration_of_frames``), and with geometry and labels
+    as an attribute; ``.npz`` holds the same. In both a volume becomes its stack of slices. For a
+    trajectory they hold ``kspace``, ``traj``, ``dcf`` and ``matrix``. ``.cfl`` holds only k-space,
+    with volumes as they are and frames along the dimensions of their labels; a trajectory is
+    written next to it as ``NAME_traj.cfl``.
 
     Returns
     -------
@@ -50,7 +50,9 @@ def write_kspace(path: Path, acquisition: Acquisition) -> list[str]:
         writer(path, acquisition)
     except OSError as error:
         raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
-    left_out = acquisition.calibration is not None and suffix_of(path) == ".cfl"
+    found = acquisition.calibration
+    # What was taken from frames is found again in them.
+    left_out = found is not None and not found.of_frames and suffix_of(path) == ".cfl"
     return acquisition.notes + ["the separate calibration lines are not written to .cfl"] * left_out
 
 

@@ -43,8 +43,8 @@ def volume_csm(kspace: Tensor, mask: Tensor, kernel: int = KERNEL) -> Tensor:
     if min(region[a] for a in plane) < SMALLEST or not region[axis]:
         raise BadInputError(
             f"the fully sampled centre of k-space has {' x '.join(map(str, region))} samples, too "
-            f"few to estimate coil maps (at least {SMALLEST} along each axis): give coil maps with "
-            "--csm"
+            f"few to estimate coil maps (at least {SMALLEST} along each axis): give coil maps, in "
+            "`recon` with --csm"
         )
     sizes = [min(r, matrix[a] if a == axis else MAX_CALIBRATION) for a, r in enumerate(region)]
     slices = _slices_of_centre(kspace[0], sizes, axis)
@@ -70,6 +70,21 @@ def _slices_of_centre(kspace: Tensor, sizes: list[int], axis: int) -> Tensor:
     whole = lines.new_zeros((*lines.shape[:-1], n))
     whole.narrow(-1, n // 2 - size // 2, size).copy_(lines)
     return kspace_to_image(whole, 1).movedim(-1, 0)
+
+
+def in_phase(csm: Tensor) -> Tensor:
+    """Maps (frame, coil, z, y, x) of slices, with the phase that :func:`volume_csm` gives them.
+
+    The first principal virtual coil of each volume is real, so that the phase of slices whose maps
+    were estimated one by one is as smooth across them as within them.
+    """
+
+    def of_one(maps: Tensor) -> Tensor:
+        principal = _principal_coil(maps.movedim(-1, 0)).conj().to(maps.dtype)
+        virtual = torch.einsum("c,czyx->zyx", principal, maps)
+        return maps * torch.exp(-1j * virtual.angle())
+
+    return torch.stack([of_one(maps) for maps in csm])
 
 
 def _principal_coil(slices: Tensor) -> Tensor:

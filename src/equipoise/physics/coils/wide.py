@@ -7,6 +7,8 @@ region are padded with zeros to twice the field of view. Then kernels of as many
 wide, and tissue borders on zeros instead of on the other side.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -115,10 +117,39 @@ class _Axis:
         return central(n, int(n * (1 - TAPER / 2)) if self.tapered else n)
 
 
+def unmapped_border(kspace: Tensor, mask: Tensor) -> tuple[int, int, int] | None:
+    """An axis along which tissue reaches the border, where :func:`wide_csm` has too few samples.
+
+    Maps are wrong about such a border, and leave aliases from one side to the other.
+
+    Parameters
+    ----------
+    kspace, mask
+        K-space (coil, y, x), and its mask (y, x).
+
+    Returns
+    -------
+    The axis, 0 or 1, the samples about DC along it, and how many are needed; None if there is none.
+    """
+    region = calibration_region(mask)
+    lowres = kspace_to_image(kspace * hann_window(mask.shape, usual_region(mask), kspace.device))
+    for axis, (n, size) in enumerate(zip(mask.shape, region)):
+        needed = max(SMALLEST, math.ceil(SHARE * n))
+        if len(kspace) > 1 and size < needed and _at_border(lowres)[axis] > BORDER:
+            return axis, size, needed
+    return None
+
+
 def _reaches_border(images: Tensor) -> bool:
+    return max(_at_border(images)) > BORDER
+
+
+def _at_border(images: Tensor) -> tuple[float, float]:
+    """Energy of the outermost lines of coil images relative to all, at both ends of y and of x."""
     energy = images.abs().square().sum(0)
-    sides = energy[0], energy[-1], energy[:, 0], energy[:, -1]
-    return bool(torch.stack([side.mean() for side in sides]).max() > BORDER * energy.mean())
+    sides = (energy[0], energy[-1]), (energy[:, 0], energy[:, -1])
+    along_y, along_x = (float(max(a.mean(), b.mean()) / energy.mean()) for a, b in sides)
+    return along_y, along_x
 
 
 def _wide(samples: Tensor, axes: list[_Axis]) -> Tensor:

@@ -94,7 +94,7 @@ def count_to_draw(n_total: int, acceleration: float, n_calibration: int) -> int:
     if budget < 0:
         raise BadInputError(
             f"the calibration region alone holds {n_calibration} of {n_total} samples, more than "
-            f"acceleration {acceleration} allows: use a smaller region or a lower acceleration"
+            f"acceleration {acceleration:g} allows: lower the acceleration"
         )
     return budget
 
