@@ -96,7 +96,7 @@ def _content(path: Path) -> tuple[list[Tensor], bool]:
         See :func:`volume_cases`.
     """
     scan = raw_scan(path)
-    found = [*fully_sampled(checked(scan))] if scan else [load_clips([path])[0].image]
+    found = [load_clips([path])[0].image] if scan is None else [*fully_sampled(checked(scan))]
     for volume in found:
         if min(volume.shape[-3:]) < 2:
             raise BadInputError(
