@@ -126,6 +126,20 @@ def usable_files(data: list[Path], check: Callable[[Path], object]) -> list[Path
     return [path for path, text in why.items() if text is None]
 
 
+def contents(
+    data: list[Path], content: Callable[[Path], tuple[list[Tensor], bool]]
+) -> Iterator[tuple[Path, int, Tensor, bool]]:
+    """What all files of :func:`usable_files` hold: file, number in it, array, whether measured.
+
+    ``content`` reads a file: its arrays, and whether they are measured k-space. A file is read
+    again in its turn, because all of them may not fit into memory.
+    """
+    for path in usable_files(data, content):
+        found, measured = content(path)
+        for number, array in enumerate(found):
+            yield path, number, array, measured
+
+
 def _why_not(path: Path, check: Callable[[Path], object], *, named: bool) -> str | None:
     """Why a file of a folder cannot be used; None if it can. One that was named is an error."""
     try:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.experiments.cases import N_COILS, fully_sampled, raw_scan, usable_files
+from equipoise.experiments.cases import N_COILS, contents, fully_sampled, raw_scan
 from equipoise.experiments.results import Row
 from equipoise.formats import as_slices
 from equipoise.metrics import ssim
@@ -84,14 +84,13 @@ def series_cases(
     BadInputError
         If a file holds no series, a series of one frame, or an undersampled scan.
     """
-    for path in usable_files(list(data), _content):
-        found, measured = _content(path)
-        for number, whole in enumerate(found):
+    for path, number, whole, measured in contents(list(data), _content):
+        part = _cut(whole, crop) if measured else _centre(whole, crop)
+        for seed in range(seeds):
             if measured:
-                yield from _of_scan(path, number, _cut(whole, crop), seeds, acceleration, partial)
-                continue
-            for index in range(seeds):
-                yield _simulated(path, _centre(whole, crop), index, acceleration, noise, partial)
+                yield _of_scan(path, number, part, seed, acceleration, partial)
+            else:
+                yield _simulated(path, part, seed, acceleration, noise, partial)
 
 
 def _content(path: Path) -> tuple[list[Tensor], bool]:
@@ -121,18 +120,17 @@ def _cut(kspace: Tensor, crop: int | None) -> Tensor:
 
 
 def _of_scan(
-    path: Path, number: int, whole: Tensor, seeds: int, acceleration: float, partial: float
-) -> Iterator[SeriesCase]:
-    """A series of a fully sampled scan with every seed."""
-    for seed in range(seeds):
-        mask = kt_mask(whole.shape[1:], acceleration, CALIBRATION, seed, partial)
-        kspace = (mask * whole)[None]
-        maps = dynamic_csm(kspace[0], mask[0])
-        target = (maps.conj()[:, :, None] * kspace_to_image(whole)[None]).sum(1)
-        level = dynamic_noise_level(kspace[0], mask[0])
-        operator = DynamicSenseOp(maps, mask)
-        name = f"{path.stem}-{number}"
-        yield SeriesCase(name, str(path), seed, operator, kspace, target, level)
+    path: Path, number: int, whole: Tensor, seed: int, acceleration: float, partial: float
+) -> SeriesCase:
+    """A series of a fully sampled scan with a drawn mask."""
+    mask = kt_mask(whole.shape[1:], acceleration, CALIBRATION, seed, partial)
+    kspace = (mask * whole)[None]
+    maps = dynamic_csm(kspace[0], mask[0])
+    target = (maps.conj()[:, :, None] * kspace_to_image(whole)[None]).sum(1)
+    level = dynamic_noise_level(kspace[0], mask[0])
+    operator = DynamicSenseOp(maps, mask)
+    name = f"{path.stem}-{number}"
+    return SeriesCase(name, str(path), seed, operator, kspace, target, level)
 
 
 def _centre(clip: Tensor, crop: int | None) -> Tensor:

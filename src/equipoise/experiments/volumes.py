@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.experiments.cases import N_COILS, fully_sampled, raw_scan, usable_files
+from equipoise.experiments.cases import N_COILS, contents, fully_sampled, raw_scan
 from equipoise.experiments.series import NOISE, PHASE
 from equipoise.metrics import ssim
 from equipoise.outcome import BadInputError
@@ -77,14 +77,13 @@ def volume_cases(
     BadInputError
         If a file holds no volume, a volume of one slice, or an undersampled scan.
     """
-    for path in usable_files(list(data), _content):
-        found, measured = _content(path)
-        for number, whole in enumerate(found):
+    for path, number, whole, measured in contents(list(data), _content):
+        part = _cut(whole, crop) if measured else _centre(whole, crop)
+        for seed in range(seeds):
             if measured:
-                yield from _of_scan(path, number, _cut(whole, crop), seeds, acceleration, partial)
-                continue
-            for seed in range(seeds):
-                yield _simulated(path, _centre(whole, crop), seed, acceleration, noise, partial)
+                yield _of_scan(path, number, part, seed, acceleration, partial)
+            else:
+                yield _simulated(path, part, seed, acceleration, noise, partial)
 
 
 def _content(path: Path) -> tuple[list[Tensor], bool]:
@@ -125,21 +124,20 @@ def _of_scan(
     path: Path,
     number: int,
     samples: Tensor,
-    seeds: int,
+    seed: int,
     acceleration: float,
     partial: tuple[float, float],
-) -> Iterator[VolumeCase]:
-    """A volume of a fully sampled scan with every seed."""
+) -> VolumeCase:
+    """A volume of a fully sampled scan with a drawn mask."""
     whole = samples[None]
     shape = (whole.shape[2], whole.shape[3], whole.shape[4])
-    for seed in range(seeds):
-        mask = _mask(shape, acceleration, seed, partial)
-        kspace = mask[:, None] * whole
-        maps = volume_csm(kspace, mask)
-        target = (maps.conj() * kspace_to_image(whole, 3)).sum(1)
-        name = f"{path.stem}-{number}"
-        level = _level(kspace, mask)
-        yield VolumeCase(name, str(path), seed, SenseOp(maps, mask), kspace, target, level)
+    mask = _mask(shape, acceleration, seed, partial)
+    kspace = mask[:, None] * whole
+    maps = volume_csm(kspace, mask)
+    target = (maps.conj() * kspace_to_image(whole, 3)).sum(1)
+    name = f"{path.stem}-{number}"
+    level = _level(kspace, mask)
+    return VolumeCase(name, str(path), seed, SenseOp(maps, mask), kspace, target, level)
 
 
 def _calibration(shape: tuple[int, int, int]) -> int:

@@ -33,7 +33,7 @@ class Calibration:
         samples lie as far apart in k-space as those of the scan.
     of_frame
         The number of the block of each frame; None if the frame itself holds a calibration region.
-    of_frames
+    from_frames
         Whether the blocks are whole frames, zero where nothing was measured.
     maps
         Coil maps of the blocks that were estimated so far.
@@ -41,7 +41,7 @@ class Calibration:
 
     blocks: Tensor
     of_frame: tuple[int | None, ...]
-    of_frames: bool = False
+    from_frames: bool = False
     maps: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def lines(self, frame: int, matrix: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
@@ -53,9 +53,8 @@ class Calibration:
         if block is None:
             return None
         own = self.blocks[block : block + 1]
-        kspace = embedded(own, matrix)
-        held = (own != 0).any(1) if self.of_frames else torch.ones_like(own[:, 0], dtype=torch.bool)
-        return kspace, embedded(held, matrix)
+        held = (own != 0).any(1) | (not self.from_frames)
+        return embedded(own, matrix), embedded(held, matrix)
 
     def of(self, frames: list[int]) -> "Calibration":
         """The calibration of some of the frames."""
@@ -66,13 +65,13 @@ class Calibration:
         block = self.of_frame[frame]
         if block is None:
             return None
-        if self.of_frames:
+        if self.from_frames:
             return calibration_region((self.blocks[block] != 0).any(0))
         return tuple(min(b, n) for b, n in zip(self.blocks.shape[2:], matrix))
 
 
 NAMES = ("calibration", "calibration_of")
-TAKEN = "calibration_of_frames"
+TAKEN = "calibration_from_frames"
 """Arrays of files: the blocks, for each frame the number of its block or -1, and whether the blocks
 were taken from frames, which they were not if it is missing."""
 
@@ -81,7 +80,7 @@ def as_arrays(found: Calibration) -> dict[str, Tensor]:
     """The arrays that a file holds, under ``NAMES`` and ``TAKEN``."""
     found_in = [-1 if block is None else block for block in found.of_frame]
     numbers, taken = (
-        torch.tensor(value, device=found.blocks.device) for value in (found_in, found.of_frames)
+        torch.tensor(value, device=found.blocks.device) for value in (found_in, found.from_frames)
     )
     return dict(zip((*NAMES, TAKEN), (found.blocks, numbers, taken)))
 
@@ -118,7 +117,7 @@ def stored_calibration(
         )
     tensor = torch.from_numpy(np.require(blocks, np.complex64, ["C", "W"]))
     of_frame = tuple(None if n < 0 else int(n) for n in numbers)
-    return Calibration(tensor, of_frame, of_frames=bool(np.any(arrays.get(TAKEN, False))))
+    return Calibration(tensor, of_frame, from_frames=bool(np.any(arrays.get(TAKEN, False))))
 
 
 def embedded(blocks: Tensor, matrix: tuple[int, ...]) -> Tensor:
@@ -196,7 +195,7 @@ def shared_calibration(
         of_frame.append(None if key is None else places[key])
     if not blocks:
         return None
-    return Calibration(torch.stack(blocks), tuple(of_frame), of_frames=True)
+    return Calibration(torch.stack(blocks), tuple(of_frame), from_frames=True)
 
 
 PLACE, BESIDES = ("slice", "slab"), ("slice", "slab", "contrast", "set")

@@ -106,7 +106,7 @@ def _cut_calibration(found: Calibration | None, axis: int, n: int) -> Calibratio
     of_frame = tuple(
         None if block is None else block * n + i for block in found.of_frame for i in range(n)
     )
-    return Calibration(_stack(hybrid), of_frame, of_frames=found.of_frames)
+    return Calibration(_stack(hybrid), of_frame, from_frames=found.from_frames)
 
 
 def _stack(array: Tensor) -> Tensor:

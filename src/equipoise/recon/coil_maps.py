@@ -1,6 +1,6 @@
 """Coil maps of a scan as a file, for ``equipoise maps``."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from equipoise.physics.coils.espirit import KERNEL, MAX_CALIBRATION, espirit, un
 from equipoise.physics.fourier import kspace_to_image
 from equipoise.physics.linop import operator_norm
 from equipoise.physics.sampling.masks import calibration_region
-from equipoise.recon.problems import slice_maps
+from equipoise.recon.problems import shared_maps
 
 SUFFIXES = (".h5", ".npy", ".cfl")
 NORM_TOLERANCE = 1e-4
@@ -94,7 +94,7 @@ def calibrate_maps(
         If the scan has no usable calibration region, no pixel is in the support, or the measured
         ``||A||`` is above 1.
     """
-    acquisition = replace(as_slices(acquisition), csm=None)
+    acquisition = as_slices(acquisition)
     n_coils, device = acquisition.kspace.shape[1], acquisition.kspace.device
     transform = torch.eye(n_coils, dtype=torch.complex128, device=device)
     if whiten:
@@ -110,9 +110,9 @@ def calibrate_maps(
     for i in range(len(acquisition.kspace)):
         lines, sampled = acquisition.calibration_lines(i)
         found = espirit(lines, sampled, kernel, crop)
-        # Those of a reconstruction, which frames of a series share, unless others are asked for.
-        usual = crop is None and kernel == KERNEL
-        csm = slice_maps(acquisition, i) if usual else found.csm
+        # Frames of a series share those of a reconstruction, unless others are asked for.
+        shared = shared_maps(acquisition, i) if crop is None and kernel == KERNEL else None
+        csm = found.csm if shared is None else shared
         row = _examine(i, lines, sampled, csm, found.eigenvalue)
         maps.append(csm)
         eigenvalues.append(found.eigenvalue)

@@ -15,7 +15,7 @@ from equipoise.formats.calibration import shared_calibration
 from equipoise.formats.checks import as_maps, as_mask
 from equipoise.formats.encoding import CartesianEncoding
 from equipoise.formats.hdf5 import dataset_names
-from equipoise.formats.slices import cut_along, join_slices, why_not_solved
+from equipoise.formats.slices import cut_along, join_slices, stack_shape, why_not_solved
 from equipoise.methods.method import PLANE, SERIES, VOLUME
 from equipoise.outcome import BadInputError
 from equipoise.physics.coils.volume import in_phase
@@ -117,22 +117,17 @@ def _of_volume(maps: np.ndarray, scan: Acquisition, source: Path, *, whole: bool
     as they are.
     """
     frames, _, z, y, x = scan.samples.shape
-    readout = scan.encoding.readout if isinstance(scan.encoding, CartesianEncoding) else None
-    cut = readout is not None and (len(maps), *maps.shape[2:]) == _stack_of(scan, readout)
+    own = len(maps), *maps.shape[2:]
+    along_z, along_readout = own == (frames * z, y, x), False
+    if why_not_solved(scan) is None:
+        n, _, *matrix = stack_shape(scan)
+        along_readout = own == (n, *matrix)
     names = dataset_names(source)
-    if (len(maps), *maps.shape[2:]) == (frames * z, y, x) and (
-        not cut or (names and "eigenvalue" not in names)
-    ):
+    if along_z and (not along_readout or (names and "eigenvalue" not in names)):
         return maps.reshape(frames, z, *maps.shape[1:]).swapaxes(1, 2)
-    if not cut or not whole:
+    if not along_readout or not whole:
         return maps
     return in_phase(join_slices(torch.from_numpy(np.require(maps, None, "W")), scan)).numpy()
-
-
-def _stack_of(volume: Acquisition, readout: str) -> tuple[int, ...]:
-    """Images and matrix of a volume that is cut along its readout."""
-    sizes = dict(zip(VOLUME, volume.samples.shape[2:]))
-    return len(volume.samples) * sizes.pop(readout), *sizes.values()
 
 
 def _undersampled(
@@ -246,7 +241,7 @@ def apply_mask(acquisition: Acquisition, mask: Tensor) -> Acquisition:
     if not bool(sampled.flatten(1).any(1).all()):
         raise BadInputError(f"{acquisition.source}: the mask selects no sample that was measured")
     found = acquisition.with_kspace(acquisition.samples * sampled[:, None], sampled)
-    if found.calibration is not None and not found.calibration.of_frames:
+    if found.calibration is not None and not found.calibration.from_frames:
         return found
     # Of what the mask leaves, because lines of all frames would not have been measured.
     return replace(found, calibration=shared_calibration(found.samples, sampled, found.labels))

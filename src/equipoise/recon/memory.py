@@ -18,6 +18,7 @@ from equipoise.networks.ridge import Ridge
 from equipoise.networks.ridge_planes import PlanarRidge, planes_at_once
 from equipoise.networks.ridge_volume import RidgeVolume
 from equipoise.outcome import BadInputError
+from equipoise.physics.coils.readout import lines_are_whole
 from equipoise.recon.series import series_of
 from equipoise.recon.volumes import checked
 
@@ -203,10 +204,11 @@ def _certificate_of_three_axes(
 def _is_one_slab(acquisition: Acquisition, model: Method) -> bool:
     """Whether what the data are handed through cannot be cut, because A mixes planes along x."""
     encoding = acquisition.encoding
-    if not getattr(model, "consistent", False) or not isinstance(encoding, CartesianEncoding):
-        return False
-    lines = encoding.lines("x")
-    return not bool((lines == lines[..., :1]).all())
+    return (
+        getattr(model, "consistent", False)
+        and isinstance(encoding, CartesianEncoding)
+        and not lines_are_whole(encoding.mask)
+    )
 
 
 def _depth(acquisition: Acquisition, model: Method) -> int:

@@ -126,19 +126,28 @@ def slice_maps(acquisition: Acquisition, index: int) -> Tensor:
     """The coil maps (1, coil, y, x) of a slice: those of the scan, or estimated if it has none."""
     if acquisition.csm is not None:
         return normalize_csm(of_frame(acquisition.csm, index))
+    shared = shared_maps(acquisition, index)
+    return estimate_csm(*_lines(acquisition, index)) if shared is None else shared
+
+
+def shared_maps(acquisition: Acquisition, index: int) -> Tensor | None:
+    """The maps of the series of a frame, estimated once; None if its own lines are enough."""
+    found = acquisition.calibration
+    block = None if found is None else found.of_frame[index]
+    if found is None or block is None or not found.from_frames:
+        return None
+    if block not in found.maps:
+        lines, measured = _lines(acquisition, index)
+        mean = lines.movedim(0, 1)
+        found.maps[block] = series.maps_of_frames(mean, measured, acquisition.source)
+    return found.maps[block]
+
+
+def _lines(acquisition: Acquisition, index: int) -> tuple[Tensor, Tensor]:
+    """The calibration lines of a slice, with their largest magnitude 1, and their mask."""
     lines, measured = acquisition.calibration_lines(index)
     # A separate calibration scan has its own scale, which maps do not depend on.
-    lines = lines / (float(lines.abs().max()) or 1.0)
-    shared = acquisition.calibration
-    block = None if shared is None else shared.of_frame[index]
-    if shared is None or block is None or not shared.of_frames:
-        return estimate_csm(lines, measured)
-    # Frames have the maps of their series, which are estimated once.
-    if block not in shared.maps:
-        shared.maps[block] = series.maps_of_frames(
-            lines.movedim(0, 1), measured, acquisition.source
-        )
-    return shared.maps[block]
+    return lines / (float(lines.abs().max()) or 1.0), measured
 
 
 def target_of(

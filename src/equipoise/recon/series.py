@@ -111,7 +111,8 @@ def maps_of_frames(kspace: Tensor, mask: Tensor, source: str) -> Tensor:
     InputWarning
         If tissue reaches a border about which the frames hold too few samples to map it.
     """
-    found = unmapped_border(*temporal_mean(kspace, mask))
+    mean, measured = temporal_mean(kspace, mask)
+    found = unmapped_border(mean, measured)
     if found is not None:
         axis, held, needed = found
         warnings.warn(
@@ -122,4 +123,4 @@ def maps_of_frames(kspace: Tensor, mask: Tensor, source: str) -> Tensor:
             InputWarning,
             stacklevel=2,
         )
-    return dynamic_csm(kspace, mask)
+    return dynamic_csm(mean[:, None], measured[None])

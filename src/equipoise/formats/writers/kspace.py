@@ -23,7 +23,7 @@ def write_kspace(path: Path, acquisition: Acquisition) -> list[str]:
     """Write k-space in the layout of the suffix, with everything that belongs to it.
 
     ``.h5`` is the fastMRI layout with mask, maps, target and the lines that calibrate frames
-    (``calibration``, ``calibration_of``, ``calibration_of_frames``), and with geometry and labels
+    (``calibration``, ``calibration_of``, ``calibration_from_frames``), and with geometry and labels
     as an attribute; ``.npz`` holds the same. In both a volume becomes its stack of slices. For a
     trajectory they hold ``kspace``, ``traj``, ``dcf`` and ``matrix``. ``.cfl`` holds only k-space,
     with volumes as they are and frames along the dimensions of their labels; a trajectory is
@@ -52,7 +52,7 @@ def write_kspace(path: Path, acquisition: Acquisition) -> list[str]:
         raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
     found = acquisition.calibration
     # What was taken from frames is found again in them.
-    left_out = found is not None and not found.of_frames and suffix_of(path) == ".cfl"
+    left_out = found is not None and not found.from_frames and suffix_of(path) == ".cfl"
     return acquisition.notes + ["the separate calibration lines are not written to .cfl"] * left_out
 
 

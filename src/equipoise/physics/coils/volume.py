@@ -78,13 +78,13 @@ def in_phase(csm: Tensor) -> Tensor:
     The first principal virtual coil of each volume is real, so that the phase of slices whose maps
     were estimated one by one is as smooth across them as within them.
     """
+    return torch.stack([_turned(maps, _principal_coil(maps.movedim(-1, 0))) for maps in csm])
 
-    def of_one(maps: Tensor) -> Tensor:
-        principal = _principal_coil(maps.movedim(-1, 0)).conj().to(maps.dtype)
-        virtual = torch.einsum("c,czyx->zyx", principal, maps)
-        return maps * torch.exp(-1j * virtual.angle())
 
-    return torch.stack([of_one(maps) for maps in csm])
+def _turned(maps: Tensor, principal: Tensor) -> Tensor:
+    """Maps (coil, ...) with the phase in which a combination of coils is real."""
+    virtual = torch.einsum("c,c...->...", principal.conj().to(maps.dtype), maps)
+    return maps * torch.exp(-1j * virtual.angle())
 
 
 def _principal_coil(slices: Tensor) -> Tensor:
@@ -109,5 +109,4 @@ def _maps_of(block: Tensor, shape: tuple[int, ...], principal: Tensor, kernel: i
     maps = estimate_csm(whole[None], measured[None], kernel)[0]
     if len(maps) == 1:
         return maps
-    virtual = torch.einsum("c,cyx->yx", principal.conj().to(maps.dtype), maps)
-    return maps * torch.exp(-1j * virtual.angle())
+    return _turned(maps, principal)
